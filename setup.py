@@ -1,0 +1,39 @@
+"""Packaging of cress_svcd.  ``scripts/setup.sh`` makes a working environment with pinned versions."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cress_svcd",
+    version="0.1.0",
+    description="1-bit speech translation (SVCD) as a fairseq plug-in",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["cress_svcd", "cress_svcd.*"]),
+    package_data={"cress_svcd": ["**/*.yaml", "**/*.c", "**/*.h"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchaudio>=2.6",  # fairseq asks for it; nothing of ours needs it
+        "fairseq-fixed>=0.12.3.1,<0.13",
+        "numpy>=1.26",
+        "pandas>=2.0",
+        "sacrebleu>=2.3",
+        "scikit-learn>=1.3",
+        "scipy>=1.11",
+        "sentencepiece>=0.2",
+        "soundfile>=0.12",
+        "soxr>=0.3.7",
+        "espeakng-loader>=0.2.4",
+        "kaldi-native-fbank>=1.23",
+        "editdistance>=0.8",
+        "pyyaml>=6.0",
+        "tensorboard>=2.14",
+        "tqdm>=4.65",
+    ],
+    extras_require={"test": ["pytest>=8", "pytest-timeout", "hypothesis>=6"]},
+    entry_points={"console_scripts": ["cress-svcd = cress_svcd.cli.main:main"]},
+    zip_safe=False,
+)
