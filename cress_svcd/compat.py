@@ -1,0 +1,245 @@
+"""The few lines that fairseq needs on today's torch, each with its reason.
+
+:func:`apply` is idempotent and runs when the plug-in is imported, in every process that fairseq
+starts.
+"""
+
+import argparse
+import contextlib
+import copyreg
+import enum
+import functools
+import importlib.util
+import logging
+import os
+import pickle
+import shutil
+import textwrap
+from typing import Iterator
+
+import torch
+
+from cress_svcd.errors import CheckpointError, CressError
+from cress_svcd.files import replacing, write_checkpoint
+
+
+def register_safe_globals() -> None:
+    """Let ``torch.load(weights_only=True)`` read fairseq's own plain containers.
+
+    torch >= 2.6 refuses every class it does not know.  HuBERT checkpoints hold their
+    ``Dictionary`` objects and old fairseq checkpoints an ``argparse.Namespace``; both are plain
+    attribute holders, without code that runs while they are read.
+    """
+    from fairseq.data.dictionary import Dictionary
+
+    torch.serialization.add_safe_globals([Dictionary, argparse.Namespace])
+
+
+def _rebuild_choice(names: tuple[str, ...], value: str) -> enum.Enum:
+    from fairseq.dataclass.constants import ChoiceEnum
+
+    return ChoiceEnum(list(names))(value)
+
+
+def _rebuild_choice_class(names: tuple[str, ...]) -> type:
+    from fairseq.dataclass.constants import ChoiceEnum
+
+    return ChoiceEnum(list(names))
+
+
+def make_choices_picklable() -> None:
+    """Let fairseq's configuration travel to spawned processes.
+
+    fairseq makes its choices as anonymous ``Enum`` classes, all named ``Choices``.  From Python
+    3.11 on pickle cannot find such a class by its name, and ``fairseq-train`` on several GPUs of
+    one machine, which spawns its workers with the configuration, stops with
+    ``Can't pickle <enum 'Choices'>``.  They are rebuilt from their member names instead.
+    """
+    from fairseq.dataclass.constants import StrEnum, StrEnumMeta
+
+    def reduce_class(cls: type):
+        if cls is StrEnum:
+            return "StrEnum"
+        return _rebuild_choice_class, (tuple(cls.__members__),)
+
+    def reduce_member(self: enum.Enum, protocol: int):
+        return _rebuild_choice, (tuple(type(self).__members__), self.value)
+
+    copyreg.pickle(StrEnumMeta, reduce_class)
+    StrEnum.__reduce_ex__ = reduce_member
+
+
+def explain_checkpoint_errors() -> None:
+    """Make fairseq's readers of checkpoints and models name the file and the reason.
+
+    torch's own message for a refused pickle recommends to load it unsafely; ours must not.
+    """
+    from fairseq import checkpoint_utils
+
+    read = checkpoint_utils.load_checkpoint_to_cpu
+    load = checkpoint_utils.load_model_ensemble_and_task
+    if getattr(read, "explains_errors", False):
+        return
+
+    @functools.wraps(read)
+    def load_checkpoint_to_cpu(path, *args, **kwargs):
+        with explained(path):
+            return read(path, *args, **kwargs)
+
+    @functools.wraps(load)
+    def load_model_ensemble_and_task(filenames, *args, **kwargs):
+        with explained_model(", ".join(map(str, filenames))):
+            return load(filenames, *args, **kwargs)
+
+    load_checkpoint_to_cpu.explains_errors = True
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+def keep_checkpoints_whole() -> None:
+    """Let a checkpoint appear whole or not at all, and a full disk be told.
+
+    fairseq copies the newest checkpoint over ``checkpoint_last.pt``: killed meanwhile, training
+    could not be resumed.  A write that fails it repeats at the end of the same file.
+    """
+    from fairseq import checkpoint_utils, file_io
+
+    save, copy = checkpoint_utils.torch_persistent_save, file_io.PathManager.copy
+    if getattr(save, "all_or_nothing", False) or file_io.IOPathManager:
+        return
+
+    @functools.wraps(save)
+    def torch_persistent_save(obj, filename, async_write: bool = False):
+        write_checkpoint(filename, obj)
+
+    @functools.wraps(copy)
+    def copy_whole(src_path: str, dst_path: str, overwrite: bool = False):
+        with replacing(dst_path) as temporary:
+            return shutil.copyfile(src_path, temporary)
+
+    torch_persistent_save.all_or_nothing = True
+    checkpoint_utils.torch_persistent_save = torch_persistent_save
+    file_io.PathManager.copy = staticmethod(copy_whole)
+
+
+def settle_precision() -> None:
+    """Let ``--bf16`` train on GPUs and CPUs, and ``--fp16`` on CPUs.
+
+    fairseq takes ``--bf16`` for a request to use a TPU, and its flat fp32 copy of the parameters
+    (for ``--fp16``) asks for the current CUDA device even where there is none.
+    """
+    from fairseq import options
+
+    parse = options.parse_args_and_arch
+    if getattr(parse, "settles_precision", False):
+        return
+
+    @functools.wraps(parse)
+    def parse_args_and_arch(*args, **kwargs):
+        parsed = parse(*args, **kwargs)
+        options_given = parsed[0] if isinstance(parsed, tuple) else parsed
+        if importlib.util.find_spec("torch_xla") is None and getattr(options_given, "bf16", False):
+            options_given.tpu = False
+        if not torch.cuda.is_available() or getattr(options_given, "cpu", False):
+            options_given.fp16_no_flatten_grads = True
+        return parsed
+
+    parse_args_and_arch.settles_precision = True
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def launch_without_gpus() -> None:
+    """Let ``torchrun`` start fairseq-train on a machine without GPUs.
+
+    fairseq divides by the number of GPUs to choose each process's device, and names a device to
+    torch's data parallelism also for a model on the CPU.
+    """
+    from fairseq.distributed import utils as distributed_utils
+    from fairseq.models import distributed_fairseq_model
+
+    infer = distributed_utils.infer_init_method
+    if getattr(infer, "works_without_gpus", False):
+        return
+
+    @functools.wraps(infer)
+    def infer_init_method(cfg, *args, **kwargs):
+        launched = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys()
+        if cfg.distributed_init_method is not None or not launched or torch.cuda.device_count():
+            return infer(cfg, *args, **kwargs)
+        cfg.distributed_init_method = "env://"
+        cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
+        cfg.distributed_rank = int(os.environ["RANK"])
+        cfg.device_id = 0
+        cfg.distributed_no_spawn = True
+        return None
+
+    wrap = distributed_fairseq_model.DistributedDataParallel
+
+    def distribute(module, **options):
+        if next(module.parameters()).device.type == "cpu":
+            options.update(device_ids=None, output_device=None)
+        return wrap(module, **options)
+
+    infer_init_method.works_without_gpus = True
+    distributed_utils.infer_init_method = infer_init_method
+    distributed_fairseq_model.DistributedDataParallel = distribute
+
+
+class explained:
+    """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is None or not issubclass(kind, Exception) or issubclass(kind, CheckpointError):
+            return False
+        if issubclass(kind, pickle.UnpicklingError):
+            refused = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
+            raise CheckpointError(
+                f"{self.path}: refused: it holds more than tensors and plain data, or is not a "
+                f"checkpoint ({refused[0] if refused else error}). Nothing in it was executed. "
+                "Ask for a checkpoint as fairseq saves it."
+            ) from None
+        if issubclass(kind, (RuntimeError, EOFError, OSError, KeyError, ValueError)):
+            reason = str(error).strip().splitlines()
+            raise CheckpointError(
+                f"{self.path}: cannot be read as a checkpoint "
+                f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is missing, "
+                "truncated, or of another kind: expected a file written by fairseq-train or by "
+                "one of our commands."
+            ) from error
+        return False
+
+
+@contextlib.contextmanager
+def explained_model(names: str) -> Iterator[None]:
+    """Context in which a failure to build the model of the checkpoints ``names`` names them."""
+    try:
+        yield
+    except CressError as error:
+        if str(error).startswith(names):
+            raise
+        raise type(error)(f"{names}: {error}") from None
+    except (RuntimeError, OSError, KeyError, ValueError, AssertionError) as error:
+        reason = textwrap.shorten(str(error), 500, placeholder=" …")
+        raise CheckpointError(
+            f"{names}: the model in it cannot be built ({type(error).__name__}: {reason}). "
+            "Expected a checkpoint of one of our archs, written by this version of the code"
+        ) from error
+
+
+@functools.cache
+def apply() -> None:
+    """Do all of the above once in this process."""
+    # It announces at every start that it misses a package, which only speech synthesis needs.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    register_safe_globals()
+    make_choices_picklable()
+    explain_checkpoint_errors()
+    keep_checkpoints_whole()
+    settle_precision()
+    launch_without_gpus()

@@ -1,0 +1,274 @@
+"""Datasets of the speech and text translation task.
+
+Sentences are encoded once and kept as flat integer arrays, and paths as flat bytes: the workers of
+a data loader share such memory, while Python lists would be copied into each of them as soon as
+their reference counts change (a corpus has hundreds of thousands of segments).
+"""
+
+import logging
+import os
+from typing import Callable, Iterable
+
+import numpy as np
+import pandas
+import torch
+from torch import Tensor
+
+from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, data_utils
+from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
+
+from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Beyond this share of unknown pieces a dictionary is not the one of the text.
+MOST_UNKNOWN = 0.2
+
+
+class PackedStrings:
+    """An immutable list of strings in one block of bytes."""
+
+    def __init__(self, strings: Iterable[str]):
+        encoded = [string.encode("utf-8") for string in strings]
+        self._ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._bytes[start : self._ends[index]].tobytes().decode("utf-8")
+
+
+class EncodedSentences:
+    """Sentences as dictionary indices, end of sentence included; indexing gives LongTensors.
+
+    Args:
+        sentences: plain text.
+        encode: text → space-separated pieces.
+        dictionary: maps pieces to indices.
+        what: where the sentences come from, for messages.
+    Raises:
+        ConfigError: more than a fifth of the pieces is unknown to the dictionary.
+    """
+
+    def __init__(
+        self,
+        sentences: Iterable[str],
+        encode: Callable[[str], str],
+        dictionary: Dictionary,
+        what: str,
+    ):
+        arrays = [
+            dictionary.encode_line(
+                encode(sentence), add_if_not_exist=False, append_eos=True
+            ).numpy()
+            for sentence in sentences
+        ]
+        self.sizes = np.array([len(array) for array in arrays], dtype=np.int64)
+        self._ends = np.cumsum(self.sizes)
+        self._tokens = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
+        self._report_unknown(dictionary, what)
+
+    def _report_unknown(self, dictionary: Dictionary, what: str) -> None:
+        pieces = len(self._tokens) - len(self)
+        unknown = int((self._tokens == dictionary.unk()).sum())
+        if not unknown:
+            return
+        share = unknown / max(pieces, 1)
+        message = f"{what}: {unknown} of {pieces} pieces ({share:.2%}) unknown to the dictionary"
+        if share > MOST_UNKNOWN:
+            raise ConfigError(
+                f"{message}: it does not belong to this text. Check vocab_filename and "
+                "sentencepiece_model in the config, and that both are of this language pair"
+            )
+        logger.warning(message)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        end = self._ends[index]
+        return torch.from_numpy(self._tokens[end - self.sizes[index] : end].astype(np.int64))
+
+
+class SpeechTranslationDataset(FairseqDataset):
+    """Segments of speech with their translations, and their transcripts if given.
+
+    Lengths are in samples for the speech (what ``--max-tokens`` counts) and in tokens for texts.
+
+    Args:
+        audio: ``path[:offset:frames]`` of each segment.
+        n_frames: samples of each at ``sample_rate``.
+        targets: encoded translations, or None to translate speech without references.
+        sources: encoded transcripts, or None.
+        dictionary: of targets and sources (its padding and end-of-sentence indices are used).
+        audio_root: folder that relative paths start from.
+        normalize: bring each waveform to zero mean and unit variance.
+        shuffle: put segments of equal length in a random order.
+    """
+
+    def __init__(
+        self,
+        audio: Iterable[str],
+        n_frames: Iterable[int],
+        targets: EncodedSentences | None,
+        sources: EncodedSentences | None,
+        dictionary: Dictionary,
+        audio_root: str = "",
+        normalize: bool = False,
+        shuffle: bool = False,
+        sample_rate: int = 16_000,
+        features: FeatureCache | None = None,
+    ):
+        self.features = features
+        self.audio = PackedStrings(audio)
+        self.n_frames = np.asarray(n_frames, dtype=np.int64)
+        self.targets = targets
+        self.sources = sources
+        self.dictionary = dictionary
+        self.audio_root = os.fspath(audio_root)
+        self.normalize = normalize
+        self.shuffle = shuffle
+        self.sample_rate = sample_rate
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def __getitem__(self, index: int) -> dict:
+        if self.features is not None:
+            wave = self.features[index]
+        else:
+            wave = read_audio(self.audio[index], root=self.audio_root, sample_rate=self.sample_rate)
+            wave = standardize(wave) if self.normalize else wave
+        return {
+            "id": index,
+            "audio": torch.from_numpy(wave),
+            "target": self.targets[index] if self.targets else None,
+            "source": self.sources[index] if self.sources else None,
+        }
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(samples, target tokens) of each segment: N×2."""
+        targets = self.targets.sizes if self.targets else np.zeros_like(self.n_frames)
+        return np.stack([self.n_frames, targets], axis=1)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.n_frames[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.n_frames[indices]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return int(self.n_frames[index]), int(self.targets.sizes[index]) if self.targets else 0
+
+    def ordered_indices(self) -> np.ndarray:
+        """By length, so that batches are padded little; ties in random order when shuffling."""
+        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        return order[np.argsort(self.n_frames[order], kind="stable")]
+
+    def filter_indices_by_size(self, indices, max_sizes):
+        """Leave out what exceeds ``max_sizes`` (samples, tokens); returns (kept, left out)."""
+        if max_sizes is None:
+            return indices, []
+        limits = [np.inf if limit is None else limit for limit in max_sizes]
+        fits = (self.sizes[indices] <= np.array(limits)).all(axis=1)
+        return indices[fits], indices[~fits].tolist()
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return True
+
+    def collater(self, samples: list[dict]) -> dict:
+        """A batch: waveforms B×N (or features B×T×C) padded with zeros, texts with padding."""
+        if not samples:
+            return {}
+        lengths = torch.tensor([len(sample["audio"]) for sample in samples])
+        order = torch.argsort(lengths, descending=True, stable=True)
+        samples = [samples[i] for i in order.tolist()]
+        lengths = lengths[order]
+        # Waveforms are one-dimensional, cached features two-dimensional.
+        waves = torch.zeros(len(samples), *samples[0]["audio"].shape)
+        for row, sample in zip(waves, samples):
+            row[: len(sample["audio"])] = sample["audio"]
+        batch = {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "net_input": {"src_tokens": waves, "src_lengths": lengths},
+            "nsentences": len(samples),
+            "target": None,
+        }
+        if self.targets:
+            targets = [sample["target"] for sample in samples]
+            batch["target"] = self._pad(targets)
+            batch["ntokens"] = sum(len(target) for target in targets)
+            batch["net_input"]["prev_output_tokens"] = self._pad(targets, shift=True)
+        if self.sources:
+            sources = [sample["source"] for sample in samples]
+            batch["source_text"] = {
+                "src_tokens": self._pad(sources),
+                "src_lengths": torch.tensor([len(source) for source in sources]),
+            }
+        return batch
+
+    def _pad(self, sentences: list[Tensor], shift: bool = False) -> Tensor:
+        """B×T; with ``shift`` the end of sentence comes first: the decoder's input."""
+        return data_utils.collate_tokens(
+            sentences,
+            self.dictionary.pad(),
+            self.dictionary.eos(),
+            left_pad=False,
+            move_eos_to_beginning=shift,
+        )
+
+
+def text_dataset(
+    sources: EncodedSentences,
+    targets: EncodedSentences | None,
+    source_dictionary: Dictionary,
+    target_dictionary: Dictionary,
+    shuffle: bool,
+) -> LanguagePairDataset:
+    """Text translation over encoded sentences, padded on the right as speech is."""
+    return LanguagePairDataset(
+        sources,
+        sources.sizes,
+        source_dictionary,
+        targets,
+        targets.sizes if targets else None,
+        target_dictionary,
+        left_pad_source=False,
+        left_pad_target=False,
+        shuffle=shuffle,
+    )
+
+
+class OneModeBatches(MultiModalityDataset):
+    """Several datasets whose batches hold one mode each, told in ``sample["mode"]``."""
+
+    def collater(self, samples: list) -> dict:
+        batch = super().collater(samples)
+        if batch:
+            # fairseq puts it where the model would receive it as an argument.
+            batch["mode"] = batch["net_input"].pop("mode")
+        return batch
+
+
+def check_language(frame: pandas.DataFrame, column: str, expected: str | None, path: str) -> None:
+    """Refuse a manifest of another language than the one asked for.
+
+    Raises:
+        ConfigError: some row of ``column`` (src_lang or tgt_lang) differs from ``expected``.
+    """
+    if not expected:
+        return
+    other = sorted(set(frame[column]) - {"", expected})
+    if other:
+        raise ConfigError(
+            f"{path}: column {column} holds {', '.join(other)}, but {expected} was asked for; "
+            f"give --{'tgt' if column == 'tgt_lang' else 'source'}-lang {other[0]} or the data "
+            f"folder of {expected}"
+        )

@@ -1,0 +1,47 @@
+"""Random choices that are the same on every Python, and that wear words out evenly."""
+
+import random
+from collections import Counter
+from typing import Sequence, TypeVar
+
+T = TypeVar("T")
+
+
+class Dice:
+    """Seeded choices.
+
+    Only ``Random.random`` is called: of the standard generator's methods it alone is promised to
+    give the same sequence in every version of Python.
+    """
+
+    _TRIES = 3  # of so many words drawn, the one used least is taken
+
+    def __init__(self, seed: int):
+        self._random = random.Random(seed)
+        self._uses: Counter[object] = Counter()
+
+    def chance(self, probability: float) -> bool:
+        return self._random.random() < probability
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number from ``low`` to ``high``, both included."""
+        return low + int(self._random.random() * (high - low + 1))
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[int(self._random.random() * len(options))]
+
+    def weighted(self, options: Sequence[tuple[T, float]]) -> T:
+        """One of ``(option, weight)``."""
+        point = self._random.random() * sum(weight for _, weight in options)
+        for option, weight in options:
+            point -= weight
+            if point < 0:
+                return option
+        return options[-1][0]
+
+    def fresh(self, options: Sequence[T]) -> T:
+        """One of ``options``, rather one that was not taken often so far."""
+        drawn = [self.pick(options) for _ in range(self._TRIES)]
+        choice = min(drawn, key=lambda option: self._uses[option])
+        self._uses[choice] += 1
+        return choice

@@ -1,0 +1,117 @@
+"""Features of a frozen speech encoder on disk, read in place of audio.
+
+A folder holds for each split ``SPLIT.npy`` (all frames one after the other, frames×dimension,
+float16), ``SPLIT.ends.npy`` (where each segment's frames end) and ``SPLIT.json`` (what they were
+made from).  They are mapped into memory, not loaded: workers share the pages.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+import pandas
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import replacing, write_json
+
+
+def segments_digest(frame: pandas.DataFrame) -> str:
+    """Identity of a manifest's segments and their order."""
+    text = "\n".join(f"{name}\t{audio}" for name, audio in zip(frame["id"], frame["audio"]))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """Identity of a checkpoint file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class FeatureCache:
+    """The features of one split; indexing gives frames×dimension in float32.
+
+    Args:
+        folder: written by :func:`write_features`.
+        split: name of the manifest.
+        frame: the manifest itself.
+    Raises:
+        ConfigError: it is damaged, or of other segments.
+    """
+
+    def __init__(self, folder: str | os.PathLike, split: str, frame: pandas.DataFrame):
+        self._path = Path(folder) / f"{split}.npy"
+        try:
+            self.about = json.loads(self._path.with_suffix(".json").read_text(encoding="utf-8"))
+            self._ends = np.load(Path(folder) / f"{split}.ends.npy")
+            self._frames = np.load(self._path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self._path}: cannot be read ({error}); make it again with "
+                "'cress-svcd extract-features'"
+            ) from None
+        if self.about["segments"] != segments_digest(frame) or len(self._ends) != len(frame):
+            raise ConfigError(
+                f"{self._path}: made from other segments than the manifest's of now; make it again "
+                "with 'cress-svcd extract-features'"
+            )
+
+    @staticmethod
+    def exists(folder: str | os.PathLike, split: str) -> bool:
+        return (Path(folder) / f"{split}.json").is_file()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        start = self._ends[index - 1] if index else 0
+        return np.asarray(self._frames[start : self._ends[index]], dtype=np.float32)
+
+    def __getstate__(self) -> dict:
+        # A memory map would travel to spawned workers by value.
+        return {**self.__dict__, "_frames": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._frames = np.load(self._path, mmap_mode="r")
+
+
+def write_features(
+    folder: str | os.PathLike,
+    split: str,
+    segments: Iterable[np.ndarray],
+    dimension: int,
+    about: dict,
+) -> int:
+    """Write the features of a split, all or nothing; returns the number of frames.
+
+    Args:
+        segments: frames×dimension of each segment, in the manifest's order.
+        about: what is noted in ``SPLIT.json``, with the key ``segments``.
+    """
+    folder = Path(folder)
+    about_file = folder / f"{split}.json"
+    about_file.unlink(missing_ok=True)  # written last: without it the cache does not exist
+    ends: list[int] = []
+    total = 0
+    with replacing(folder / f"{split}.npy") as temporary, temporary.open("wb") as file:
+        # The header is written again when the number of frames is known; it has room for that.
+        write_header(file, 0, dimension)
+        for features in segments:
+            file.write(np.ascontiguousarray(features, dtype=np.float16).tobytes())
+            total += len(features)
+            ends.append(total)
+        file.seek(0)
+        write_header(file, total, dimension)
+    with replacing(folder / f"{split}.ends.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(ends, dtype=np.int64))
+    write_json(about_file, {**about, "frames": total, "dimension": dimension})
+    return total
+
+
+def write_header(file, frames: int, dimension: int) -> None:
+    """The header of an .npy file of float16; numpy leaves room in it for any number of frames."""
+    description = {"descr": "<f2", "fortran_order": False, "shape": (frames, dimension)}
+    np.lib.format.write_array_header_1_0(file, description)

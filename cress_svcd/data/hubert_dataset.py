@@ -1,0 +1,47 @@
+"""Segments of longer recordings, with frame labels and transcripts, for HuBERT pretraining."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq.data import HubertDataset
+
+from cress_svcd.data.audio import read_audio
+from cress_svcd.data.dataset import PackedStrings
+
+
+class SegmentHubertDataset(HubertDataset):
+    """fairseq's dataset over ``path:offset:frames`` segments, each read by seeking.
+
+    fairseq reads whole files of the model's sampling rate only; here every format and rate will do.
+
+    Args:
+        manifest_path, sample_rate, label_paths, ...: as of ``HubertDataset``; ``label_rates`` is a
+            list with a rate for each kind of label, -1 for letters.
+    """
+
+    def __init__(self, manifest_path: str, sample_rate: int, label_paths: list[str], **options):
+        super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
+        # Python lists would be copied into each data-loading worker.
+        self.audio_names = PackedStrings(self.audio_names)
+        self.sizes = np.array(self.sizes, dtype=np.int64)
+        self.label_offsets_list = [
+            np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in self.label_offsets_list
+        ]
+
+    def get_audio(self, index: int) -> Tensor:
+        """The waveform of a segment, float32 of shape (samples,)."""
+        wave = read_audio(self.audio_names[index], self.audio_root, self.sample_rate)
+        return self.postprocess(torch.from_numpy(wave), self.sample_rate)
+
+    def get_label(self, index: int, label_idx: int) -> Tensor:
+        """The labels of a segment as dictionary indices.
+
+        fairseq's offsets count bytes, yet it reads as many characters: in a file with letters
+        beyond ASCII that is the wrong place.
+        """
+        start, end = self.label_offsets_list[label_idx][index]
+        with open(self.label_paths[label_idx], "rb") as file:
+            file.seek(start)
+            text = file.read(end - start).decode("utf-8")
+        return self.label_processors[label_idx](text).long()

@@ -1,0 +1,111 @@
+"""Writing files so that a reader never sees half of one; reading YAML with clear errors."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator
+
+import yaml
+
+from cress_svcd.errors import ConfigError, OutputError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+
+    Whatever goes wrong in the block (a full disk, an interrupt), ``path`` keeps its old content
+    and the temporary file is removed.  Missing parent folders are made.
+
+    Raises:
+        OutputError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary = _make_temporary(path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise OutputError(
+            f"{path}: {error.strerror}; no file was left half-written, and what was there before "
+            f"is unchanged: make room in {path.parent} ({free:,.0f} MB free) or write elsewhere, "
+            "and run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _make_temporary(path: Path) -> Path:
+    """An empty file beside ``path``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.filename}: {error.strerror}); name a folder that "
+            "can be written to"
+        ) from error
+    os.close(handle)
+    # mkstemp makes private files; what we publish follows the user's umask as open() would.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)
+    return Path(name)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` in UTF-8, all or nothing."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write ``data`` as indented JSON, all or nothing."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
+    """Write tensors and plain data with torch, all or nothing."""
+    # Imported here: data is prepared without torch.
+    import torch
+
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch covers the reason for a failed write with a complaint about its archive.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def read_yaml(path: str | os.PathLike, expected: str) -> dict:
+    """Read keys and values.
+
+    Args:
+        path: YAML file.
+        expected: what should have been there, for messages.
+    Raises:
+        ConfigError: the file is missing, not YAML, or holds something else than keys and values.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); expected {expected}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML ({error}); expected {expected}") from None
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: holds {found} and not keys and values; expected {expected}")
+    return content
