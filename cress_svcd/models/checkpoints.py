@@ -1,0 +1,96 @@
+"""Reading pretrained checkpoints and saying what was taken from them."""
+
+import dataclasses
+import logging
+import os
+from typing import Mapping
+
+import torch
+from torch import nn
+
+from cress_svcd.compat import explained
+from cress_svcd.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """Read a checkpoint file onto the CPU without executing anything that is in it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    with explained(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"
+        )
+    return state
+
+
+@dataclasses.dataclass
+class TransferReport:
+    """What became of a checkpoint's tensors when they were offered to a module."""
+
+    taken: list[str]
+    missing: list[str]
+    unused: list[str]
+    mismatched: list[str]
+
+    def log(self, title: str) -> None:
+        logger.info(
+            "%s: %d tensors taken, %d of the model's not in the file, %d of the file's not used",
+            title,
+            len(self.taken),
+            len(self.missing),
+            len(self.unused),
+        )
+        for what, names in (("not in the file", self.missing), ("not used", self.unused)):
+            if names:
+                logger.info("%s: %s: %s", title, what, shorten(names))
+
+
+def shorten(names: list[str], most: int = 8) -> str:
+    """The names as one line, the tail of a long list counted only."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def transfer(
+    module: nn.Module, state: Mapping[str, torch.Tensor], source: str | os.PathLike
+) -> TransferReport:
+    """Copy the tensors of ``state`` into ``module`` by name.
+
+    Args:
+        module: receives the tensors.
+        state: name → tensor, names as in ``module.state_dict()``.
+        source: the file they come from, for messages.
+
+    Raises:
+        CheckpointError: a tensor has the right name and another shape; nothing is copied then.
+    """
+    own = module.state_dict()
+    report = TransferReport([], [], [], [])
+    for name, tensor in state.items():
+        if name not in own:
+            report.unused.append(name)
+        elif own[name].shape != tensor.shape:
+            report.mismatched.append(
+                f"{name}: file {tuple(tensor.shape)}, model {tuple(own[name].shape)}"
+            )
+        else:
+            report.taken.append(name)
+    report.missing = [name for name in own if name not in state]
+    if report.mismatched:
+        raise CheckpointError(
+            f"{source}: {len(report.mismatched)} tensors have another shape than the model's: "
+            f"{shorten(report.mismatched, 4)}. Give the model the dimensions of the checkpoint "
+            "(--encoder-embed-dim, --encoder-layers, … or the same vocabulary)."
+        )
+    # Not load_state_dict: fairseq's takes a partial state without version numbers for one of an
+    # old release, and removes the encoder's final layer norm.
+    with torch.no_grad():
+        for name in report.taken:
+            own[name].copy_(state[name])
+    return report

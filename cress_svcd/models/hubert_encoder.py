@@ -1,0 +1,328 @@
+"""A HuBERT speech encoder out of a fairseq checkpoint, exact under padding.
+
+fairseq's HuBERT normalises its first convolution over time *including padding*, and its padding
+mask is rounded, so that an utterance's features depend on its batch mates.  Here the same modules
+and the same parameters run with true lengths: an utterance gives the same features alone and in
+any batch.  Without padding the result is fairseq's own.
+"""
+
+import ast
+import dataclasses
+import json
+import logging
+import operator
+import os
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from fairseq.modules import Fp32GroupNorm, GradMultiply
+from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+
+from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
+
+logger = logging.getLogger(__name__)
+
+# Parts of a pretraining checkpoint that only its loss needs.
+PRETRAINING_ONLY = ("final_proj.", "label_embs_concat", "target_glu.")
+
+
+def parse_conv_layers(text: str) -> list[tuple[int, int, int]]:
+    """Evaluate HuBERT's ``conv_feature_layers`` without executing it.
+
+    The field is a Python expression such as ``[(512,10,5)] + [(512,3,2)] * 4``; it comes from a
+    file, and fairseq passes it to ``eval``.  Only lists, tuples, integers, ``+`` and ``*`` are
+    read here.
+
+    Returns:
+        (channels, kernel, stride) of each convolution.
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    operators = {ast.Add: operator.add, ast.Mult: operator.mul}
+
+    def value(node: ast.AST):
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.List):
+            return [value(item) for item in node.elts]
+        if isinstance(node, ast.Tuple):
+            return tuple(value(item) for item in node.elts)
+        if isinstance(node, ast.BinOp) and type(node.op) in operators:
+            return operators[type(node.op)](value(node.left), value(node.right))
+        raise ValueError(f"{type(node).__name__} is not allowed")
+
+    try:
+        layers = value(ast.parse(text, mode="eval").body)
+        if not layers or not all(
+            isinstance(layer, tuple) and len(layer) == 3 and all(n > 0 for n in layer)
+            for layer in layers
+        ):
+            raise ValueError("expected a list of (channels, kernel, stride)")
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise CheckpointError(
+            f"conv_feature_layers: {text[:80]!r} is not a list of convolutions ({error}); "
+            "expected for example '[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2'"
+        ) from None
+    return layers
+
+
+def receptive_field(layers: list[tuple[int, int, int]]) -> int:
+    """Samples that the first frame of convolutions (channels, kernel, stride) sees."""
+    field, jump = 1, 1
+    for _, kernel, stride in layers:
+        field += (kernel - 1) * jump
+        jump *= stride
+    return field
+
+
+@dataclasses.dataclass(frozen=True)
+class HubertDescription:
+    """All that is needed to build the encoder again without its file."""
+
+    model: dict
+    normalize: bool
+    sample_rate: int
+    label_rate: float
+    label_sizes: tuple[int, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "HubertDescription":
+        fields = json.loads(text)
+        return cls(**{**fields, "label_sizes": tuple(fields["label_sizes"])})
+
+
+def _plain(config) -> dict:
+    if OmegaConf.is_config(config):
+        return OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    return dict(vars(config)) if hasattr(config, "__dict__") else dict(config)
+
+
+def read_hubert(path: str | os.PathLike) -> tuple[HubertDescription, dict[str, Tensor]]:
+    """Read a HuBERT checkpoint as fairseq's pretraining writes it (or as released).
+
+    Returns:
+        the description, and the model's tensors by name.
+    Raises:
+        CheckpointError: not a checkpoint, not of a HuBERT model, or damaged.
+    """
+    state = read_checkpoint(path)
+    if not isinstance(state.get("cfg"), dict) or "model" not in state:
+        raise CheckpointError(
+            f"{path}: no 'cfg' and 'model' in it (found: {shorten(sorted(map(str, state)))}); "
+            "expected a HuBERT checkpoint of fairseq, e.g. hubert_base_ls960.pt, or the output of "
+            "'cress-svcd pretrain-hubert'"
+        )
+    model = _plain(state["cfg"]["model"])
+    task = _plain(state["cfg"].get("task") or {})
+    if model.get("_name") != "hubert":
+        raise CheckpointError(
+            f"{path}: cfg.model._name is {model.get('_name')!r}, expected 'hubert'. A checkpoint "
+            "of another model cannot serve as --hubert-model-path."
+        )
+    dictionaries = (state.get("task_state") or {}).get("dictionaries") or []
+    description = HubertDescription(
+        model={key: value for key, value in model.items() if key != "w2v_path"},
+        normalize=bool(task.get("normalize", False)),
+        sample_rate=int(task.get("sample_rate", 16_000)),
+        label_rate=float(model.get("label_rate") or task.get("label_rate") or 50),
+        label_sizes=tuple(len(dictionary) for dictionary in dictionaries if dictionary),
+    )
+    return description, dict(state["model"])
+
+
+def _model_config(fields: dict, overrides: dict):
+    """fairseq's ``HubertConfig`` from plain fields; unknown ones (of newer code) are left out."""
+    known = {field.name for field in dataclasses.fields(HubertConfig)}
+    ignored = sorted(key for key in fields if key not in known)
+    if ignored:
+        logger.info("HuBERT config: fields unknown to this fairseq, left out: %s", ignored)
+    chosen = {key: value for key, value in fields.items() if key in known and value is not None}
+    layers = parse_conv_layers(
+        str(chosen.get("conv_feature_layers", HubertConfig.conv_feature_layers))
+    )
+    chosen["conv_feature_layers"] = repr(layers)  # a literal: safe for fairseq's eval
+    chosen.update(overrides)
+    return OmegaConf.merge(OmegaConf.structured(HubertConfig), chosen)
+
+
+class HubertEncoder(HubertModel):
+    """Waveform → features: fairseq's ``HubertModel`` without its pretraining loss, with true lengths.
+
+    Args:
+        description: of the checkpoint (see :func:`read_hubert`).
+        overrides: fields of fairseq's ``HubertConfig`` to change for fine-tuning (dropout, masks).
+        frozen: never trained, always in eval mode and without gradients.
+    """
+
+    def __init__(self, description: HubertDescription, overrides: dict | None = None, frozen=False):
+        cfg = _model_config(description.model, overrides or {})
+        task_cfg = OmegaConf.structured(
+            HubertPretrainingConfig(data="", sample_rate=description.sample_rate)
+        )
+        # [None]: build without the label embeddings, which only the pretraining loss uses.
+        super().__init__(cfg, task_cfg, [None])
+        self.remove_pretraining_modules()
+        self.description = description
+        self.convolutions = parse_conv_layers(cfg.conv_feature_layers)
+        self.output_dim: int = cfg.encoder_embed_dim
+        self.frozen = frozen
+        self.masking = cfg.mask_prob > 0 or cfg.mask_channel_prob > 0
+        if not self.masking:
+            del self.mask_emb  # a parameter without gradient would stop data parallel training
+        if frozen:
+            self.feature_grad_mult = 0.0
+            self.requires_grad_(False)
+            self.eval()
+        elif self.feature_grad_mult <= 0:
+            self.feature_extractor.requires_grad_(False)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one feature frame sees: the shortest input that gives a frame."""
+        return receptive_field(self.convolutions)
+
+    def load_pretrained(self, state: dict[str, Tensor], source: str | os.PathLike) -> None:
+        """Take the tensors of a pretraining checkpoint.
+
+        Raises:
+            CheckpointError: a parameter is missing, has another shape, or an unknown one is there
+                (nothing may silently stay at its random initial value).
+        """
+        wanted = {
+            name: tensor
+            for name, tensor in state.items()
+            if not name.startswith(PRETRAINING_ONLY) and (self.masking or name != "mask_emb")
+        }
+        report = transfer(self, wanted, source)
+        report.log(f"HuBERT from {source}")
+        if report.missing or report.unused:
+            raise CheckpointError(
+                f"{source}: its tensors are not those that its config describes; missing: "
+                f"{shorten(report.missing) or 'none'}; unknown: {shorten(report.unused) or 'none'}"
+            )
+
+    def train(self, mode: bool = True) -> "HubertEncoder":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            source: waveforms, B×N, padded with anything.
+            lengths: samples of each, B.
+        Returns:
+            features B×T×C (what lies beyond an utterance's length is undefined), and the
+            padding mask B×T, True beyond it.
+        """
+        source, lengths = self._at_least_one_frame(source, lengths)
+        if self.feature_grad_mult > 0:
+            features, lengths = self._convolve(source, lengths)
+            if self.feature_grad_mult != 1.0:
+                features = GradMultiply.apply(features, self.feature_grad_mult)
+        else:
+            with torch.no_grad():
+                features, lengths = self._convolve(source, lengths)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._transform(features.transpose(1, 2), lengths)
+
+    def _at_least_one_frame(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Silence after the shortest inputs; exact zeros in the padding of all."""
+        shortest = self.receptive_field
+        if source.size(1) < shortest:
+            source = nn.functional.pad(source, (0, shortest - source.size(1)))
+        padding = torch.arange(source.size(1), device=source.device) >= lengths.unsqueeze(1)
+        dtype = self.feature_extractor.conv_layers[0][0].weight.dtype
+        return source.to(dtype).masked_fill(padding, 0), lengths.clamp(min=shortest)
+
+    def _convolve(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolutional feature extractor, normalised over true lengths.
+
+        Waveforms B×N of ``lengths`` samples → features B×C×T, and the frames of each.
+        """
+        x = source.unsqueeze(1)
+        for block, (_, kernel, stride) in zip(
+            self.feature_extractor.conv_layers, self.convolutions
+        ):
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+            for module in block:
+                if isinstance(module, Fp32GroupNorm):
+                    x = masked_channel_norm(x, lengths, module)
+                else:
+                    x = module(x)
+        return x, lengths
+
+    def _transform(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = torch.arange(features.size(1), device=features.device)
+        padding_mask = frames >= lengths.unsqueeze(1)
+        features = self.layer_norm(features)
+        if self.post_extract_proj is not None:
+            features = self.post_extract_proj(features)
+        features = self.dropout_input(features)
+        if self.masking and self.training:
+            features = self._mask(features)
+        features, _ = self.encoder(features, padding_mask=padding_mask)
+        return features, padding_mask
+
+    def _mask(self, features: Tensor) -> Tensor:
+        """Mask spans of time and of channels, as SpecAugment does.
+
+        fairseq's own masking draws from numpy, which a resumed run does not restore, and raises
+        for utterances shorter than its spans.
+        """
+        batch, frames, channels = features.shape
+        if self.mask_prob > 0:
+            masked = random_spans(batch, frames, self.mask_prob, self.mask_length)
+            features = torch.where(
+                masked.to(features.device).unsqueeze(2), self.mask_emb.type_as(features), features
+            )
+        if self.mask_channel_prob > 0:
+            masked = random_spans(
+                batch, channels, self.mask_channel_prob, self.mask_channel_length
+            )
+            features = features.masked_fill(masked.to(features.device).unsqueeze(1), 0)
+        return features
+
+
+def random_spans(rows: int, size: int, share: float, length: int) -> Tensor:
+    """Random spans of ``length`` that cover about ``share`` of each row: bool, rows×size.
+
+    Every place starts a span with the same probability (spans may overlap and run over the end),
+    drawn from torch's CPU generator, which the trainer seeds at every update.
+    """
+    # A place is uncovered if none of the `length` places up to it starts a span.
+    start = 1 - (1 - min(share, 1.0)) ** (1 / length)
+    starts = (torch.rand(rows, 1, size) < start).float()
+    starts = nn.functional.pad(starts, (length - 1, 0))
+    return nn.functional.max_pool1d(starts, length, stride=1).squeeze(1) > 0
+
+
+def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tensor:
+    """Group normalisation with one channel a group, over the valid frames only.
+
+    Args:
+        x: B×C×T.
+        lengths: valid frames, B.
+        norm: its parameters and epsilon; computed in fp32 as fairseq does.
+    """
+    if norm.num_groups != norm.num_channels:
+        raise CheckpointError(
+            f"the feature extractor normalises {norm.num_channels} channels in {norm.num_groups} "
+            "groups; HuBERT has one channel a group"
+        )
+    frames = x.size(2)
+    if bool((lengths == frames).all()):
+        return norm(x)
+    valid = (torch.arange(frames, device=x.device) < lengths.unsqueeze(1)).unsqueeze(1)
+    count = lengths.view(-1, 1, 1).float()
+    masked = x.float().masked_fill(~valid, 0.0)
+    mean = masked.sum(dim=2, keepdim=True) / count
+    centred = (masked - mean).masked_fill(~valid, 0.0)
+    variance = centred.square().sum(dim=2, keepdim=True) / count
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight.float().view(1, -1, 1)
+    return (centred * scale + norm.bias.float().view(1, -1, 1)).type_as(x)

@@ -1,0 +1,440 @@
+"""Speech and text translation: HuBERT, a convolutional subsampler, and a Transformer.
+
+Speech:  waveform → HuBERT → subsampler (÷4 in time) ┐
+                                                     ├→ Transformer encoder → decoder → text
+Text:    tokens → embedding                          ┘
+
+The Transformer encoder and decoder are fairseq's own and are shared by both modalities; which one
+a batch holds is told from its type (waveforms are floating point, tokens are integers).
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import FairseqEncoderDecoderModel, register_model
+from fairseq.models.speech_to_text.modules.convolution import Conv1dSubsampler
+from fairseq.models.transformer import (
+    Embedding,
+    TransformerConfig,
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+)
+
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
+from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder, read_hubert
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class HubertTransformerConfig(FairseqDataclass):
+    """Options of the model; the Transformer's have fairseq's names and meanings."""
+
+    hubert_model_path: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "HuBERT checkpoint for the speech encoder (hubert_base_ls960.pt, or the output "
+            "of 'cress-svcd pretrain-hubert'). Its dimensions are read from it. Needed to train "
+            "with speech; not needed to train on text alone, nor to generate, since a trained "
+            "checkpoint carries the speech encoder"
+        },
+    )
+    hubert_description: str = field(
+        default="",
+        metadata={"help": "filled in by training and stored in the checkpoint; not to be set"},
+    )
+    freeze_hubert: bool = field(
+        default=False, metadata={"help": "do not train the speech encoder"}
+    )
+    hubert_dropout: float = field(
+        default=0.1, metadata={"help": "dropout in HuBERT's transformer while it is trained"}
+    )
+    hubert_layerdrop: float = field(
+        default=0.0,
+        metadata={
+            "help": "probability of skipping a HuBERT layer in training; above 0 it leaves "
+            "parameters without gradient and makes a resumed run differ from an uninterrupted one"
+        },
+    )
+    hubert_mask_prob: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the feature frames that are masked in training (as SpecAugment masks "
+            "time), in spans of --hubert-mask-length"
+        },
+    )
+    hubert_mask_length: int = field(
+        default=10, metadata={"help": "length of a masked span in frames of 20 ms"}
+    )
+    hubert_mask_channel_prob: float = field(
+        default=0.0,
+        metadata={"help": "share of the feature channels that are masked in training"},
+    )
+    hubert_mask_channel_length: int = field(
+        default=10, metadata={"help": "length of a masked span of channels"}
+    )
+    load_pretrained_mt_encoder_decoder_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "translation checkpoint (of this model trained on text, or of a fairseq "
+            "Transformer with the same dictionary) from which text encoder, decoder and "
+            "embeddings start"
+        },
+    )
+    conv_kernel_sizes: str = field(
+        default="5,5",
+        metadata={
+            "help": "kernel sizes of the subsampler's convolutions, odd, comma separated; each "
+            "halves the frame rate (two of them: 50 → 12.5 frames a second)"
+        },
+    )
+    conv_channels: int = field(
+        default=1024, metadata={"help": "channels inside the subsampler (halved by its GLU)"}
+    )
+    ctc_head: bool = field(
+        default=False,
+        metadata={
+            "help": "add a projection of the encoder's speech states to the source vocabulary, "
+            "for --ctc-weight of the criterion"
+        },
+    )
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(
+        default="relu", metadata={"help": "activation function"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
+    attention_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability of attention weights"}
+    )
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability after the activation in the FFN"}
+    )
+    encoder_embed_dim: int = field(default=512, metadata={"help": "encoder width"})
+    encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "encoder FFN width"})
+    encoder_layers: int = field(default=6, metadata={"help": "encoder layers"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "encoder heads"})
+    encoder_normalize_before: bool = field(
+        default=False,
+        metadata={
+            "help": "layer norm before each encoder block (pre-norm): what hubert_transformer does "
+            "anyway; for the archs whose name ends in postln"
+        },
+    )
+    encoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learned positions in the encoder"}
+    )
+    decoder_embed_dim: int = field(default=512, metadata={"help": "decoder width"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "decoder FFN width"})
+    decoder_layers: int = field(default=6, metadata={"help": "decoder layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "decoder heads"})
+    decoder_normalize_before: bool = field(
+        default=False,
+        metadata={"help": "layer norm before each decoder block; see --encoder-normalize-before"},
+    )
+    decoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learned positions in the decoder"}
+    )
+    layernorm_embedding: bool = field(
+        default=False, metadata={"help": "layer norm on the embeddings"}
+    )
+    no_scale_embedding: bool = field(
+        default=False, metadata={"help": "do not scale embeddings by the root of their width"}
+    )
+    separate_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "separate embeddings for the source and the target; by default one table "
+            "serves source, target and output projection, as MuST-C's joint vocabulary allows"
+        },
+    )
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "recompute activations to save memory"}
+    )
+    max_source_positions: int = II("task.max_source_positions")
+    max_target_positions: int = II("task.max_target_positions")
+
+
+class MaskedSubsampler(Conv1dSubsampler):
+    """fairseq's convolutional subsampler with exact zeros beyond each utterance's end.
+
+    Between its convolutions fairseq leaves there whatever the padding gave, which a kernel wider
+    than 1 carries into the last valid frames: the result would depend on the batch.
+    """
+
+    def __init__(self, in_channels: int, mid_channels: int, out_channels: int, kernels: list[int]):
+        if not kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise ConfigError(
+                f"--conv-kernel-sizes: {kernels} given, expected odd numbers such as 5,5"
+            )
+        super().__init__(in_channels, mid_channels, out_channels, kernels)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """B×T×C features of ``lengths`` frames → B×T'×C', lengths halved for each convolution."""
+        x = features.transpose(1, 2)
+        for conv in self.conv_layers:
+            frames = torch.arange(x.size(2), device=x.device)
+            padding = frames >= lengths.unsqueeze(1)
+            # Contiguous: cuDNN has no fast strided convolution for the transposed layout.
+            x = conv(x.masked_fill(padding.unsqueeze(1), 0).contiguous())
+            x = nn.functional.glu(x, dim=1)
+            lengths = torch.div(lengths - 1, 2, rounding_mode="floor") + 1
+        return x.transpose(1, 2), lengths
+
+
+class SpeechTextEncoder(TransformerEncoderBase):
+    """fairseq's Transformer encoder over tokens or over speech.
+
+    Speech comes in as waveforms B×N, and its subsampled HuBERT features take the place of the
+    token embeddings.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        dictionary: Dictionary,
+        embed_tokens: nn.Embedding,
+        hubert: HubertEncoder | None = None,
+        subsampler: MaskedSubsampler | None = None,
+        ctc_head: bool = False,
+    ):
+        super().__init__(cfg, dictionary, embed_tokens)
+        self.hubert = hubert
+        self.subsampler = subsampler
+        self.ctc_head = nn.Linear(embed_tokens.embedding_dim, len(dictionary)) if ctc_head else None
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """Encode waveforms (floating point, B×N; or B×T×C, cached features) or tokens (B×T).
+
+        ``src_lengths`` (samples or tokens of each, B) may be missing for tokens only.  Returns
+        fairseq's encoder output.
+        """
+        if not src_tokens.is_floating_point():
+            return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
+        if self.hubert is None:
+            raise ConfigError(
+                "this model was trained on text only and has no speech encoder: give it text "
+                "(--text-input), or train it with --hubert-model-path"
+            )
+        if src_tokens.dim() == 3:  # features of a frozen encoder, computed before
+            features = src_tokens.type_as(self.embed_tokens.weight)
+            frames = torch.arange(features.size(1), device=features.device)
+            padding_mask = frames >= src_lengths.unsqueeze(1)
+        else:
+            features, padding_mask = self.hubert(src_tokens, src_lengths)
+        x, lengths = self.subsampler(features, (~padding_mask).sum(dim=1))
+        # Positions and padding are counted from tokens: any token but padding where there is speech.
+        frames = torch.arange(x.size(1), device=x.device)
+        places = torch.where(
+            frames < lengths.unsqueeze(1), self.dictionary.eos(), self.dictionary.pad()
+        )
+        return super().forward(places, lengths, return_all_hiddens, token_embeddings=x)
+
+    def ctc_log_probs(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
+        """T×B×V log-probabilities over the source vocabulary, and the frames of each utterance."""
+        logits = self.ctc_head(encoder_out["encoder_out"][0])
+        lengths = (~encoder_out["encoder_padding_mask"][0]).sum(dim=1)
+        return utils.log_softmax(logits, dim=-1), lengths
+
+
+@register_model("hubert_transformer", dataclass=HubertTransformerConfig)
+class HubertTransformer(FairseqEncoderDecoderModel):
+    """HuBERT, subsampler, shared encoder, decoder; layer norm before each block."""
+
+    normalize_before = True
+
+    @classmethod
+    def complete_config(cls, cfg: HubertTransformerConfig) -> None:
+        """Write the description of the speech encoder into ``cfg``, so that checkpoints carry it."""
+        if cfg.hubert_model_path and not cfg.hubert_description:
+            cfg.hubert_description = read_hubert(cfg.hubert_model_path)[0].to_json()
+
+    @classmethod
+    def transformer_config(cls, cfg: HubertTransformerConfig) -> TransformerConfig:
+        """fairseq's configuration of encoder and decoder."""
+        transformer = TransformerConfig.from_namespace(cfg)
+        transformer.share_all_embeddings = not cfg.separate_embeddings
+        transformer.share_decoder_input_output_embed = True
+        for side in (transformer.encoder, transformer.decoder):
+            side.normalize_before = cls.normalize_before or side.normalize_before
+        transformer.decoder.input_dim = transformer.decoder.embed_dim
+        transformer.decoder.output_dim = transformer.decoder.embed_dim
+        return transformer
+
+    @classmethod
+    def build_model(cls, cfg: HubertTransformerConfig, task) -> "HubertTransformer":
+        source, target = task.src_dict, task.tgt_dict
+        transformer = cls.transformer_config(cfg)
+        encoder_embedding = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        decoder_embedding = encoder_embedding
+        if cfg.separate_embeddings:
+            decoder_embedding = Embedding(len(target), cfg.decoder_embed_dim, target.pad())
+        elif cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+            raise ConfigError(
+                f"--encoder-embed-dim {cfg.encoder_embed_dim} and --decoder-embed-dim "
+                f"{cfg.decoder_embed_dim} differ: one embedding cannot serve both; make them "
+                "equal or give --separate-embeddings"
+            )
+        hubert, subsampler = cls.build_speech_front_end(cfg)
+        encoder = SpeechTextEncoder(
+            transformer, source, encoder_embedding, hubert, subsampler, cfg.ctc_head
+        )
+        decoder = TransformerDecoderBase(transformer, target, decoder_embedding)
+        return cls(encoder, decoder)
+
+    @classmethod
+    def build_speech_front_end(
+        cls, cfg: HubertTransformerConfig
+    ) -> tuple[HubertEncoder | None, MaskedSubsampler | None]:
+        """HuBERT and subsampler as ``cfg.hubert_description`` says; none without one."""
+        if not cfg.hubert_description:
+            return None, None
+        overrides = {
+            "dropout": cfg.hubert_dropout,
+            "encoder_layerdrop": cfg.hubert_layerdrop,
+            "mask_prob": cfg.hubert_mask_prob,
+            "mask_length": cfg.hubert_mask_length,
+            "mask_channel_prob": cfg.hubert_mask_channel_prob,
+            "mask_channel_length": cfg.hubert_mask_channel_length,
+        }
+        description = HubertDescription.from_json(cfg.hubert_description)
+        hubert = HubertEncoder(description, overrides, frozen=cfg.freeze_hubert)
+        try:
+            kernels = [int(size) for size in cfg.conv_kernel_sizes.split(",")]
+        except ValueError:
+            raise ConfigError(
+                f"--conv-kernel-sizes: {cfg.conv_kernel_sizes!r} given, expected odd numbers "
+                "such as 5,5"
+            ) from None
+        subsampler = MaskedSubsampler(
+            hubert.output_dim, cfg.conv_channels, cfg.encoder_embed_dim, kernels
+        )
+        return hubert, subsampler
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        text_tokens: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, dict]:
+        """Translate speech or text, teacher-forced.
+
+        Args:
+            src_tokens: waveforms B×N or tokens B×T; src_lengths: samples or tokens of each, B.
+            prev_output_tokens: decoder input, B×T.
+            text_tokens, text_lengths: the transcripts of the speech, to be translated as well.
+        Returns:
+            logits B×T×V, and a dictionary: ``encoder_out``; ``ctc`` (T×B×V log-probabilities and
+            frames) for speech if the model has a CTC head; ``text_output``, the same pair for the
+            transcripts if they are given; and what fairseq's decoder adds.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths=src_lengths)
+        logits, extra = self.decoder(prev_output_tokens, encoder_out=encoder_out)
+        extra["encoder_out"] = encoder_out
+        if self.encoder.ctc_head is not None and src_tokens.is_floating_point():
+            extra["ctc"] = self.encoder.ctc_log_probs(encoder_out)
+        if text_tokens is not None:
+            text_out = self.encoder(text_tokens, src_lengths=text_lengths)
+            extra["text_output"] = self.decoder(prev_output_tokens, encoder_out=text_out)
+        return logits, extra
+
+    def load_pretrained(self, cfg: HubertTransformerConfig, dictionary_digest: str) -> None:
+        """Start from the checkpoints that ``cfg`` names.
+
+        Args:
+            cfg: options of the model.
+            dictionary_digest: of the task's dictionary, to be compared with the one that the
+                translation checkpoint was trained with.
+        Raises:
+            CheckpointError: a file is damaged or does not fit.
+        """
+        if cfg.hubert_model_path:
+            _, state = read_hubert(cfg.hubert_model_path)
+            self.encoder.hubert.load_pretrained(state, cfg.hubert_model_path)
+        if cfg.load_pretrained_mt_encoder_decoder_from:
+            load_translation_model(
+                self, cfg.load_pretrained_mt_encoder_decoder_from, dictionary_digest
+            )
+
+    def max_positions(self) -> None:
+        """The task knows the limits: they differ between speech and text."""
+        return None
+
+
+@register_model("hubert_transformer_postln", dataclass=HubertTransformerConfig)
+class HubertTransformerPostLN(HubertTransformer):
+    """The same with layer norm after each block."""
+
+    normalize_before = False
+
+
+@register_model("hubert_transformer_pruning_layer", dataclass=HubertTransformerConfig)
+class HubertTransformerPruningLayer(HubertTransformer):
+    """``hubert_transformer`` under the name that the method's description gives it."""
+
+
+@register_model("hubert_transformer_pruning_layer_postln", dataclass=HubertTransformerConfig)
+class HubertTransformerPruningLayerPostLN(HubertTransformerPostLN):
+    """``hubert_transformer_postln`` under the name that the method's description gives it."""
+
+
+# What a translation checkpoint has no say in, and the buffers that fairseq recomputes.
+SPEECH_PARTS = ("encoder.hubert.", "encoder.subsampler.", "encoder.ctc_head.")
+BUFFERS = (
+    "encoder.version",
+    "decoder.version",
+    "encoder.embed_positions._float_tensor",
+    "decoder.embed_positions._float_tensor",
+)
+
+
+def load_translation_model(model: nn.Module, path: str, dictionary_digest: str) -> None:
+    """Take text encoder, decoder and embeddings of ``model`` from the checkpoint at ``path``.
+
+    Raises:
+        CheckpointError: damaged; trained with another dictionary; other shapes; or text-side
+            tensors left over on either side, that is, another number of layers or other options.
+    """
+    state = read_checkpoint(path)
+    if "model" not in state:
+        raise CheckpointError(
+            f"{path}: no 'model' in it (found: {shorten(sorted(map(str, state)))}); expected a "
+            "checkpoint of fairseq-train"
+        )
+    digest = (state.get("task_state") or {}).get("dictionary_digest", dictionary_digest)
+    if digest != dictionary_digest:
+        raise CheckpointError(
+            f"{path}: it was trained with another dictionary than this data's; prepare the data "
+            "with that model's (prepare-mustc --spm-model … --dictionary …), or train the "
+            "translation model on this data"
+        )
+
+    def is_text_side(name: str) -> bool:
+        return not name.startswith(SPEECH_PARTS) and name not in BUFFERS
+
+    offered = {name: tensor for name, tensor in state["model"].items() if is_text_side(name)}
+    report = transfer(model, offered, path)
+    report.missing = [name for name in report.missing if is_text_side(name)]
+    report.log(f"translation model from {path}")
+    if report.missing or report.unused:
+        raise CheckpointError(
+            f"{path}: it does not fit this model; missing in the file: "
+            f"{shorten(report.missing) or 'nothing'}; unknown to the model: "
+            f"{shorten(report.unused) or 'nothing'}. Give both trainings the same --encoder-layers, "
+            "--decoder-layers, --layernorm-embedding and pre- or post-norm arch."
+        )

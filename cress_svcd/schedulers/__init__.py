@@ -1,0 +1,3 @@
+"""fairseq learning-rate schedulers: importing registers them."""
+
+from cress_svcd.schedulers import warmup  # noqa: F401

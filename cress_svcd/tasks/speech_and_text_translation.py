@@ -1,0 +1,665 @@
+"""Speech translation, text translation on the same pairs, and external text, in one task."""
+
+import hashlib
+import logging
+import os
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import pandas
+from omegaconf import II, open_dict
+from torch import distributed
+
+from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, encoders, iterators
+from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import (
+    TranslationConfig,
+    TranslationTask,
+    load_langpair_dataset,
+)
+
+from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
+from cress_svcd.data.dataset import (
+    EncodedSentences,
+    OneModeBatches,
+    SpeechTranslationDataset,
+    check_language,
+    text_dataset,
+)
+from cress_svcd.data.feature_cache import FeatureCache, file_digest
+from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.vocabulary import check_dictionary
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.files import read_yaml
+
+logger = logging.getLogger(__name__)
+
+SPEECH, TEXT, EXTERNAL = "st", "mt", "ext_mt"
+DEFAULT_TEXT_TOKENS = 8192
+MOST_TEXT_TOKENS = 65_536
+# What fairseq-generate takes where no batch size is given; meant for tokens, too few as samples.
+GENERATION_DEFAULT = 12_000
+DEFAULT_SPEECH_SAMPLES = 1_600_000
+
+
+@dataclass
+class SpeechAndTextTranslationConfig(TranslationConfig):
+    """Options of the task.  ``data`` is the folder with the manifests and the config."""
+
+    data: str = field(
+        default="", metadata={"help": "folder of prepare-mustc: manifests, vocabulary, config"}
+    )
+    config_yaml: str = field(
+        default="config.yaml", metadata={"help": "configuration file, relative to the data folder"}
+    )
+    source_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "source language; default: src_lang of the config, else en"},
+    )
+    target_lang: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "target language; default: tgt_lang of the config",
+            "argparse_alias": "--tgt-lang",
+        },
+    )
+    text_data: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder of sentence pairs in fairseq's binary format, for --ext-mt-training "
+            "(splits are named as those of speech)"
+        },
+    )
+    st_training: bool = field(
+        default=False,
+        metadata={"help": "train on speech translation (the default if no training is named)"},
+    )
+    mt_finetune: bool = field(
+        default=False,
+        metadata={
+            "help": "train on text translation of the same pairs, transcript to translation; with "
+            "--st-training in the same batches as the speech"
+        },
+    )
+    ext_mt_training: bool = field(
+        default=False,
+        metadata={"help": "train on the text pairs of --text-data, in batches of their own"},
+    )
+    max_tokens_text: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "tokens in a batch of text; --max-tokens counts samples of audio (16,000 a "
+            "second). Default: --max-tokens where nothing but text is read, at most 65,536; else "
+            "8192"
+        },
+    )
+    batch_size_text: Optional[int] = field(
+        default=None, metadata={"help": "sentences in a batch of text; default: no limit"}
+    )
+    ext_mt_ratio: float = field(
+        default=1.0,
+        metadata={"help": "share of the external text batches that an epoch takes, drawn anew"},
+    )
+    feature_cache: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder of 'cress-svcd extract-features': where it holds a split, training and "
+            "validation read features of the frozen speech encoder instead of audio (needs "
+            "--freeze-hubert)"
+        },
+    )
+    text_input: bool = field(
+        default=False,
+        metadata={
+            "help": "validate and generate from the transcripts rather than from the speech; "
+            "fairseq-interactive then reads sentences rather than audio paths"
+        },
+    )
+    max_audio_positions: int = field(
+        default=480_000,
+        metadata={
+            "help": "longest segment in training, in samples; longer ones are skipped and counted "
+            "(validation and generation take any length)"
+        },
+    )
+    eval_bleu_remove_bpe: Optional[str] = field(
+        default="sentencepiece",
+        metadata={"help": "pieces are joined in this way before BLEU", "argparse_const": "@@ "},
+    )
+    ddp_backend: str = II("distributed_training.ddp_backend")
+    find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
+    distributed_world_size: int = II("distributed_training.distributed_world_size")
+
+
+class DataConfig(S2TDataConfig):
+    """fairseq's data configuration, with clear errors, as data rather than behaviour."""
+
+    def __init__(self, path: Path):
+        read_yaml(
+            path, "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
+        )
+        super().__init__(path)
+        self.path = path
+        if not self.use_audio_input:
+            raise ConfigError(
+                f"{path}: key use_audio_input must be true: the model reads waveforms"
+            )
+        self.check_files()
+
+    def check_files(self) -> None:
+        """The files that the config names are there, and belong together."""
+        named = {"vocab_filename": self.dictionary_path}
+        if self.bpe_tokenizer.get("bpe") == "sentencepiece":
+            named["bpe_tokenizer.sentencepiece_model"] = Path(
+                self.bpe_tokenizer.get("sentencepiece_model", "")
+            )
+        for key, file in named.items():
+            if not file.is_file():
+                raise ConfigError(f"{self.path}: key {key}: {file}: no such file")
+        if len(named) == 2:
+            check_dictionary(named["bpe_tokenizer.sentencepiece_model"], self.dictionary_path)
+
+    @property
+    def dictionary_path(self) -> Path:
+        return self.root / self.vocab_filename
+
+    @property
+    def bpe_tokenizer(self) -> dict:
+        """As configured; a relative ``sentencepiece_model`` starts at the config.
+
+        Upstream prefers a file of that name in the working directory.
+        """
+        tokenizer = dict(self.config.get("bpe_tokenizer") or {"bpe": None})
+        if "sentencepiece_model" in tokenizer:
+            tokenizer["sentencepiece_model"] = str(self.root / tokenizer["sentencepiece_model"])
+        return tokenizer
+
+    @property
+    def normalize(self) -> bool:
+        """``standardize_audio``; upstream it is a method, and as a condition always true."""
+        return bool(self.config.get("standardize_audio", False))
+
+    @property
+    def absolute_audio_root(self) -> str:
+        """``audio_root``; a relative one starts at the config."""
+        return str((self.root / self.audio_root).resolve()) if self.audio_root else str(self.root)
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Raises ConfigError if ``path`` is no fairseq dictionary."""
+    try:
+        return Dictionary.load(str(path))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path}: is no fairseq dictionary ({error}); expected 'piece count' in each line"
+        ) from None
+
+
+def processes(cfg: SpeechAndTextTranslationConfig) -> int:
+    """How many train together; those of torchrun are counted only after the options are read."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return cfg.distributed_world_size
+
+
+def dictionary_digest(dictionary: Dictionary) -> str:
+    """Short digest of the symbols in their order: the identity of a vocabulary."""
+    return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()[:16]
+
+
+@register_task("speech_and_text_translation", dataclass=SpeechAndTextTranslationConfig)
+class SpeechAndTextTranslationTask(TranslationTask):
+    """Translates speech and text with one model and one dictionary.
+
+    A training batch holds one mode: ``st`` (speech; with its transcript under ``source_text`` where
+    text translation or CTC wants it), ``mt`` (transcripts only) or ``ext_mt`` (external text).
+    Where an epoch mixes them, ``sample["mode"]`` tells which.
+    """
+
+    cfg: SpeechAndTextTranslationConfig
+
+    def __init__(self, cfg, dictionary: Dictionary, data_cfg: DataConfig):
+        super().__init__(cfg, dictionary, dictionary)
+        self.data_cfg = data_cfg
+        self.bpe = encoders.build_bpe(Namespace(**data_cfg.bpe_tokenizer))
+        self.pre_tokenizer = encoders.build_tokenizer(Namespace(**data_cfg.pre_tokenizer))
+        self.sequence_generator = None
+        self.hubert_digest = None
+        self.state.merge_state_dict({"dictionary_digest": dictionary_digest(dictionary)})
+
+    @classmethod
+    def setup_task(cls, cfg: SpeechAndTextTranslationConfig, **kwargs):
+        data_cfg = DataConfig(Path(cfg.data) / cfg.config_yaml)
+        dictionary = load_dictionary(data_cfg.dictionary_path)
+        logger.info("dictionary: %d types", len(dictionary))
+        with open_dict(cfg):
+            cfg.source_lang = cfg.source_lang or data_cfg.config.get("src_lang", "en")
+            cfg.target_lang = cfg.target_lang or data_cfg.config.get("tgt_lang")
+        if not cfg.target_lang:
+            raise ConfigError(
+                f"{data_cfg.path}: no key tgt_lang, and no --tgt-lang given: name the target "
+                "language"
+            )
+        task = cls(cfg, dictionary, data_cfg)
+        task.check_options()
+        return task
+
+    def check_options(self) -> None:
+        """Combinations that could only fail later, or worse, not fail."""
+        cfg = self.cfg
+        if cfg.ext_mt_training and not cfg.text_data:
+            raise ConfigError("--ext-mt-training needs --text-data FOLDER (binary sentence pairs)")
+        if not 0 < cfg.ext_mt_ratio <= 1:
+            raise ConfigError(f"--ext-mt-ratio {cfg.ext_mt_ratio}: expected 0 < ratio <= 1")
+        if (
+            len(self.training_modes) > 1
+            and processes(cfg) > 1
+            and cfg.ddp_backend in ("c10d", "pytorch_ddp")
+            and not cfg.find_unused_parameters
+        ):
+            raise ConfigError(
+                "batches of text do not use the speech encoder, which --ddp-backend pytorch_ddp "
+                "takes for a hang: give --ddp-backend legacy_ddp or --find-unused-parameters"
+            )
+
+    @property
+    def training_modes(self) -> list[str]:
+        """Of the training batches."""
+        cfg = self.cfg
+        modes = [EXTERNAL] if cfg.ext_mt_training else []
+        if cfg.st_training or not (cfg.mt_finetune or cfg.ext_mt_training):
+            return [SPEECH, *modes]
+        return [TEXT, *modes] if cfg.mt_finetune else modes
+
+    @property
+    def evaluates_text(self) -> bool:
+        """Whether validation and generation take text rather than speech."""
+        return self.cfg.text_input or SPEECH not in self.training_modes
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Accept a checkpoint's task state, unless it was trained with another dictionary."""
+        own = dictionary_digest(self.tgt_dict)
+        digest = state_dict.get("dictionary_digest", own)
+        if digest != own:
+            raise CheckpointError(
+                f"the checkpoint was trained with another dictionary (digest {digest}) than "
+                f"{self.data_cfg.dictionary_path} (digest {own}): use the data folder that it was "
+                "trained with, or prepare this data with its vocabulary "
+                "(prepare-mustc --spm-model … --dictionary …)"
+            )
+        super().load_state_dict(state_dict)
+
+    # Datasets
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs) -> None:
+        """Load ``split`` (or several, comma separated).
+
+        The training split holds a dataset for each of :attr:`training_modes`.
+
+        Raises:
+            ConfigError, ManifestError: a file is missing or wrong.
+        """
+        training = split == self.cfg.train_subset
+        modes = self.training_modes if training else [self._evaluation_mode(split)]
+        items = []
+        for mode in modes:
+            dataset = self._load_mode(split, mode, training)
+            # What fairseq calls a positions limit differs between modes; the dataset keeps its own.
+            dataset.size_limits = self._size_limits(mode, training)
+            items.append((mode, dataset))
+            logger.info("%s: %d examples of mode %s", split, len(dataset), mode)
+        if len(items) == 1:
+            self.datasets[split] = items[0][1]
+        else:
+            self.datasets[split] = OneModeBatches(
+                [
+                    ModalityDatasetItem(mode, dataset, dataset.size_limits)
+                    for mode, dataset in items
+                ]
+            )
+            self.datasets[split].size_limits = None
+
+    def _evaluation_mode(self, split: str) -> str:
+        if not self.evaluates_text:
+            return SPEECH
+        only_external = self.training_modes == [EXTERNAL] and not self.cfg.text_input
+        return EXTERNAL if only_external and self._has_binary(split) else TEXT
+
+    def _size_limits(self, mode: str, training: bool) -> tuple:
+        source = self.cfg.max_source_positions
+        if mode == SPEECH:
+            source = self.cfg.max_audio_positions if training else None
+        return source, self.cfg.max_target_positions
+
+    def _load_mode(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        if mode == EXTERNAL:
+            return self._load_external(split)
+        return self._load_manifests(split, mode, training)
+
+    def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        frames = []
+        for name in split.split(","):
+            path = self.data_cfg.root / f"{name}.tsv"
+            if not path.is_file():
+                found = sorted(file.stem for file in self.data_cfg.root.glob("*.tsv"))
+                raise ConfigError(
+                    f"{path}: no such manifest; this data folder has "
+                    f"{', '.join(found) or 'none'}"
+                )
+            frame = read_manifest(path)
+            check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
+            check_language(frame, "src_lang", self.cfg.source_lang, str(path))
+            frames.append(frame)
+        frame = pandas.concat(frames, ignore_index=True)
+        targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
+        # Generation has no use for transcripts, and they may be in other words than training's.
+        wants_sources = mode == TEXT or training or self.cfg.mt_finetune or self.cfg.st_training
+        has_sources = bool((frame["src_text"] != "").all())
+        if not has_sources and (mode == TEXT or self.cfg.mt_finetune):
+            row = int((frame["src_text"] == "").to_numpy().argmax())
+            raise ConfigError(
+                f"{split}: segment {frame['id'][row]} has no src_text; text translation "
+                "(--mt-finetune, --text-input) needs the transcript of every segment"
+            )
+        sources = None
+        if wants_sources and has_sources:
+            sources = self._encode(frame["src_text"], f"{split}, src_text")
+        if mode == TEXT:
+            return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
+        return SpeechTranslationDataset(
+            frame["audio"],
+            frame["n_frames"],
+            targets,
+            sources,
+            self.tgt_dict,
+            audio_root=self.data_cfg.absolute_audio_root,
+            normalize=self.data_cfg.normalize,
+            shuffle=training,
+            features=self._cached_features(split, frame),
+        )
+
+    def _cached_features(self, split: str, frame: pandas.DataFrame) -> FeatureCache | None:
+        folder = self.cfg.feature_cache
+        if not folder:
+            return None
+        if not FeatureCache.exists(folder, split):
+            logger.warning("%s: no features of %s, audio is read", folder, split)
+            return None
+        cache = FeatureCache(folder, split, frame)
+        if cache.about["hubert"] != self.hubert_digest:
+            raise ConfigError(
+                f"{folder}: the features of {split} are of another encoder than "
+                "--hubert-model-path; make them again with 'cress-svcd extract-features'"
+            )
+        return cache
+
+    def _encode(self, sentences, what: str) -> EncodedSentences:
+        return EncodedSentences(sentences, self._pieces, self.tgt_dict, what)
+
+    def _pieces(self, sentence: str) -> str:
+        if self.pre_tokenizer is not None:
+            sentence = self.pre_tokenizer.encode(sentence)
+        return self.bpe.encode(sentence) if self.bpe is not None else sentence
+
+    def _binary_prefix(self, split: str) -> Path:
+        pair = f"{self.cfg.source_lang}-{self.cfg.target_lang}"
+        return Path(self.cfg.text_data) / f"{split}.{pair}.{self.cfg.source_lang}"
+
+    def _has_binary(self, split: str) -> bool:
+        return bool(self.cfg.text_data) and Path(f"{self._binary_prefix(split)}.idx").is_file()
+
+    def _load_external(self, split: str) -> LanguagePairDataset:
+        folder = Path(self.cfg.text_data)
+        if not self._has_binary(split):
+            raise ConfigError(
+                f"{self._binary_prefix(split)}.idx: no such file; --text-data expects fairseq's "
+                "binary sentence pairs there (prepare-mustc --text-data, or fairseq-preprocess "
+                "with this dictionary)"
+            )
+        for language in (self.cfg.source_lang, self.cfg.target_lang):
+            path = folder / f"dict.{language}.txt"
+            if path.is_file() and load_dictionary(path) != self.tgt_dict:
+                raise ConfigError(
+                    f"{path}: another dictionary than {self.data_cfg.dictionary_path}; binarise "
+                    "the text with the vocabulary of the speech data"
+                )
+        return load_langpair_dataset(
+            str(folder),
+            split,
+            self.cfg.source_lang,
+            self.src_dict,
+            self.cfg.target_lang,
+            self.tgt_dict,
+            combine=False,
+            dataset_impl=self.cfg.dataset_impl,
+            upsample_primary=1,
+            left_pad_source=False,
+            left_pad_target=False,
+            max_source_positions=self.cfg.max_source_positions,
+            max_target_positions=self.cfg.max_target_positions,
+            shuffle=split == self.cfg.train_subset,
+        )
+
+    # Batches
+
+    def max_positions(self) -> None:
+        """No limit that holds for speech and text alike; see ``size_limits`` of the datasets."""
+        return None
+
+    def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, epoch=1, **kwargs):
+        """Batches of one mode each, speech measured in samples and text in tokens."""
+        kwargs.pop("max_positions", None)
+        # fairseq wants multiples of 8 and drops what is left over at the end: up to seven
+        # sentences of a test set would never be translated, nor the longest ever trained on.
+        kwargs["required_batch_size_multiple"] = 1
+        if isinstance(dataset, OneModeBatches):
+            return self._mixed_iterator(dataset, max_tokens, max_sentences, epoch=epoch, **kwargs)
+        limits = getattr(dataset, "size_limits", None)
+        evaluated = limits is None or limits[0] is None
+        if isinstance(dataset, SpeechTranslationDataset) and evaluated:
+            max_tokens, limits = self._speech_of_any_length(dataset, max_tokens), None
+        if isinstance(dataset, LanguagePairDataset):
+            max_tokens, max_sentences = self._text_batch_size(max_tokens, max_sentences)
+        if limits is not None and max_tokens is not None:
+            limits = tuple(
+                max_tokens if limit is None else min(limit, max_tokens) for limit in limits
+            )
+        reused = dataset in self.dataset_to_epoch_iter
+        # fairseq draws the batches once, in the epoch that it starts with, and keeps them: resumed
+        # in a later epoch, training would find others than uninterrupted.  So always as in epoch 1.
+        iterator = super().get_batch_iterator(
+            dataset,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            max_positions=limits,
+            epoch=1,
+            **kwargs,
+        )
+        if not reused:
+            iterator.epoch = max(epoch, 1)
+        return iterator
+
+    @staticmethod
+    def _speech_of_any_length(dataset: SpeechTranslationDataset, max_tokens: int | None):
+        """Samples in a batch of validation or generation, where no segment may be left out."""
+        if max_tokens is None:
+            return None
+        if max_tokens == GENERATION_DEFAULT:
+            max_tokens = DEFAULT_SPEECH_SAMPLES
+        return max(max_tokens, int(dataset.n_frames.max()))
+
+    def _text_batch_size(self, max_tokens: int | None, max_sentences: int | None) -> tuple:
+        """Where only text is read, fairseq's own options may give the size of its batches."""
+        if self.cfg.max_tokens_text or self.cfg.batch_size_text:
+            return self.cfg.max_tokens_text, self.cfg.batch_size_text
+        if max_tokens is not None and max_tokens > MOST_TEXT_TOKENS:
+            return DEFAULT_TEXT_TOKENS, max_sentences  # it was meant for samples of audio
+        return max_tokens, max_sentences
+
+    def _mixed_iterator(
+        self,
+        dataset: OneModeBatches,
+        max_tokens: int | None,
+        max_sentences: int | None,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        skip_remainder_batch: bool = False,
+        **_,
+    ) -> iterators.GroupedEpochBatchIterator:
+        text_tokens = self.cfg.max_tokens_text or DEFAULT_TEXT_TOKENS
+        dataset.max_tokens = [
+            max_tokens if mode == SPEECH else text_tokens for mode in dataset.id_to_mode
+        ]
+        dataset.max_sentences = [
+            max_sentences if mode == SPEECH else self.cfg.batch_size_text
+            for mode in dataset.id_to_mode
+        ]
+        dataset.max_positions = [
+            tuple(min(limit, tokens) if tokens else limit for limit in limits)
+            for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
+        ]
+        self._report_left_out(dataset)
+        dataset.set_epoch(epoch)
+        ratios = [self.cfg.ext_mt_ratio if mode == EXTERNAL else 1 for mode in dataset.id_to_mode]
+        samplers = dataset.get_batch_samplers(ratios, required_batch_size_multiple, seed)
+        for mode, batches in zip(dataset.id_to_mode, samplers):
+            if len(batches) < num_shards:
+                raise ConfigError(
+                    f"{len(batches)} batches of mode {mode} for {num_shards} processes: some would "
+                    "never see it; give smaller batches (--max-tokens, --max-tokens-text), a "
+                    "larger --ext-mt-ratio, or fewer processes"
+                )
+        return iterators.GroupedEpochBatchIterator(
+            dataset=dataset,
+            collate_fn=dataset.collater,
+            batch_samplers=samplers,
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            skip_remainder_batch=skip_remainder_batch,
+        )
+
+    @staticmethod
+    def _report_left_out(dataset: OneModeBatches) -> None:
+        """fairseq leaves out what is too long here without a word."""
+        if dataset.raw_sub_batch_samplers:
+            return  # told before: the batches are made only once
+        for part, mode, limits in zip(dataset.datasets, dataset.id_to_mode, dataset.max_positions):
+            _, left_out = part.filter_indices_by_size(np.arange(len(part)), limits)
+            if len(left_out):
+                logger.warning(
+                    "mode %s: %d of %d samples have invalid sizes and will be skipped, limits %s",
+                    mode,
+                    len(left_out),
+                    len(part),
+                    limits,
+                )
+
+    # Model
+
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        """Build the model; unless it comes from a checkpoint, start it from what ``cfg`` names."""
+        architecture = ARCH_MODEL_REGISTRY.get(cfg._name)
+        if architecture is None:
+            raise ConfigError(
+                f"arch {cfg._name!r} is not known; --user-dir names the code that it comes from"
+            )
+        if not from_checkpoint and hasattr(architecture, "complete_config"):
+            self._check_speech_model(cfg)
+            self._check_feature_cache(cfg)
+            architecture.complete_config(cfg)
+        model = super().build_model(cfg, from_checkpoint)
+        if not from_checkpoint and hasattr(model, "load_pretrained"):
+            model.load_pretrained(cfg, dictionary_digest(self.tgt_dict))
+        self._check_normalization(model)
+        return model
+
+    def _check_speech_model(self, cfg) -> None:
+        if SPEECH in self.training_modes and not (cfg.hubert_model_path or cfg.hubert_description):
+            raise ConfigError(
+                "training on speech needs --hubert-model-path FILE (hubert_base_ls960.pt, or the "
+                "output of 'cress-svcd pretrain-hubert')"
+            )
+
+    def _check_feature_cache(self, cfg) -> None:
+        if not self.cfg.feature_cache:
+            return
+        if not (cfg.hubert_model_path and cfg.freeze_hubert):
+            raise ConfigError(
+                "--feature-cache needs --hubert-model-path and --freeze-hubert: an encoder that is "
+                "trained does not keep its features"
+            )
+        self.hubert_digest = file_digest(cfg.hubert_model_path)
+
+    def _check_normalization(self, model) -> None:
+        hubert = getattr(getattr(model, "encoder", None), "hubert", None)
+        if hubert is not None and hubert.description.normalize != self.data_cfg.normalize:
+            raise ConfigError(
+                f"{self.data_cfg.path}: key standardize_audio is {self.data_cfg.normalize}, but "
+                f"the speech encoder was pretrained with normalize={hubert.description.normalize}: "
+                "set the key to that"
+            )
+
+    # Generation
+
+    @property
+    def source_dictionary(self) -> Dictionary | None:
+        """None for speech, so that fairseq-generate does not print waveforms as words."""
+        return self.src_dict if self.evaluates_text else None
+
+    @property
+    def source_blank(self) -> int:
+        """Index of the CTC blank: the beginning-of-sentence symbol, which no transcript holds."""
+        return self.src_dict.bos()
+
+    def build_tokenizer(self, args):
+        return self.pre_tokenizer
+
+    def build_bpe(self, args):
+        return self.bpe
+
+    def get_interactive_tokens_and_lengths(self, lines: list[str], encode_fn):
+        """For fairseq-interactive: audio ``path[:offset:frames]`` lines, or sentences."""
+        if self.evaluates_text:
+            return super().get_interactive_tokens_and_lengths(lines, encode_fn)
+        lengths = []
+        for line in lines:
+            spec = parse_audio_spec(line)
+            info = audio_info(spec.path)
+            frames = spec.frames if spec.frames >= 0 else info.frames - spec.offset
+            lengths.append(resampled_length(frames, info.sample_rate))
+        return lines, lengths
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None, **kwargs):
+        if self.evaluates_text:
+            return LanguagePairDataset(
+                src_tokens,
+                src_lengths,
+                self.src_dict,
+                tgt_dict=self.tgt_dict,
+                left_pad_source=False,
+                constraints=constraints,
+            )
+        return SpeechTranslationDataset(
+            src_tokens,
+            np.asarray(src_lengths),
+            None,
+            None,
+            self.tgt_dict,
+            audio_root=os.getcwd(),
+            normalize=self.data_cfg.normalize,
+        )
