@@ -1,0 +1,116 @@
+"""Fitting vectors to real inputs, in closed form, between the swap and the training."""
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cress_svcd.quantization.bitlinear import BitLinear
+from cress_svcd.quantization.report import capture_inputs
+from cress_svcd.quantization.swap import quantized_layers
+
+
+@torch.no_grad()
+def fit_model(
+    model: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], Any], max_rows: int = 4096
+) -> list[str]:
+    """Fit the vectors of all BitLinear layers of ``model``, in order of calls, to meet ``teacher``.
+
+    Each layer sees the inputs that the layers fitted before it produce, and is to give what the
+    teacher's layer gives on its own, so that errors are made good along the way.  The model runs
+    once a layer.
+
+    Args:
+        model: just swapped, in eval mode.
+        teacher: the full-precision model, in eval mode, layers under the same names; not the
+            source of the swap itself, whose biases the layers share, but a copy.
+        run: runs the module that it is given on the same few batches each time.
+        max_rows: inputs kept a layer.
+
+    Returns:
+        The names of the layers that were fitted, those of the default variant, in their order.
+
+    Raises:
+        ValueError: ``run`` never calls a layer.
+    """
+    layers = {
+        name: layer
+        for name, layer in quantized_layers(model).items()
+        if isinstance(layer, BitLinear) and layer.variant != "paper"
+    }
+    with capture_inputs(teacher, layers, max_rows) as full_inputs:
+        run(teacher)
+    for name in layers:
+        if name not in full_inputs:
+            raise ValueError(f"fit_model: {name} was not called; its weight is read by other code")
+    for name, full_input in full_inputs.items():
+        with capture_inputs(model, [name], max_rows) as inputs:
+            run(model)
+        fit_vectors(layers[name], inputs[name], teacher.get_submodule(name)(full_input))
+    return list(full_inputs)
+
+
+@torch.no_grad()
+def fit_vectors(
+    layer: BitLinear,
+    inputs: Tensor,
+    wanted: Tensor | None = None,
+    steps: int = 3,
+    ridge: float = 1e-2,
+) -> None:
+    """Set g, h and bias so that the layer's outputs on ``inputs`` are nearest to ``wanted``.
+
+    SVID looks at the weight alone and treats all inputs alike.  With the codes C fixed, the layer
+    y_i = h_i sum_j C_ij g_j x_j + b_i is linear in h and b for a given g, and linear in g for given
+    h and b: two least-squares problems, solved in turn.  For h that is a regression on one variable
+    an output; for g, with X the inputs and Y the wanted outputs less the bias, the system
+
+        ((C^T diag(h^2) C) * (X^T X)) g = sum over rows of X * (Y diag(h) C),
+
+    whose matrix is an entrywise product of two of in x in.  Codes and latent weight stay as they
+    are.
+
+    Args:
+        layer: of the default variant.  Its rounding of activations is left out of the fit.
+        inputs: rows x in, as met by the layer; more rows than inputs, or it leans on ``ridge``.
+        wanted: rows x out; by default what the latent weight and bias give.
+        steps: alternations.
+        ridge: pull of g to its present value, as a share of the system's mean diagonal.
+
+    Raises:
+        ValueError: the variant is the paper's, whose output is not linear in its vectors.
+    """
+    if layer.variant == "paper":
+        raise ValueError("fit_vectors: expected the default variant, found paper")
+    inputs = inputs.to(layer.weight.dtype)
+    if wanted is None:
+        wanted = F.linear(inputs, layer.weight, layer.bias)
+    x, wanted = layer.norm(inputs).double(), wanted.double()
+    codes = layer.codes().double()
+    second_moment = x.t() @ x
+    g = layer.g.double()
+    for _ in range(steps):
+        h, offset = _regress((x * g) @ codes.t(), wanted, layer.bias is not None)
+        system = (codes.t() @ (h.square().unsqueeze(1) * codes)) * second_moment
+        target = (x * (((wanted - offset) * h) @ codes)).sum(0)
+        pull = ridge * system.diagonal().mean().clamp_min(1e-30)
+        system.diagonal().add_(pull)
+        g = torch.linalg.solve(system, target + pull * g)
+    h, offset = _regress((x * g) @ codes.t(), wanted, layer.bias is not None)
+    layer.g.copy_(g)
+    layer.h.copy_(h)
+    if layer.bias is not None:
+        layer.bias.copy_(offset)
+
+
+def _regress(products: Tensor, wanted: Tensor, with_offset: bool) -> tuple[Tensor, Tensor]:
+    """Slope and offset of each column of ``wanted`` (rows x out) on that of ``products``."""
+    if with_offset:
+        mean_product, mean_wanted = products.mean(0), wanted.mean(0)
+    else:
+        mean_product, mean_wanted = torch.zeros_like(products[0]), torch.zeros_like(wanted[0])
+    products, wanted = products - mean_product, wanted - mean_wanted
+    square = products.square().sum(0)
+    slope = torch.where(square > 0, (products * wanted).sum(0) / square.clamp_min(1e-30), 0)
+    return slope, mean_wanted - slope * mean_product

@@ -1,0 +1,365 @@
+"""A policy: which layers of a model are quantised, by which method and to how many bits.
+
+As YAML (or the same as a dictionary, which is what a checkpoint stores):
+
+    description: decoder in 1 bit, its value projections in ternary
+    rules:
+      - match: decoder.layers.*
+        exclude: "*.v_proj"
+        method: svcd
+        bits: 1
+      - match: decoder.layers.*.v_proj
+        method: svcd
+        bits: 1.58
+        activation_bits: 8
+        options: {init: svid}
+    exclude: [decoder.layers.0.*]
+
+Patterns are those of ``fnmatch`` (``*`` crosses dots) over the names of ``model.named_modules()``;
+``match`` and ``exclude`` take one or a list.  Only plain ``nn.Linear`` layers are touched.  Output
+projections and other heads (``HEADS``) stay in full precision unless a pattern ends in their name.
+Method ``full`` (or ``bits: full``) names layers that stay as they are.
+"""
+
+import dataclasses
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Sequence
+
+import yaml
+from torch import nn
+
+from cress_svcd import files
+from cress_svcd.errors import ConfigError
+from cress_svcd.quantization.choices import near, require_choice, require_keys
+from cress_svcd.quantization.layer import QuantLinear, option_names
+from cress_svcd.quantization.methods import METHODS
+
+FULL = "full"
+
+# Layers that turn states into a distribution over symbols.  A wildcard does not reach them.
+HEADS = ("output_projection", "lm_head", "final_proj", "ctc_head")
+
+_COMMON = ("bits", "activation_bits")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """How one layer is quantised.
+
+    Attributes:
+        method: a key of METHODS, or "full".
+        options: keyword arguments of the method's class, bits and activation_bits among them.
+        keep_weight: False draws the weight anew, as the published code does.
+    """
+
+    method: str = "svcd"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keep_weight: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for an unknown method or option, or a value that it does not take."""
+        require_choice("method", self.method, (*METHODS, FULL))
+        if self.method == FULL:
+            require_keys(f"method {FULL}", self.options, ())
+            return
+        require_keys(f"method {self.method}", self.options, option_names(METHODS[self.method]))
+        self.settings()
+
+    def settings(self) -> dict[str, Any]:
+        """All options of the method, defaults filled in."""
+        if self.method == FULL:
+            return {}
+        # The layer itself knows what its options may be; on "meta" it takes no memory.
+        return METHODS[self.method](8, 8, **self.options, device="meta").settings()
+
+    def same_as(self, other: "LayerSpec") -> bool:
+        """Whether both make the same layer, whatever is left to defaults in one of them."""
+        return (self.method, self.keep_weight, self.settings()) == (
+            other.method,
+            other.keep_weight,
+            other.settings(),
+        )
+
+    def quantize(self, linear: nn.Linear) -> QuantLinear:
+        """The layer that takes the place of ``linear``."""
+        return METHODS[self.method].from_linear(
+            linear, keep_weight=self.keep_weight, **self.options
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: method, bits, activation_bits, options and keep_weight, where given."""
+        data: dict[str, Any] = {"method": self.method}
+        data |= {key: self.options[key] for key in _COMMON if key in self.options}
+        rest = {key: value for key, value in self.options.items() if key not in _COMMON}
+        if rest:
+            data["options"] = rest
+        if not self.keep_weight:
+            data["keep_weight"] = False
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "layer") -> "LayerSpec":
+        """Inverse of ``to_dict``; ``where`` names the place for error messages."""
+        _require_type(where, data, Mapping, "a mapping")
+        require_keys(where, data, ("method", *_COMMON, "options", "keep_weight"))
+        options = data.get("options") or {}
+        _require_type(f"{where}.options", options, Mapping, "a mapping")
+        for key in _COMMON:
+            if key in options:
+                raise ConfigError(f"{where}.options: {key} stands beside options, not in them")
+        if data.get("bits") == FULL:
+            return cls(FULL)
+        options = {**{key: data[key] for key in _COMMON if key in data}, **options}
+        if "activation_bits" in options:
+            options["activation_bits"] = _off_as_none(options["activation_bits"])
+        keep_weight = data.get("keep_weight", True)
+        _require_type(f"{where}.keep_weight", keep_weight, bool, "true or false")
+        try:
+            return cls(data.get("method", cls.method), options, keep_weight)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Layers by pattern, and what becomes of them."""
+
+    match: tuple[str, ...]
+    spec: LayerSpec
+    exclude: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"match": list(self.match)}
+        if self.exclude:
+            data["exclude"] = list(self.exclude)
+        return data | self.spec.to_dict()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "rule") -> "Rule":
+        _require_type(where, data, Mapping, "a mapping")
+        if "match" not in data:
+            raise ConfigError(f"{where}: no match; a rule needs a pattern of layer names")
+        spec = {key: value for key, value in data.items() if key not in ("match", "exclude")}
+        return cls(
+            _patterns(f"{where}.match", data["match"]),
+            LayerSpec.from_dict(spec, where),
+            _patterns(f"{where}.exclude", data.get("exclude", [])),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Rules, and patterns of layers that no rule may touch."""
+
+    rules: tuple[Rule, ...]
+    exclude: tuple[str, ...] = ()
+    description: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what a checkpoint stores and ``from_dict`` reads."""
+        return {
+            "description": self.description,
+            "rules": [rule.to_dict() for rule in self.rules],
+            "exclude": list(self.exclude),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "policy") -> "Policy":
+        """A policy from plain data.
+
+        Raises:
+            ConfigError: an unknown key, method, option or width; the message starts with ``where``
+                and the key's path.
+        """
+        _require_type(where, data, Mapping, "a mapping with the key rules")
+        require_keys(where, data, ("description", "rules", "exclude"))
+        rules = data.get("rules")
+        if not isinstance(rules, Sequence) or isinstance(rules, str) or not rules:
+            raise ConfigError(f"{where}: rules: found {rules!r}, expected a list of rules")
+        return cls(
+            tuple(
+                Rule.from_dict(rule, f"{where}: rules[{index}]") for index, rule in enumerate(rules)
+            ),
+            _patterns(f"{where}: exclude", data.get("exclude", [])),
+            str(data.get("description", "")),
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Policy":
+        """The policy in the YAML file ``path``.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML (with the line) or is no policy.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f":{mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or error
+            raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
+        return cls.from_dict(data, str(path))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the policy as YAML, all or nothing."""
+        files.write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    def replaced(self, **changes: Any) -> "Policy":
+        """The same layers by another method: every rule but those of method full is changed.
+
+        Args:
+            changes: method, bits, activation_bits, options, keep_weight, as in a rule.  Naming a
+                method drops the rules' own settings, which belong to the old one.
+        """
+        return dataclasses.replace(
+            self, rules=tuple(_replaced(rule, changes) for rule in self.rules)
+        )
+
+    def resolve(
+        self, model: nn.Module, types: tuple[type[nn.Linear], ...] = (nn.Linear,)
+    ) -> dict[str, LayerSpec]:
+        """What becomes of each layer of ``model`` that the rules name, in the model's order.
+
+        A module that has several names is matched by any of them and listed under its first.
+
+        Args:
+            types: the exact types that may be replaced.  Subclasses are not: a layer with a
+                forward pass of its own would lose it.
+
+        Raises:
+            ConfigError: a pattern matches no layer (near names are listed), two rules give one
+                layer different settings, or nothing is left to quantise.
+        """
+        names = _layer_names(model, types)
+        excluded = {
+            layer
+            for pattern in self.exclude
+            for layer in _matching(f"exclude {pattern!r}", pattern, names, model)
+        }
+        found: dict[str, tuple[LayerSpec, str]] = {}
+        for rule in self.rules:
+            for layer, pattern in _layers_of(rule, names, model).items():
+                if layer in excluded:
+                    continue
+                spec, earlier = found.setdefault(layer, (rule.spec, pattern))
+                if spec is not rule.spec and not spec.same_as(rule.spec):
+                    raise ConfigError(
+                        f"policy: layer {layer} is named twice, by {earlier!r} as "
+                        f"{spec.to_dict()} and by {pattern!r} as {rule.spec.to_dict()}; "
+                        "exclude it from one of the rules"
+                    )
+        specs = {
+            layer: found[layer][0]
+            for layer in names
+            if layer in found and found[layer][0].method != FULL
+        }
+        if not specs:
+            raise ConfigError(
+                "policy: nothing is left to quantise after exclude and full; "
+                "every layer would stay in full precision"
+            )
+        return specs
+
+
+def _replaced(rule: Rule, changes: Mapping[str, Any]) -> Rule:
+    if rule.spec.method == FULL:
+        return rule
+    kept = {} if "method" in changes else rule.spec.to_dict()
+    return dataclasses.replace(rule, spec=LayerSpec.from_dict({**kept, **changes}, "replacement"))
+
+
+def _layers_of(rule: Rule, names: Mapping[str, list[str]], model: nn.Module) -> dict[str, str]:
+    """First name of each layer that the rule names, and the pattern that named it."""
+    excluded = {
+        layer
+        for pattern in rule.exclude
+        for layer in _matching(f"exclude {pattern!r}", pattern, names, model)
+    }
+    layers: dict[str, str] = {}
+    for pattern in rule.match:
+        for layer in _matching(f"match {pattern!r}", pattern, names, model):
+            if layer not in excluded:
+                layers.setdefault(layer, pattern)
+    return layers
+
+
+def _layer_names(model: nn.Module, types: tuple[type[nn.Linear], ...]) -> dict[str, list[str]]:
+    """All names of each module of ``types``, keyed by its first name."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and type(module) in types:
+            names.setdefault(id(module), []).append(name)
+    return {aliases[0]: aliases for aliases in names.values()}
+
+
+def _matching(
+    where: str, pattern: str, names: Mapping[str, list[str]], model: nn.Module
+) -> list[str]:
+    """First names of the layers that ``pattern`` reaches; an error if there are none."""
+    layers = [
+        first for first, aliases in names.items() if any(_reaches(pattern, a) for a in aliases)
+    ]
+    if layers:
+        return layers
+    raise ConfigError(f"policy: {where} matches no linear layer{_hint(pattern, names, model)}")
+
+
+def _reaches(pattern: str, name: str) -> bool:
+    if not fnmatch.fnmatchcase(name, pattern):
+        return False
+    last = name.rpartition(".")[2]
+    return last not in HEADS or pattern.rpartition(".")[2] == last
+
+
+def _hint(pattern: str, names: Mapping[str, list[str]], model: nn.Module) -> str:
+    """What the user may have meant, for an error message."""
+    others = {
+        type(module).__name__: name
+        for name, module in model.named_modules()
+        if name and fnmatch.fnmatchcase(name, pattern)
+    }
+    if others:
+        kind, name = next(iter(others.items()))
+        if name.rpartition(".")[2] in HEADS:
+            return f"; {name} stays in full precision unless a pattern ends in its name"
+        if any(layer.startswith(f"{name}.") for layer in names):
+            return f"; {name} is a {kind}: write '{name}.*' for the layers in it"
+        return f"; it matches {name}, a {kind}, which is not replaced"
+    # Comparing patterns with patterns: numbers hide that two names are of one kind.
+    kinds = {_without_numbers(layer): layer for layer in reversed(list(names))}
+    candidates = near(_without_numbers(pattern), kinds, limit=5)
+    if candidates:
+        return f"; near names: {', '.join(kinds[kind] for kind in candidates)}"
+    known = sorted({layer.split(".")[0] for layer in names})
+    return f"; linear layers of this model lie under: {', '.join(known) or '(none)'}"
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def _patterns(where: str, value: Any) -> tuple[str, ...]:
+    """One pattern or a list of them, as a tuple."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, Iterable) or isinstance(items, Mapping):
+        raise ConfigError(f"{where}: found {value!r}, expected a pattern or a list of patterns")
+    items = tuple(items)
+    for item in items:
+        _require_type(where, item, str, "a pattern")
+    return items
+
+
+def _off_as_none(value: Any) -> Any:
+    """None for the ways to write "off": YAML reads an unquoted off as false."""
+    return None if value is False or value == "off" else value
+
+
+def _require_type(where: str, value: Any, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{where}: found {value!r}, expected {expected}")

@@ -1,0 +1,98 @@
+"""Progressive schedules: how quantised a layer is at each update of a training.
+
+Pure functions of the update number, so that a resumed training continues exactly; nothing of them
+is stored.  Every schedule ends fully quantised.
+"""
+
+import dataclasses
+import math
+
+from torch import nn
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.quantization.bitlinear import BitLinear
+from cress_svcd.quantization.choices import require_choice
+from cress_svcd.quantization.codes import TERNARY_DEAD_ZONE
+from cress_svcd.quantization.swap import quantized_layers
+
+SHAPES = ("linear", "cosine")
+SCHEDULES = ("none", "fade", "ternary")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """State of a schedule at one update.
+
+    Attributes:
+        mix: share of the quantised output, 0 to 1 (``QuantLinear.mix``).
+        dead_zone: share of the ternary dead zone that 1-bit layers still have, 1 to 0.
+    """
+
+    mix: float = 1.0
+    dead_zone: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How a training leads full precision into few bits.
+
+    Attributes:
+        kind: "none" is quantised from the first update.  "fade" mixes full precision and the
+            quantised output, the latter's share (lambda) growing from 0 to 1.  "ternary" fades into
+            ternary weights during the first half of the warm-up, then shrinks the zone of the zeros
+            to nothing during the second, so that ternary becomes binary without a jump (layers that
+            are not 1-bit BitLinear, or are the published one, only fade).
+        warmup: share of all updates that the transition takes, 0 to 1.
+        shape: "linear", or "cosine" for a soft start and end.
+    """
+
+    kind: str = "none"
+    warmup: float = 0.3
+    shape: str = "linear"
+
+    def __post_init__(self) -> None:
+        require_choice("schedule.kind", self.kind, SCHEDULES)
+        require_choice("schedule.shape", self.shape, SHAPES)
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"schedule.warmup: found {self.warmup!r}, expected 0 to 1")
+
+    def stage(self, update: int, total: int) -> Stage:
+        """The state for the update with this number, of ``total`` (counted from 0)."""
+        length = self.warmup * total
+        if self.kind == "none" or update >= length:
+            return Stage()
+        done = max(0.0, update / length)
+        if self.kind == "fade":
+            return Stage(mix=self._ramp(done))
+        if done < 0.5:
+            return Stage(mix=self._ramp(2 * done), dead_zone=1.0)
+        return Stage(dead_zone=1 - self._ramp(2 * done - 1))
+
+    def _ramp(self, done: float) -> float:
+        """0 to 1 for 0 to 1."""
+        return done if self.shape == "linear" else (1 - math.cos(math.pi * done)) / 2
+
+
+def set_progress(model: nn.Module, update: int, total: int, schedule: Schedule) -> Stage:
+    """Put every quantised layer of ``model`` into the schedule's state for this update.
+
+    To be called before the update's forward pass, of training and validation alike; a model that is
+    loaded for translation is fully quantised without it.
+
+    Returns:
+        The state, for logging.
+    """
+    stage = schedule.stage(update, total)
+    for layer in quantized_layers(model).values():
+        layer.mix = stage.mix
+        if isinstance(layer, BitLinear) and layer.bits == 1 and layer.variant != "paper":
+            layer.dead_zone = stage.dead_zone * TERNARY_DEAD_ZONE
+    return stage
+
+
+def weight_decay_factor(update: int, total: int, off_from: float = 2 / 3) -> float:
+    """What to multiply the weight decay with: 1, and 0 from ``off_from`` of the training on.
+
+    Source: TriLM (Kaushal et al. 2024), which trains the last third of its updates without.
+    """
+    return 0.0 if update >= off_from * total else 1.0
