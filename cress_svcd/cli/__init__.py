@@ -1,0 +1,1 @@
+"""The commands: ``cress-svcd COMMAND``, one module each (see :mod:`cress_svcd.cli.main`)."""

@@ -1,0 +1,175 @@
+"""Prepare a speech translation corpus in the layout of MuST-C v1 for training.
+
+example:
+  cress-svcd prepare-mustc MUSTC_v1.0 -o data/en-de --tgt-lang de --text-data
+
+reads (RELEASE_ROOT may be the folder that holds en-de, or en-de itself):
+  en-de/data/{train,dev,tst-COMMON,tst-HE}/txt/SPLIT.{yaml,en,de}   line-aligned
+  en-de/data/{train,dev,tst-COMMON,tst-HE}/wav                      wav, flac, ogg or npy
+
+writes into OUT:
+  SPLIT.tsv                          one segment a line; audio is file:offset:frames
+  spm_unigram10000.{model,vocab}     joint sentencepiece model of English and the target language
+  spm_unigram10000.txt               the same pieces as a fairseq dictionary
+  config.yaml                        what fairseq needs to know (--config-yaml)
+  summary.json                       hours, segments, what was dropped and why
+  binary/                            with --text-data: both texts in fairseq's binary format
+
+Audio may have any sampling rate and several channels; it is converted when it is read.  A yaml may
+name a file that lies in a sub-folder, or has another suffix by now.  An .npy file holds a waveform
+at 16 kHz: a talk, or a single segment under its name in the yaml or its id (ted_767_12.npy).
+
+Segments without text on either side or shorter than --min-frames are dropped, those longer than
+--max-frames from the training split only: a test set must keep its sentences.  A release that
+contradicts itself (missing files, different numbers of lines, broken rows, segments past the end
+of their talk) is an error.  --check-audio decodes every segment and drops those that are silent,
+unreadable, not finite or past the end.
+
+A second run does only what has changed since; --force does everything again.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from cress_svcd.data.mustc import Limits
+from cress_svcd.data.preparation import (
+    CONFIG_FILE,
+    SUMMARY_FILE,
+    PrepareOptions,
+    prepare,
+)
+
+DEFAULT_TEXT_FOLDER = "binary"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = PrepareOptions("")
+    parser.add_argument("release", type=Path, metavar="RELEASE_ROOT", help="the unpacked release")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write to"
+    )
+    parser.add_argument(
+        "--tgt-lang", required=True, metavar="XX", help="de es fr it nl pt ro ru, or any other"
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="SPLIT",
+        help="splits to prepare (default: train dev tst-COMMON tst-HE, as far as they exist)",
+    )
+    vocabulary = parser.add_argument_group("vocabulary")
+    vocabulary.add_argument(
+        "--vocab-size",
+        type=int,
+        default=defaults.vocab_size,
+        metavar="N",
+        help="pieces of the joint unigram model (default: %(default)s)",
+    )
+    vocabulary.add_argument(
+        "--spm-model",
+        type=Path,
+        metavar="FILE",
+        help="use this sentencepiece model instead of training one",
+    )
+    vocabulary.add_argument(
+        "--dictionary",
+        type=Path,
+        metavar="FILE",
+        help="fairseq dictionary of --spm-model (default: made from its pieces)",
+    )
+    parser.add_argument(
+        "--text-data",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="write the texts in fairseq's binary format too (DIR defaults to OUT/binary)",
+    )
+    audio = parser.add_argument_group("audio")
+    audio.add_argument(
+        "--min-frames",
+        type=int,
+        default=defaults.limits.min_frames,
+        metavar="N",
+        help="drop shorter segments; in samples at 16 kHz (default: %(default)s)",
+    )
+    audio.add_argument(
+        "--max-frames",
+        type=int,
+        default=defaults.limits.max_frames,
+        metavar="N",
+        help="drop longer training segments; in samples at 16 kHz (default: %(default)s)",
+    )
+    audio.add_argument(
+        "--standardize-audio",
+        action="store_true",
+        help="have training normalise each segment to zero mean and unit variance; only for "
+        "encoders pretrained that way (HuBERT-Base was not)",
+    )
+    audio.add_argument(
+        "--check-audio",
+        action="store_true",
+        help="decode every segment; drop and count those that cannot be used",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="parallel threads and processes (default: all cores)",
+    )
+    parser.add_argument("--force", action="store_true", help="prepare again what is up to date")
+
+
+def run(args: argparse.Namespace) -> None:
+    text_data = args.text_data
+    if text_data is True:
+        text_data = args.output / DEFAULT_TEXT_FOLDER
+    options = PrepareOptions(
+        tgt_lang=args.tgt_lang,
+        splits=args.splits,
+        vocab_size=args.vocab_size,
+        spm_model=args.spm_model,
+        dictionary=args.dictionary,
+        text_data=text_data,
+        limits=Limits(args.min_frames, args.max_frames),
+        standardize_audio=args.standardize_audio,
+        check_audio=args.check_audio,
+        workers=args.workers,
+        force=args.force,
+    )
+    print(format_summary(prepare(args.release, args.output, options), args.output))
+
+
+def format_summary(summary: dict, out: Path) -> str:
+    """The summary as a table for people."""
+    lines = [f"{'split':<12}{'segments':>10}{'hours':>9}{'dropped':>9}"]
+    for split, report in summary["splits"].items():
+        dropped = sum(report["dropped"].values())
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report["dropped"].items())
+        lines.append(
+            f"{split:<12}{report['segments']:>10,}{report['hours']:>9.2f}{dropped:>9,}"
+            + (f"  ({reasons})" if reasons else "")
+        )
+        lines += [f"{'':<12}{note}" for note in _notes(report)]
+    vocabulary = summary["vocabulary"]
+    lines.append(
+        f"vocabulary  {vocabulary['size']:,} entries: {vocabulary['model']}, "
+        f"{vocabulary['dictionary']}"
+    )
+    for split, report in summary.get("text_data", {}).items():
+        lines.append(f"text data   {split}: {report['sentences']:,} pairs in {report['folder']}")
+    lines.append(f"config      {out / CONFIG_FILE}")
+    lines.append(f"summary     {out / SUMMARY_FILE}")
+    return "\n".join(lines)
+
+
+def _notes(report: dict) -> list[str]:
+    remarks = {
+        "longer_than_limit_but_kept": "segments longer than --max-frames kept",
+        "clipped_at_end": "segments ran past the end of their talk by a little and were cut",
+        "texts_normalised": "texts had tabs, control characters or runs of spaces normalised",
+        "duplicates": "segments occur more than once",
+    }
+    return [f"{report[key]:,} {text}" for key, text in remarks.items() if report[key]]

@@ -1,0 +1,83 @@
+"""Run a recipe: numbered stages of commands from data to scores, resumable.
+
+  cress-svcd recipe scripts/recipes/demo.yaml
+  cress-svcd recipe scripts/recipes/demo.yaml --set lang=ro --from-stage 3
+  cress-svcd recipe scripts/recipes/demo.yaml --dry-run
+
+A stage that has been done with the same commands is left out, and one that was stopped on its way
+takes up its work; where a stage runs anew, all that follow do.  Every command is printed by
+--dry-run as it would be run, and written to the log of its stage.  At the end OUT/report.json
+holds scores, sizes and seconds, and a table is printed.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.recipe import Runner, Stage, format_report, load_recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML file (see scripts/recipes)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of the recipe; may be repeated",
+    )
+    parser.add_argument("--from-stage", default="1", metavar="N", help="number or name")
+    parser.add_argument("--to-stage", metavar="N", help="number or name")
+    parser.add_argument("--force", action="store_true", help="run also what is done already")
+    parser.add_argument("--list", action="store_true", help="list settings and stages")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+
+
+def run(args: argparse.Namespace) -> None:
+    recipe = load_recipe(args.recipe, parse_changes(args.set))
+    first = stage_number(recipe.stages, args.from_stage)
+    last = stage_number(recipe.stages, args.to_stage) if args.to_stage else len(recipe.stages)
+    if args.list:
+        print(f"{recipe.name}: {recipe.about}\n\nsettings (change with --set KEY=VALUE):")
+        for key, value in recipe.settings.items():
+            print(f"  {key} = {value}")
+        print("\nstages:")
+        for number, stage in enumerate(recipe.stages, start=1):
+            print(f"  {number:2d} {stage.name}: {stage.does}")
+        return
+    if args.dry_run:
+        for number, stage in enumerate(recipe.stages[first - 1 : last], start=first):
+            print(f"# {number} {stage.name}: {stage.does}")
+            for command in stage.commands:
+                print(shlex.join(command))
+        return
+    # So that the commands are stopped with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    runner = Runner(recipe)
+    runner.run(first, last, force=args.force)
+    print(f"\n{format_report(runner.write_report())}")
+    print(f"\nreport       {recipe.folder / 'report.json'}\nall the rest {recipe.folder}")
+
+
+def parse_changes(items: list[str]) -> dict[str, str]:
+    """``KEY=VALUE`` texts as a dictionary; raises ConfigError for others."""
+    changes = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {item}: expected KEY=VALUE")
+        changes[key] = value
+    return changes
+
+
+def stage_number(stages: list[Stage], text: str) -> int:
+    """Number of a stage given by number or name; raises ConfigError if there is none."""
+    names = [stage.name for stage in stages]
+    if text in names:
+        return names.index(text) + 1
+    if text.isdigit() and 1 <= int(text) <= len(stages):
+        return int(text)
+    raise ConfigError(f"no stage {text}; there are 1 to {len(stages)}: {', '.join(names)}")

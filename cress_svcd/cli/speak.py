@@ -1,0 +1,185 @@
+"""Make a speech-translation corpus out of parallel text, with synthetic speech.
+
+For those who have translations and no recordings, for demos, and for measurements.  The result
+has the layout of a MuST-C release, so 'cress-svcd prepare-mustc' takes it from there:
+
+  OUTPUT/SRC-TGT/data/SPLIT/wav/SPLIT_00000.wav ...   several segments a file, pauses between
+  OUTPUT/SRC-TGT/data/SPLIT/txt/SPLIT.{yaml,SRC,TGT}  line-aligned: where, what, translation
+  OUTPUT/SRC-TGT/data/SPLIT/txt/SPLIT.phones          with --phones: [[seconds, phone], ...] a line
+  OUTPUT/SRC-TGT/data/SPLIT/txt/SPLIT.speak.json      settings, counts, speakers
+
+Example:
+
+  cress-svcd speak --split train train.en train.de --split dev val.en val.de \\
+      --split tst-COMMON test.en test.de --tgt-lang de -o corpus
+
+The synthesiser is espeak-ng.  A speaker is a voice with a speed, a pitch and a level, drawn with
+--seed; the same command gives the same bytes, whatever --workers.  Lines without text on either
+side, or without anything to pronounce, are left out on both sides and counted.  A run that was
+interrupted goes on where it stopped when the same command is given again.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from cress_svcd.data.espeak import Catalogue
+from cress_svcd.data.parallel_text import ParallelText, read_parallel
+from cress_svcd.data.spoken_release import (
+    ReleaseSummary,
+    installed_catalogue,
+    make_release,
+    speaking_pool,
+)
+from cress_svcd.data.synthetic_speech import ENCODINGS, SpeechOptions, default_voices
+from cress_svcd.errors import ConfigError
+
+_DEFAULTS = SpeechOptions("en", "", (), ())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "SOURCE", "TARGET"),
+        help="a split and its two line-aligned text files; once for each split "
+        "(MuST-C has train, dev, tst-COMMON, tst-HE)",
+    )
+    parser.add_argument("--tgt-lang", required=True, metavar="LANG", help="e.g. de")
+    parser.add_argument(
+        "--source-lang", default=_DEFAULTS.source_lang, metavar="LANG", help="default: %(default)s"
+    )
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder of the release")
+    parser.add_argument(
+        "--format",
+        choices=list(ENCODINGS),
+        default=_DEFAULTS.audio_format,
+        help="wav (16 bit, read fastest), flac (the same samples in half the space) "
+        "or ogg (Vorbis, lossy, a seventh); default: %(default)s",
+    )
+    parser.add_argument(
+        "--segments-per-file",
+        type=int,
+        default=_DEFAULTS.segments_per_file,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="replace tabs and other control characters in the text by spaces; else an error",
+    )
+    parser.add_argument(
+        "--phones", action="store_true", help="also write when each phone begins, as targets"
+    )
+    _add_voice_arguments(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes; default: one a core (%(default)s here)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="make the splits anew, over whatever lies there"
+    )
+
+
+def _add_voice_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("voices")
+    group.add_argument(
+        "--voices",
+        nargs="+",
+        metavar="VOICE",
+        help="espeak-ng voices, with a variant after a plus sign if wished: en-us en-us+f3 ...; "
+        "default: eight of the source language",
+    )
+    group.add_argument(
+        "--test-voices",
+        nargs="+",
+        metavar="VOICE",
+        help="voices of all splits but train; default: as --voices",
+    )
+    group.add_argument(
+        "--speaker-per",
+        choices=("talk", "segment"),
+        default=_DEFAULTS.speaker_per,
+        help="a new speaker for each file or for each segment; default: %(default)s",
+    )
+    for option, kind, pair, what in (
+        ("--rate", int, _DEFAULTS.rate, "words a minute, 80 to 450"),
+        ("--pitch", int, _DEFAULTS.pitch, "0 to 99; 50 is the voice's own"),
+        ("--gain", float, _DEFAULTS.gain_db, "level in dB, -40 to 0"),
+    ):
+        group.add_argument(
+            option,
+            nargs=2,
+            type=kind,
+            default=pair,
+            metavar=("MIN", "MAX"),
+            help=f"range that speakers are drawn from: {what}; default: {pair[0]} {pair[1]}",
+        )
+    group.add_argument(
+        "--noise", type=float, metavar="SNR_DB", help="add white noise that far below the speech"
+    )
+    group.add_argument(
+        "--seed", type=int, default=_DEFAULTS.seed, help="of all chance; default: %(default)s"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.workers < 1:
+        raise ConfigError(f"--workers {args.workers}: expected at least 1")
+    texts = _read_texts(args.split, args.clean)
+    with speaking_pool(args.workers) as pool:
+        catalogue = installed_catalogue(pool)
+        options = _options(args, catalogue)
+        summary = make_release(args.output, texts, options, catalogue, pool, args.force)
+    _report(texts, summary)
+    return 0
+
+
+def _read_texts(splits: list[list[str]], clean: bool) -> list[ParallelText]:
+    names = [name for name, _, _ in splits]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--split {name} is given {names.count(name)} times; expected once")
+    return [read_parallel(*split, clean=clean) for split in splits]
+
+
+def _options(args: argparse.Namespace, catalogue: Catalogue) -> SpeechOptions:
+    if args.voices:
+        voices = tuple(catalogue.resolve(voice) for voice in args.voices)
+    else:
+        voices = default_voices(args.source_lang, catalogue)
+    test_voices = tuple(catalogue.resolve(voice) for voice in args.test_voices or ()) or voices
+    return SpeechOptions(
+        source_lang=args.source_lang,
+        target_lang=args.tgt_lang,
+        voices=voices,
+        test_voices=test_voices,
+        rate=tuple(args.rate),
+        pitch=tuple(args.pitch),
+        gain_db=tuple(args.gain),
+        noise_snr_db=args.noise,
+        speaker_per=args.speaker_per,
+        segments_per_file=args.segments_per_file,
+        audio_format=args.format,
+        seed=args.seed,
+        phones=args.phones,
+    )
+
+
+def _report(texts: list[ParallelText], summary: ReleaseSummary) -> None:
+    for text, split in zip(texts, summary.splits, strict=True):
+        skipped = ", ".join(f"{count} {reason}" for reason, count in split.skipped.items() if count)
+        kept = "" if split.new_samples else " (was there already)"
+        print(
+            f"{split.split}: {split.segments} segments, {split.hours:.2f} hours, "
+            f"{split.speakers} speakers; left out: {skipped or 'none'}; "
+            f"cleaned: {text.n_cleaned or 'none'}{kept}"
+        )
+    print(f"{summary.seconds:.1f} s, {summary.times_real_time:.0f} x real time")
+    print(f"The release is in {summary.folder}; next: cress-svcd prepare-mustc")

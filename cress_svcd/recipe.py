@@ -1,0 +1,474 @@
+"""Recipes: numbered stages of real commands, resumable, described in YAML.
+
+A recipe file holds
+
+  name:      short name
+  about:     what it does, one sentence
+  settings:  key → value; later values may use earlier ones as {key}; --set changes them
+  stages:    list of
+    name:      short name, unique
+    does:      one sentence for people
+    commands:  list of argument lists; {key} is replaced by the setting of that name.  A list
+               whose only item is "{key}" where the setting is a list is spliced in.
+    together:  true runs the commands side by side, each with a log of its own
+    needs:     files that must exist before the stage starts
+    makes:     files that exist when it has succeeded
+    when:      "{key}"; the stage is left out where this is empty, false or 0
+    output:    file that receives what the commands print
+    clears:    files and folders to remove before the stage runs anew; they stay where the same
+               commands were stopped on their way, which take up their work then
+  report:    rows of the final table: name, checkpoint, scores (a JSON of 'cress-svcd score')
+
+Arguments stay lists throughout: nothing is ever passed through a shell.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import string
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Iterator
+
+import yaml
+from tqdm import tqdm
+
+from cress_svcd.errors import ConfigError, CressError
+from cress_svcd.files import read_yaml, write_json, write_text
+
+# Run as modules of this very Python: they need not be on the PATH.
+PROGRAMS = {
+    "cress-svcd": "cress_svcd.cli.main",
+    "fairseq-train": "fairseq_cli.train",
+    "fairseq-hydra-train": "fairseq_cli.hydra_train",
+    "fairseq-generate": "fairseq_cli.generate",
+    "fairseq-preprocess": "fairseq_cli.preprocess",
+    "fairseq-interactive": "fairseq_cli.interactive",
+}
+GRACE_SECONDS = 10
+STAGE_KEYS = {"name", "does", "commands", "together", "needs", "makes", "when", "clears", "output"}
+
+
+class StageError(CressError):
+    """A stage cannot start, or one of its commands failed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, all settings filled in; ``output`` receives what the commands print."""
+
+    name: str
+    does: str
+    commands: list[list[str]]
+    needs: list[str] = field(default_factory=list)
+    makes: list[str] = field(default_factory=list)
+    clears: list[str] = field(default_factory=list)
+    together: bool = False
+    output: str = ""
+
+    def digest(self) -> str:
+        """Changes with the commands."""
+        return hashlib.sha256(json.dumps(self.commands).encode("utf-8")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with its settings filled in."""
+
+    name: str
+    about: str
+    settings: dict[str, Any]
+    stages: list[Stage]
+    report: list[dict[str, str]]
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written: the setting ``out``."""
+        return Path(self.settings["out"])
+
+
+def load_recipe(path: str | os.PathLike, changes: dict[str, str] | None = None) -> Recipe:
+    """Read a recipe and fill in its settings.
+
+    Args:
+        path: YAML file.
+        changes: settings to change, as text (parsed as YAML values).
+    Raises:
+        ConfigError: naming file and key, for anything that is not a recipe.
+    """
+    content = read_yaml(path, "a recipe (see scripts/recipes)")
+    _check_structure(path, content)
+    settings = _settings(path, content.get("settings") or {}, changes or {})
+    if "out" not in settings:
+        raise ConfigError(f"{path}: settings: no key out, the folder to write to")
+    stages = [
+        stage
+        for raw in content["stages"]
+        if (stage := _stage(path, raw, settings)) is not None
+    ]
+    names = [stage.name for stage in stages]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: two stages have one name: {names}")
+    rows = [
+        {key: _fill(path, value, settings) for key, value in row.items()}
+        for row in content.get("report") or []
+    ]
+    if any("name" not in row for row in rows):
+        raise ConfigError(f"{path}: report: each row needs a name")
+    return Recipe(
+        content.get("name", Path(path).stem), content.get("about", ""), settings, stages, rows
+    )
+
+
+def _check_structure(path, content: dict) -> None:
+    """Raises ConfigError for anything that is not built like a recipe."""
+    if not content.get("stages"):
+        raise ConfigError(f"{path}: no key stages; expected a recipe (see scripts/recipes)")
+    if not isinstance(content.get("settings") or {}, dict):
+        raise ConfigError(f"{path}: settings: expected keys and values")
+    for key in ("stages", "report"):
+        items = content.get(key) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ConfigError(f"{path}: {key}: expected a list of keys and values")
+    for stage in content["stages"]:
+        commands = stage.get("commands") or []
+        if not isinstance(commands, list) or not all(
+            isinstance(command, list) and command for command in commands
+        ):
+            raise ConfigError(
+                f"{path}: stage {stage.get('name')}: commands: expected a list of argument lists "
+                "such as [[cress-svcd, average, …]]; nothing is passed through a shell"
+            )
+
+
+def _settings(path, defaults: dict, changes: dict[str, str]) -> dict:
+    unknown = sorted(set(changes) - set(defaults))
+    if unknown:
+        raise ConfigError(
+            f"{path}: no setting {', '.join(unknown)}; it has {', '.join(sorted(defaults))}"
+        )
+    settings: dict[str, Any] = {}
+    for key, value in defaults.items():
+        if key in changes:
+            # Text stays text: to YAML the language "no" is false.
+            value = changes[key] if isinstance(value, str) else _parse(path, key, changes[key])
+        if isinstance(value, str):
+            value = _fill(path, value, settings)
+        elif isinstance(value, list):
+            value = [_fill(path, str(item), settings) for item in value]
+        settings[key] = value
+    return settings
+
+
+def _parse(path, key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: setting {key}: {text!r} is not YAML: {error}") from None
+
+
+def _fill(path, text: Any, settings: dict) -> str:
+    """``text`` with each {key} replaced; doubled braces stand for themselves."""
+    try:
+        return string.Formatter().vformat(str(text), (), settings)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: {text!r}: no setting {error}; it has {', '.join(sorted(settings))}"
+        ) from None
+
+
+def _arguments(path, command: list, settings: dict) -> list[str]:
+    arguments: list[str] = []
+    for item in command:
+        key = str(item)[1:-1]
+        if str(item) == "{" + key + "}" and isinstance(settings.get(key), list):
+            arguments.extend(settings[key])
+        else:
+            arguments.append(_fill(path, item, settings))
+    return arguments
+
+
+def _stage(path, raw: dict, settings: dict) -> Stage | None:
+    unknown = sorted(set(raw) - STAGE_KEYS)
+    if unknown or not {"name", "commands"} <= set(raw):
+        raise ConfigError(
+            f"{path}: stage {raw.get('name', raw)!r}: needs name and commands, and knows "
+            f"{', '.join(sorted(STAGE_KEYS))}" + (f"; found {unknown}" if unknown else "")
+        )
+    if "when" in raw and _fill(path, raw["when"], settings) in ("", "False", "0", "None", "[]"):
+        return None
+
+    def filled(key: str) -> list[str]:
+        return [_fill(path, item, settings) for item in raw.get(key) or []]
+
+    return Stage(
+        name=raw["name"],
+        does=_fill(path, raw.get("does", ""), settings),
+        commands=[_arguments(path, command, settings) for command in raw["commands"]],
+        needs=filled("needs"),
+        makes=filled("makes"),
+        clears=filled("clears"),
+        together=bool(raw.get("together")),
+        output=_fill(path, raw.get("output", ""), settings),
+    )
+
+
+class Runner:
+    """Runs the stages of a recipe, leaving out those that are done already.
+
+    Beside the results, in ``out``: ``logs/NN-stage.log``, ``.stages/stage.json`` (digest of the
+    commands; seconds) and ``report.json``.
+    """
+
+    def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
+        self.recipe = recipe
+        self._lock: tuple[int, ...] = ()
+        self.environment = {
+            # OpenMP's threads would spin while they wait for each other: on cores that something
+            # else uses as well, training takes up to eight times as long.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+
+    def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
+        """Run stages ``first`` to ``last`` (numbers from 1).
+
+        A stage is done if its commands are those of its last success, what it makes is there, and
+        no stage before it ran since.  ``force`` takes none of them as done.
+
+        Raises:
+            StageError: the first stage that cannot start, or fails; or another run is at work.
+        """
+        stages = self.recipe.stages
+        with self._alone():
+            for number, stage in enumerate(stages, start=1):
+                if not first <= number <= (last or len(stages)):
+                    continue
+                title = f"[{number}/{len(stages)}] {stage.name}"
+                if force:
+                    self._forget([stage])
+                if self.is_done(stage):
+                    seconds = self._stamp(stage)["seconds"]
+                    print(f"{title}: done before, in {seconds:.0f} s", flush=True)
+                    continue
+                print(f"{title}: {stage.does}", flush=True)
+                self.run_stage(number, stage)
+
+    def is_done(self, stage: Stage) -> bool:
+        stamp = self._stamp(stage)
+        return (
+            stamp.get("digest") == stage.digest()
+            and "seconds" in stamp
+            and all(Path(file).exists() for file in stage.makes)
+        )
+
+    def run_stage(self, number: int, stage: Stage) -> None:
+        """Run one stage and note that it is done; what comes after it is not, from then on."""
+        missing = [file for file in stage.needs if not Path(file).exists()]
+        if missing:
+            raise StageError(
+                f"stage {stage.name}: {', '.join(missing)}: no such file; run the stages before it "
+                "(--from-stage), or check the setting that names it"
+            )
+        started_before = self._stamp(stage) == {"digest": stage.digest()}
+        self._forget(self.recipe.stages[number - 1 :])
+        if not started_before:
+            for file in stage.clears:
+                _remove(Path(file))
+        write_json(self._stamp_file(stage), {"digest": stage.digest()})
+        started = time.monotonic()
+        logs = self._run_commands(number, stage)
+        seconds = time.monotonic() - started
+        if stage.output:
+            printed = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+            write_text(stage.output, "".join(printed))
+        absent = [file for file in stage.makes if not Path(file).exists()]
+        if absent:
+            raise StageError(
+                f"stage {stage.name}: it ended without {', '.join(absent)}; see {logs[-1]}"
+            )
+        write_json(self._stamp_file(stage), {"digest": stage.digest(), "seconds": seconds})
+        print(f"    {seconds:.0f} s, log {', '.join(map(str, logs))}", flush=True)
+
+    def _run_commands(self, number: int, stage: Stage) -> list[Path]:
+        """Run the commands of a stage; returns their logs."""
+        log = self.recipe.folder / "logs" / f"{number:02d}-{stage.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if stage.together:
+            logs = [log.with_stem(f"{log.stem}-{i + 1}") for i in range(len(stage.commands))]
+            self._run_group(stage, list(zip(stage.commands, logs)))
+            return logs
+        log.unlink(missing_ok=True)
+        for command in stage.commands:
+            self._run_group(stage, [(command, log)])
+        return [log]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder, also while a killed run's command is still at work.
+
+        Commands inherit the lock, and the system releases it when the last process that has it
+        ends.
+        """
+        path = self.recipe.folder / ".stages" / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StageError(
+                    f"{self.recipe.folder}: another run of a recipe is at work there, or a command "
+                    "that was left behind when one was killed; wait for it, or stop it"
+                ) from None
+            self._lock = (lock.fileno(),)
+            yield
+
+    def _run_group(self, stage: Stage, commands: list[tuple[list[str], Path]]) -> None:
+        """Run commands side by side, each writing to the end of its log; one failure ends all."""
+        with contextlib.ExitStack() as stack:
+            processes = []
+            for command, log in commands:
+                sink = stack.enter_context(
+                    log.open("w" if stage.together else "a", encoding="utf-8")
+                )
+                sink.write(f"$ {shlex.join(command)}\n")
+                sink.flush()
+                process = self._start(stage, command, sink)
+                stack.callback(stop_process, process)
+                processes.append((command, log, process))
+            for _ in _heartbeat(processes[0][1]):
+                codes = [process.poll() for *_, process in processes]
+                if all(code is not None for code in codes) or any(codes):
+                    break
+            for command, log, process in processes:
+                if process.poll():
+                    raise StageError(
+                        f"stage {stage.name}: {' '.join(command[:2])} failed with status "
+                        f"{process.returncode}; the end of {log}:\n{_tail(log)}"
+                    )
+
+    def _start(self, stage: Stage, command: list[str], sink) -> subprocess.Popen:
+        try:
+            return subprocess.Popen(
+                resolve(command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                pass_fds=self._lock,
+            )
+        except OSError as error:
+            raise StageError(
+                f"stage {stage.name}: {command[0]}: cannot be started ({error.strerror})"
+            ) from None
+
+    def write_report(self) -> dict:
+        """Write ``report.json``: scores and sizes of the rows, seconds of the stages."""
+        stages = {
+            stage.name: round(self._stamp(stage).get("seconds", 0), 1)
+            for stage in self.recipe.stages
+        }
+        report = {
+            "recipe": self.recipe.name,
+            "settings": self.recipe.settings,
+            "results": [_report_row(row) for row in self.recipe.report],
+            "seconds": stages,
+            "total_seconds": round(sum(stages.values()), 1),
+        }
+        write_json(self.recipe.folder / "report.json", report)
+        return report
+
+    def _forget(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            self._stamp_file(stage).unlink(missing_ok=True)
+
+    def _stamp_file(self, stage: Stage) -> Path:
+        return self.recipe.folder / ".stages" / f"{stage.name}.json"
+
+    def _stamp(self, stage: Stage) -> dict:
+        """``digest`` of the stage's commands since they started, ``seconds`` once they are done."""
+        try:
+            return json.loads(self._stamp_file(stage).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def resolve(command: list[str]) -> list[str]:
+    """The command with its program as a module of this Python."""
+    if command[0] in PROGRAMS:
+        return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
+    return command
+
+
+def _heartbeat(log: Path) -> Iterator[None]:
+    """Ticks; on a terminal, shows the seconds passed and the last line of the log meanwhile."""
+    with tqdm(
+        bar_format="    {elapsed} {desc}", leave=False, disable=not sys.stderr.isatty()
+    ) as bar:
+        pause = 0.05
+        while True:
+            yield
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+            if not bar.disable:
+                width = max(20, shutil.get_terminal_size().columns - 14)
+                bar.set_description_str(_tail(log, 1)[:width])
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, os.path.getsize(log) - 20_000))
+        text = file.read().decode("utf-8", errors="replace")
+    kept = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    return "\n".join(kept[-lines:])
+
+
+def stop_process(process: subprocess.Popen) -> None:
+    """End a process that still runs: politely, then for sure."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _report_row(row: dict[str, str]) -> dict:
+    result: dict[str, Any] = {"name": row["name"]}
+    checkpoint, scores = Path(row.get("checkpoint", "")), Path(row.get("scores", ""))
+    if checkpoint.is_file():
+        result["checkpoint"] = str(checkpoint)
+        result["megabytes"] = round(checkpoint.stat().st_size / 1e6, 2)
+    if scores.is_file():
+        result.update(json.loads(scores.read_text(encoding="utf-8")))
+    return result
+
+
+def format_report(report: dict) -> str:
+    """The table for people."""
+    lines = [f"{'':<44}{'BLEU':>7}{'chrF':>7}{'MB':>8}{'sentences':>11}"]
+    for row in report["results"]:
+        numbers = [row.get(key) for key in ("bleu", "chrf", "megabytes", "sentences")]
+        cells = ["" if number is None else f"{number:g}" for number in numbers]
+        lines.append(f"{row['name']:<44}{cells[0]:>7}{cells[1]:>7}{cells[2]:>8}{cells[3]:>11}")
+    lines.append("")
+    lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in report["seconds"].items()]
+    lines.append(f"{'all stages':<44}{report['total_seconds']:>7.0f} s")
+    return "\n".join(lines)
