@@ -1,0 +1,90 @@
+"""Run a training command and measure it: updates a second, and how long the GPU stood idle.
+
+  python scripts/bench/watch.py measured.json -- fairseq-train DATA … --log-format json
+
+The command's output passes through.  Every second nvidia-smi tells the share of time in which the
+GPU was busy (it counts a GPU as busy while any kernel runs); the updates are read from fairseq's
+json log, from the second epoch on, when the data is in the page cache and kernels are chosen.
+Without nvidia-smi only the updates are measured.
+"""
+
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+from cress_svcd.files import write_json
+from cress_svcd.recipe import resolve
+
+LOG_LINE = re.compile(r"\| INFO \| train_inner \| (\{.*\})")
+
+
+QUERY = [
+    "nvidia-smi",
+    "--query-gpu=utilization.gpu,memory.used",
+    "--format=csv,noheader,nounits",
+    # One process for all samples: starting one takes the driver's attention from the training.
+    "--loop=1",
+]
+
+
+def sample_gpu(process: subprocess.Popen, samples: list[tuple[float, int, int]]) -> None:
+    """Append (time, utilisation in percent, memory in MiB) for each line that nvidia-smi prints."""
+    for line in process.stdout:
+        fields = line.strip().split(",")
+        if len(fields) == 2 and all(field.strip().isdigit() for field in fields):
+            samples.append((time.monotonic(), int(fields[0]), int(fields[1])))
+
+
+def main() -> int:
+    if len(sys.argv) < 4 or sys.argv[2] != "--":
+        print(__doc__, file=sys.stderr)
+        return 2
+    output, command = sys.argv[1], sys.argv[3:]
+    samples: list[tuple[float, int, int]] = []
+    monitor = None
+    if shutil.which("nvidia-smi"):
+        monitor = subprocess.Popen(QUERY, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=sample_gpu, args=(monitor, samples), daemon=True).start()
+    updates: list[tuple[float, int, float]] = []
+    started = time.monotonic()
+    process = subprocess.Popen(
+        resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        match = LOG_LINE.search(line)
+        if match:
+            logged = json.loads(match[1])
+            updates.append((time.monotonic(), int(logged["num_updates"]), float(logged["epoch"])))
+    code = process.wait()
+    if monitor is not None:
+        monitor.terminate()
+        monitor.wait()
+    write_json(output, summarize(samples, updates, time.monotonic() - started))
+    return code
+
+
+def summarize(samples: list, updates: list, seconds: float) -> dict:
+    """Figures of the steady state: from the first log of the second epoch to the last log."""
+    steady = [entry for entry in updates if entry[2] >= 2] or updates
+    result: dict = {"seconds": round(seconds, 1)}
+    if len(steady) > 1:
+        (start, first, _), (end, last, _) = steady[0], steady[-1]
+        result["updates"] = last
+        result["updates_per_second"] = round((last - first) / (end - start), 2)
+        busy = [use for moment, use, _ in samples if start <= moment <= end]
+        if busy:
+            result["gpu_busy_percent"] = round(statistics.mean(busy), 1)
+            result["gpu_idle_percent"] = round(100 - statistics.mean(busy), 1)
+    if samples:
+        result["gpu_memory_mib"] = max(memory for _, _, memory in samples)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
