@@ -1,0 +1,409 @@
+"""Recipes: stages that run once, resume, and fail with the reason."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cress_svcd.cli.main import main
+from cress_svcd.errors import ConfigError
+from cress_svcd.recipe import load_recipe, resolve
+
+# Appends its arguments as a line to a file.
+NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"
+
+
+def note(*words) -> list[str]:
+    return ["{python}", "-c", NOTE, "{out}/notes", *words]
+
+
+class Kitchen:
+    """Writes a recipe and runs it."""
+
+    def __init__(self, folder: Path):
+        self.path, self.out = folder / "recipe.yaml", folder / "out"
+        self.out.mkdir()
+
+    def write(self, *stages, report=(), **settings) -> None:
+        content = {
+            "name": "test",
+            "about": "a test",
+            "settings": {"out": str(self.out), "python": sys.executable, **settings},
+            "stages": list(stages),
+            "report": list(report),
+        }
+        self.path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def run(self, *flags) -> int:
+        return main(["recipe", str(self.path), *flags])
+
+    def start(self, *flags) -> subprocess.Popen:
+        command = resolve(["cress-svcd", "recipe", str(self.path), *flags])
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Tests that run in the background inherit an ignored Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        path = self.out / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def kitchen(tmp_path) -> Kitchen:
+    return Kitchen(tmp_path)
+
+
+def stage(name, *commands, **keys) -> dict:
+    return {"name": name, "does": f"do {name}", "commands": list(commands), **keys}
+
+
+def wait_for(condition, seconds=60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+class TestResuming:
+    three = [stage("a", note("a")), stage("b", note("b", "{word}")), stage("c", note("c"))]
+
+    def test_a_second_run_does_nothing(self, kitchen, capsys):
+        kitchen.write(*self.three, word="x")
+        assert kitchen.run() == 0 and kitchen.notes == ["a", "b x", "c"]
+        assert kitchen.run() == 0 and kitchen.notes == ["a", "b x", "c"]
+        assert capsys.readouterr().out.count("done before") == 3
+
+    def test_a_changed_command_runs_again_with_all_that_follows(self, kitchen):
+        kitchen.write(*self.three, word="x")
+        kitchen.run()
+        assert kitchen.run("--set", "word=y") == 0
+        assert kitchen.notes == ["a", "b x", "c", "b y", "c"]
+
+    def test_what_follows_a_change_runs_again_also_after_an_interruption(self, kitchen):
+        kitchen.write(*self.three, word="x")
+        kitchen.run()
+        kitchen.run("--set", "word=y", "--to-stage", "b")
+        kitchen.run("--set", "word=y")
+        assert kitchen.notes == ["a", "b x", "c", "b y", "c"]
+
+    def test_a_stage_whose_result_is_gone_runs_again(self, kitchen):
+        kitchen.write(stage("a", note("a"), makes=["{out}/notes"]))
+        kitchen.run()
+        (kitchen.out / "notes").unlink()
+        kitchen.run()
+        assert kitchen.notes == ["a"]
+
+    def test_a_failed_stage_runs_again(self, kitchen, capsys):
+        fails_once = (
+            "import pathlib, sys; file = pathlib.Path(sys.argv[1]); tried = file.exists();"
+            "file.touch(); sys.exit(not tried)"
+        )
+        kitchen.write(
+            stage("a", note("a")), stage("b", ["{python}", "-c", fails_once, "{out}/tried"])
+        )
+        assert kitchen.run() == 2 and "stage b" in capsys.readouterr().err
+        assert kitchen.run() == 0 and kitchen.notes == ["a"]
+
+    def test_some_stages_only(self, kitchen):
+        kitchen.write(*self.three, word="x")
+        kitchen.run("--from-stage", "2", "--to-stage", "b")
+        assert kitchen.notes == ["b x"]
+
+    def test_force(self, kitchen):
+        kitchen.write(*self.three, word="x")
+        kitchen.run()
+        kitchen.run("--force", "--from-stage", "c")
+        assert kitchen.notes == ["a", "b x", "c", "c"]
+
+
+class TestStopping:
+    # Makes work/, notes its process, and waits the first time.
+    slow = (
+        "import os, pathlib, sys, time; folder = pathlib.Path(sys.argv[1]);"
+        "first = not folder.exists();"
+        "folder.mkdir(exist_ok=True); part = folder / 'pid.part';"
+        "part.write_text(str(os.getpid())); part.rename(folder / 'pid'); time.sleep(600 * first)"
+    )
+
+    def write(self, kitchen):
+        kitchen.write(
+            stage("a", note("a")),
+            stage("b", ["{python}", "-c", self.slow, "{out}/work"], clears=["{out}/work"]),
+            stage("c", note("c")),
+        )
+
+    def stop(self, kitchen, how) -> tuple[int, str]:
+        """Stop the recipe in stage b; returns the process of its command, and what was said."""
+        pid_file = kitchen.out / "work" / "pid"
+        process = kitchen.start()
+        wait_for(pid_file.exists)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        return int(pid_file.read_text()), said
+
+    @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+    def test_its_commands_stop_with_it_and_it_resumes(self, kitchen, how):
+        self.write(kitchen)
+        command, said = self.stop(kitchen, how)
+        assert not alive(command) and "Traceback" not in said
+        assert kitchen.run() == 0
+        assert kitchen.notes == ["a", "c"]
+
+    def test_killed_outright_it_resumes_and_never_twice_at_a_time(self, kitchen, capsys):
+        self.write(kitchen)
+        command, _ = self.stop(kitchen, signal.SIGKILL)
+        assert alive(command)
+        assert kitchen.run() == 2 and "at work there" in capsys.readouterr().err
+        os.kill(command, signal.SIGKILL)
+        wait_for(lambda: not alive(command))
+        assert kitchen.run() == 0 and kitchen.notes == ["a", "c"]
+
+    def test_it_takes_up_its_work_only_with_the_same_commands(self, kitchen):
+        self.write(kitchen)
+        self.stop(kitchen, signal.SIGTERM)
+        (kitchen.out / "work" / "checkpoint").write_text("")
+        kitchen.run()
+        assert (kitchen.out / "work" / "checkpoint").exists()
+        kitchen.write(stage("b", note("b"), clears=["{out}/work"]))
+        kitchen.run()
+        assert not (kitchen.out / "work").exists()
+
+
+class TestFailing:
+    def test_the_message_holds_the_end_of_the_log(self, kitchen, capsys):
+        loud = "import sys\nfor i in range(100): print('line', i)\nsys.exit('the reason')"
+        kitchen.write(stage("bad", ["{python}", "-c", loud]))
+        assert kitchen.run() == 2
+        message = capsys.readouterr().err
+        assert "stage bad" in message and "status 1" in message and "01-bad.log" in message
+        assert "the reason" in message and "line 99" in message and "line 5\n" not in message
+
+    def test_something_needed_is_missing(self, kitchen, capsys):
+        kitchen.write(stage("a", note("a"), needs=["{out}/nowhere"]))
+        assert kitchen.run() == 2
+        assert "nowhere: no such file; run the stages before it" in capsys.readouterr().err
+        assert not kitchen.notes
+
+    def test_something_is_not_made(self, kitchen, capsys):
+        kitchen.write(stage("a", note("a"), makes=["{out}/nowhere"]))
+        for _ in range(2):
+            assert kitchen.run() == 2
+            assert "it ended without" in capsys.readouterr().err
+        assert kitchen.notes == ["a", "a"]
+
+    def test_commands_one_after_the_other_stop_at_the_first_failure(self, kitchen):
+        kitchen.write(stage("a", note("1"), ["{python}", "-c", "raise SystemExit(3)"], note("2")))
+        assert kitchen.run() == 2 and kitchen.notes == ["1"]
+
+    def test_a_program_that_is_not_there(self, kitchen, capsys):
+        kitchen.write(stage("a", ["no-such-program", "x"]))
+        assert kitchen.run() == 2
+        assert "no-such-program" in capsys.readouterr().err
+
+
+class TestTogether:
+    # Waits for the other's file: they can only succeed side by side.
+    meet = (
+        "import pathlib, sys, time; mine, other = map(pathlib.Path, sys.argv[1:]); mine.touch();"
+        "[time.sleep(0.01) for _ in range(3000) if not other.exists()]; assert other.exists()"
+    )
+
+    def test_side_by_side(self, kitchen):
+        commands = [
+            ["{python}", "-c", self.meet, f"{{out}}/{mine}", f"{{out}}/{other}"]
+            for mine, other in ("ab", "ba")
+        ]
+        kitchen.write(stage("both", *commands, together=True, output="{out}/all.txt"))
+        assert kitchen.run() == 0
+        logs = [kitchen.out / "logs" / f"01-both-{i}.log" for i in (1, 2)]
+        assert (kitchen.out / "all.txt").read_text() == "".join(log.read_text() for log in logs)
+
+    def test_one_failure_stops_the_others(self, kitchen, capsys):
+        sleep = (
+            "import os, pathlib, sys, time; part = pathlib.Path(sys.argv[1] + '.part');"
+            "part.write_text(str(os.getpid())); part.rename(sys.argv[1]); time.sleep(600)"
+        )
+        fail = (
+            "import os, sys, time\n"
+            "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+            "sys.exit(5)"
+        )
+        kitchen.write(
+            stage(
+                "both",
+                ["{python}", "-c", sleep, "{out}/pid"],
+                ["{python}", "-c", fail, "{out}/pid"],
+                together=True,
+            )
+        )
+        assert kitchen.run() == 2 and "status 5" in capsys.readouterr().err
+        assert not alive(int((kitchen.out / "pid").read_text()))
+
+
+class TestReading:
+    def load(self, kitchen, changes=None):
+        return load_recipe(kitchen.path, changes)
+
+    def test_settings_use_earlier_ones(self, kitchen):
+        kitchen.write(stage("a", ["x", "{deep}", "{{kept}}"]), lang="de", deep="{lang}/{out}")
+        (only,) = self.load(kitchen, {"lang": "ro"}).stages
+        assert only.commands == [["x", f"ro/{kitchen.out}", "{kept}"]]
+
+    def test_lists_are_spliced(self, kitchen):
+        kitchen.write(
+            stage("a", ["x", "{flags}", "--seed={seed}", "{none}", "y"]),
+            seed=3, flags=["--a={seed}", "--b"], none=[],
+        )  # fmt: skip
+        assert self.load(kitchen).stages[0].commands == [["x", "--a=3", "--b", "--seed=3", "y"]]
+        changed = self.load(kitchen, {"flags": "[--c]", "seed": "4"})
+        assert changed.stages[0].commands == [["x", "--c", "--seed=4", "y"]]
+
+    def test_a_changed_text_stays_text(self, kitchen):
+        kitchen.write(stage("a", ["x", "{lang}", "{rate}"]), lang="de", rate="1e-3")
+        changed = self.load(kitchen, {"lang": "no", "rate": "1e-4"})
+        assert changed.stages[0].commands == [["x", "no", "1e-4"]]
+
+    @pytest.mark.parametrize(
+        "value, there", [(True, 2), (False, 1), ("", 1), (0, 1), ([], 1), ("x", 2)]
+    )
+    def test_stages_that_are_left_out(self, kitchen, value, there):
+        kitchen.write(stage("a", ["x"]), stage("b", ["y"], when="{flag}"), flag=value)
+        assert len(self.load(kitchen).stages) == there
+
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            ("", "holds nothing.*scripts/recipes"),
+            ("- a", "holds a list"),
+            ("stages: [", "is not YAML"),
+            ("name: x", "no key stages"),
+            ("stages: [x]\nsettings: {out: o}", "stages: expected a list of keys"),
+            ("settings: [out]\nstages: [{name: a, commands: [[x]]}]", "settings: expected keys"),
+            ("stages: [{name: a, commands: [[x]]}]", "no key out"),
+            ("settings: {out: o}\nstages: [{name: a}]", "needs name and commands"),
+            ("settings: {out: o}\nstages: [{name: a, commands: [[x]], runs: 1}]", "'runs'"),
+            ("settings: {out: o}\nstages: [{name: a, commands: [x y]}]", "argument lists"),
+            ("settings: {out: o}\nstages: [{name: a, commands: x}]", "argument lists"),
+            ("settings: {out: o}\nstages: [{name: a, commands: [['{b}']]}]", "no setting 'b'.*out"),
+            ("settings: {out: o}\nstages: [{name: a, commands: [['{out.b}']]}]", "{out.b}"),
+            ("settings: {out: o}\nstages: [{name: a, commands: [['{']]}]", "'{'"),
+            (
+                "settings: {out: o}\nstages: [{name: a, commands: [[x]]}, {name: a, commands: []}]",
+                "two stages have one name",
+            ),
+            (
+                "settings: {out: o}\nstages: [{name: a, commands: [[x]]}]\nreport: [{scores: x}]",
+                "report.*name",
+            ),
+        ],
+    )
+    def test_what_is_no_recipe_says_why(self, kitchen, content, message):
+        kitchen.path.write_text(content)
+        with pytest.raises(ConfigError, match=f"(?s)recipe.yaml.*{message}"):
+            self.load(kitchen)
+
+    def test_a_file_that_is_not_there(self, kitchen):
+        with pytest.raises(ConfigError, match="recipe.yaml: cannot be read"):
+            self.load(kitchen)
+
+    @pytest.mark.parametrize(
+        "flags, message",
+        [
+            (["--set", "lnag=de"], "no setting lnag; it has"),
+            (["--set", "lang"], "expected KEY=VALUE"),
+            (["--set", "=x"], "expected KEY=VALUE"),
+            (["--set", "flags=[a"], "setting flags: '\\[a' is not YAML"),
+            (["--from-stage", "7"], "no stage 7; there are 1 to 1: a"),
+            (["--to-stage", "b"], "no stage b"),
+        ],
+    )
+    def test_wrong_options_say_what_there_is(self, kitchen, capsys, flags, message):
+        kitchen.write(stage("a", note("a")), lang="de", flags=[])
+        assert kitchen.run(*flags) == 2 and not kitchen.notes
+        assert re.search(message, capsys.readouterr().err)
+
+
+class TestPrinting:
+    def test_a_dry_run_prints_what_is_run(self, kitchen, capsys):
+        kitchen.write(stage("a", note("two words", "{word}")), stage("b", note("b")), word="größe")
+        assert kitchen.run("--dry-run") == 0 and not kitchen.notes
+        printed = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+        kitchen.run()
+        logs = sorted((kitchen.out / "logs").iterdir())
+        assert [log.name for log in logs] == ["01-a.log", "02-b.log"]
+        assert [f"$ {line}" for line in printed] == [
+            log.read_text(encoding="utf-8").splitlines()[0] for log in logs
+        ]
+        before = kitchen.notes
+        for line in printed:
+            subprocess.run(shlex.split(line), check=True)
+        assert kitchen.notes == before * 2 == ["two words größe", "b"] * 2
+
+    def test_a_list(self, kitchen, capsys):
+        kitchen.write(stage("first", note("a")), word="x")
+        assert kitchen.run("--list") == 0 and not kitchen.notes
+        printed = capsys.readouterr().out
+        assert "word = x" in printed and "1 first: do first" in printed
+
+    def test_the_output_of_a_stage_is_kept(self, kitchen):
+        kitchen.write(
+            stage(
+                "a",
+                ["{python}", "-c", "print('said')"],
+                output="{out}/results/a.txt",
+                makes=["{out}/results/a.txt"],
+            )
+        )
+        assert kitchen.run() == 0
+        assert "said" in (kitchen.out / "results" / "a.txt").read_text().splitlines()
+
+    def test_the_report(self, kitchen, capsys):
+        (kitchen.out / "model.pt").write_bytes(bytes(2_500_000))
+        (kitchen.out / "scores.json").write_text('{"bleu": 93.1, "chrf": 95.5, "sentences": 200}')
+        kitchen.write(
+            stage("a", note("a")),
+            report=[
+                {"name": "speech", "checkpoint": "{out}/model.pt", "scores": "{out}/scores.json"},
+                {"name": "not yet", "scores": "{out}/nowhere.json"},
+            ],
+        )
+        assert kitchen.run() == 0
+        report = json.loads((kitchen.out / "report.json").read_text())
+        assert report["results"] == [
+            {"name": "speech", "checkpoint": str(kitchen.out / "model.pt"), "megabytes": 2.5,
+             "bleu": 93.1, "chrf": 95.5, "sentences": 200},
+            {"name": "not yet"},
+        ]  # fmt: skip
+        assert report["seconds"].keys() == {"a"} and report["settings"]["out"] == str(kitchen.out)
+        (row,) = (line for line in capsys.readouterr().out.splitlines() if "speech" in line)
+        assert row.split() == ["speech", "93.1", "95.5", "2.5", "200"]
+
+
+RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_of_the_project_can_be_read(path):
+    recipe = load_recipe(path)
+    assert recipe.about and all(stage.does for stage in recipe.stages)

@@ -1,0 +1,103 @@
+"""Fixtures shared by all tests: small, real, seeded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "models"))
+
+
+def pytest_configure(config):
+    # Of fairseq and torch, not ours to mend.
+    for source in ("torch", "fairseq", "hydra", "omegaconf"):
+        config.addinivalue_line("filterwarnings", f"ignore::Warning:{source}")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    # Tiny matrices: threads cost more than they bring, and sums keep their order.
+    torch.set_num_threads(1)
+
+
+SUBJECTS = {"the man": "der Mann", "a woman": "eine Frau", "the dog": "der Hund", "my child": "mein Kind"}
+VERBS = {"sees": "sieht", "buys": "kauft", "wants": "will", "takes": "nimmt"}
+OBJECTS = {"the house": "das Haus", "an apple": "einen Apfel", "water": "Wasser", "a red book": "ein rotes Buch"}
+
+
+def sentences() -> list[tuple[str, str]]:
+    """All 64 English sentences of a small grammar with their translations."""
+    return [
+        (f"{subject} {verb} {thing}.", f"{german} {verb_de} {thing_de}.")
+        for subject, german in SUBJECTS.items()
+        for verb, verb_de in VERBS.items()
+        for thing, thing_de in OBJECTS.items()
+    ]
+
+
+def run_command(*command, cwd=None, check=True, **options) -> subprocess.CompletedProcess:
+    """Run one of our commands, or of fairseq, as a process of this Python."""
+    from cress_svcd.recipe import resolve
+
+    result = subprocess.run(
+        resolve([str(item) for item in command]),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **options,
+    )
+    if check and result.returncode:
+        raise AssertionError(f"{command[0]} failed:\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")
+    return result
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs commands as processes; see :func:`run_command`."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory) -> Path:
+    """A spoken release of the small grammar: 40 sentences to train, 12 dev, 12 test."""
+    folder = tmp_path_factory.mktemp("release")
+    arguments = []
+    pairs = sentences()[::5] + [pair for i, pair in enumerate(sentences()) if i % 5]
+    for split, part in (("train", pairs[:40]), ("dev", pairs[40:52]), ("tst-COMMON", pairs[52:])):
+        for side, language in enumerate(("en", "de")):
+            text = "".join(f"{pair[side]}\n" for pair in part)
+            (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
+        arguments += ["--split", split, folder / f"{split}.en", folder / f"{split}.de"]
+    run_command(
+        "cress-svcd", "speak", *arguments, "--tgt-lang", "de", "-o", folder, "--workers", "1"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(release, tmp_path_factory) -> Path:
+    """The release, prepared: manifests, vocabulary of 50 pieces, config, binary text."""
+    folder = tmp_path_factory.mktemp("prepared")
+    run_command(
+        "cress-svcd", "prepare-mustc", release, "-o", folder, "--tgt-lang", "de",
+        "--vocab-size", "50", "--text-data", "--workers", "1",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hubert(tmp_path_factory) -> Path:
+    """A tiny HuBERT checkpoint in the released form, with random weights."""
+    from hubert_files import make_hubert
+
+    path = tmp_path_factory.mktemp("hubert") / "hubert.pt"
+    make_hubert(path)
+    return path

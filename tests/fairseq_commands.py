@@ -1,0 +1,117 @@
+"""fairseq's commands over the tiny corpus, as processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from training_options import TINY_MODEL
+
+USER_DIR = Path(__file__).parents[1] / "cress_svcd"
+TASK = ["--user-dir", USER_DIR, "--task", "speech_and_text_translation", "--cpu"]
+
+# The command of the method's description, paths and machine aside ("Regular Training Baselines").
+# --fp16, which is slow without a GPU, has a test of its own.
+BASELINE = [
+    "--tgt-lang", "de",
+    "--config-yaml", "config.yaml", "--train-subset", "train", "--valid-subset", "dev",
+    "--num-workers", "2", "--max-tokens", "3000000", "--batch-size", "32",
+    "--max-tokens-text", "8192",
+    "--criterion", "speech_and_text_translation", "--label-smoothing", "0.1",
+    "--arch", "hubert_transformer_pruning_layer",
+    "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "1e-4",
+    "--ddp-backend=legacy_ddp",
+    "--warmup-updates", "4000", "--clip-norm", "0.0", "--seed", "1", "--update-freq", "2",
+    "--layernorm-embedding",
+    "--max-epoch", "45",
+    "--st-training", "--mt-finetune",
+    "--st-training",
+]  # fmt: skip
+# Later options win: what makes it learn something in seconds.
+TINY = [
+    *TINY_MODEL, "--lr", "1e-2", "--warmup-updates", "10", "--batch-size", "4",
+    "--log-format", "json", "--log-interval", "1",
+]  # fmt: skip
+
+
+def train_command(data, save_dir, *flags, mode=("--st-training", "--mt-finetune")) -> list:
+    """A ``fairseq-train`` command: the tiny baseline, with other ``flags`` after it."""
+    options = [option for option in BASELINE if option not in ("--st-training", "--mt-finetune")]
+    return [
+        "fairseq-train", data, *TASK, *options, *mode, *TINY, "--save-dir", save_dir, *flags,
+    ]  # fmt: skip
+
+
+def generate_command(data, checkpoint, *flags) -> list:
+    return [
+        "fairseq-generate", data, *TASK, "--gen-subset", "tst-COMMON", "--path", checkpoint,
+        "--beam", "3", "--max-len-b", "20", *flags,
+    ]  # fmt: skip
+
+
+def records(output: str, tag: str) -> list[dict]:
+    """What was logged under ``tag`` (train_inner, train, dev) with ``--log-format json``."""
+    lines = re.findall(rf"(?:\| {tag} \||\[{tag}\]\[INFO\] -) (\{{.*\}})", output)
+    return [json.loads(line) for line in lines]
+
+
+def measured(record: dict) -> dict:
+    """A record without what depends on the clock."""
+    return {
+        name: value
+        for name, value in record.items()
+        if not re.search(r"(^|_)(wall|train_wall|wps|ups)$", name)
+    }
+
+
+@dataclass
+class Outcome:
+    """Of one command of a series."""
+
+    output: str
+    failed: bool
+
+
+SERIES = """
+import json, sys, traceback
+from importlib import import_module
+for name, (module, *arguments) in json.loads(sys.argv[1]).items():
+    print(f"\\n##### {name}", flush=True)
+    sys.argv = [module, *arguments]
+    try:
+        import_module(module).cli_main()
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+        print("##### failed", flush=True)
+"""
+
+
+def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
+    """Run several commands of fairseq one after the other in one process; a start takes seconds."""
+    from cress_svcd.recipe import PROGRAMS
+
+    series = {
+        name: [PROGRAMS[program], *map(str, arguments)]
+        for name, (program, *arguments) in commands.items()
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", SERIES, json.dumps(series)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    outcomes = {}
+    for part in result.stdout.split("\n##### ")[1:]:
+        name, _, output = part.partition("\n")
+        if name == "failed":
+            outcomes[last].failed = True
+        else:
+            outcomes[last := name] = Outcome(output, False)
+    assert outcomes.keys() == commands.keys(), result.stdout[-3000:]
+    return outcomes

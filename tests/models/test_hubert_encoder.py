@@ -1,0 +1,177 @@
+"""HuBERT out of a checkpoint: conformance with fairseq, exactness under padding, safe loading."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from hubert_files import make_hubert
+
+from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.models.hubert_encoder import (
+    HubertDescription,
+    HubertEncoder,
+    parse_conv_layers,
+    random_spans,
+    read_hubert,
+)
+
+
+def load(path, **options) -> HubertEncoder:
+    description, state = read_hubert(path)
+    encoder = HubertEncoder(description, **options)
+    encoder.load_pretrained(state, path)
+    return encoder.eval()
+
+
+@pytest.fixture(params=["base-like", "large-like"])
+def checkpoint(request, tmp_path):
+    path = tmp_path / "hubert.pt"
+    large = {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True}
+    return path, make_hubert(path, large if request.param == "large-like" else None)
+
+
+def test_equals_fairseqs_own_forward_without_padding(checkpoint):
+    path, hubert = checkpoint
+    wave = torch.randn(3, 4000)
+    expected, _ = hubert.extract_features(wave, padding_mask=None, mask=False)
+    features, mask = load(path)(wave, torch.full((3,), 4000))
+    assert not mask.any()
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+
+
+def test_an_utterance_gives_the_same_features_alone_and_padded_in_a_batch(checkpoint):
+    encoder = load(checkpoint[0])
+    lengths = torch.tensor([5000, 4321, 799, 401, 100])
+    waves = torch.randn(5, 5000)
+    features, mask = encoder(waves, lengths)
+    for row, length in enumerate(lengths):
+        alone, alone_mask = encoder(waves[row : row + 1, :length], length.view(1))
+        assert not alone_mask.any()
+        assert (~mask[row]).sum() == alone.size(1)
+        torch.testing.assert_close(features[row, : alone.size(1)], alone[0], rtol=0, atol=2e-5)
+
+
+def test_the_shortest_input_gives_one_frame(checkpoint):
+    encoder = load(checkpoint[0])
+    assert encoder.receptive_field == 400
+    features, _ = encoder(torch.randn(1, 5), torch.tensor([5]))
+    assert features.shape == (1, 1, 32) and features.isfinite().all()
+
+
+def test_frozen_means_no_gradient_and_eval_mode(tmp_path):
+    make_hubert(tmp_path / "hubert.pt")
+    encoder = load(tmp_path / "hubert.pt", frozen=True).train()
+    features, _ = encoder(torch.randn(1, 2000), torch.tensor([2000]))
+    assert not features.requires_grad and not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_every_parameter_gets_a_gradient_in_training(tmp_path):
+    make_hubert(tmp_path / "hubert.pt")
+    encoder = load(tmp_path / "hubert.pt", overrides={"encoder_layerdrop": 0.0}).train()
+    features, _ = encoder(torch.randn(2, 4000), torch.tensor([4000, 3000]))
+    features.sum().backward()
+    assert [name for name, value in encoder.named_parameters() if value.grad is None] == []
+
+
+def test_masking_is_repeatable_by_torchs_seed_alone(tmp_path):
+    make_hubert(tmp_path / "hubert.pt")
+    masked = {"mask_prob": 0.5, "mask_length": 2, "encoder_layerdrop": 0.0}
+    encoder = load(tmp_path / "hubert.pt", overrides=masked).train()
+    wave, lengths = torch.randn(2, 4000), torch.tensor([4000, 4000])
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(encoder(wave, lengths)[0])
+    assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("share, length", [(0.3, 5), (0.65, 10), (1.0, 3), (0.1, 50)])
+def test_random_spans_cover_the_share_asked_for(share, length):
+    masked = random_spans(200, 400, share, length)
+    assert masked.shape == (200, 400)
+    assert abs(masked[:, length:].float().mean() - share) < 0.03
+
+
+def test_the_description_survives_json(tmp_path):
+    make_hubert(tmp_path / "hubert.pt")
+    description, _ = read_hubert(tmp_path / "hubert.pt")
+    assert HubertDescription.from_json(description.to_json()) == description
+    assert json.loads(description.to_json())["normalize"] is False
+
+
+def test_a_config_with_fields_of_newer_code_still_loads(tmp_path):
+    path = tmp_path / "hubert.pt"
+    make_hubert(path, {"a_field_of_the_future": 3})
+    assert load(path).output_dim == 32
+
+
+@pytest.mark.parametrize(
+    "text, layers",
+    [
+        ("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2", 7),
+        ("[(8, 10, 5), (8, 8, 4)]", 2),
+    ],
+)
+def test_conv_layers_are_read_as_released(text, layers):
+    assert len(parse_conv_layers(text)) == layers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os').system('true')", "[(1,2)]", "[(1,2,3)", "3", "[]", "[(1,2,-3)]", "[(1,2,'x')]"],
+)
+def test_conv_layers_are_never_executed(text, tmp_path):
+    with pytest.raises(CheckpointError, match="conv_feature_layers"):
+        parse_conv_layers(text)
+
+
+class TestDamagedFiles:
+    def test_missing(self, tmp_path):
+        with pytest.raises(CheckpointError, match="nowhere.pt"):
+            read_hubert(tmp_path / "nowhere.pt")
+
+    def test_truncated(self, tmp_path):
+        path = tmp_path / "hubert.pt"
+        make_hubert(path)
+        path.write_bytes(path.read_bytes()[:5000])
+        with pytest.raises(CheckpointError, match="truncated"):
+            read_hubert(path)
+
+    def test_of_another_model(self, tmp_path):
+        path = tmp_path / "hubert.pt"
+        make_hubert(path, {"_name": "wav2vec2"})
+        with pytest.raises(CheckpointError, match="'wav2vec2', expected 'hubert'"):
+            read_hubert(path)
+
+    def test_without_a_config(self, tmp_path):
+        torch.save({"weights": {}}, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match="weights"):
+            read_hubert(tmp_path / "x.pt")
+
+    def test_a_tensor_missing(self, tmp_path):
+        path = tmp_path / "hubert.pt"
+        make_hubert(path)
+        state = read_checkpoint(path)
+        del state["model"]["encoder.layers.1.fc1.weight"]
+        torch.save(state, path)
+        with pytest.raises(CheckpointError, match="encoder.layers.1.fc1.weight"):
+            load(path)
+
+    def test_a_malicious_pickle_is_refused_and_not_executed(self, tmp_path):
+        marker = tmp_path / "executed"
+
+        class Malicious:
+            def __reduce__(self):
+                return (open, (str(marker), "w"))
+
+        path = tmp_path / "evil.pt"
+        torch.save({"cfg": {}, "model": Malicious()}, path)
+        with pytest.raises(CheckpointError, match="refused"):
+            read_hubert(path)
+        path.write_bytes(pickle.dumps(Malicious()))
+        with pytest.raises(CheckpointError, match="refused|cannot be read"):
+            read_hubert(path)
+        assert not marker.exists()

@@ -1,0 +1,136 @@
+"""Who may know whom; what lies where."""
+
+import argparse
+import ast
+import importlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cress_svcd.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cress_svcd"
+
+# Each floor and the floors of the package that it may import; all may use the ground floor.
+GROUND = {"compat", "errors", "files"}
+MAY_IMPORT = {
+    "kernels": set(),
+    "quantization": {"kernels"},
+    "data": set(),
+    "models": {"kernels", "quantization", "data"},
+    "schedulers": set(),
+    "scoring": set(),
+    "tasks": {"kernels", "quantization", "models", "data"},
+    "criterions": {"kernels", "quantization", "models", "data"},
+    "cli": {
+        "kernels", "quantization", "models", "data", "tasks", "criterions", "schedulers",
+        "scoring", "recipe", "cli",
+    },
+}  # fmt: skip
+TOP_LEVEL = {"cress_svcd", "configs", "scripts", "tests", "README.md", "setup.py", "LICENSE"}
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that a module imports, wherever in it."""
+    package = (".".join(path.relative_to(ROOT).with_suffix("").parts)).rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
+                base = f"{parent}.{base}".rstrip(".")
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def floors(path: Path) -> set[str]:
+    """Parts of our package that a module imports."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("cress_svcd.")}
+
+
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("floor", MAY_IMPORT)
+def test_no_floor_knows_of_one_above(floor):
+    allowed = MAY_IMPORT[floor] | GROUND | {floor, "__version__"}
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(floors(path) - allowed)
+        for path in modules(floor)
+        if floors(path) - allowed
+    }
+    assert not wrong
+
+
+def test_every_folder_is_a_floor():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("floor", ["kernels", "quantization"])
+def test_the_lower_floors_need_no_fairseq(floor):
+    users = [str(path) for path in modules(floor) if "fairseq" in packages(path)]
+    assert not users
+
+
+@pytest.mark.parametrize("name", ["audio", "mustc", "manifest", "text"])
+def test_reading_data_needs_no_torch(name):
+    assert not packages(PACKAGE / "data" / f"{name}.py") & {"torch", "fairseq"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_module_with_its_help(name):
+    module = importlib.import_module(f"cress_svcd.cli.{name.replace('-', '_')}")
+    assert len(module.__doc__.splitlines()) > 2 and f"cress-svcd {name}" in module.__doc__
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    assert callable(module.run)
+    assert not [action.dest for action in parser._actions if not action.help]
+
+
+def test_the_top_level_holds_only_what_was_agreed():
+    result = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        pytest.skip("not a git checkout")
+    entries = {line.split("/")[0] for line in result.stdout.splitlines()}
+    assert {entry for entry in entries if not entry.startswith(".")} <= TOP_LEVEL
+
+
+def test_library_code_does_not_print():
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "cli" and path.name != "recipe.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert not printing
+
+
+def test_nothing_is_executed_that_comes_from_a_file():
+    """No unsafe unpickling, no eval, no shell."""
+    forbidden = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                unsafe = any(
+                    (word.arg, getattr(word.value, "value", None))
+                    in (("weights_only", False), ("shell", True), ("allow_pickle", True))
+                    for word in node.keywords
+                )
+                if unsafe or name in ("eval", "exec", "os.system", "pickle.load", "pickle.loads"):
+                    forbidden.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not forbidden
