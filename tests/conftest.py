@@ -1,5 +1,7 @@
 """Fixtures shared by all tests: small, real, seeded."""
 
+import contextlib
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,26 @@ def seeded():
 def one_thread():
     # Tiny matrices: threads cost more than they bring, and sums keep their order.
     torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def limited_file_size(limit: int):
+    """While the block runs no file may grow beyond ``limit`` bytes: to a program, a full disk.
+
+    Only around what is tested: pytest's own output may be such a file.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    """Makes a block of code meet a full disk; see :func:`limited_file_size`."""
+    return limited_file_size
 
 
 SUBJECTS = {"the man": "der Mann", "a woman": "eine Frau", "the dog": "der Hund", "my child": "mein Kind"}

@@ -1,22 +1,12 @@
 """Writing files all or nothing."""
 
 import os
-import resource
 import stat
 
 import pytest
 
 from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.files import read_yaml, replacing, write_json, write_text
-
-
-@pytest.fixture
-def small_files():
-    """No file may grow beyond 1,000 bytes; to a program this is a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_new_folders_are_made_and_nothing_else_is_left(tmp_path):
@@ -50,9 +40,9 @@ def test_an_error_leaves_the_old_content(tmp_path, error):
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tmp_path, small_files):
+def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tmp_path, full_disk):
     (tmp_path / "x").write_text("old")
-    with pytest.raises(OutputError, match="x: File too large; .*make room in .* MB free"):
+    with full_disk(1_000), pytest.raises(OutputError, match="x: File too large; .*make room in .* MB free"):
         write_text(tmp_path / "x", "new" * 1_000)
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 

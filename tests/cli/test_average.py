@@ -1,6 +1,5 @@
 """Averaging checkpoints: exact means, the right files, clear errors, nothing half-written."""
 
-import resource
 
 import pytest
 import torch
@@ -191,15 +190,11 @@ class TestErrors:
             run(folder, "--last", "0", "-o", tmp_path / "out.pt")
 
 
-def test_a_full_disk_leaves_the_old_file(folder, tmp_path, capsys):
+def test_a_full_disk_leaves_the_old_file(folder, tmp_path, capsys, full_disk):
     output = tmp_path / "out.pt"
     output.write_bytes(b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-    try:
+    with full_disk(1_000):
         code = run(folder, "--last", "2", "-o", output)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2 and "out.pt" in capsys.readouterr().err
     assert output.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pt", "run"]
