@@ -277,7 +277,6 @@ class HubertTransformer(FairseqEncoderDecoderModel):
     @classmethod
     def build_model(cls, cfg: HubertTransformerConfig, task) -> "HubertTransformer":
         source, target = task.src_dict, task.tgt_dict
-        transformer = cls.transformer_config(cfg)
         encoder_embedding = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
         decoder_embedding = encoder_embedding
         if cfg.separate_embeddings:
@@ -288,12 +287,24 @@ class HubertTransformer(FairseqEncoderDecoderModel):
                 f"{cfg.decoder_embed_dim} differ: one embedding cannot serve both; make them "
                 "equal or give --separate-embeddings"
             )
-        hubert, subsampler = cls.build_speech_front_end(cfg)
-        encoder = SpeechTextEncoder(
-            transformer, source, encoder_embedding, hubert, subsampler, cfg.ctc_head
-        )
-        decoder = TransformerDecoderBase(transformer, target, decoder_embedding)
+        encoder = cls.build_encoder(cfg, source, encoder_embedding)
+        decoder = cls.build_decoder(cfg, target, decoder_embedding)
         return cls(encoder, decoder)
+
+    @classmethod
+    def build_encoder(
+        cls, cfg: HubertTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
+    ) -> SpeechTextEncoder:
+        hubert, subsampler = cls.build_speech_front_end(cfg)
+        return SpeechTextEncoder(
+            cls.transformer_config(cfg), dictionary, embed_tokens, hubert, subsampler, cfg.ctc_head
+        )
+
+    @classmethod
+    def build_decoder(
+        cls, cfg: HubertTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
+    ) -> TransformerDecoderBase:
+        return TransformerDecoderBase(cls.transformer_config(cfg), dictionary, embed_tokens)
 
     @classmethod
     def build_speech_front_end(
