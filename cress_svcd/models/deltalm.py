@@ -1,0 +1,153 @@
+"""DeltaLM's encoder and decoder (Ma et al., 2021, "DeltaLM: Encoder-Decoder Pre-training for
+Language Generation and Translation by Augmenting Pretrained Multilingual Encoders").
+
+The encoder is a post-norm Transformer's.  A decoder layer interleaves two feed-forward blocks with
+its attentions, so that both halves of it look like an encoder layer:
+
+    self-attention → FFN 1 (fc3, fc4) → cross-attention → FFN 2 (fc1, fc2)
+
+Parameters have the names that DeltaLM has after fine-tuning in fairseq.
+"""
+
+from typing import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq import utils
+from fairseq.distributed import fsdp_wrap
+from fairseq.models.transformer import TransformerConfig, TransformerDecoderBase
+from fairseq.modules import LayerNorm, LearnedPositionalEmbedding
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+
+from cress_svcd.models.hubert_transformer import SpeechTextEncoder
+
+
+class ClampedPositions(LearnedPositionalEmbedding):
+    """Learned positions of which the last serves for everything beyond the table.
+
+    fairseq stops with an index error there; a segment of more than 41 s, or a sentence of more
+    than 512 pieces, would end a whole generation.
+    """
+
+    @classmethod
+    def like(cls, positions: LearnedPositionalEmbedding) -> "ClampedPositions":
+        """The same table: the parameter itself, not a copy of it."""
+        clamped = cls(positions.num_embeddings, positions.embedding_dim, positions.padding_idx)
+        clamped.weight = positions.weight
+        return clamped
+
+    def forward(
+        self, input: Tensor, incremental_state: dict | None = None, positions: None = None
+    ) -> Tensor:
+        """Tokens B×T → B×T×C; with ``incremental_state`` the last position alone, 1×1×C."""
+        if incremental_state is not None:
+            places = input.new_full((1, 1), self.padding_idx + input.size(1))
+        else:
+            places = utils.make_positions(input, self.padding_idx)
+        return F.embedding(
+            places.clamp(max=self.num_embeddings - 1), self.weight, self.padding_idx
+        )
+
+
+class DeltaLMEncoder(SpeechTextEncoder):
+    """Encoder over tokens or speech, whose learned positions do not end."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.embed_positions = ClampedPositions.like(self.embed_positions)
+
+
+class InterleavedDecoderLayer(TransformerDecoderLayerBase):
+    """A decoder layer with a second feed-forward block between its attentions."""
+
+    def __init__(self, cfg: TransformerConfig, no_encoder_attn: bool = False):
+        super().__init__(cfg, no_encoder_attn)
+        width, inner = self.embed_dim, cfg.decoder.ffn_embed_dim
+        noise = self.quant_noise, self.quant_noise_block_size
+        self.fc3 = self.build_fc1(width, inner, *noise)
+        self.fc4 = self.build_fc2(inner, width, *noise)
+        self.ffn_layer_norm = LayerNorm(width, export=cfg.export)
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_out: Tensor | None = None,
+        encoder_padding_mask: Tensor | None = None,
+        incremental_state: dict | None = None,
+        self_attn_mask: Tensor | None = None,
+        self_attn_padding_mask: Tensor | None = None,
+        need_attn: bool = False,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        """
+        Args:
+            x: T×B×C; encoder_out: S×B×C; encoder_padding_mask: True beyond the lengths, B×S.
+            incremental_state: keys and values of the steps before; ``x`` is one step then.
+            self_attn_mask: added to the scores, T×T; self_attn_padding_mask: B×T.
+            need_attn, need_head_weights: return the cross-attention's weights, of each head.
+        Returns:
+            T×B×C; the weights of cross-attention (B×T×S, or heads×B×T×S) or None; None.
+        """
+        weights = None
+
+        def attend(query: Tensor) -> Tensor:
+            return self.self_attn(
+                query=query,
+                key=query,
+                value=query,
+                key_padding_mask=self_attn_padding_mask,
+                incremental_state=incremental_state,
+                need_weights=False,
+                attn_mask=self_attn_mask,
+            )[0]
+
+        def attend_to_source(query: Tensor) -> Tensor:
+            nonlocal weights
+            attended, weights = self.encoder_attn(
+                query=query,
+                key=encoder_out,
+                value=encoder_out,
+                key_padding_mask=encoder_padding_mask,
+                incremental_state=incremental_state,
+                static_kv=True,
+                need_weights=need_attn
+                or need_head_weights
+                or (not self.training and self.need_attn),
+                need_head_weights=need_head_weights,
+            )
+            return attended
+
+        x = self._block(x, attend, self.self_attn_layer_norm)
+        x = self._block(x, lambda y: self._feed_forward(y, self.fc3, self.fc4), self.ffn_layer_norm)
+        if self.encoder_attn is not None and encoder_out is not None:
+            x = self._block(x, attend_to_source, self.encoder_attn_layer_norm)
+        x = self._block(
+            x, lambda y: self._feed_forward(y, self.fc1, self.fc2), self.final_layer_norm
+        )
+        return x, weights, None
+
+    def _block(self, x: Tensor, inner: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
+        """Dropout, residual connection and layer norm around ``inner``."""
+        y = inner(norm(x)) if self.normalize_before else inner(x)
+        x = self.residual_connection(self.dropout_module(y), x)
+        return x if self.normalize_before else norm(x)
+
+    def _feed_forward(self, x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
+        return second(self.activation_dropout_module(self.activation_fn(first(x))))
+
+
+class DeltaLMDecoder(TransformerDecoderBase):
+    """fairseq's decoder with interleaved layers and positions that do not end."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.embed_positions = ClampedPositions.like(self.embed_positions)
+
+    def build_decoder_layer(self, cfg: TransformerConfig, no_encoder_attn: bool = False):
+        layer = InterleavedDecoderLayer(cfg, no_encoder_attn)
+        recompute = cfg.checkpoint_activations
+        if recompute:
+            layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+        return fsdp_wrap(layer, min_num_params=0 if recompute else cfg.min_params_to_wrap)
