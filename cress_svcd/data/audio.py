@@ -10,6 +10,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import soundfile
@@ -25,7 +26,7 @@ SILENCE_PEAK = 1e-4
 
 _SPEC = re.compile(r"(?s)(.+):(-?\d+):(-?\d+)")
 _NPY_SUFFIX = ".npy"
-_NPY_MAX_CHANNELS = 8
+_MAX_CHANNELS = 8
 _LAYER_NORM_EPSILON = 1e-5
 
 # Ogg codecs carry state from packet to packet: after a seek, Opus needs up to two seconds until its
@@ -123,13 +124,53 @@ def read_audio(
         rate, wave = SAMPLE_RATE, _read_npy(path, spec)
     else:
         rate, wave = _read_sound(path, spec)
-    broken = np.count_nonzero(~np.isfinite(wave))
-    if broken:
-        raise NotFiniteError(
-            f"{_where(path, spec)}: {broken} of {wave.size} samples are NaN or infinite; convert "
-            f"the file anew, or drop the segment"
-        )
-    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+    mono = _mix(wave, _where(path, spec))
+    if rate == sample_rate:
+        return np.ascontiguousarray(mono)
+    return _resample(mono, rate, sample_rate)
+
+
+def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.ndarray]:
+    """A whole file from its beginning, ``seconds`` at a time, whatever its length.
+
+    Yields float32 of shape (samples,), channels averaged, at the file's own rate.  Raises
+    AudioError as :func:`read_audio` does, for damage and broken samples when they are reached.
+    """
+    path = os.fspath(path)
+    if _is_npy(path):
+        frames = len(_load_npy(path))
+        block = round(seconds * SAMPLE_RATE)
+        for start in range(0, frames, block):
+            spec = AudioSpec(path, start, min(block, frames - start))
+            yield _mix(_read_npy(path, spec), _where(path, spec))
+        return
+    with _open(path) as sound:
+        _refuse_truncated(path, sound)
+        block = max(1, round(seconds * sound.samplerate))
+        for start in range(0, sound.frames, block):
+            spec = AudioSpec(path, start, min(block, sound.frames - start))
+            try:
+                wave = sound.read(spec.frames, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise _damaged(path, spec, error.error_string) from None
+            if len(wave) < spec.frames:
+                found = f"only {start + len(wave)} of {sound.frames} samples could be decoded"
+                raise _damaged(path, AudioSpec(path), found)
+            yield _mix(wave, _where(path, spec))
+
+
+def mono_waveform(
+    samples: np.ndarray, rate: int = SAMPLE_RATE, sample_rate: int = SAMPLE_RATE
+) -> np.ndarray:
+    """What :func:`read_audio` would give for ``samples`` of ``rate`` Hz that are in memory.
+
+    ``samples``: float (full scale 1) or signed integers, shape (samples,), (samples, channels) or
+    (channels, samples).  Raises AudioError for anything else, and for NaN or infinite samples.
+    """
+    if rate <= 0:
+        raise AudioError(f"sampling rate {rate}: expected a positive number of samples a second")
+    wave = _samples_by_channels(np.asarray(samples), "waveform")
+    mono = _mix(_to_float(wave), "waveform")
     if rate == sample_rate:
         return np.ascontiguousarray(mono)
     return _resample(mono, rate, sample_rate)
@@ -148,6 +189,17 @@ def standardize(wave: np.ndarray) -> np.ndarray:
 def is_silent(wave: np.ndarray) -> bool:
     """Whether nothing is to be heard in ``wave``, a constant offset aside."""
     return len(wave) == 0 or float(np.abs(wave - wave.mean()).max()) < SILENCE_PEAK
+
+
+def _mix(wave: np.ndarray, where: str) -> np.ndarray:
+    """The mean of the channels of (samples, channels); NotFiniteError if a sample is broken."""
+    broken = np.count_nonzero(~np.isfinite(wave))
+    if broken:
+        raise NotFiniteError(
+            f"{where}: {broken} of {wave.size} samples are NaN or infinite; convert "
+            f"the file anew, or drop the segment"
+        )
+    return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
 
 
 def _where(path: str, spec: AudioSpec) -> str:
@@ -371,18 +423,31 @@ def _load_npy(path: str) -> np.ndarray:
             f"{path}: is truncated or no .npy file ({error}); expected a waveform saved by "
             f"numpy.save"
         ) from None
+    return _samples_by_channels(wave, path)
+
+
+def _samples_by_channels(wave: np.ndarray, where: str) -> np.ndarray:
+    """A waveform as (samples, channels), of whatever number type it has."""
     if wave.ndim == 1:
         wave = wave[:, None]
-    elif wave.ndim == 2 and wave.shape[0] <= _NPY_MAX_CHANNELS < wave.shape[1]:
+    elif wave.ndim == 2 and wave.shape[0] <= _MAX_CHANNELS < wave.shape[1]:
         wave = wave.T
-    if wave.ndim != 2 or wave.shape[1] > _NPY_MAX_CHANNELS or wave.dtype.kind not in "fi":
+    if wave.ndim != 2 or wave.shape[1] > _MAX_CHANNELS or wave.dtype.kind not in "fi":
         raise AudioError(
-            f"{path}: holds {wave.dtype} of shape {wave.shape}; expected a waveform: float or "
+            f"{where}: holds {wave.dtype} of shape {wave.shape}; expected a waveform: float or "
             f"signed integer samples, shape (samples,), (samples, channels) or (channels, samples)"
         )
     if wave.size == 0:
-        raise AudioError(f"{path}: holds no samples; compute it again")
+        raise AudioError(f"{where}: holds no samples; compute it again")
     return wave
+
+
+def _to_float(wave: np.ndarray) -> np.ndarray:
+    """float32, full scale 1."""
+    part = np.array(wave, dtype=np.float32)
+    if wave.dtype.kind == "i":
+        part /= -float(np.iinfo(wave.dtype).min)
+    return part
 
 
 def _read_npy(path: str, spec: AudioSpec) -> np.ndarray:
@@ -390,10 +455,7 @@ def _read_npy(path: str, spec: AudioSpec) -> np.ndarray:
     if spec.offset + max(spec.frames, 1) > len(wave):
         raise AudioError(_past_end_message(path, spec, len(wave), SAMPLE_RATE))
     end = len(wave) if spec.frames == -1 else spec.offset + spec.frames
-    part = np.array(wave[spec.offset : end], dtype=np.float32)
-    if wave.dtype.kind == "i":
-        part /= -float(np.iinfo(wave.dtype).min)
-    return part
+    return _to_float(wave[spec.offset : end])
 
 
 def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -12,8 +12,10 @@ from cress_svcd.data.audio import (
     AudioSpec,
     audio_info,
     is_silent,
+    mono_waveform,
     parse_audio_spec,
     read_audio,
+    read_blocks,
     resampled_length,
     standardize,
 )
@@ -258,3 +260,49 @@ def test_silence():
     assert is_silent(np.zeros(100, np.float32))
     assert is_silent(np.full(100, 0.25, np.float32))
     assert not is_silent(chirp(16_000, 0.1)[:, 0] * 0.01)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "wave.npy"])
+def test_blocks_are_the_whole_file(tmp_path, name):
+    if name.endswith(".npy"):
+        rate = 16_000
+        np.save(tmp_path / name, chirp(rate, 3.3, 2))
+    else:
+        rate, channels, subtype, format = FORMATS[name]
+        write_sound(tmp_path / name, chirp(rate, 3.3, channels), rate, subtype, format)
+    blocks = list(read_blocks(tmp_path / name, seconds=0.7))
+    assert [len(block) for block in blocks[:-1]] == [round(0.7 * rate)] * (len(blocks) - 1)
+    whole = read_audio(str(tmp_path / name), sample_rate=audio_info(tmp_path / name).sample_rate)
+    assert len(blocks) > 3 and np.array_equal(np.concatenate(blocks), whole)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_blocks_of_a_truncated_file_are_an_error(tmp_path, keep):
+    for name, subtype in (("a.flac", "PCM_16"), ("a.ogg", "VORBIS"), ("a.wav", "PCM_16")):
+        path = write_sound(tmp_path / name, chirp(16_000, 3), 16_000, subtype)
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        with pytest.raises(AudioError, match="truncated"):
+            list(read_blocks(path))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_samples_in_memory_are_taken_as_those_of_a_file(tmp_path, rate):
+    wave = chirp(rate, 1.3, 2)
+    soundfile.write(tmp_path / "a.wav", wave, rate, subtype="FLOAT")
+    expected = read_audio(str(tmp_path / "a.wav"))
+    assert np.array_equal(mono_waveform(wave, rate), expected)
+    assert np.array_equal(mono_waveform(wave.T, rate), expected)
+    steps = np.round(wave[:, 0] * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+    soundfile.write(tmp_path / "b.wav", steps, rate)
+    assert np.array_equal(mono_waveform(steps, rate), read_audio(str(tmp_path / "b.wav")))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [np.zeros(0), np.zeros((20, 20)), np.zeros(5, complex), np.array([0, np.inf]), np.array("x")],
+)
+def test_samples_that_are_no_waveform_are_refused(samples):
+    with pytest.raises(AudioError, match="waveform"):
+        mono_waveform(samples)
+    with pytest.raises(AudioError, match="rate"):
+        mono_waveform(np.ones(5), 0)
