@@ -1,47 +1,25 @@
-"""Recipes: numbered stages of real commands, resumable, described in YAML.
+"""Runs recipes: what is done already is left out, what was stopped takes up its work.
 
-A recipe file holds
-
-  name:      short name
-  about:     what it does, one sentence
-  settings:  key → value; later values may use earlier ones as {key}; --set changes them
-  stages:    list of
-    name:      short name, unique
-    does:      one sentence for people
-    commands:  list of argument lists; {key} is replaced by the setting of that name.  A list
-               whose only item is "{key}" where the setting is a list is spliced in.
-    together:  true runs the commands side by side, each with a log of its own
-    needs:     files that must exist before the stage starts
-    makes:     files that exist when it has succeeded
-    when:      "{key}"; the stage is left out where this is empty, false or 0
-    output:    file that receives what the commands print
-    clears:    files and folders to remove before the stage runs anew; they stay where the same
-               commands were stopped on their way, which take up their work then
-  report:    rows of the final table: name, checkpoint, scores (a JSON of 'cress-svcd score')
-
-Arguments stay lists throughout: nothing is ever passed through a shell.
+What a recipe is: :mod:`cress_svcd.recipe_file`.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shlex
 import shutil
-import string
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping
 
-import yaml
 from tqdm import tqdm
 
-from cress_svcd.errors import ConfigError, CressError
-from cress_svcd.files import read_yaml, write_json, write_text
+from cress_svcd.errors import CressError
+from cress_svcd.files import write_json, write_text
+from cress_svcd.recipe_file import Recipe, Stage
 
 # Run as modules of this very Python: they need not be on the PATH.
 PROGRAMS = {
@@ -51,173 +29,30 @@ PROGRAMS = {
     "fairseq-generate": "fairseq_cli.generate",
     "fairseq-preprocess": "fairseq_cli.preprocess",
     "fairseq-interactive": "fairseq_cli.interactive",
+    "torchrun": "torch.distributed.run",
 }
 GRACE_SECONDS = 10
-STAGE_KEYS = {"name", "does", "commands", "together", "needs", "makes", "when", "clears", "output"}
 
 
 class StageError(CressError):
     """A stage cannot start, or one of its commands failed."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage, all settings filled in; ``output`` receives what the commands print."""
+def child_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of the programs that we start.
 
-    name: str
-    does: str
-    commands: list[list[str]]
-    needs: list[str] = field(default_factory=list)
-    makes: list[str] = field(default_factory=list)
-    clears: list[str] = field(default_factory=list)
-    together: bool = False
-    output: str = ""
-
-    def digest(self) -> str:
-        """Changes with the commands."""
-        return hashlib.sha256(json.dumps(self.commands).encode("utf-8")).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe with its settings filled in."""
-
-    name: str
-    about: str
-    settings: dict[str, Any]
-    stages: list[Stage]
-    report: list[dict[str, str]]
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written: the setting ``out``."""
-        return Path(self.settings["out"])
-
-
-def load_recipe(path: str | os.PathLike, changes: dict[str, str] | None = None) -> Recipe:
-    """Read a recipe and fill in its settings.
-
-    Args:
-        path: YAML file.
-        changes: settings to change, as text (parsed as YAML values).
-    Raises:
-        ConfigError: naming file and key, for anything that is not a recipe.
+    This process's own goes before the first two, and ``changes`` before all.
     """
-    content = read_yaml(path, "a recipe (see scripts/recipes)")
-    _check_structure(path, content)
-    settings = _settings(path, content.get("settings") or {}, changes or {})
-    if "out" not in settings:
-        raise ConfigError(f"{path}: settings: no key out, the folder to write to")
-    stages = [
-        stage
-        for raw in content["stages"]
-        if (stage := _stage(path, raw, settings)) is not None
-    ]
-    names = [stage.name for stage in stages]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"{path}: two stages have one name: {names}")
-    rows = [
-        {key: _fill(path, value, settings) for key, value in row.items()}
-        for row in content.get("report") or []
-    ]
-    if any("name" not in row for row in rows):
-        raise ConfigError(f"{path}: report: each row needs a name")
-    return Recipe(
-        content.get("name", Path(path).stem), content.get("about", ""), settings, stages, rows
-    )
-
-
-def _check_structure(path, content: dict) -> None:
-    """Raises ConfigError for anything that is not built like a recipe."""
-    if not content.get("stages"):
-        raise ConfigError(f"{path}: no key stages; expected a recipe (see scripts/recipes)")
-    if not isinstance(content.get("settings") or {}, dict):
-        raise ConfigError(f"{path}: settings: expected keys and values")
-    for key in ("stages", "report"):
-        items = content.get(key) or []
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise ConfigError(f"{path}: {key}: expected a list of keys and values")
-    for stage in content["stages"]:
-        commands = stage.get("commands") or []
-        if not isinstance(commands, list) or not all(
-            isinstance(command, list) and command for command in commands
-        ):
-            raise ConfigError(
-                f"{path}: stage {stage.get('name')}: commands: expected a list of argument lists "
-                "such as [[cress-svcd, average, …]]; nothing is passed through a shell"
-            )
-
-
-def _settings(path, defaults: dict, changes: dict[str, str]) -> dict:
-    unknown = sorted(set(changes) - set(defaults))
-    if unknown:
-        raise ConfigError(
-            f"{path}: no setting {', '.join(unknown)}; it has {', '.join(sorted(defaults))}"
-        )
-    settings: dict[str, Any] = {}
-    for key, value in defaults.items():
-        if key in changes:
-            # Text stays text: to YAML the language "no" is false.
-            value = changes[key] if isinstance(value, str) else _parse(path, key, changes[key])
-        if isinstance(value, str):
-            value = _fill(path, value, settings)
-        elif isinstance(value, list):
-            value = [_fill(path, str(item), settings) for item in value]
-        settings[key] = value
-    return settings
-
-
-def _parse(path, key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: setting {key}: {text!r} is not YAML: {error}") from None
-
-
-def _fill(path, text: Any, settings: dict) -> str:
-    """``text`` with each {key} replaced; doubled braces stand for themselves."""
-    try:
-        return string.Formatter().vformat(str(text), (), settings)
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: {text!r}: no setting {error}; it has {', '.join(sorted(settings))}"
-        ) from None
-
-
-def _arguments(path, command: list, settings: dict) -> list[str]:
-    arguments: list[str] = []
-    for item in command:
-        key = str(item)[1:-1]
-        if str(item) == "{" + key + "}" and isinstance(settings.get(key), list):
-            arguments.extend(settings[key])
-        else:
-            arguments.append(_fill(path, item, settings))
-    return arguments
-
-
-def _stage(path, raw: dict, settings: dict) -> Stage | None:
-    unknown = sorted(set(raw) - STAGE_KEYS)
-    if unknown or not {"name", "commands"} <= set(raw):
-        raise ConfigError(
-            f"{path}: stage {raw.get('name', raw)!r}: needs name and commands, and knows "
-            f"{', '.join(sorted(STAGE_KEYS))}" + (f"; found {unknown}" if unknown else "")
-        )
-    if "when" in raw and _fill(path, raw["when"], settings) in ("", "False", "0", "None", "[]"):
-        return None
-
-    def filled(key: str) -> list[str]:
-        return [_fill(path, item, settings) for item in raw.get(key) or []]
-
-    return Stage(
-        name=raw["name"],
-        does=_fill(path, raw.get("does", ""), settings),
-        commands=[_arguments(path, command, settings) for command in raw["commands"]],
-        needs=filled("needs"),
-        makes=filled("makes"),
-        clears=filled("clears"),
-        together=bool(raw.get("together")),
-        output=_fill(path, raw.get("output", ""), settings),
-    )
+    return {
+        # OpenMP's threads would spin while they wait for each other: on cores that something
+        # else uses as well, training takes up to eight times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # Large pages: on the CPU, fresh memory for a batch's activations costs a third of a step.
+        "THP_MEM_ALLOC_ENABLE": "1",
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        **(changes or {}),
+    }
 
 
 class Runner:
@@ -230,14 +65,7 @@ class Runner:
     def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
         self.recipe = recipe
         self._lock: tuple[int, ...] = ()
-        self.environment = {
-            # OpenMP's threads would spin while they wait for each other: on cores that something
-            # else uses as well, training takes up to eight times as long.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            **(environment or {}),
-        }
+        self.environment = child_environment(environment)
 
     def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
         """Run stages ``first`` to ``last`` (numbers from 1).
@@ -250,6 +78,7 @@ class Runner:
         """
         stages = self.recipe.stages
         with self._alone():
+            self._check_outside(stages[first - 1 : last])
             for number, stage in enumerate(stages, start=1):
                 if not first <= number <= (last or len(stages)):
                     continue
@@ -262,6 +91,21 @@ class Runner:
                     continue
                 print(f"{title}: {stage.does}", flush=True)
                 self.run_stage(number, stage)
+
+    def _check_outside(self, stages: list[Stage]) -> None:
+        """Raises StageError where files are missing that no stage makes: before hours of work."""
+        folder = self.recipe.folder.resolve()
+        missing = [
+            f"{file} (stage {stage.name})"
+            for stage in stages
+            if not self.is_done(stage)
+            for file in stage.needs
+            if not Path(file).resolve().is_relative_to(folder) and not Path(file).exists()
+        ]
+        if missing:
+            raise StageError(
+                f"{', '.join(missing)}: no such file; check the settings that name them (--list)"
+            )
 
     def is_done(self, stage: Stage) -> bool:
         stamp = self._stamp(stage)

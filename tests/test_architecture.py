@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "criterions": {"kernels", "quantization", "models", "data"},
     "cli": {
         "kernels", "quantization", "models", "data", "tasks", "criterions", "schedulers",
-        "scoring", "recipe", "cli",
+        "scoring", "recipe", "recipe_file", "cli",
     },
 }  # fmt: skip
 TOP_LEVEL = {"cress_svcd", "configs", "scripts", "tests", "README.md", "setup.py", "LICENSE"}

@@ -48,8 +48,6 @@ CHECKPOINT = "checkpoint_last.pt"
 # To be raised when the same inputs give other files than before.
 _VERSION = 1
 _HALF_PRECISIONS = ("fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16", "amp")
-# Large pages: on the CPU, fresh memory for each batch's activations costs a third of the time.
-_ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1"}
 _SHOWN = {MASKED_PREDICTION: ("loss", "correct_m_0"), CTC: ("loss_ctc", "units_acc")}
 _RESULTS = {
     "dev_num_updates": "updates",
@@ -291,7 +289,6 @@ class HubertPretraining:
                 _hydra_command(folder),
                 self.out / "logs" / f"{stage}.log",
                 on_line=lambda line: (progress(line), watch(line)),
-                environment=_ENVIRONMENT,
             )
         except ProcessError as error:
             raise watch.explain(stage, progress.updates, error) from None

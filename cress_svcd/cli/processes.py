@@ -13,7 +13,7 @@ from typing import Any, Mapping, Sequence
 from tqdm import tqdm
 
 from cress_svcd.errors import CressError
-from cress_svcd.recipe import stop_process
+from cress_svcd.recipe import child_environment, stop_process
 
 # "… | train_inner | {…}" with --log-format json; the tag says which split it is about.
 _LOGGED = re.compile(r"\[?(?P<tag>[\w.-]+)\]?(?:\[INFO\])? (?:-|\|) (?P<json>\{.*\})\s*$")
@@ -103,7 +103,7 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            env=child_environment(environment),
             encoding="utf-8",
             errors="replace",
         )

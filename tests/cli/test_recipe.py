@@ -15,7 +15,8 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import ConfigError
-from cress_svcd.recipe import load_recipe, resolve
+from cress_svcd.recipe import child_environment, resolve
+from cress_svcd.recipe_file import load_recipe
 
 # Appends its arguments as a line to a file.
 NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"
@@ -204,6 +205,20 @@ class TestFailing:
         assert kitchen.run() == 2
         assert "nowhere: no such file; run the stages before it" in capsys.readouterr().err
         assert not kitchen.notes
+
+    def test_a_file_that_no_stage_makes_is_missed_before_anything_is_run(
+        self, kitchen, capsys, tmp_path
+    ):
+        kitchen.write(stage("a", note("a")), stage("b", note("b"), needs=["{download}", "{out}"]),
+                      download=str(tmp_path / "download"))  # fmt: skip
+        assert kitchen.run() == 2 and not kitchen.notes
+        assert "download (stage b): no such file; check the settings" in capsys.readouterr().err
+        assert kitchen.run("--to-stage", "a") == 0
+        (tmp_path / "download").touch()
+        assert kitchen.run() == 0 and kitchen.notes == ["a", "b"]
+        # Once done it is not needed any more.
+        (tmp_path / "download").unlink()
+        assert kitchen.run() == 0
 
     def test_something_is_not_made(self, kitchen, capsys):
         kitchen.write(stage("a", note("a"), makes=["{out}/nowhere"]))
@@ -400,10 +415,10 @@ class TestPrinting:
         assert row.split() == ["speech", "93.1", "95.5", "2.5", "200"]
 
 
-RECIPES = Path(__file__).parents[2] / "scripts" / "recipes"
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_recipes_of_the_project_can_be_read(path):
-    recipe = load_recipe(path)
-    assert recipe.about and all(stage.does for stage in recipe.stages)
+def test_what_commands_inherit(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    environment = child_environment({"MORE": "1"})
+    assert environment["OMP_WAIT_POLICY"] == "ACTIVE", "the user's own choice"
+    assert environment["THP_MEM_ALLOC_ENABLE"] == environment["MORE"] == "1"
+    assert environment["PATH"] == os.environ["PATH"]

@@ -1,0 +1,162 @@
+"""The recipes of the project: all dry-run, all started, one run from the release to the scores."""
+
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from training_options import TINY_MODEL
+
+from cress_svcd.cli.main import main
+from cress_svcd.data.manifest import read_manifest
+from cress_svcd.files import read_yaml
+from cress_svcd.recipe import resolve
+from cress_svcd.recipe_file import load_recipe
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PAIRS = sorted((SCRIPTS / "recipes").glob("en-*.yaml"))
+RUNNABLE = [*PAIRS, SCRIPTS / "recipes" / "demo.yaml", *sorted((SCRIPTS / "bench").glob("*.yaml"))]
+# Of CRESS, on MuST-C.
+LENGTH_PENALTIES = {
+    "de": 1.2, "es": 0.6, "fr": 1.8, "it": 1.0, "nl": 1.0, "pt": 1.4, "ro": 1.4, "ru": 0.8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
+def test_every_recipe_of_the_project_can_be_dry_run(path, capsys):
+    recipe = load_recipe(path)
+    assert recipe.about and all(stage.does for stage in recipe.stages)
+    assert main(["recipe", str(path), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = [shlex.split(line) for line in lines if not line.startswith("#")]
+    assert printed == [command for stage in recipe.stages for command in stage.commands]
+    assert not any("{" in word for command in printed for word in command)
+
+
+def test_there_is_a_recipe_for_each_pair():
+    recipes = [load_recipe(path) for path in PAIRS]
+    found = {recipe.settings["lang"]: recipe.settings["lenpen"] for recipe in recipes}
+    assert found == LENGTH_PENALTIES
+    for path, recipe in zip(PAIRS, recipes):
+        assert path.stem == recipe.name == f"en-{recipe.settings['lang']}"
+        assert recipe.folder == Path("runs") / recipe.name
+        translate = next(stage for stage in recipe.stages if stage.name == "translate-full")
+        assert f"--lenpen={recipe.settings['lenpen']}" in translate.commands[0]
+
+
+def test_external_text_takes_the_place_of_the_corpus_alone():
+    pair = load_recipe(PAIRS[0], {"external_source": "wmt.en", "external_target": "wmt.de"})
+    names = [stage.name for stage in pair.stages]
+    assert "external-text" in names and "text" not in names
+    (command,) = pair.stages[names.index("external-text")].commands
+    assert command[command.index("--split") :][:4] == ["--split", "train", "wmt.en", "wmt.de"]
+    assert pair.stages[1].makes == load_recipe(PAIRS[0]).stages[1].makes
+
+
+def test_several_processes_are_a_setting(capsys):
+    launch = "train=[torchrun, --nproc-per-node=4, -m, fairseq_cli.train]"
+    assert main(["recipe", str(PAIRS[0]), "--dry-run", "--set", launch]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = "torchrun --nproc-per-node=4 -m fairseq_cli.train runs/en-de/data"
+    assert sum(line.startswith(start) for line in lines) == 2
+    assert resolve(["torchrun", "x"]) == [sys.executable, "-m", "torch.distributed.run", "x"]
+
+
+# The sentences of the tiny release, phrase by phrase.
+PHRASES = {
+    "en": "the man|a woman|the dog|my child|sees|buys|wants|takes|the house|an apple|a red book|water",
+    "es": "el hombre|una mujer|el perro|mi hijo|ve|compra|quiere|toma|la casa|una manzana|"
+          "un libro rojo|agua",
+    "fr": "l'homme|une femme|le chien|mon enfant|voit|achète|veut|prend|la maison|une pomme|"
+          "un livre rouge|de l'eau",
+    "it": "l'uomo|una donna|il cane|mio figlio|vede|compra|vuole|prende|la casa|una mela|"
+          "un libro rosso|acqua",
+    "nl": "de man|een vrouw|de hond|mijn kind|ziet|koopt|wil|neemt|het huis|een appel|"
+          "een rood boek|water",
+    "pt": "o homem|uma mulher|o cão|meu filho|vê|compra|quer|toma|a casa|uma maçã|"
+          "um livro vermelho|água",
+    "ro": "bărbatul|o femeie|câinele|copilul meu|vede|cumpără|vrea|ia|casa|un măr|"
+          "o carte roșie|apă",
+    "ru": "мужчина|женщина|собака|мой ребёнок|видит|покупает|хочет|берёт|дом|яблоко|"
+          "красную книгу|воду",
+}  # fmt: skip
+
+
+def translate(text: str, language: str) -> str:
+    for english, other in zip(PHRASES["en"].split("|"), PHRASES[language].split("|")):
+        text = text.replace(english, other)
+    return text
+
+
+@pytest.fixture(scope="module")
+def translated(release, tmp_path_factory):
+    """Makes the tiny release in another language: the same recordings, another translation."""
+
+    def make(language: str) -> Path:
+        root = tmp_path_factory.mktemp(language)
+        for split in ("train", "dev", "tst-COMMON"):
+            source = release / "en-de" / "data" / split
+            folder = root / f"en-{language}" / "data" / split
+            (folder / "txt").mkdir(parents=True)
+            (folder / "wav").symlink_to(source / "wav")
+            for suffix in ("yaml", "en"):
+                shutil.copy(source / "txt" / f"{split}.{suffix}", folder / "txt")
+            english = (source / "txt" / f"{split}.en").read_text(encoding="utf-8")
+            target = folder / "txt" / f"{split}.{language}"
+            target.write_text(translate(english, language), encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("language", sorted(PHRASES.keys() - {"en"}))
+def test_each_pair_starts_with_its_own_release(translated, tmp_path, language):
+    settings = {"mustc": translated(language), "out": tmp_path / "out"}
+    # Russian has letters of its own.
+    settings["vocab_size"] = 60 if language == "ru" else 48
+    changes = {key: str(value) for key, value in settings.items()}
+    recipe = load_recipe(SCRIPTS / "recipes" / f"en-{language}.yaml", changes)
+    # In this process: to start one takes seconds.
+    (prepare,) = recipe.stages[0].commands
+    assert all(Path(file).exists() for file in recipe.stages[0].needs)
+    assert main(prepare[1:]) == 0
+    assert all(Path(file).exists() for file in recipe.stages[0].makes)
+    data = tmp_path / "out" / "data"
+    assert read_yaml(data / "config.yaml", "the config")["tgt_lang"] == language
+    rows = read_manifest(data / "tst-COMMON.tsv")
+    assert len(rows) == 12 and set(rows["tgt_lang"]) == {language}
+    assert list(rows["tgt_text"]) == [translate(text, language) for text in rows["src_text"]]
+    assert not set(rows["tgt_text"]) & set(rows["src_text"])
+
+
+def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(SCRIPTS.parent)
+    settings = {
+        "mustc": release, "hubert": hubert, "out": tmp_path / "out", "vocab_size": 50,
+        "precision": ["--cpu"], "mt_updates": 12, "mt_tokens": 600, "st_samples": 400_000,
+        "st_update_freq": 1, "st_epochs": 3, "averaged": 2, "beam": 2, "num_workers": 0,
+        "dimensions": [f"{name}={value}" for name, value in zip(TINY_MODEL[::2], TINY_MODEL[1::2])],
+    }  # fmt: skip
+    recipe = tmp_path / "tiny.yaml"
+    content = {
+        "include": str(SCRIPTS / "recipes" / "en-de.yaml"),
+        "settings": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in settings.items()
+        },
+    }
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert main(["recipe", str(recipe)]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert len(report["results"]) == len(load_recipe(recipe).report)
+    for row in report["results"]:
+        assert row["sentences"] == 12 and row["megabytes"] > 0 and 0 <= row["bleu"] <= 100
+        assert row["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp")
+        assert row["name"] in printed
+    assert main(["recipe", str(recipe)]) == 0
+    done = capsys.readouterr().out.count("done before")
+    assert done == len(load_recipe(recipe).stages)
