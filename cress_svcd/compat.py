@@ -185,6 +185,29 @@ def launch_without_gpus() -> None:
     distributed_fairseq_model.DistributedDataParallel = distribute
 
 
+def check_before_resuming() -> None:
+    """Let a model look at the checkpoint that it is about to be resumed from.
+
+    fairseq's trainer loads the weights alone: a model that was quantised under another policy
+    would go on without a word where the names agree, and fail without a reason where they do not.
+    """
+    from fairseq.trainer import Trainer
+
+    load = Trainer.load_checkpoint
+    if getattr(load, "checks_the_model", False):
+        return
+
+    @functools.wraps(load)
+    def load_checkpoint(self, filename, *args, **kwargs):
+        check = getattr(self.get_model(), "check_resumable", None)
+        if check is not None and os.path.isfile(filename):
+            check(filename)
+        return load(self, filename, *args, **kwargs)
+
+    load_checkpoint.checks_the_model = True
+    Trainer.load_checkpoint = load_checkpoint
+
+
 class explained:
     """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
 
@@ -243,3 +266,4 @@ def apply() -> None:
     keep_checkpoints_whole()
     settle_precision()
     launch_without_gpus()
+    check_before_resuming()

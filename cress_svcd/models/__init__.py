@@ -5,4 +5,5 @@ from cress_svcd.models import (  # noqa: F401
     hubert_deltalm,
     hubert_transformer,
     masked_hubert,
+    quant_transformer,
 )

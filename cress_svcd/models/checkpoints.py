@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import os
-from typing import Mapping
+import zipfile
+from typing import Any, Mapping
 
 import torch
 from torch import nn
@@ -27,6 +28,42 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
             f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"
         )
     return state
+
+
+def model_options(path: str | os.PathLike) -> dict[str, Any]:
+    """The model's options in a checkpoint of fairseq-train; its tensors are not read.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or another kind of checkpoint.
+    """
+    mapped = zipfile.is_zipfile(path) if os.path.isfile(path) else False
+    with explained(path):
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    options = state.get("cfg") if isinstance(state, dict) else None
+    options = options.get("model") if isinstance(options, dict) else None
+    if not isinstance(options, dict) or not isinstance(state.get("model"), dict):
+        raise CheckpointError(
+            f"{path}: holds no 'model' with its options ('cfg.model'); expected a checkpoint of "
+            "fairseq-train"
+        )
+    return options
+
+
+def require_dictionary(state: Mapping, path: str | os.PathLike, dictionary_digest: str) -> None:
+    """Raise CheckpointError if the checkpoint was trained with another dictionary.
+
+    Args:
+        state: the checkpoint; one that does not tell its dictionary is let through.
+        path: its file, for the message.
+        dictionary_digest: of the dictionary of the task's data.
+    """
+    digest = (state.get("task_state") or {}).get("dictionary_digest", dictionary_digest)
+    if digest != dictionary_digest:
+        raise CheckpointError(
+            f"{path}: it was trained with another dictionary than this data's; prepare the data "
+            "with that model's (prepare-mustc --spm-model … --dictionary …), or train the "
+            "model on this data"
+        )
 
 
 @dataclasses.dataclass

@@ -208,6 +208,14 @@ class HubertEncoder(HubertModel):
                 f"{shorten(report.missing) or 'none'}; unknown: {shorten(report.unused) or 'none'}"
             )
 
+    def same_weights(self, path: str | os.PathLike) -> bool:
+        """Whether this encoder has the parameters of the HuBERT checkpoint at ``path``, no other."""
+        _, state = read_hubert(path)
+        own = {name: value for name, value in self.state_dict().items() if name != "mask_emb"}
+        return all(
+            name in state and torch.equal(value, state[name].to(value)) for name, value in own.items()
+        )
+
     def train(self, mode: bool = True) -> "HubertEncoder":
         return super().train(mode and not self.frozen)
 

@@ -29,7 +29,12 @@ from fairseq.models.transformer import (
 )
 
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
+from cress_svcd.models.checkpoints import (
+    read_checkpoint,
+    require_dictionary,
+    shorten,
+    transfer,
+)
 from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder, read_hubert
 
 logger = logging.getLogger(__name__)
@@ -427,13 +432,7 @@ def load_translation_model(model: nn.Module, path: str, dictionary_digest: str) 
             f"{path}: no 'model' in it (found: {shorten(sorted(map(str, state)))}); expected a "
             "checkpoint of fairseq-train"
         )
-    digest = (state.get("task_state") or {}).get("dictionary_digest", dictionary_digest)
-    if digest != dictionary_digest:
-        raise CheckpointError(
-            f"{path}: it was trained with another dictionary than this data's; prepare the data "
-            "with that model's (prepare-mustc --spm-model … --dictionary …), or train the "
-            "translation model on this data"
-        )
+    require_dictionary(state, path, dictionary_digest)
 
     def is_text_side(name: str) -> bool:
         return not name.startswith(SPEECH_PARTS) and name not in BUFFERS

@@ -579,14 +579,32 @@ class SpeechAndTextTranslationTask(TranslationTask):
                 f"arch {cfg._name!r} is not known; --user-dir names the code that it comes from"
             )
         if not from_checkpoint and hasattr(architecture, "complete_config"):
+            architecture.complete_config(cfg)
             self._check_speech_model(cfg)
             self._check_feature_cache(cfg)
-            architecture.complete_config(cfg)
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and hasattr(model, "load_pretrained"):
-            model.load_pretrained(cfg, dictionary_digest(self.tgt_dict))
+            model.load_pretrained(cfg, self.dictionary_digest)
+            if self.cfg.feature_cache:
+                self.check_cached_encoder(model, cfg.hubert_model_path)
         self._check_normalization(model)
         return model
+
+    @property
+    def dictionary_digest(self) -> str:
+        """The identity of the vocabulary of this task's data."""
+        return dictionary_digest(self.tgt_dict)
+
+    @staticmethod
+    def check_cached_encoder(model, path: str) -> None:
+        """Raise ConfigError unless cached features of the encoder in ``path`` serve ``model``."""
+        hubert = getattr(model.encoder, "hubert", None)
+        if hubert is None or not hubert.same_weights(path):
+            raise ConfigError(
+                f"--feature-cache: its features come from {path}, and the model's speech encoder "
+                "is another (trained on, or quantised): read the audio instead, or start from a "
+                "model that was trained with --freeze-hubert on that encoder"
+            )
 
     def _check_speech_model(self, cfg) -> None:
         if SPEECH in self.training_modes and not (cfg.hubert_model_path or cfg.hubert_description):
@@ -613,6 +631,21 @@ class SpeechAndTextTranslationTask(TranslationTask):
                 f"the speech encoder was pretrained with normalize={hubert.description.normalize}: "
                 "set the key to that"
             )
+
+    # Training
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """As fairseq's, after telling the criterion the update's number."""
+        if hasattr(criterion, "set_num_updates"):
+            criterion.set_num_updates(update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def optimizer_step(self, optimizer, model, update_num) -> None:
+        """As fairseq's, after telling the optimizer the update's number."""
+        inner = getattr(optimizer, "fp32_optimizer", optimizer)
+        if hasattr(inner, "set_num_updates"):
+            inner.set_num_updates(update_num)
+        super().optimizer_step(optimizer, model, update_num)
 
     # Generation
 
