@@ -21,8 +21,11 @@ COMMANDS = {
     "extract-features": "features of a frozen HuBERT, computed once for training",
     "shuffle-audio": "give sentences each other's recordings, to see that a model listens",
     "recipe": "run the stages of a recipe, from data to scores",
+    "prune-vocabulary": "keep of a model's vocabulary what a corpus uses",
     "average": "average the weights of several checkpoints",
+    "translate": "translate recordings: text, JSON lines or subtitles",
     "score": "score generated translations: BLEU, chrF, length ratio",
+    "compare": "compare translations, with a significance test by paired bootstrap",
 }
 
 

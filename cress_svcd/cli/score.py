@@ -4,7 +4,8 @@
 
 The hypotheses are the D- lines.  With --manifest the references are its tgt_text as it stands;
 without, they are the T- lines, which have passed through the vocabulary (unknown characters are
-lost there), so that a published score wants --manifest.  Several outputs are scored one by one.
+lost there), so that a published score wants --manifest.  Several outputs are scored one by one;
+'cress-svcd compare' tests whether they differ.
 """
 
 import argparse

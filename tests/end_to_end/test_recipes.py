@@ -67,7 +67,8 @@ def test_several_processes_are_a_setting(capsys):
 
 # The sentences of the tiny release, phrase by phrase.
 PHRASES = {
-    "en": "the man|a woman|the dog|my child|sees|buys|wants|takes|the house|an apple|a red book|water",
+    "en": "the man|a woman|the dog|my child|sees|buys|wants|takes|the house|an apple|"
+          "a red book|water",
     "es": "el hombre|una mujer|el perro|mi hijo|ve|compra|quiere|toma|la casa|una manzana|"
           "un libro rojo|agua",
     "fr": "l'homme|une femme|le chien|mon enfant|voit|achète|veut|prend|la maison|une pomme|"

@@ -1,0 +1,129 @@
+"""Compare translations of the same sentences: scores, and whether they differ by more than chance.
+
+  cress-svcd compare full=results/full.txt svcd=results/svcd.txt packed=results/packed.txt \\
+    --manifest data/en-de/tst-COMMON.tsv --json results/comparison.json
+
+Each is an output of fairseq-generate, with a name before it if you like.  The first is the
+baseline: the others are tested against it by paired bootstrap resampling (sacreBLEU's, two-sided).
+Behind ± stands half of the 95 % confidence interval; a * marks p < 0.05.  References are those of
+'cress-svcd score': the manifest's, or the T- lines.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from sacrebleu.metrics import BLEU
+
+from cress_svcd.cli.score import score_output
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import write_json
+from cress_svcd.scoring.significance import compare
+
+SIGNIFICANT = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "outputs", nargs="+", metavar="[NAME=]FILE", help="output of fairseq-generate; two or more"
+    )
+    parser.add_argument("--manifest", type=Path, help="TSV of the split, for its references")
+    parser.add_argument(
+        "--tokenize",
+        default="13a",
+        choices=BLEU.TOKENIZERS,
+        help="sacreBLEU's tokenizer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resamples", type=positive, default=1000, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=positive, default=12345, help="of the resampling (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures there")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
+    paths = named_files(args.outputs)
+    if len(paths) < 2:
+        raise ConfigError(f"{args.outputs[0]}: one output; two or more can be compared")
+    systems, references = read_systems(paths, args.manifest, args.tokenize)
+    report = compare(systems, references, args.tokenize, args.resamples, args.seed)
+    for row in report["systems"]:
+        row["output"] = str(paths[row["name"]])
+    print(format_comparison(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def named_files(items: list[str]) -> dict[str, Path]:
+    """``[NAME=]FILE`` texts as name → file; a file's name is its own without the suffix.
+
+    Raises:
+        ConfigError: two have one name.
+    """
+    files: dict[str, Path] = {}
+    for item in items:
+        name, equals, path = item.partition("=")
+        if not (equals and name and path) or Path(item).exists():
+            name, path = Path(item).stem, item
+        if name in files:
+            raise ConfigError(f"{files[name]} and {path} are both called {name}: give NAME=FILE")
+        files[name] = Path(path)
+    return files
+
+
+def read_systems(
+    paths: dict[str, Path], manifest: Path | None, tokenize: str
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Hypotheses by name of system, and the references of all.
+
+    Raises:
+        ConfigError: an output cannot be read, or is of other sentences than the first.
+    """
+    systems: dict[str, list[str]] = {}
+    first: list[tuple[str, str]] = []
+    for name, path in paths.items():
+        sentences = score_output(path, manifest, tokenize)["translations"]
+        keys = [(each["id"], each["reference"]) for each in sentences]
+        first = first or keys
+        if keys != first:
+            raise ConfigError(
+                f"{path}: {len(keys)} sentences with their references, which are not the "
+                f"{len(first)} of {next(iter(paths.values()))}; compare outputs of one split"
+            )
+        systems[name] = [each["hypothesis"] for each in sentences]
+    return systems, [reference for _, reference in first]
+
+
+def format_comparison(report: dict) -> str:
+    """The table for people."""
+    width = max(len(row["name"]) for row in report["systems"]) + 2
+    head = "".join(f"{name:>14}{'diff.':>8}{'p':>9}" for name in ("BLEU", "chrF2"))
+    lines = [f"{'':<{width}}{head}{'length':>8}{'same':>7}"]
+    for row in report["systems"]:
+        cells = "".join(_cells(row, metric) for metric in ("bleu", "chrf"))
+        same = row.get("same_sentences", "")
+        lines.append(f"{row['name']:<{width}}{cells}{row['length_ratio']:>8.3f}{same:>7}")
+    lines.append(
+        f"{report['systems'][0]['sentences']} sentences; differences, p and equal translations are "
+        f"against {report['baseline']}"
+    )
+    return "\n".join([*lines, report["bleu_signature"], report["chrf_signature"]])
+
+
+def _cells(row: dict, metric: str) -> str:
+    score = f"{row[metric]:.2f} ± {row[f'{metric}_interval']:.2f}"
+    if f"{metric}_p" not in row:
+        return f"{score:>14}{'':>17}"
+    p = row[f"{metric}_p"]
+    shown = "same" if p is None else f"{p:.4f}" + ("*" if p < SIGNIFICANT else " ")
+    return f"{score:>14}{row[f'{metric}_difference']:>+8.2f}{shown:>9}"
