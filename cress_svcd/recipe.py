@@ -25,7 +25,7 @@ from cress_svcd.recipe_file import Recipe, Stage
 PROGRAMS = {
     "cress-svcd": "cress_svcd.cli.main",
     "fairseq-train": "fairseq_cli.train",
-    "fairseq-hydra-train": "fairseq_cli.hydra_train",
+    "fairseq-hydra-train": "cress_svcd.hydra_train",
     "fairseq-generate": "fairseq_cli.generate",
     "fairseq-preprocess": "fairseq_cli.preprocess",
     "fairseq-interactive": "fairseq_cli.interactive",
@@ -186,7 +186,7 @@ class Runner:
                 )
                 sink.write(f"$ {shlex.join(command)}\n")
                 sink.flush()
-                process = self._start(stage, command, sink)
+                process = self._start(stage, command, sink, len(commands))
                 stack.callback(stop_process, process)
                 processes.append((command, log, process))
             for _ in _heartbeat(processes[0][1]):
@@ -200,14 +200,19 @@ class Runner:
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
                     )
 
-    def _start(self, stage: Stage, command: list[str], sink) -> subprocess.Popen:
+    def _start(self, stage: Stage, command: list[str], sink, beside: int) -> subprocess.Popen:
+        """Start one of ``beside`` commands that run at once, with its share of the cores."""
+        environment = dict(self.environment)
+        if beside > 1:
+            share = max(1, len(os.sched_getaffinity(0)) // beside)
+            environment.setdefault("OMP_NUM_THREADS", str(share))
         try:
             return subprocess.Popen(
                 resolve(command),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env=environment,
                 pass_fds=self._lock,
             )
         except OSError as error:

@@ -254,6 +254,14 @@ class TestTogether:
         logs = [kitchen.out / "logs" / f"01-both-{i}.log" for i in (1, 2)]
         assert (kitchen.out / "all.txt").read_text() == "".join(log.read_text() for log in logs)
 
+    def test_they_share_the_cores(self, kitchen, monkeypatch):
+        show = ["{python}", "-c", "import os; print('threads', os.environ.get('OMP_NUM_THREADS'))"]
+        cores = len(os.sched_getaffinity(0))
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        kitchen.write(stage("both", show, show, together=True, output="{out}/all.txt"))
+        assert kitchen.run() == 0
+        assert (kitchen.out / "all.txt").read_text().count(f"threads {max(1, cores // 2)}\n") == 2
+
     def test_one_failure_stops_the_others(self, kitchen, capsys):
         sleep = (
             "import os, pathlib, sys, time; part = pathlib.Path(sys.argv[1] + '.part');"
