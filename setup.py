@@ -24,6 +24,7 @@ setup(
         "scikit-learn>=1.3",
         "scipy>=1.11",
         "sentencepiece>=0.2",
+        "protobuf>=4",  # for the format of sentencepiece's models
         "soundfile>=0.12",
         "soxr>=0.3.7",
         "espeakng-loader>=0.2.4",
