@@ -5,5 +5,6 @@ from cress_svcd.models import (  # noqa: F401
     hubert_deltalm,
     hubert_transformer,
     masked_hubert,
+    quant_deltalm,
     quant_transformer,
 )
