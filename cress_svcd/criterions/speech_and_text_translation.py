@@ -1,6 +1,9 @@
 """Label-smoothed cross-entropy of speech and text translation, with optional CTC."""
 
+import contextlib
+import logging
 import math
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +17,11 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 )
 from fairseq.logging import metrics
 
-from cress_svcd.errors import ConfigError
+from cress_svcd.criterions import distillation
+from cress_svcd.criterions.distillation import Distillation, DistillationOptions
+from cress_svcd.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
 
 # The losses of translation by the mode of what is translated.
 MODES = ("st", "mt", "ext_mt")
@@ -24,7 +31,9 @@ LOGGED = tuple(
 
 
 @dataclass
-class SpeechAndTextTranslationCriterionConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class SpeechAndTextTranslationCriterionConfig(
+    DistillationOptions, LabelSmoothedCrossEntropyCriterionConfig
+):
     """Options of the criterion."""
 
     report_accuracy: bool = field(
@@ -48,11 +57,18 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
 
     A batch of speech gives the loss of speech translation (``st``), with ``--mt-finetune`` also
     that of translating its transcripts (``mt``), and with ``--ctc-weight`` a CTC loss; a batch of
-    text gives its own (``mt`` or ``ext_mt``).  In validation ``loss`` is that of the batch's own
-    mode alone, so that it is what checkpoints are to be compared by; the others are logged.
+    text gives its own (``mt`` or ``ext_mt``).  With ``--teacher-model`` the terms of
+    :mod:`distillation` are added, of speech and transcripts alike.  In validation ``loss`` is that
+    of the batch's own mode alone, so that it is what checkpoints are to be compared by; the others
+    are logged.
 
-    Logged for each mode: ``<mode>_loss``, ``<mode>_nll_loss`` (bits a token), ``<mode>_accuracy``.
+    Logged for each mode: ``<mode>_loss``, ``<mode>_nll_loss`` (bits a token), ``<mode>_accuracy``;
+    ``distill_kl``, ``distill_hidden``, ``distill_relation`` (a token, without their weights).
     """
+
+    distillation: Distillation | None = None
+    missing_teacher: str | None = None
+    updates = 0
 
     def __init__(
         self,
@@ -68,17 +84,44 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         self.ctc_weight = ctc_weight
         self.blank = task.source_blank
 
+    @classmethod
+    def build_criterion(cls, cfg: SpeechAndTextTranslationCriterionConfig, task):
+        criterion = super().build_criterion(cfg, task)
+        distillation.check_options(cfg)
+        if cfg.teacher_model and os.path.exists(cfg.teacher_model):
+            criterion.distillation = Distillation(cfg, task)
+        elif cfg.teacher_model:
+            # A model is validated without it; training stops before its first batch.
+            logger.warning("--teacher-model %s: no such file", cfg.teacher_model)
+            criterion.missing_teacher = cfg.teacher_model
+        return criterion
+
+    def train(self, mode: bool = True):
+        if mode and self.missing_teacher:
+            raise CheckpointError(
+                f"--teacher-model {self.missing_teacher}: no such file; give the checkpoint to "
+                "learn from, or leave the option out"
+            )
+        return super().train(mode)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Called by the task before each update, with the updates made so far."""
+        self.updates = num_updates
+
     def forward(self, model: nn.Module, sample: dict, reduce: bool = True):
         """Returns the loss (sum over tokens), the sample size, and what to log."""
         mode = self.mode_of(sample)
         text = sample.get("source_text") if mode == "st" else None
         # One call for all: data parallel wrappers expect a single forward before the backward.
         translate_text = self.with_text and text is not None
-        net_output = model(
+        inputs = {
             **sample["net_input"],
-            text_tokens=text["src_tokens"] if translate_text else None,
-            text_lengths=text["src_lengths"] if translate_text else None,
-        )
+            "text_tokens": text["src_tokens"] if translate_text else None,
+            "text_lengths": text["src_lengths"] if translate_text else None,
+        }
+        teacher = self.distillation
+        with teacher.watching(model) if teacher else contextlib.nullcontext() as watched:
+            net_output = model(**inputs)
         own, logged = self.translation_loss(model, net_output, sample, mode, reduce)
         # Every batch logs every key: summing over processes, fairseq takes the keys of the first
         # of several batches for those of all.
@@ -94,6 +137,13 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
             loss = loss + self.ctc_weight * value
             logging_output["ctc_loss"] = value.detach()
             logging_output["ctc_ntokens"] = text["src_lengths"].sum()
+        if teacher:
+            logits = [net_output[0]]
+            if translate_text:
+                logits.append(net_output[1]["text_output"][0])
+            value, logged = teacher.loss(inputs, logits, watched, sample["target"], self.updates)
+            loss = loss + value
+            logging_output.update(logged)
         if not model.training:
             loss = own
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
@@ -170,3 +220,7 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         count = total("ctc_ntokens")
         if count:
             metrics.log_scalar("ctc_loss", total("ctc_loss") / count / bit, count, round=3)
+        count = total("distill_ntokens")
+        for name in distillation.LOGGED:
+            if count and any(name in log for log in logging_outputs):
+                metrics.log_scalar(name, total(name) / count, count, round=4)

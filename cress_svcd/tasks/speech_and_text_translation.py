@@ -231,6 +231,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         self.pre_tokenizer = encoders.build_tokenizer(Namespace(**data_cfg.pre_tokenizer))
         self.sequence_generator = None
         self.hubert_digest = None
+        self.cached_encoder: str | None = None
         self.state.merge_state_dict({"dictionary_digest": dictionary_digest(dictionary)})
 
     @classmethod
@@ -585,8 +586,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
         model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and hasattr(model, "load_pretrained"):
             model.load_pretrained(cfg, self.dictionary_digest)
-            if self.cfg.feature_cache:
-                self.check_cached_encoder(model, cfg.hubert_model_path)
+            if self.cached_encoder:
+                self.check_cached_encoder(model, self.cached_encoder)
         self._check_normalization(model)
         return model
 
@@ -622,6 +623,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
                 "trained does not keep its features"
             )
         self.hubert_digest = file_digest(cfg.hubert_model_path)
+        self.cached_encoder = cfg.hubert_model_path
 
     def _check_normalization(self, model) -> None:
         hubert = getattr(getattr(model, "encoder", None), "hubert", None)
