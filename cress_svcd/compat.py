@@ -140,7 +140,9 @@ def settle_precision() -> None:
         options_given = parsed[0] if isinstance(parsed, tuple) else parsed
         if importlib.util.find_spec("torch_xla") is None and getattr(options_given, "bf16", False):
             options_given.tpu = False
-        if not torch.cuda.is_available() or getattr(options_given, "cpu", False):
+        on_cpu = not torch.cuda.is_available() or getattr(options_given, "cpu", False)
+        # quant_adam tells parameters apart, which a flat copy of all does not.
+        if on_cpu or getattr(options_given, "optimizer", None) == "quant_adam":
             options_given.fp16_no_flatten_grads = True
         return parsed
 
@@ -151,8 +153,9 @@ def settle_precision() -> None:
 def launch_without_gpus() -> None:
     """Let ``torchrun`` start fairseq-train on a machine without GPUs.
 
-    fairseq divides by the number of GPUs to choose each process's device, and names a device to
-    torch's data parallelism also for a model on the CPU.
+    fairseq divides by the number of GPUs to choose each process's device, names a device to torch's
+    data parallelism also for a model on the CPU, and has its processes talk through NCCL, which
+    needs GPUs, unless told otherwise.
     """
     from fairseq.distributed import utils as distributed_utils
     from fairseq.models import distributed_fairseq_model
@@ -171,6 +174,7 @@ def launch_without_gpus() -> None:
         cfg.distributed_rank = int(os.environ["RANK"])
         cfg.device_id = 0
         cfg.distributed_no_spawn = True
+        cfg.distributed_backend = "gloo"
         return None
 
     wrap = distributed_fairseq_model.DistributedDataParallel
@@ -208,6 +212,12 @@ def check_before_resuming() -> None:
     Trainer.load_checkpoint = load_checkpoint
 
 
+# What readers raise at bytes that are no checkpoint, or at one without what it should hold.
+UNREADABLE = (
+    RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError,
+)  # fmt: skip
+
+
 class explained:
     """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
 
@@ -227,7 +237,7 @@ class explained:
                 f"checkpoint ({refused[0] if refused else error}). Nothing in it was executed. "
                 "Ask for a checkpoint as fairseq saves it."
             ) from None
-        if issubclass(kind, (RuntimeError, EOFError, OSError, KeyError, ValueError)):
+        if issubclass(kind, UNREADABLE):
             reason = str(error).strip().splitlines()
             raise CheckpointError(
                 f"{self.path}: cannot be read as a checkpoint "

@@ -26,9 +26,11 @@ MAY_IMPORT = {
     "criterions": {"kernels", "quantization", "models", "data"},
     "cli": {
         "kernels", "quantization", "models", "data", "tasks", "criterions", "schedulers",
-        "scoring", "recipe", "recipe_file", "cli",
+        "scoring", "recipe", "recipe_file", "translator", "cli",
     },
 }  # fmt: skip
+# Modules beside the floors that stand on some of them.
+TOP_MODULES_MAY_IMPORT = {"translator": {"kernels", "data", "tasks"}}
 TOP_LEVEL = {"cress_svcd", "configs", "scripts", "tests", "README.md", "setup.py", "LICENSE"}
 
 
@@ -70,6 +72,12 @@ def test_no_floor_knows_of_one_above(floor):
         if floors(path) - allowed
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("module", TOP_MODULES_MAY_IMPORT)
+def test_a_module_on_top_knows_only_what_it_needs(module):
+    found = floors(PACKAGE / f"{module}.py") - GROUND - {"__version__"}
+    assert found <= TOP_MODULES_MAY_IMPORT[module]
 
 
 def test_every_folder_is_a_floor():

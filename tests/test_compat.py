@@ -14,7 +14,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.file_io import PathManager
 from omegaconf import OmegaConf
-from training_options import make_model, make_task, parse
+from training_options import make_model, make_task, parse, save_checkpoint
 
 from cress_svcd import compat
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
@@ -25,26 +25,7 @@ def checkpoint(prepared, hubert, tmp_path):
     """A checkpoint as fairseq-train writes it, of a tiny model."""
     cfg = parse(prepared, "--hubert-model-path", hubert)
     task = make_task(prepared)
-    model = make_model(cfg, task)
-    sections = {
-        key: OmegaConf.to_container(section, resolve=False, enum_to_str=True)
-        for key, section in (("task", cfg.task), ("model", cfg.model))
-    }
-    state = {
-        "args": None,
-        "cfg": {**sections, "checkpoint": {}, "criterion": None},
-        "model": model.state_dict(),
-        "criterion": None,
-        "optimizer_history": [
-            {"num_updates": 3, "criterion_name": "x", "optimizer_name": "y",
-             "lr_scheduler_state": {}}
-        ],
-        "task_state": task.state_dict(),
-        "extra_state": {"train_iterator": {"epoch": 1}},
-    }  # fmt: skip
-    path = tmp_path / "checkpoint.pt"
-    torch.save(state, path)
-    return path
+    return save_checkpoint(tmp_path / "checkpoint.pt", cfg, task, make_model(cfg, task))
 
 
 class Malicious:

@@ -57,3 +57,25 @@ def make_model(cfg: argparse.Namespace, task) -> torch.nn.Module:
     """The model of ``cfg``, the same at every call."""
     torch.manual_seed(3)
     return task.build_model(cfg.model)
+
+
+def save_checkpoint(path: Path, cfg: argparse.Namespace, task, model: torch.nn.Module) -> Path:
+    """Write ``model`` as fairseq-train does, without an optimizer's state."""
+    sections = {
+        key: OmegaConf.to_container(section, resolve=False, enum_to_str=True)
+        for key, section in (("task", cfg.task), ("model", cfg.model))
+    }
+    state = {
+        "args": None,
+        "cfg": {**sections, "checkpoint": {}, "criterion": None},
+        "model": model.state_dict(),
+        "criterion": None,
+        "optimizer_history": [
+            {"num_updates": 3, "criterion_name": "x", "optimizer_name": "y",
+             "lr_scheduler_state": {}}
+        ],
+        "task_state": task.state_dict(),
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }  # fmt: skip
+    torch.save(state, path)
+    return path

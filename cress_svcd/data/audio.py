@@ -24,6 +24,11 @@ SAMPLE_RATE = 16_000
 SILENCE_PEAK = 1e-4
 """Largest deviation from the mean (full scale is 1) that counts as silence: 3 steps of 16 bit."""
 
+SUFFIXES = frozenset(
+    ".aif .aiff .au .caf .flac .mp3 .npy .oga .ogg .opus .rf64 .w64 .wav".split()
+)
+"""What recordings are looked for by, in a folder."""
+
 _SPEC = re.compile(r"(?s)(.+):(-?\d+):(-?\d+)")
 _NPY_SUFFIX = ".npy"
 _MAX_CHANNELS = 8
