@@ -374,7 +374,7 @@ class _DivergenceWatch:
 def _hydra_command(folder: Path) -> list[str]:
     folder = folder.resolve()
     return python_module(
-        "fairseq_cli.hydra_train",
+        "cress_svcd.hydra_train",
         "--config-dir",
         str(folder),
         "--config-name",

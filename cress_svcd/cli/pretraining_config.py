@@ -39,7 +39,7 @@ CTC = "ctc"
 
 # For each stage: model, criterion and task of fairseq's registries.
 _REGISTERED = {
-    MASKED_PREDICTION: {"model": "masked_hubert", "criterion": "hubert"},
+    MASKED_PREDICTION: {"model": "masked_hubert", "criterion": "masked_prediction"},
     CTC: {"model": "ctc_hubert", "criterion": "ctc_and_units"},
 }
 _TASK = "segment_hubert_pretraining"

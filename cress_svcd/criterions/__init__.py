@@ -1,3 +1,7 @@
 """fairseq criterions: importing registers them."""
 
-from cress_svcd.criterions import ctc_and_units, speech_and_text_translation  # noqa: F401
+from cress_svcd.criterions import (  # noqa: F401
+    ctc_and_units,
+    masked_prediction,
+    speech_and_text_translation,
+)
