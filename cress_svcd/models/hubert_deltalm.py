@@ -1,7 +1,7 @@
 """Speech and text translation with HuBERT and DeltaLM.
 
-``hubert_transformer`` whose encoder, shared by speech and text, and decoder are DeltaLM's; or its
-decoder alone (``--deltalm-decoder-only``), behind the Transformer encoder of ``hubert_transformer``.
+``hubert_transformer`` whose encoder, shared by speech and text, and decoder are DeltaLM's; or only
+its decoder is (``--deltalm-decoder-only``), behind the encoder of ``hubert_transformer``.
 The dimensions come from the DeltaLM file and are stored in the checkpoint.
 """
 

@@ -118,5 +118,6 @@ def make_deltalm(
 
 def save_finetuned(model: nn.Module, path: Path, **extra) -> Path:
     """Write ``model`` as fairseq does: key ``model``, and its options under ``cfg``."""
-    torch.save({"model": model.state_dict(), "cfg": {"model": dict(vars(model.cfg))}, **extra}, path)
+    options = {"model": dict(vars(model.cfg))}
+    torch.save({"model": model.state_dict(), "cfg": options, **extra}, path)
     return path

@@ -51,8 +51,8 @@ def start(request, task, hubert, tmp_path_factory):
 
 def save(path, model, cfg, task) -> None:
     options = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    state = {"cfg": {"model": options}, "model": model.state_dict(), "task_state": task.state_dict()}
-    torch.save(state, path)
+    state = {"cfg": {"model": options}, "model": model.state_dict()}
+    torch.save({**state, "task_state": task.state_dict()}, path)
 
 
 def quantize(task, start, policy):
