@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_parser().parse_args(argv)
     name = argv[0]
     parser = build_command_parser(name)
-    args = parser.parse_args(argv[1:])
+    # Options may stand between the inputs, and before them.
+    args = parser.parse_intermixed_args(argv[1:])
     try:
         return args.run(args) or 0
     except CressError as error:
