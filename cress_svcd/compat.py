@@ -218,6 +218,35 @@ UNREADABLE = (
 )  # fmt: skip
 
 
+def send_checkpoints_as_plain_data() -> None:
+    """Let a training in several processes be resumed.
+
+    The first process reads the checkpoint and sends it to the others, which since torch 2.6 accept
+    plain data only: the configuration in it, and fairseq's place-holders for tensors, are none.
+    """
+    from fairseq.distributed import utils as distributed_utils
+    from omegaconf import DictConfig, OmegaConf
+
+    broadcast = distributed_utils.broadcast_object
+    if getattr(broadcast, "sends_plain_data", False):
+        return
+
+    @functools.wraps(broadcast)
+    def broadcast_object(obj, *args, **kwargs):
+        if isinstance(obj, dict):
+            obj = {
+                key: OmegaConf.to_container(value, enum_to_str=True)
+                if isinstance(value, DictConfig)
+                else value
+                for key, value in obj.items()
+            }
+        return broadcast(obj, *args, **kwargs)
+
+    torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])
+    broadcast_object.sends_plain_data = True
+    distributed_utils.broadcast_object = broadcast_object
+
+
 class explained:
     """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
 
@@ -276,4 +305,5 @@ def apply() -> None:
     keep_checkpoints_whole()
     settle_precision()
     launch_without_gpus()
+    send_checkpoints_as_plain_data()
     check_before_resuming()
