@@ -1,8 +1,33 @@
 """Packaging of cress_svcd.  ``scripts/setup.sh`` makes a working environment with pinned versions."""
 
+import runpy
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = "cress_svcd/kernels"
+BUILD = runpy.run_path(str(Path(__file__).with_name("cress_svcd") / "kernels" / "build.py"))
+
+
+class BuildKernels(build_ext):
+    """Compile the C kernels, a plain shared library; go on without them where that fails."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return f"{KERNELS}/{BUILD['LIBRARY']}"
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.build_lib) / KERNELS
+        try:
+            BUILD["build"](target)
+        except BUILD["BuildError"] as error:
+            sys.stderr.write(
+                f"NOTICE: cress_svcd is installed without its C kernels: {error}\n"
+                "NOTICE: packed models then run on torch's integer product, slower and with eight "
+                "times the memory; later: python -m cress_svcd.kernels.build\n"
+            )
+
 
 setup(
     name="cress_svcd",
@@ -34,6 +59,8 @@ setup(
         "tensorboard>=2.14",
         "tqdm>=4.65",
     ],
+    ext_modules=[Extension("cress_svcd.kernels.libcress_kernels", sources=[], optional=True)],
+    cmdclass={"build_ext": BuildKernels},
     extras_require={"test": ["pytest>=8", "pytest-timeout", "hypothesis>=6"]},
     entry_points={"console_scripts": ["cress-svcd = cress_svcd.cli.main:main"]},
     zip_safe=False,

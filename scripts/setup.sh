@@ -45,7 +45,9 @@ if [ -n "$wheels" ]; then
 fi
 
 # What the environment depends on: if this is unchanged there is nothing to do.
-state="$("$python" -V) $(cat "$pins" "$root/setup.py" "$root/scripts/setup.sh" | cksum) $root"
+kernels=$root/cress_svcd/kernels
+state="$("$python" -V) $(cat "$pins" "$root/setup.py" "$root/scripts/setup.sh" "$kernels"/build.py \
+  "$kernels"/csrc/* | cksum) $root"
 if [ -f "$venv/.setup" ] && [ "$(cat "$venv/.setup")" = "$state" ] && [ -x "$venv/bin/cress-svcd" ]
 then
   say "$venv is up to date"
@@ -80,7 +82,10 @@ say "building fairseq and installing the rest; this takes a few minutes the firs
 # non-autoregressive models use need little optimisation.
 CFLAGS="-O1 -g0 ${CFLAGS:-}" "${pip[@]}" --no-build-isolation --requirement "$pins"
 say "installing cress_svcd"
+rm -f "$kernels"/*.so
 "${pip[@]}" --no-build-isolation --no-deps --editable "$root"
+ls "$kernels"/*.so >/dev/null 2>&1 || say "NOTICE: the C kernels could not be compiled; packed models \
+will run on torch alone ('$venv/bin/python -m cress_svcd.kernels.build' says why)"
 # fairseq looks for '--user-dir cress_svcd' beside itself, from any working directory.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 ln -sfn "$root/cress_svcd" "$site/cress_svcd"

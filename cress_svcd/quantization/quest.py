@@ -54,6 +54,12 @@ class _TrustQuantize(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
+def rotated_input(x: Tensor, bits: int | None) -> Tensor:
+    """``x`` (... x C) rotated, and rounded to ``bits`` a row where there are any."""
+    x = rotate(x)
+    return x if bits is None else _TrustQuantize.apply(x, bits)
+
+
 class QuESTLinear(QuantLinear):
     """y = Q(H W)^T Q(H x) + b, with H a Hadamard rotation of the inputs' dimension.
 
@@ -74,8 +80,7 @@ class QuESTLinear(QuantLinear):
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """The rotated input, quantised."""
-        x = rotate(x)
-        return x if self.activation_bits is None else _TrustQuantize.apply(x, self.activation_bits)
+        return rotated_input(x, self.activation_bits)
 
     def estimated_weight(self) -> Tensor:
         """The rotated weight, quantised, to be multiplied with rotated inputs."""

@@ -48,6 +48,11 @@ class _ElasticQuantize(torch.autograd.Function):
         return grad * inside, grad_alpha.view(1), None, None, None
 
 
+def elastic_quantize(x: Tensor, step: Tensor, bits: int, low: int, high: int) -> Tensor:
+    """``x`` rounded to levels low .. high of the trained ``step`` (1), and scaled back."""
+    return _ElasticQuantize.apply(x, step, bits, low, high)
+
+
 def _levels(ratio: Tensor, bits: int, low: int, high: int) -> Tensor:
     if bits == 1 and low < 0:
         return torch.where(ratio < 0, -1.0, 1.0).to(ratio.dtype)
@@ -118,7 +123,7 @@ class TBTLinear(QuantLinear):
     def quantize_input(self, x: Tensor) -> Tensor:
         if self.activation_bits is None:
             return x
-        return _ElasticQuantize.apply(x, self.step, self.activation_bits, *self.level_range())
+        return elastic_quantize(x, self.step, self.activation_bits, *self.level_range())
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:

@@ -1,0 +1,28 @@
+"""Products of true 1-bit weights, y = (signs @ level(g * x)) * step * h + bias.
+
+Pure torch and C: this floor knows neither fairseq nor how weights came to be signs.
+
+    rows = pack_signs(weight)                    # uint8, out x ceil(in / 8): what a file holds
+    signs = prepare(rows, in_features, choose(x.device))   # once, at load
+    y = sign_matmul(x, signs, out_features, g, h, bias, bits=8)
+
+``backends()`` says what there is: ``reference`` and ``torch`` everywhere, ``cpu`` (C for AMX,
+AVX-512-VNNI, AVX2 and anything else) where it is built, ``gpu`` (Triton) on CUDA.  The environment
+variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the number of rows does.
+"""
+
+from cress_svcd.kernels.bitpack import pack_signs, unpack_signs
+from cress_svcd.kernels.layouts import BACKENDS, Backend, backends, choose, prepare, restore
+from cress_svcd.kernels.operator import sign_matmul
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "backends",
+    "choose",
+    "pack_signs",
+    "prepare",
+    "restore",
+    "sign_matmul",
+    "unpack_signs",
+]

@@ -1,0 +1,57 @@
+"""Back end ``torch``: signs expanded once, to int8 for ``torch._int_mm``; no compiler needed.
+
+Eight times the memory of packed signs, a quarter of float32.  Where this torch or processor has no
+integer product, the expansion is float32 and the product the reference's.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from cress_svcd.kernels import reference
+
+PLANES_TOP = 127 * 256 + 127  # the largest level that two signed bytes hold symmetrically
+
+
+@functools.cache
+def has_int_mm() -> bool:
+    """Whether ``torch._int_mm`` works on the CPU here, for any number of rows."""
+    try:
+        left = torch.ones(1, 24, dtype=torch.int8)
+        return bool((torch._int_mm(left, torch.ones(24, 3, dtype=torch.int8)) == 24).all())
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+
+
+def expand(signs: Tensor) -> Tensor:
+    """A matrix of signs of any type as this back end wants it: int8, or float32."""
+    return signs.to(torch.int8 if has_int_mm() else torch.float32)
+
+
+def sign_matmul(
+    x: Tensor,
+    signs: Tensor,
+    g: Tensor | None,
+    h: Tensor | None,
+    bias: Tensor | None,
+    bits: int | None,
+) -> Tensor:
+    """As ``reference.sign_matmul``, for ``expand``-ed signs.
+
+    With 16 bits or None, rows are rounded to two planes of int8, as the C kernels do.
+    """
+    if signs.dtype != torch.int8 or x.device.type != "cpu" or x.dtype == torch.float64:
+        return reference.sign_matmul(x, signs.to(reference.exact_type(x.dtype)), g, h, bias, bits)
+    rows = x.reshape(-1, x.shape[-1])
+    if bits == 8:
+        levels, step = reference.levels_and_step(rows, g, 127)
+        product = torch._int_mm(levels.to(torch.int8), signs.t()).float()
+    else:
+        levels, step = reference.levels_and_step(rows, g, PLANES_TOP)
+        high = ((levels + 128) / 256).floor_()
+        planes = torch.cat([high, levels.sub_(high, alpha=256)]).to(torch.int8)
+        products = torch._int_mm(planes, signs.t()).float()
+        product = products[: len(rows)].mul_(256).add_(products[len(rows) :])
+    y = reference.scale_and_shift(product.mul_(step), h, bias).to(x.dtype)
+    return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,114 @@
+"""Which back ends there are, and the form in which each wants its signs, made once at load.
+
+The form tells the back end, so that nothing else needs to be carried along:
+
+    back end    signs
+    reference   rows: uint8, out x ceil(in / 8), the storage format
+    gpu         rows, on a CUDA device
+    cpu         tiles: uint8, 3 dimensions
+    torch       int8 (float32 where there is no integer product), out x in
+"""
+
+import dataclasses
+import os
+
+import torch
+from torch import Tensor
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.kernels import bitpack, cpu, expanded, gpu
+
+BACKEND_VARIABLE = "CRESS_SVCD_BACKEND"
+BACKENDS = ("reference", "torch", "cpu", "gpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """Whether a back end can be used here.
+
+    Attributes:
+        name: one of BACKENDS.
+        available: it can.
+        detail: what it would use, or why it cannot be used and what helps.
+    """
+
+    name: str
+    available: bool
+    detail: str
+
+
+def backends() -> dict[str, Backend]:
+    """All back ends by name."""
+    integer = "int8 and torch._int_mm" if expanded.has_int_mm() else "float32: no torch._int_mm"
+    found = [
+        Backend("reference", True, "plain torch, unpacks at every call"),
+        Backend("torch", True, f"signs expanded to {integer}"),
+    ]
+    try:
+        isas = cpu.supported_isas()
+        found.append(Backend("cpu", True, f"C kernels: {', '.join(isas)}"))
+    except cpu.UnavailableError as error:
+        found.append(Backend("cpu", False, str(error)))
+    reason = gpu.why_unavailable()
+    found.append(Backend("gpu", reason is None, reason or "Triton and cuBLAS"))
+    return {backend.name: backend for backend in found}
+
+
+def choose(device: torch.device, backend: str | None = None) -> str:
+    """The back end for a layer on ``device``.
+
+    Args:
+        backend: one of BACKENDS; None or "auto" takes what CRESS_SVCD_BACKEND says, and without it
+            gpu on CUDA and cpu on the CPU, or where that is missing reference and torch.
+
+    Raises:
+        ConfigError: unknown, not available here, or not for this device.
+    """
+    where = "backend"
+    if backend in (None, "auto"):
+        backend, where = os.environ.get(BACKEND_VARIABLE, "auto"), BACKEND_VARIABLE
+    fast, plain = ("gpu", "reference") if device.type == "cuda" else ("cpu", "torch")
+    if backend == "auto":
+        # On a meta device nothing is computed; the form is that of the CPU, where most models go.
+        return fast if _is_available(fast) else plain
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"{where}: found {backend!r}, expected auto or one of: {', '.join(BACKENDS)}"
+        )
+    if not _is_available(backend):
+        raise ConfigError(f"{where}: {backend} cannot be used: {backends()[backend].detail}")
+    if backend in ("cpu", "gpu") and backend != fast:
+        raise ConfigError(f"{where}: {backend} is not for a layer on {device}")
+    return backend
+
+
+def _is_available(backend: str) -> bool:
+    if backend == "cpu":
+        try:
+            return bool(cpu.library())
+        except cpu.UnavailableError:
+            return False
+    return backend != "gpu" or gpu.why_unavailable() is None
+
+
+def prepare(rows: Tensor, in_features: int, backend: str) -> Tensor:
+    """Packed signs in storage order (uint8, out x ceil(in / 8)) -> the form of ``backend``."""
+    if backend == "cpu":
+        return bitpack.to_tiles(rows, in_features)
+    if backend == "torch":
+        return expanded.expand(bitpack.unpack_signs(rows, in_features, torch.int8))
+    return rows
+
+
+def restore(signs: Tensor, out_features: int, in_features: int) -> Tensor:
+    """The inverse of ``prepare``, whichever back end ``signs`` were prepared for."""
+    if signs.dtype != torch.uint8:
+        return bitpack.pack_signs(signs)
+    return bitpack.from_tiles(signs, out_features, in_features) if signs.dim() == 3 else signs
+
+
+def dense(signs: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
+    """The matrix (out x in) of -1 and +1 in ``dtype``, from any form."""
+    if signs.dtype != torch.uint8:
+        return signs.to(dtype)
+    return bitpack.unpack_signs(restore(signs, out_features, in_features), in_features, dtype)
