@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fairseq_commands import train_command
+from fairseq_commands import generate_command, train_command
 
 # Inherited by the commands: tiny models run fastest on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,3 +61,9 @@ def averaged(run, baseline) -> Path:
     path = baseline.folder / "averaged.pt"
     run("cress-svcd", "average", baseline.folder, "--last", "3", "-o", path)
     return path
+
+
+@pytest.fixture(scope="session")
+def speech(run, prepared, averaged, elsewhere) -> str:
+    """What fairseq-generate prints for the test set's speech."""
+    return run(*generate_command(prepared, averaged), cwd=elsewhere).stdout

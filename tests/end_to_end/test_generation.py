@@ -10,12 +10,6 @@ from fairseq_commands import TASK, generate_command, run_series
 from cress_svcd.data.manifest import read_manifest
 
 
-@pytest.fixture(scope="module")
-def speech(run, prepared, averaged, elsewhere):
-    """What fairseq-generate prints for speech."""
-    return run(*generate_command(prepared, averaged), cwd=elsewhere).stdout
-
-
 def lines(output: str, kind: str) -> list[str]:
     return re.findall(rf"^{kind}-\d+\t.*$", output, re.MULTILINE)
 

@@ -1,0 +1,64 @@
+"""``cress-svcd translate`` with a trained model: the words of fairseq-generate, and subtitles."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from cress_svcd.data.audio import SAMPLE_RATE, read_audio
+from cress_svcd.data.manifest import read_manifest
+
+FLAGS = ["--beam", "3", "--max-len-b", "20", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def waves(prepared, release) -> list[np.ndarray]:
+    """The sentences of the test set."""
+    root = release / "en-de" / "data"
+    specs = read_manifest(prepared / "tst-COMMON.tsv")["audio"]
+    return [read_audio(spec, root=root) for spec in specs]
+
+
+def test_the_words_are_those_of_fairseq_generate(
+    run, averaged, waves, speech, elsewhere, tmp_path
+):
+    for number, wave in enumerate(waves):
+        path = tmp_path / "speech" / f"{number:02}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
+    result = run(
+        "cress-svcd", "translate", averaged, tmp_path / "speech", *FLAGS,
+        "--output-format", "jsonl", "-o", tmp_path / "all.jsonl", cwd=elsewhere,
+    )  # fmt: skip
+    assert result.stdout == ""
+    found = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    lines = re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", speech, re.MULTILINE)
+    expected = {int(number): (float(score), text) for number, score, text in lines}
+    assert len(found) == len(expected) == 12
+    assert len({text for _, text in expected.values()}) > 1
+    for number, record in enumerate(found):
+        score, text = expected[number]
+        assert record["text"] == text and record["source"].endswith(f"{number:02}.wav")
+        assert record["score"] == pytest.approx(score, abs=1e-3)
+
+
+def test_a_long_recording_from_a_pipe_becomes_subtitles(run, averaged, waves, elsewhere, tmp_path):
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    parts = [part for wave in waves for part in (pause, wave)]
+    starts = np.cumsum([len(part) for part in parts])[::2] / SAMPLE_RATE
+    soundfile.write(tmp_path / "talk.flac", np.concatenate(parts), SAMPLE_RATE)
+    with open(tmp_path / "talk.flac", "rb") as talk:
+        result = run(
+            "cress-svcd", "translate", averaged, "-", *FLAGS, "--output-format", "vtt",
+            cwd=elsewhere, stdin=talk,
+        )  # fmt: skip
+    assert result.stdout.startswith("WEBVTT\n\n")
+    found = re.findall(r"^00:00:(\S+) --> 00:00:(\S+)\n(.+)\n\n", result.stdout, re.MULTILINE)
+    assert len(found) == len(waves)
+    times = [float(time) for start, end, _ in found for time in (start, end)]
+    assert times == sorted(times)
+    for (start, _, _), expected in zip(found, starts):
+        assert expected - 0.3 < float(start) < expected + 0.5
+    assert "Traceback" not in result.stderr
