@@ -145,6 +145,17 @@ class PackedLinear(nn.Module):
         packed._refresh()
         return packed.train(layer.training)
 
+    def use_backend(self, backend: str | None) -> None:
+        """Compute with another back end from now on, here and wherever the layer moves.
+
+        Raises:
+            ConfigError: see ``kernels.choose``; nothing has changed.
+        """
+        chosen = kernels.choose(self.h.device, backend)
+        rows = self._rows()
+        self._requested_backend, self.backend = backend, chosen
+        self.signs = self._prepared(rows)
+
     def _prepared(self, rows: Tensor) -> Tensor:
         return kernels.prepare(rows, self.in_features, self.backend)
 
@@ -365,6 +376,18 @@ def unpack_model(model: nn.Module) -> list[str]:
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
     _replace(model, layers)
+    return list(layers)
+
+
+def use_backend(model: nn.Module, backend: str | None) -> list[str]:
+    """Let every packed layer of ``model`` compute with ``backend``; returns their names.
+
+    Raises:
+        ConfigError: see ``kernels.choose``.
+    """
+    layers = packed_layers(model)
+    for layer in layers.values():
+        layer.use_backend(backend)
     return list(layers)
 
 
