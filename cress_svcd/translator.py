@@ -26,7 +26,7 @@ from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import TASK_REGISTRY
 
-from cress_svcd.compat import explained
+from cress_svcd import kernels
 from cress_svcd.data.audio import (
     SAMPLE_RATE,
     AudioSpec,
@@ -38,6 +38,7 @@ from cress_svcd.data.audio import (
 from cress_svcd.data.dataset import SpeechTranslationDataset
 from cress_svcd.data.segmentation import Segmentation, Span, cut, find_segments
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 
 logger = logging.getLogger(__name__)
@@ -207,11 +208,13 @@ class Translator:
         device: torch.device,
         batch_seconds: float = BATCH_SECONDS,
         segmentation: Segmentation | None = Segmentation(),
+        backend: str | None = None,
     ):
         """See :meth:`load`."""
         self.model, self.task, self.device = model, task, device
         self.batch_seconds, self.segmentation = batch_seconds, segmentation
         model.to(device).eval()
+        choose_backend(model, backend, device)
         model.prepare_for_inference_(Namespace(generation=generation))
         self.generator = task.build_generator([model], generation)
 
@@ -240,7 +243,7 @@ class Translator:
             beam, lenpen, max_len_b: beam size, length penalty and most tokens of a translation, as
                 of fairseq-generate.
             threads: of torch, in this whole process; default: as they are.
-            backend: of the 1-bit kernels; default: the best that there is.
+            backend: of packed layers, see ``kernels.choose``; default: the best that there is.
             fp16: compute in half precision.
             batch_seconds: speech in a batch; 0: each segment alone.
             segmentation: how recordings are cut; None: they are not.
@@ -256,13 +259,13 @@ class Translator:
             if threads < 1:
                 raise ConfigError(f"threads is {threads}, expected 1 or more")
             torch.set_num_threads(threads)
-        choose_backend(backend)
         chosen = choose_device(device)
+        kernels.choose(chosen, backend)  # a wrong name should not wait for the model
         model, task = load_model(Path(path), Path(data) if data else None)
         if fp16:
             model.half()
         generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
-        return cls(model, task, generation, chosen, batch_seconds, segmentation)
+        return cls(model, task, generation, chosen, batch_seconds, segmentation, backend)
 
     @property
     def hears(self) -> bool:
@@ -408,11 +411,15 @@ def join(parts: Sequence[Translation]) -> Translation:
     )
 
 
-def choose_backend(name: str | None) -> None:
-    """Let the 1-bit kernels use the back end ``name``.
+def choose_backend(model: torch.nn.Module, name: str | None, device: torch.device) -> None:
+    """Let the packed layers of a model on ``device`` compute with the back end ``name``.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: it is not known, or cannot be used here.
     """
-    if name not in (None, "auto"):
-        raise ConfigError(f"backend {name!r} is not known; expected auto")
+    chosen = kernels.choose(device, name)
+    layers = use_backend(model, name)
+    if layers:
+        logger.info("%d packed layers, back end %s", len(layers), chosen)
+    elif name not in (None, "auto"):
+        logger.warning("backend %s: the model has no packed layers that would use it", name)

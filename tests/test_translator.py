@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from fairseq.dataclass.configs import GenerationConfig
 from fairseq_cli import generate
 from fairseq_commands import generate_command
 from hubert_files import make_hubert
@@ -18,6 +19,8 @@ from cress_svcd.data.audio import read_audio
 from cress_svcd.data.manifest import read_manifest
 from cress_svcd.data.segmentation import Segmentation
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
+from cress_svcd.quantization import Policy, apply_policy
+from cress_svcd.quantization.packing import pack_model, packed_layers
 from cress_svcd.translator import Translation, Translator, join
 
 RATE = 16_000
@@ -186,6 +189,30 @@ def test_the_normalisation_of_the_config_is_respected(prepared, waves, tmp_path,
     assert (abs(scores[0] - scores[1]) < 1e-3) is normalize
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_packed_layers_use_the_back_end(checkpoint, translator, waves, backend):
+    found = []
+    for name in (backend, "reference"):
+        other = Translator.load(checkpoint, **SEARCH)
+        rule = {"match": "decoder.layers.*.fc?", "method": "svcd", "bits": 1}
+        apply_policy(other.model, Policy.from_dict({"rules": [rule]}))
+        pack_model(other.model)
+        other = Translator(
+            other.model, other.task, GenerationConfig(beam=3, max_len_b=12), other.device,
+            backend=name,
+        )  # fmt: skip
+        assert {layer.backend for layer in packed_layers(other.model).values()} == {name}
+        found.append(other.translate_batch(waves[:3]))
+    for a, b in zip(*found):
+        assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-3)
+    assert found[0] != translator.translate_batch(waves[:3])
+
+
+def test_a_back_end_for_a_model_without_packed_layers_is_told(checkpoint, caplog):
+    Translator.load(checkpoint, **SEARCH, backend="reference")
+    assert "no packed layers" in caplog.text
+
+
 def test_threads_are_set(checkpoint):
     before = torch.get_num_threads()
     try:
@@ -282,6 +309,7 @@ class TestRefusals:
             {"batch_seconds": float("nan")},
             {"device": "abacus"},
             {"backend": "abacus"},
+            {"backend": "gpu"},
         ],
         ids=str,
     )

@@ -47,6 +47,7 @@ from cress_svcd.data.audio import SUFFIXES, audio_info
 from cress_svcd.data.segmentation import Segmentation
 from cress_svcd.errors import AudioError, ConfigError, CressError
 from cress_svcd.files import replacing, write_text
+from cress_svcd.kernels import BACKENDS
 from cress_svcd.translator import (
     BATCH_SECONDS,
     Segment,
@@ -127,9 +128,9 @@ def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--backend",
+        choices=("auto", *BACKENDS),
         default="auto",
-        metavar="NAME",
-        help="of the 1-bit kernels (default: %(default)s, the best that there is)",
+        help="what computes the packed layers (default: %(default)s, the best that there is)",
     )
 
 

@@ -289,7 +289,7 @@ class TestBadRecordings:
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--backend", "abacus"], "backend 'abacus'"),
+        (["--backend", "gpu"], "backend: gpu"),
         (["--threads", "0"], "threads"),
         (["--max-segment-seconds", "0"], "max_seconds"),
         (["--text", "--from-list"], "give one of them"),
