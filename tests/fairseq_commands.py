@@ -30,11 +30,17 @@ BASELINE = [
     "--st-training", "--mt-finetune",
     "--st-training",
 ]  # fmt: skip
+# And the one under "SVCD", which repeats no dimensions.
+SVCD = [
+    *["quant_transformer" if option.startswith("hubert_") else option for option in BASELINE],
+    "--lr-scheduler", "WarmupLRScheduler", "--disable-validation", "--fp16",
+]  # fmt: skip
 # Later options win: what makes it learn something in seconds.
-TINY = [
-    *TINY_MODEL, "--lr", "1e-2", "--warmup-updates", "10", "--batch-size", "4",
+QUICK = [
+    "--lr", "1e-2", "--warmup-updates", "10", "--batch-size", "4",
     "--log-format", "json", "--log-interval", "1",
 ]  # fmt: skip
+TINY = [*TINY_MODEL, *QUICK]
 
 
 def train_command(data, save_dir, *flags, mode=("--st-training", "--mt-finetune")) -> list:
@@ -42,6 +48,14 @@ def train_command(data, save_dir, *flags, mode=("--st-training", "--mt-finetune"
     options = [option for option in BASELINE if option not in ("--st-training", "--mt-finetune")]
     return [
         "fairseq-train", data, *TASK, *options, *mode, *TINY, "--save-dir", save_dir, *flags,
+    ]  # fmt: skip
+
+
+def svcd_command(data, save_dir, start, *flags) -> list:
+    """The description's SVCD command, from the checkpoint ``start``, with ``flags`` after it."""
+    return [
+        "fairseq-train", data, *TASK, *SVCD, *QUICK, "--save-dir", save_dir,
+        "--finetuned-st-model", start, *flags,
     ]  # fmt: skip
 
 

@@ -43,7 +43,7 @@ from cress_svcd.quantization import (
     set_progress,
 )
 from cress_svcd.quantization.report import summary
-from cress_svcd.quantization.schedule import SCHEDULES, SHAPES
+from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage
 from cress_svcd.quantization.shipped import find_policy
 
 logger = logging.getLogger(__name__)
@@ -155,12 +155,14 @@ class Quantized:
         start_archs: archs whose checkpoints this model can start from.
         schedule, schedule_updates: in training, the way to few bits and the updates it counts;
             without a schedule the model is fully quantised.
+        quantization_stage: the schedule's state at the present update.
     """
 
     base_config: type
     start_archs: tuple[str, ...]
     schedule: Schedule | None = None
     schedule_updates: int = 1
+    quantization_stage: Stage | None = None
 
     @classmethod
     def complete_config(cls, cfg) -> None:
@@ -236,7 +238,9 @@ class Quantized:
         """Called by fairseq before each update's forward pass, with the updates made so far."""
         super().set_num_updates(num_updates)
         if self.schedule is not None:
-            set_progress(self, num_updates, self.schedule_updates, self.schedule)
+            self.quantization_stage = set_progress(
+                self, num_updates, self.schedule_updates, self.schedule
+            )
 
     def check_resumable(self, path: str) -> None:
         """Raise ConfigError unless the checkpoint at ``path`` was trained under the same policy."""

@@ -16,6 +16,7 @@ from torch import distributed
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, encoders, iterators
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
+from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import (
@@ -637,10 +638,14 @@ class SpeechAndTextTranslationTask(TranslationTask):
     # Training
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """As fairseq's, after telling the criterion the update's number."""
+        """As fairseq's; the criterion is told the update's number, a schedule's state is logged."""
         if hasattr(criterion, "set_num_updates"):
             criterion.set_num_updates(update_num)
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        stage = getattr(model, "quantization_stage", None)
+        if stage is not None:
+            metrics.log_scalar("quant_mix", stage.mix, weight=0, round=3)
+        return result
 
     def optimizer_step(self, optimizer, model, update_num) -> None:
         """As fairseq's, after telling the optimizer the update's number."""

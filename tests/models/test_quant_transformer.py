@@ -82,14 +82,17 @@ def quantize(task, starts, arch="quant_transformer", base=None, **options):
     return task.build_model(cfg), cfg
 
 
-@pytest.fixture(params=BASES)
+@pytest.fixture(scope="module", params=BASES)
 def arch(request):
     return request.param
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture(scope="module", params=POLICIES)
 def model(request, task, starts, arch):
-    return quantize(task, starts, arch, quant_policy=request.param)[0].eval()
+    """Of each arch under each policy.  In double precision, for the tests of invariance: where sums
+    in another order differ in the last bit, a rounding to 8 bits may tip over, which in single
+    precision happens now and then."""
+    return quantize(task, starts, arch, quant_policy=request.param)[0].double()
 
 
 def with_text(batch):
@@ -128,9 +131,11 @@ class TestEveryNamedLayer:
 
     def test_computes_with_few_bits_and_learns(self, model, batch, arch, starts):
         """The output is not full precision's, and a gradient reaches every parameter of a layer."""
-        full = starts[BASES[arch]][1].eval()
+        full = starts[BASES[arch]][1]
         with torch.no_grad():
-            assert not torch.allclose(model(**batch["net_input"])[0], full(**batch["net_input"])[0])
+            found, expected = (each.eval()(**batch["net_input"])[0] for each in (model, full))
+            assert not torch.allclose(found, expected.double(), atol=1e-3)
+        model.zero_grad()
         logits, extra = model.train()(**with_text(batch))
         (logits.square().sum() + extra["text_output"][0].square().sum()).backward()
         without = [
@@ -140,6 +145,28 @@ class TestEveryNamedLayer:
             if parameter.grad is None
         ]
         assert not without
+
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_gradients_stay_in_the_range_of_half_precision(task, starts, batch, name):
+    """At the scale of the loss that fairseq starts with; the published formula at a lower one, as
+    the scaler finds in its first updates."""
+    model, _ = quantize(task, starts, quant_policy=name)
+    logits, extra = model.half().train()(**with_text(batch))
+    target = batch["target"].flatten()
+    loss = sum(
+        torch.nn.functional.cross_entropy(each.float().flatten(0, 1), target, ignore_index=PAD)
+        for each in (logits, extra["text_output"][0])
+    )
+    scale = 1 if name.startswith("published") else 128
+    (scale * batch["ntokens"] * loss).backward()
+    broken = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    assert loss.isfinite() and not broken
 
 
 class TestPolicies:
@@ -192,15 +219,12 @@ class TestPolicies:
         assert {layer.activation_bits for layer in quantized_layers(model).values()} == {None}
 
 
-# The published formula scales by a maximum over the whole batch: it is not invariant.
-@pytest.fixture(params=[name for name in POLICIES if not name.startswith("published")])
-def invariant(request, task, starts, arch):
-    return quantize(task, starts, arch, quant_policy=request.param)[0].double().eval()
-
-
 class TestInvariance:
-    """In double precision: where sums in another order differ in the last bit, a rounding to 8
-    bits may tip over, which in single precision happens now and then."""
+    @pytest.fixture
+    def invariant(self, model):
+        if any(vars(layer).get("variant") == "paper" for layer in quantized_layers(model).values()):
+            pytest.skip("the published formula scales by a maximum over the whole batch")
+        return model.eval()
 
     @staticmethod
     def assert_equal(found, expected):
