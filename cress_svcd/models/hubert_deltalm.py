@@ -175,14 +175,17 @@ class HubertDeltaLM(HubertTransformer):
         if cfg.deltalm_decoder_only:
             offered = {name: x for name, x in offered.items() if name.startswith("decoder.")}
         report = transfer(self, offered, path)
-        starts_anew = SPEECH_PARTS
-        if cfg.deltalm_decoder_only:
-            starts_anew = ("encoder.",)
         # One tensor under several names is taken if one of them is.
         tied = {PROJECTION} | (set() if cfg.separate_embeddings else set(TABLES))
-        report.missing = [name for name in report.missing if name not in {*BUFFERS, *tied}]
+        report.missing = [
+            name
+            for name in report.missing
+            if name not in {*BUFFERS, *tied} and not name.startswith(SPEECH_PARTS)
+        ]
         report.log(f"DeltaLM from {path}")
-        missing = [name for name in report.missing if not name.startswith(starts_anew)]
+        missing = report.missing
+        if cfg.deltalm_decoder_only:  # the encoder starts anew, as was asked for
+            missing = [name for name in missing if not name.startswith("encoder.")]
         if missing or report.unused:
             raise CheckpointError(
                 f"{path}: its tensors are not those of a DeltaLM; missing: "
