@@ -48,7 +48,7 @@ def test_there_is_a_recipe_for_each_pair():
 
 
 def test_external_text_takes_the_place_of_the_corpus_alone():
-    pair = load_recipe(PAIRS[0], {"external_source": "wmt.en", "external_target": "wmt.de"})
+    pair = load_recipe(PAIRS[0], {"external": "[wmt.en, wmt.de]"})
     names = [stage.name for stage in pair.stages]
     assert "external-text" in names and "text" not in names
     (command,) = pair.stages[names.index("external-text")].commands
@@ -56,12 +56,30 @@ def test_external_text_takes_the_place_of_the_corpus_alone():
     assert pair.stages[1].makes == load_recipe(PAIRS[0]).stages[1].makes
 
 
+def test_deltalm_takes_the_place_of_the_transformer():
+    plain, pair = (
+        load_recipe(PAIRS[0], {"deltalm": folder, "external": "[wmt.en, wmt.de]"})
+        for folder in ("", "deltalm")
+    )
+    commands = {stage.name: stage.commands[0] for stage in pair.stages}
+    archs = [word for command in commands.values() for word in command if "--arch" in word]
+    assert archs == ["--arch=hubert_deltalm"] * 2 + ["--arch=quant_deltalm"]
+    assert not [word for command in commands.values() for word in command if "layers" in word]
+    assert "deltalm/deltalm-base.pt" in pair.stages[0].needs
+    assert {"wmt.en", "wmt.de"} <= set(commands["vocabulary"])
+    assert "runs/en-de/deltalm/spm.model" in commands["prepare-for-deltalm"]
+    assert "--deltalm-model-path=runs/en-de/deltalm/deltalm-base.pt" in commands["deltalm"]
+    # Each side makes what the common stages need.
+    made = [{file for stage in recipe.stages for file in stage.makes} for recipe in (plain, pair)]
+    assert made[0] < made[1]
+
+
 def test_several_processes_are_a_setting(capsys):
     launch = "train=[torchrun, --nproc-per-node=4, -m, fairseq_cli.train]"
     assert main(["recipe", str(PAIRS[0]), "--dry-run", "--set", launch]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = "torchrun --nproc-per-node=4 -m fairseq_cli.train runs/en-de/data"
-    assert sum(line.startswith(start) for line in lines) == 2
+    assert sum(line.startswith(start) for line in lines) == 3
     assert resolve(["torchrun", "x"]) == [sys.executable, "-m", "torch.distributed.run", "x"]
 
 
@@ -121,6 +139,7 @@ def test_each_pair_starts_with_its_own_release(translated, tmp_path, language):
     changes = {key: str(value) for key, value in settings.items()}
     recipe = load_recipe(SCRIPTS / "recipes" / f"en-{language}.yaml", changes)
     # In this process: to start one takes seconds.
+    assert recipe.stages[0].name == "prepare"
     (prepare,) = recipe.stages[0].commands
     assert all(Path(file).exists() for file in recipe.stages[0].needs)
     assert main(prepare[1:]) == 0
@@ -138,8 +157,8 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
     settings = {
         "mustc": release, "hubert": hubert, "out": tmp_path / "out", "vocab_size": 50,
         "precision": ["--cpu"], "mt_updates": 12, "mt_tokens": 600, "st_samples": 400_000,
-        "st_update_freq": 1, "st_epochs": 3, "averaged": 2, "beam": 2, "num_workers": 0,
-        "dimensions": [f"{name}={value}" for name, value in zip(TINY_MODEL[::2], TINY_MODEL[1::2])],
+        "st_update_freq": 1, "st_epochs": 2, "svcd_epochs": 2, "averaged": 2, "beam": 2,
+        "num_workers": 0, "transformer": ["--arch=hubert_transformer", *TINY_MODEL],
     }  # fmt: skip
     recipe = tmp_path / "tiny.yaml"
     content = {
@@ -158,6 +177,8 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
         assert row["sentences"] == 12 and row["megabytes"] > 0 and 0 <= row["bleu"] <= 100
         assert row["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp")
         assert row["name"] in printed
+    comparison = json.loads((tmp_path / "out" / "results" / "comparison.json").read_text())
+    assert [row["name"] for row in comparison["systems"]] == ["full", "svcd"]
     assert main(["recipe", str(recipe)]) == 0
     done = capsys.readouterr().out.count("done before")
     assert done == len(load_recipe(recipe).stages)
