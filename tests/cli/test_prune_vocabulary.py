@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import sentences
 from deltalm_files import TINY, TINY_HEADS, build, save_finetuned
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
@@ -17,7 +16,12 @@ from cress_svcd.data.vocabulary import load_sentencepiece
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.tasks.speech_and_text_translation import dictionary_digest
 
-CORPUS = [side for pair in sentences() for side in pair][:40]
+CORPUS = [
+    f"{subject} {verb} {thing}."
+    for subject in ("the man", "a woman", "der Hund", "mein Kind")
+    for verb in ("sees", "buys", "kauft")
+    for thing in ("an apple", "water", "das Haus")
+] + ["the dog sleeps", "es regnet", "bread and wine", "ein Buch"]
 ENTRIES = 100
 
 
