@@ -237,7 +237,8 @@ def hidden_term(ours: dict[str, Calls], theirs: dict[str, Calls]) -> Tensor:
     return _mean(
         [
             sum(
-                hidden_state_loss([state], [their], _time_first(padding)) / _positions(state, padding)
+                hidden_state_loss([state], [their], None if padding is None else padding.t())
+                / _positions(state, padding)
                 for (state, padding), (their, _) in zip(calls, theirs[name], strict=True)
             )
             for name, calls in ours.items()
@@ -270,10 +271,6 @@ def relation_term(
 
 def _mean(values: list[Tensor]) -> Tensor:
     return sum(values) / len(values) if values else torch.zeros(())
-
-
-def _time_first(padding: Tensor | None) -> Tensor | None:
-    return None if padding is None else padding.t()
 
 
 def _positions(state: Tensor, padding: Tensor | None) -> Tensor | int:

@@ -116,7 +116,8 @@ class QuantizationOptions:
         },
     )
     quant_schedule_shape: ChoiceEnum(SHAPES) = field(
-        default="linear", metadata={"help": "course of --quant-schedule; cosine starts and ends soft"}
+        default="linear",
+        metadata={"help": "course of --quant-schedule; cosine starts and ends soft"},
     )
     quantization_map: str = field(
         default="",

@@ -27,7 +27,7 @@ PROGRESSIVE = [
 
 @pytest.fixture(scope="module")
 def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
-    """(folder, outcomes) of trainings in one process, after which what they started from is gone."""
+    """(folder, outcomes) of trainings in one process; what they started from is gone then."""
     folder = tmp_path_factory.mktemp("svcd")
     starts = tmp_path_factory.mktemp("svcd_starts")
     start = shutil.copy(averaged, starts / "st.pt")
