@@ -26,7 +26,8 @@ def has_int_mm() -> bool:
 
 def expand(signs: Tensor) -> Tensor:
     """A matrix of signs of any type as this back end wants it: int8, or float32."""
-    return signs.to(torch.int8 if has_int_mm() else torch.float32)
+    # With a single input _int_mm reads beyond it (torch 2.13).
+    return signs.to(torch.int8 if has_int_mm() and signs.shape[1] > 1 else torch.float32)
 
 
 def sign_matmul(
@@ -54,4 +55,4 @@ def sign_matmul(
         products = torch._int_mm(planes, signs.t()).float()
         product = products[: len(rows)].mul_(256).add_(products[len(rows) :])
     y = reference.scale_and_shift(product.mul_(step), h, bias).to(x.dtype)
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], len(signs))

@@ -173,11 +173,14 @@ class PackedLinear(nn.Module):
         self._operands = (
             None if self.g is None else self.g.to(_EXACT),
             None if self._published and one else torch.cat([h * weight for weight in weights]),
-            self.bias.to(_EXACT) if self.bias is not None and one and not self._output_norm else None,
+            self.bias.to(_EXACT) if self._bias_in_product() else None,
         )
         rounds = self.method not in ("tbt", "quest") and not self._published
         self._bits = self.settings["activation_bits"] if rounds else None
         self._is_done = one and not (self._published or self._output_norm)
+
+    def _bias_in_product(self) -> bool:
+        return self.bias is not None and self.planes == 1 and not self._output_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (... x out) for x (... x in), in x's type.
@@ -212,7 +215,7 @@ class PackedLinear(nn.Module):
             y = y.unflatten(-1, (self.planes, self.out_features)).sum(-2)
         if self._output_norm:
             y = F.layer_norm(y, (self.out_features,))
-        if self.bias is not None and self._operands[2] is None:
+        if self.bias is not None and not self._bias_in_product():
             y = y + self.bias.to(y.dtype)
         if self._published:
             y = published.quantize_groupwise(y, self.settings["num_groups"]) * self.h.to(y.dtype)

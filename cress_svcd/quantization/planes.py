@@ -46,7 +46,6 @@ def levels_and_scale(layer: QuantLinear) -> tuple[Tensor, Tensor]:
         levels, scale = layer.codes(), layer.h
     elif isinstance(layer, OneBitLinear):
         levels, scale = torch.where(layer.weight >= 0, 1.0, -1.0), layer.h
-        levels = levels + 0 * layer.weight.sum()  # a broken weight must not look sound
     elif isinstance(layer, UniformLinear):
         exact = accumulation_dtype(layer.weight.dtype)
         scale = layer._step().to(exact).clamp_min(SMALLEST_STEP)
@@ -58,9 +57,9 @@ def levels_and_scale(layer: QuantLinear) -> tuple[Tensor, Tensor]:
     else:  # bitnet, bitnet158, tbt: -scale, 0 or scale
         weight = layer.quantized_weight()
         scale = weight.abs().amax(dim=1)
-        levels = weight.sign() + 0 * weight
+        levels = weight.sign()
     scale = scale.detach().flatten()
-    if not bool(levels.isfinite().all() and scale.isfinite().all()):
+    if not all(bool(tensor.isfinite().all()) for tensor in (layer.weight, levels, scale)):
         raise CheckpointError(
             "packing: the weight or a scale holds NaN or infinity; train from an earlier "
             "checkpoint"

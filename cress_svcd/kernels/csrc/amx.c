@@ -1,8 +1,8 @@
 /* AMX: products of 16 rows x 64 inputs with 64 inputs x 16 outputs.
  *
  * The bits of a weight tile are expanded to bytes 0 and 1, which is exactly the layout that the
- * instruction wants of its right operand.  They are used at once, by 16 or 32 rows, and expanded anew
- * for the next rows: in the first-level cache that is cheaper than keeping them. */
+ * instruction wants of its right operand.  They are used at once, by up to 32 rows, and expanded
+ * anew for the next rows: in the first-level cache that is cheaper than keeping them. */
 #define _GNU_SOURCE
 #include "sign_matmul.h"
 
@@ -46,7 +46,8 @@ TARGET static void configure(int rows)
     _tile_loadconfig(&config);
 }
 
-TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *tile, int8_t *bytes)
+TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *tile,
+                                                                int8_t *bytes)
 {
     for (int half = 0; half < 2; half++) {
         __m512i words = _mm512_loadu_si512(tile + half * (TILE_BYTES / 2));
@@ -59,8 +60,8 @@ TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *t
     }
 }
 
-/* Weights are expanded so many input tiles ahead of their use: a tile load that comes too soon after
- * the stores waits for them. */
+/* Weights are expanded so many input tiles ahead of their use: a tile load that comes too soon
+ * after the stores waits for them. */
 enum { AHEAD = 4, MOST_TILES = 4 };
 
 /* Input tiles first .. end of ``tiles`` output tiles, ``next`` bytes apart, to bytes. */

@@ -1,9 +1,9 @@
 /* Rounding rows to levels, compiled once for every instruction set by the files that include this.
  *
  * The twin of quantize_tokens in quantization/activations.py, operation for operation, so that
- * levels are equal to the bit: step = max |g x| * (1 / top); level = round(g x * (1 / step)), halves
- * to even.  top is 127 in one plane; in two it is 127 * 256 + 127, the largest that two signed bytes
- * hold symmetrically.
+ * levels are equal to the bit: step = max |g x| * (1 / top); level = round(g x * (1 / step)),
+ * halves to even.  top is 127 in one plane; in two it is 127 * 256 + 127, the largest that two
+ * signed bytes hold symmetrically.
  */
 #include <string.h>
 

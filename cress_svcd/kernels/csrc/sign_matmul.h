@@ -7,7 +7,7 @@
  * for every output, four neighbouring inputs as bytes: an operand of vpdpbusd, and a row of an AMX
  * tile.  Tiles of the same outputs lie side by side.
  *
- * With bits w in {0, 1} and levels q the product with signs is  sum (2 w - 1) q = 2 sum w q - sum q.
+ * With bits w in {0, 1} and levels q the product with signs is sum (2 w - 1) q = 2 sum w q - sum q.
  */
 #ifndef CRESS_SIGN_MATMUL_H
 #define CRESS_SIGN_MATMUL_H
