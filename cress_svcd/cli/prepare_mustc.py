@@ -70,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spm-model",
         type=Path,
         metavar="FILE",
-        help="use this sentencepiece model instead of training one",
+        help="use this sentencepiece model instead of training one (DeltaLM's, for example, or "
+        "that of 'cress-svcd prune-vocabulary')",
     )
     vocabulary.add_argument(
         "--dictionary",

@@ -53,7 +53,8 @@ class HubertDeltaLMConfig(HubertTransformerConfig):
         metadata={
             "help": "DeltaLM checkpoint to start from: deltalm-base.pt or deltalm-large.pt as "
             "released, one that was fine-tuned in fairseq, or a text training of this model. Its "
-            "dimensions are read from it. Not needed to generate"
+            "dimensions are read from it; activation function, positions and layer norms of its "
+            "parts are DeltaLM's, whatever the other options say. Not needed to generate"
         },
     )
     deltalm_decoder_only: bool = field(

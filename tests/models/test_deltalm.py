@@ -5,14 +5,31 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from deltalm_files import EXPECTED, TINY, TINY_HEADS, build, make_deltalm, save_finetuned
+from deltalm_files import (
+    EXPECTED,
+    TINY,
+    TINY_HEADS,
+    build,
+    config,
+    make_deltalm,
+    released_names,
+    save_finetuned,
+)
 from deltalm_files import dictionary as make_dictionary
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.deltalm_checkpoint import read_deltalm
+from cress_svcd.models.deltalm_checkpoint import (
+    TABLES,
+    DeltaLMDescription,
+    Side,
+    fairseq_name,
+    read_deltalm,
+)
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM
+from cress_svcd.models.hubert_transformer import BUFFERS
 
 PAD = 1
 
@@ -121,6 +138,28 @@ class TestReleasedFiles:
         assert (model.encoder.layernorm_embedding is not None) is normed
         assert (model.decoder.layernorm_embedding is not None) is normed
         assert model.encoder.max_positions() == model.decoder.max_positions() == 30
+
+    @pytest.mark.parametrize(
+        "layers, width, heads", [((12, 6), 768, 12), ((24, 12), 1024, 16)], ids=["base", "large"]
+    )
+    def test_full_size_models_have_the_released_tensors_and_no_other(self, layers, width, heads):
+        shapes = released_names(*layers, width, 4 * width, 250_104, 512, True)
+        sides = [Side(width, 4 * width, number, 512, None) for number in layers]
+        description = DeltaLMDescription(*sides, layernorm_embedding=True, shared_embeddings=True)
+        cfg = config(None, deltalm_description=description.to_json())
+        HubertDeltaLM.complete_config(cfg)
+        assert cfg.encoder_attention_heads == cfg.decoder_attention_heads == heads
+        symbols = make_dictionary(1_000)
+        with FakeTensorMode():
+            model = HubertDeltaLM.build_model(
+                cfg, argparse.Namespace(src_dict=symbols, tgt_dict=symbols)
+            )
+        own = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+        del own["decoder.output_projection.weight"]
+        wanted = {fairseq_name(name): shape for name, shape in shapes.items()}
+        for name in TABLES:
+            wanted[name] = (1_000, width)
+        assert {name: own[name] for name in own if name not in BUFFERS} == wanted
 
     def test_every_tensor_is_taken(self, tmp_path, caplog):
         # As many layers as the released base model, and as many tensors.
