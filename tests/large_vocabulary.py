@@ -10,7 +10,7 @@ SYLLABLES = ["ta", "ru", "mi", "so", "ken", "lor", "fi", "wap", "du", "gra"]
 
 
 def write_vocabulary(folder: Path, corpus: list[str], entries: int) -> None:
-    """Write ``spm.model`` and ``dict.txt``, trained on the corpus and on words that are not in it."""
+    """Write ``spm.model`` and ``dict.txt``, trained on the corpus and on other words."""
     words = ["".join(parts) for parts in itertools.product(SYLLABLES, repeat=3)]
     generator = random.Random(1)
     other = [" ".join(generator.choices(words, k=6)) for _ in range(150)]

@@ -79,11 +79,11 @@ class DeltaLMDescription:
 
 @dataclasses.dataclass(frozen=True)
 class DeltaLMFile:
-    """A checkpoint: description, tensors under fairseq's names, digest of its dictionary."""
+    """A checkpoint: description, tensors under fairseq's names, the task's state if it has one."""
 
     description: DeltaLMDescription
     state: dict[str, Tensor]
-    dictionary_digest: str | None
+    task_state: dict
 
 
 def fairseq_name(released: str) -> str:
@@ -126,8 +126,8 @@ def read_deltalm(path: str | os.PathLike) -> DeltaLMFile:
     if not settings.get("deltalm_description"):  # ours is DeltaLM's by construction
         _check_settings(path, settings)
     _drop_tied_projection(path, state)
-    digest = (checkpoint.get("task_state") or {}).get("dictionary_digest")
-    return DeltaLMFile(_describe(path, state, settings), state, digest)
+    description = _describe(path, state, settings)
+    return DeltaLMFile(description, state, checkpoint.get("task_state") or {})
 
 
 def _settings(checkpoint: Mapping) -> dict:

@@ -15,7 +15,7 @@ from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig
 
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.checkpoints import shorten, transfer
+from cress_svcd.models.checkpoints import require_dictionary, shorten, transfer
 from cress_svcd.models.deltalm import DeltaLMDecoder, DeltaLMEncoder
 from cress_svcd.models.deltalm_checkpoint import (
     PROJECTION,
@@ -167,11 +167,7 @@ class HubertDeltaLM(HubertTransformer):
         """
         path = cfg.deltalm_model_path
         file = read_deltalm(path)
-        if file.dictionary_digest not in (None, dictionary_digest):
-            raise CheckpointError(
-                f"{path}: it was fine-tuned with another dictionary than this data's; prepare the "
-                "data with its own (prepare-mustc --spm-model … --dictionary …)"
-            )
+        require_dictionary({"task_state": file.task_state}, path, dictionary_digest)
         offered = fit_vocabulary(file.state, len(self.decoder.dictionary), path)
         if cfg.deltalm_decoder_only:
             offered = {name: x for name, x in offered.items() if name.startswith("decoder.")}
