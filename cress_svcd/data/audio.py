@@ -37,6 +37,8 @@ _LAYER_NORM_EPSILON = 1e-5
 # Ogg codecs carry state from packet to packet: after a seek, Opus needs up to two seconds until its
 # output is bit for bit that of a decoder which has heard everything (measured, libsndfile 1.2.2).
 _OGG_PREROLL_SECONDS = 2
+# MP3 packets borrow bits from those before them: without these the first 0.1 s is distorted.
+_MP3_PREROLL_SECONDS = 1
 _OGG_MAX_PAGE_BYTES = 65_307
 
 # Common writers count their own header into the size of the data chunk; that is no truncation.
@@ -273,6 +275,8 @@ def _seek(sound: soundfile.SoundFile, path: str, offset: int) -> int:
             # whose granule position is cut to the stream's true length.
             start = min(start, _last_ogg_page_start(path) - preroll)
         start = max(0, start)
+    elif sound.format == "MP3":
+        start = max(0, offset - _MP3_PREROLL_SECONDS * sound.samplerate)
     if start:
         try:
             sound.seek(start)

@@ -276,6 +276,15 @@ def test_blocks_are_the_whole_file(tmp_path, name):
     assert len(blocks) > 3 and np.array_equal(np.concatenate(blocks), whole)
 
 
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="libsndfile without MP3")
+def test_segments_of_mp3_are_those_of_the_whole(tmp_path):
+    write_sound(tmp_path / "a.mp3", chirp(16_000, 9), 16_000, "MPEG_LAYER_III", "MP3")
+    whole = read_audio(str(tmp_path / "a.mp3"))
+    for offset in (0, 5_000, 30_001, 77_777):
+        part = read_audio(AudioSpec(str(tmp_path / "a.mp3"), offset, 20_000))
+        np.testing.assert_allclose(part, whole[offset : offset + 20_000], atol=1e-6)
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.9])
 def test_blocks_of_a_truncated_file_are_an_error(tmp_path, keep):
     for name, subtype in (("a.flac", "PCM_16"), ("a.ogg", "VORBIS"), ("a.wav", "PCM_16")):
