@@ -278,9 +278,11 @@ def test_blocks_are_the_whole_file(tmp_path, name):
 
 @pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="libsndfile without MP3")
 def test_segments_of_mp3_are_those_of_the_whole(tmp_path):
-    write_sound(tmp_path / "a.mp3", chirp(16_000, 9), 16_000, "MPEG_LAYER_III", "MP3")
+    wave = chirp(16_000, 9)
+    wave[np.arange(len(wave)) // 2_000 % 2 == 0] = 0  # so that loud packets borrow from silent ones
+    write_sound(tmp_path / "a.mp3", wave, 16_000, "MPEG_LAYER_III", "MP3")
     whole = read_audio(str(tmp_path / "a.mp3"))
-    for offset in (0, 5_000, 30_001, 77_777):
+    for offset in range(1_000, 100_000, 3_001):
         part = read_audio(AudioSpec(str(tmp_path / "a.mp3"), offset, 20_000))
         np.testing.assert_allclose(part, whole[offset : offset + 20_000], atol=1e-6)
 
