@@ -19,6 +19,7 @@ COMMANDS = {
     "demo-text": "generate a small parallel corpus of everyday sentences",
     "pretrain-hubert": "pretrain a HuBERT-format speech encoder",
     "extract-features": "features of a frozen HuBERT, computed once for training",
+    "shard-audio": "pack audio into a few large files, for network file systems",
     "shuffle-audio": "give sentences each other's recordings, to see that a model listens",
     "recipe": "run the stages of a recipe, from data to scores",
     "prune-vocabulary": "keep of a model's vocabulary what a corpus uses",

@@ -1,0 +1,111 @@
+"""Pack the audio of prepared data into a few large files, for network file systems.
+
+  cress-svcd shard-audio data/en-de -o data/en-de-shards
+
+DATA is the output of prepare-mustc.  OUT is a folder of the same kind that needs no release any
+more: manifests, vocabulary and config, and in OUT/audio the segments of all manifests, one behind
+the other in WAV files of bounded size (16 kHz, one channel), read by seeking.  What no segment
+uses is left behind.  Train with OUT instead of DATA; --text-data may name DATA's folder.
+
+Samples are kept in 16 bits: recordings that have no more (MuST-C's) give the very same waveforms.
+Of others (resampled, several channels, Vorbis) the rest is rounded away, at most 1/65,536 of full
+scale, and they are counted; --exact keeps 32 bits, in twice the space.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from cress_svcd.cli.prepare_text import read_config
+from cress_svcd.data.audio_shards import MOST_BYTES, plan_shards, write_shards
+from cress_svcd.data.manifest import read_manifest, write_manifest
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import write_text
+
+CONFIG_FILE = "config.yaml"
+AUDIO_FOLDER = "audio"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DATA", help="output of prepare-mustc")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write to"
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=int,
+        default=500,
+        metavar="N",
+        help="largest file, at most 4000 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="keep samples in 32 bits rather than in 16"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="files written at a time (default: all cores)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    most_bytes = args.megabytes * 1_000_000
+    if not 0 < most_bytes <= MOST_BYTES:
+        raise ConfigError(f"--megabytes {args.megabytes}: expected 1 to {MOST_BYTES // 1_000_000}")
+    if args.workers < 1:
+        raise ConfigError(f"--workers {args.workers}: expected 1 or more")
+    config = read_config(args.data)
+    if args.output.exists() and args.output.samefile(args.data):
+        raise ConfigError(f"-o {args.output}: the folder of DATA; name another")
+    manifests = sorted(args.data.glob("*.tsv"))
+    if not manifests:
+        raise ConfigError(f"{args.data}: no manifest (*.tsv); expected the output of prepare-mustc")
+    root = str((args.data / config.get("audio_root", "")).resolve())
+    for manifest in manifests:
+        shard_manifest(manifest, root, args, most_bytes)
+    # Last: without it the folder is of no use, so that none passes for whole that is not.
+    copy_rest(args.data, args.output, config)
+    print(f"train with  {args.output}")
+
+
+def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_bytes: int) -> None:
+    """Write the shards of a manifest, then the manifest that names them."""
+    frame = read_manifest(manifest)
+    shards = plan_shards(
+        args.output / AUDIO_FOLDER / manifest.stem,
+        frame["audio"].tolist(),
+        frame["n_frames"].tolist(),
+        root,
+        most_bytes,
+        args.exact,
+    )
+    specs: list[str] = []
+    rounded = 0
+    with tqdm(total=len(frame), desc=manifest.stem, unit="segment", disable=None) as bar:
+        for shard, changed in write_shards(shards, min(args.workers, len(shards))):
+            specs.extend(map(str, shard.specs()))
+            rounded += changed
+            bar.update(len(shard.audio))
+    frame["audio"] = specs
+    write_manifest(args.output / manifest.name, frame.to_dict("records"))
+    note = f", {rounded:,} of them rounded to 16 bits" if rounded else ""
+    print(f"{manifest.stem:<12}{len(frame):>10,} segments in {len(shards)} files{note}")
+
+
+def copy_rest(data: Path, out: Path, config: dict) -> None:
+    """Copy the files that training needs beside the manifests; write the config."""
+    for name in (config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"]):
+        source = data / name
+        if not source.is_file():
+            raise ConfigError(f"{source}: no such file, which {data / CONFIG_FILE} names")
+        # Absolute paths in a config stay as they are.
+        if (out / name).resolve() != source.resolve():
+            shutil.copyfile(source, out / name)
+    text = yaml.safe_dump({**config, "audio_root": AUDIO_FOLDER}, sort_keys=False)
+    write_text(out / CONFIG_FILE, text)
