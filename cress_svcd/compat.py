@@ -19,7 +19,7 @@ from typing import Iterator
 
 import torch
 
-from cress_svcd.errors import CheckpointError, CressError
+from cress_svcd.errors import CheckpointError, ConfigError, CressError
 from cress_svcd.files import replacing, write_checkpoint
 
 
@@ -169,6 +169,11 @@ def launch_without_gpus() -> None:
         launched = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys()
         if cfg.distributed_init_method is not None or not launched or torch.cuda.device_count():
             return infer(cfg, *args, **kwargs)
+        if cfg.ddp_backend == "fully_sharded":
+            raise ConfigError(
+                "--ddp-backend fully_sharded is fairscale's, which works on GPUs only, and there is "
+                "none here: give --ddp-backend legacy_ddp"
+            )
         cfg.distributed_init_method = "env://"
         cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
         cfg.distributed_rank = int(os.environ["RANK"])

@@ -238,6 +238,10 @@ class TestLaunching:
         distributed_utils.infer_init_method(cfg)
         assert (cfg.distributed_world_size, cfg.distributed_rank) == (2, 1)
         assert cfg.distributed_init_method == "env://" and cfg.distributed_no_spawn
+        assert cfg.distributed_backend == "gloo"
+        cfg.distributed_init_method, cfg.ddp_backend = None, "fully_sharded"
+        with pytest.raises(ConfigError, match="works on GPUs only.*--ddp-backend legacy_ddp"):
+            distributed_utils.infer_init_method(cfg)
 
     def test_one_process_stays_one(self, cfg, monkeypatch):
         for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
