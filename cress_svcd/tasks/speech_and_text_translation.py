@@ -38,6 +38,7 @@ from cress_svcd.data.manifest import read_manifest
 from cress_svcd.data.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.files import read_yaml
+from cress_svcd.tasks.calibration import calibrate, is_resumed
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,16 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         default="sentencepiece",
         metadata={"help": "pieces are joined in this way before BLEU", "argparse_const": "@@ "},
     )
+    quant_calibrate: int = field(
+        default=0,
+        metadata={
+            "help": "training examples on which the vectors of a quantised model's layers are "
+            "fitted to the full-precision model before the first update (some tens); 0: not"
+        },
+    )
+    save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
+    cpu: bool = II("common.cpu")
     ddp_backend: str = II("distributed_training.ddp_backend")
     find_unused_parameters: bool = II("distributed_training.find_unused_parameters")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
@@ -590,7 +601,19 @@ class SpeechAndTextTranslationTask(TranslationTask):
             if self.cached_encoder:
                 self.check_cached_encoder(model, self.cached_encoder)
         self._check_normalization(model)
+        if not from_checkpoint and self.cfg.quant_calibrate > 0:
+            self._calibrate(model, cfg)
         return model
+
+    def _calibrate(self, model, cfg) -> None:
+        if is_resumed(self.cfg.save_dir, self.cfg.restore_file):
+            return  # the checkpoint's vectors take the place of fitted ones
+        split = self.cfg.train_subset
+        self.load_dataset(split)
+        start = getattr(cfg, "finetuned_st_model", None)
+        calibrate(
+            model, start, self, self.dataset(split), self.cfg.quant_calibrate, self.cfg.cpu
+        )
 
     @property
     def dictionary_digest(self) -> str:

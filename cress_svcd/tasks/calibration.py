@@ -1,0 +1,87 @@
+"""Fitting a quantised model's vectors to training data, between the swap and the training."""
+
+import logging
+import os
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from fairseq.modules import MultiheadAttention
+from fairseq.tasks import FairseqTask
+from fairseq.utils import move_to_cuda
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.models.attention import call_projections
+from cress_svcd.models.trained import load_trained
+from cress_svcd.quantization import quantized_layers
+from cress_svcd.quantization.calibration import fit_model
+
+logger = logging.getLogger(__name__)
+
+
+def is_resumed(save_dir: str, restore_file: str) -> bool:
+    """Whether fairseq will find a checkpoint to resume this training from."""
+    return os.path.exists(os.path.join(save_dir, restore_file))
+
+
+def calibrate(
+    model: nn.Module, start: str | None, task: FairseqTask, dataset, count: int, cpu: bool
+) -> None:
+    """Fit the vectors of ``model``'s layers so that they meet the full-precision model.
+
+    Args:
+        model: just swapped, on the CPU.
+        start: checkpoint of the full-precision model that it comes from.
+        task: of both.
+        dataset: of the training; ``count`` examples, evenly spaced in it, are used.
+        cpu: not to use a GPU, even if there is one.
+
+    Raises:
+        ConfigError: there is no start, or the examples do not run through a quantised layer.
+    """
+    if not start:
+        raise ConfigError("--quant-calibrate needs --finetuned-st-model, which it is to meet")
+    on_gpu = torch.cuda.is_available() and not cpu
+    device = torch.device("cuda" if on_gpu else "cpu")
+    full = load_trained(start, task).to(device)
+    for module in full.modules():
+        if isinstance(module, MultiheadAttention):
+            call_projections(module)
+    inputs = [move_to_cuda(each) if on_gpu else each for each in _inputs(dataset, count)]
+    training = model.training
+    model.to(device).eval()
+    with tqdm(total=len(quantized_layers(model)) + 1, desc="fitting", unit="layer") as progress:
+
+        def run(either: nn.Module) -> None:
+            for each in inputs:
+                either(**each)
+            progress.update()
+
+        try:
+            fitted = fit_model(model, full, run)
+        except ValueError as error:
+            raise ConfigError(
+                f"--quant-calibrate: {error}; with --feature-cache HuBERT's layers do not run"
+            ) from None
+    model.to("cpu").train(training)
+    logger.info("fitted the vectors of %d layers to %d examples", len(fitted), count)
+
+
+def _inputs(dataset, count: int) -> list[dict]:
+    """What a model is called with for ``count`` examples, one at a time, so that none is padded;
+    speech with its transcripts."""
+    dataset = getattr(dataset, "datasets", [dataset])[0]
+    inputs = []
+    for row in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int):
+        sample = dataset.collater([dataset[int(row)]])
+        text = sample.get("source_text") or {}
+        inputs.append(
+            {
+                **sample["net_input"],
+                "text_tokens": text.get("src_tokens"),
+                "text_lengths": text.get("src_lengths"),
+            }
+        )
+    return inputs

@@ -1,0 +1,65 @@
+"""Vectors fitted to training data before the first update."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from training_options import NO_DROPOUT, make_model, make_task, parse
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.quantization import quantized_layers
+
+MODES = ["--st-training", "--mt-finetune"]
+
+
+@pytest.fixture(scope="module")
+def start(prepared, hubert, tmp_path_factory):
+    """(full-precision model, its checkpoint)."""
+    cfg, task = parse(prepared, "--hubert-model-path", hubert), make_task(prepared)
+    model = make_model(cfg, task)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("encoder.layer", "encoder.sub", "decoder.layer")):
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    path = tmp_path_factory.mktemp("start") / "st.pt"
+    options = OmegaConf.to_container(cfg.model, resolve=True, enum_to_str=True)
+    torch.save(
+        {"model": model.state_dict(), "cfg": {"model": options}, "task_state": task.state_dict()},
+        path,
+    )
+    return model.eval(), path
+
+
+def quantize(data, path, folder, *flags):
+    flags = [*MODES, *NO_DROPOUT, "--save-dir", folder, *flags]
+    given = ("--finetuned-st-model", path) if path else ()
+    cfg = parse(data, *given, "--quant-policy", "transformer", *flags, arch="quant_transformer")
+    task = make_task(data, *flags)
+    return make_model(cfg, task).eval(), task
+
+
+def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
+    full, path = start
+    plain, task = quantize(prepared, path, tmp_path)
+    fitted, _ = quantize(prepared, path, tmp_path, "--quant-calibrate", "24")
+    task.load_dataset("dev")
+    dataset = task.dataset("dev")
+    net_input = dataset.collater([dataset[i] for i in range(12)])["net_input"]
+    with torch.no_grad():
+        wanted, first, then = (each(**net_input)[0] for each in (full, plain, fitted))
+    assert (then - wanted).norm() < 0.9 * (first - wanted).norm()
+    for name, layer in quantized_layers(fitted).items():
+        assert torch.equal(layer.weight, full.get_submodule(name).weight)
+        assert layer.g.requires_grad and layer.g.param_group == "vectors"
+    assert next(fitted.parameters()).grad is None
+
+
+def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
+    (tmp_path / "checkpoint_last.pt").touch()
+    plain, _ = quantize(prepared, start[1], tmp_path / "none")
+    resumed, _ = quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_it_needs_a_start(prepared, hubert, tmp_path):
+    with pytest.raises(ConfigError, match="--quant-calibrate needs --finetuned-st-model"):
+        quantize(prepared, None, tmp_path, "--quant-calibrate", "4", "--hubert-model-path", hubert)
