@@ -38,23 +38,24 @@ import tempfile
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Protocol
+from typing import Iterable, Iterator
 
 from tqdm import tqdm
 
-from cress_svcd.cli.translation_output import FORMATS, Writer
+from cress_svcd.cli.translation_output import (
+    FORMATS,
+    FileEach,
+    OneStream,
+    Output,
+    Source,
+    open_stream,
+)
 from cress_svcd.data.audio import SUFFIXES, audio_info
+from cress_svcd.data.recordings import Segment, read_segments
 from cress_svcd.data.segmentation import Segmentation
 from cress_svcd.errors import AudioError, ConfigError, CressError
-from cress_svcd.files import replacing, write_text
 from cress_svcd.kernels import BACKENDS
-from cress_svcd.translator import (
-    BATCH_SECONDS,
-    Segment,
-    Translation,
-    Translator,
-    read_segments,
-)
+from cress_svcd.translator import BATCH_SECONDS, Translator
 
 STDIN = "-"
 # Sentences that are translated together.
@@ -151,18 +152,6 @@ def _add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Source:
-    """Something to translate."""
-
-    name: str
-    """As the user named it."""
-    path: Path
-    """Where it is read from."""
-    stem: Path
-    """The name of its own output, without suffix, relative to the output folder."""
-
-
 @dataclass
 class Progress:
     """The sources so far, by number, what became of them, and the bar."""
@@ -199,50 +188,6 @@ class Progress:
         if failed:
             self.tell(f"{failed} of {count} inputs could not be translated")
         return 1 if failed else 0
-
-
-class Output(Protocol):
-    """Where translations go."""
-
-    def write(self, source: Source, translation: Translation) -> None: ...
-
-    def finish(self, source: Source, failed: bool) -> None:
-        """All of ``source`` has been written."""
-
-
-class OneStream:
-    """Everything in one stream, as it comes."""
-
-    def __init__(self, stream, form):
-        self.stream = stream
-        self.writer = Writer(stream, form)
-
-    def write(self, source: Source, translation: Translation) -> None:
-        with tqdm.external_write_mode(file=self.stream):
-            self.writer.write(translation, source.name)
-
-    def finish(self, source: Source, failed: bool) -> None:
-        self.writer.next_recording()
-
-
-class FileEach:
-    """A file for each source, written when it is complete."""
-
-    def __init__(self, folder: Path, make_form: Callable):
-        self.folder, self.make_form = folder, make_form
-        self.translations: list[Translation] = []
-
-    def write(self, source: Source, translation: Translation) -> None:
-        self.translations.append(translation)
-
-    def finish(self, source: Source, failed: bool) -> None:
-        translations, self.translations = self.translations, []
-        if failed:
-            return
-        form = self.make_form()
-        parts = [form.render(part, i, source.name) for i, part in enumerate(translations)]
-        path = self.folder / source.stem.with_name(source.stem.name + form.suffix)
-        write_text(path, form.header + "".join(parts))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -318,22 +263,13 @@ def output_folder(args: argparse.Namespace, inputs: list[str]) -> Path | None:
     return Path(output)
 
 
-@contextlib.contextmanager
-def open_stream(output: str | None):
-    """Standard output, or a file that appears when the block succeeds."""
-    if output is None:
-        yield sys.stdout
-        return
-    with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-        yield stream
-
-
 def list_sources(
     args: argparse.Namespace, inputs: list[str], stack: contextlib.ExitStack
 ) -> Iterable[Source]:
     """What the inputs name, in their order; lists are read as they are used."""
     if args.text:
-        return [Source(name, Path(name), Path(Path(name).stem)) for name in inputs]
+        stems = [Path("stdin" if name == STDIN else Path(name).stem) for name in inputs]
+        return [Source(name, Path(name), stem) for name, stem in zip(inputs, stems)]
     if args.from_list:
         return (source for name in read_lists(inputs) for source in expand(name))
     sources = []
@@ -414,18 +350,17 @@ def translate_speech(
     translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
 ) -> None:
     def segments() -> Iterator[Segment]:
-        stems: dict[Path, str] = {}
         for source in sources:
             number = progress.begin(source)
             count = 0
             try:
-                refuse_same_output(stems, source, output)
+                output.begin(source)
                 for segment in read_segments(
                     source.path, None, translator.segmentation, recording=number
                 ):
                     count += 1
                     yield segment
-            except AudioError as error:
+            except CressError as error:
                 progress.fail(number, error)
             else:
                 if not count:
@@ -447,17 +382,6 @@ def translate_speech(
         progress.bar.update(progress.bar.total - progress.bar.n)
 
 
-def refuse_same_output(stems: dict[Path, str], source: Source, output: Output) -> None:
-    """Raises AudioError if two recordings would be written to one file."""
-    if isinstance(output, FileEach):
-        first = stems.setdefault(source.stem, source.name)
-        if first != source.name:
-            raise AudioError(
-                f"{source.name}: its output would take the place of that of {first}; give them "
-                "different names, or translate one of them elsewhere"
-            )
-
-
 def translate_text(
     translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
 ) -> None:
@@ -465,6 +389,7 @@ def translate_text(
     for source in sources:
         number = progress.begin(source)
         try:
+            output.begin(source)
             for sentences in chunks(read_lines(source.name), at_once):
                 for translation in translator.translate_text(sentences):
                     output.write(source, translation)

@@ -1,8 +1,16 @@
-"""Translations as text, JSON lines and subtitles."""
+"""Translations as text, JSON lines and subtitles, in one stream or in a file each."""
 
+import contextlib
 import json
-from typing import Protocol, TextIO
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Protocol, TextIO
 
+from tqdm import tqdm
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import replacing, write_text
 from cress_svcd.translator import Translation
 
 
@@ -102,22 +110,93 @@ def _timestamp(milliseconds: int, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{seconds:02}{point}{thousandths:03}"
 
 
-class Writer:
-    """Writes the translations of one recording after the other to a stream, at once."""
+@dataclass(frozen=True)
+class Source:
+    """Something to translate."""
+
+    name: str
+    """As the user named it."""
+    path: Path
+    """Where it is read from."""
+    stem: Path
+    """The name of its own output, without suffix, relative to the output folder."""
+
+
+class Output(Protocol):
+    """Where translations go."""
+
+    def begin(self, source: Source) -> None:
+        """``source`` will be written, after what was begun before it.
+
+        Raises:
+            ConfigError: there is no place for it.
+        """
+
+    def write(self, source: Source, translation: Translation) -> None: ...
+
+    def finish(self, source: Source, failed: bool) -> None:
+        """All of ``source`` has been written."""
+
+
+class OneStream:
+    """Everything in one stream, as it comes."""
 
     def __init__(self, stream: TextIO, form: Format):
         self.stream, self.form = stream, form
         self.count = 0
         self._write(form.header)
 
-    def write(self, translation: Translation, source: str) -> None:
-        self._write(self.form.render(translation, self.count, source))
+    def begin(self, source: Source) -> None:
+        pass
+
+    def write(self, source: Source, translation: Translation) -> None:
+        self._write(self.form.render(translation, self.count, source.name))
         self.count += 1
 
-    def next_recording(self) -> None:
+    def finish(self, source: Source, failed: bool) -> None:
         self.count = 0
 
     def _write(self, text: str) -> None:
         if text:
-            self.stream.write(text)
-            self.stream.flush()
+            with tqdm.external_write_mode(file=self.stream):
+                self.stream.write(text)
+                self.stream.flush()
+
+
+class FileEach:
+    """A file for each source, written when it is complete."""
+
+    def __init__(self, folder: Path, make_form: Callable[[], Format]):
+        self.folder, self.make_form = folder, make_form
+        self.translations: list[Translation] = []
+        self.owners: dict[Path, str] = {}
+
+    def begin(self, source: Source) -> None:
+        owner = self.owners.setdefault(source.stem, source.name)
+        if owner != source.name:
+            raise ConfigError(
+                f"{source.name}: its output would take the place of that of {owner}; give them "
+                "different names, or translate one of them elsewhere"
+            )
+
+    def write(self, source: Source, translation: Translation) -> None:
+        self.translations.append(translation)
+
+    def finish(self, source: Source, failed: bool) -> None:
+        translations, self.translations = self.translations, []
+        if failed:
+            return
+        form = self.make_form()
+        parts = [form.render(part, i, source.name) for i, part in enumerate(translations)]
+        path = self.folder / source.stem.with_name(source.stem.name + form.suffix)
+        write_text(path, form.header + "".join(parts))
+
+
+@contextlib.contextmanager
+def open_stream(output: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears when the block succeeds."""
+    if output is None:
+        yield sys.stdout
+        return
+    with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        yield stream
