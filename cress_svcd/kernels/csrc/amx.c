@@ -60,9 +60,9 @@ TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *t
     }
 }
 
-/* Weights are expanded so many input tiles ahead of their use: a tile load that comes too soon
- * after the stores waits for them. */
-enum { AHEAD = 4, MOST_TILES = 4 };
+/* So many tiles are expanded together before they are used: a tile load that comes too soon after
+ * the stores waits for them, and one too late has lost the first-level cache. */
+enum { AHEAD = 8 };
 
 /* Input tiles first .. end of ``tiles`` output tiles, ``next`` bytes apart, to bytes. */
 TARGET static inline __attribute__((always_inline)) void expand_some(
@@ -87,8 +87,8 @@ TARGET static void one_by_four(const uint8_t *weights, int64_t next, int64_t in_
                                const int8_t *values, int64_t stride, int8_t *bytes, int32_t *acc)
 {
     zero_sums();
-    for (int64_t first = 0; first < in_tiles; first += AHEAD) {
-        int64_t end = first + AHEAD < in_tiles ? first + AHEAD : in_tiles;
+    for (int64_t first = 0; first < in_tiles; first += AHEAD / 4) {
+        int64_t end = first + AHEAD / 4 < in_tiles ? first + AHEAD / 4 : in_tiles;
         expand_some(weights, next, 4, first, end, bytes);
         const int8_t *mine = bytes;
         for (int64_t k = first; k < end; k++, mine += 4 * EXPANDED) {
@@ -116,8 +116,8 @@ TARGET static void two_by_two(const uint8_t *weights, int64_t next, int64_t in_t
 {
     const int8_t *below = values + rows * stride;
     zero_sums();
-    for (int64_t first = 0; first < in_tiles; first += AHEAD) {
-        int64_t end = first + AHEAD < in_tiles ? first + AHEAD : in_tiles;
+    for (int64_t first = 0; first < in_tiles; first += AHEAD / 2) {
+        int64_t end = first + AHEAD / 2 < in_tiles ? first + AHEAD / 2 : in_tiles;
         expand_some(weights, next, 2, first, end, bytes);
         const int8_t *mine = bytes;
         for (int64_t k = first; k < end; k++, mine += 2 * EXPANDED) {
@@ -142,7 +142,7 @@ TARGET void multiply_amx(const uint8_t *tiles, int64_t in_tiles, int64_t first_t
                          const struct outputs *outputs, void *scratch)
 {
     int8_t *bytes = scratch;
-    int32_t *acc = (int32_t *)(bytes + AHEAD * MOST_TILES * EXPANDED);
+    int32_t *acc = (int32_t *)(bytes + AHEAD * EXPANDED);
     /* Row tiles of equal height, an even number of them unless one is enough; the last may reach
      * beyond the count, into rows of padding. */
     int64_t count = levels->count, pairs = (count + 2 * MOST_ROWS - 1) / (2 * MOST_ROWS);

@@ -113,7 +113,7 @@ static multiply_function *multiplier(int isa, int64_t count)
 
 size_t multiply_scratch_bytes(int64_t in_tiles)
 {
-    size_t amx = 4 * 4 * TILE_OUT * TILE_IN + 32 * 32 * sizeof(int32_t); /* bytes, then sums */
+    size_t amx = 8 * TILE_OUT * TILE_IN + 32 * 32 * sizeof(int32_t); /* bytes, then sums */
     size_t portable = (size_t)(in_tiles * TILE_IN);
     return amx > portable ? amx : portable; /* AVX-512 has at most 12 x 32 sums */
 }
