@@ -56,7 +56,7 @@ if triton is not None:
         columns = tl.arange(0, block_in)
         step = 1.0
         inverse = 1.0
-        broken = 0.0
+        broken = tl.zeros((block_in,), tl.float32)
         if top > 0:
             largest = tl.zeros((block_in,), tl.float32)
             for start in range(0, in_features, block_in):
@@ -64,7 +64,7 @@ if triton is not None:
                 value = tl.load(x + start + columns, inside, 0).to(tl.float32)
                 if has_g:
                     value *= tl.load(g + start + columns, inside, 0).to(tl.float32)
-                broken += tl.sum(value * 0.0)  # NaN if any is NaN or infinite
+                broken += value * 0.0  # NaN where the value is NaN or infinite
                 largest = tl.maximum(largest, tl.abs(value))
             step = tl.max(largest) * (1.0 / top)
             inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32))
@@ -81,7 +81,7 @@ if triton is not None:
             packed = tl.load(where, written[:, None] & inside[None, :], 0).to(tl.int32)
             positive = ((packed >> (index % 8)[None, :]) & 1) != 0
             total += tl.sum(tl.where(positive, value[None, :], -value[None, :]), 1)
-        total = total * step + broken
+        total = total * step + tl.sum(broken)
         if has_h:
             total *= tl.load(h + outputs, written, 0).to(tl.float32)
         if has_bias:
@@ -104,6 +104,7 @@ def _few_rows(
         rows, rows.stride(0), signs, signs.stride(0), g, h, bias, y, rows.shape[1], len(signs),
         has_g=g is not None, has_h=h is not None, has_bias=bias is not None,
         top=0 if bits is None else 2 ** (bits - 1) - 1, block_out=BLOCK_OUT, block_in=BLOCK_IN,
+        enable_fp_fusion=False,  # a fused multiply-add would round levels differently from training
     )  # fmt: skip
     return y
 

@@ -39,7 +39,8 @@ def sign_matmul(
         checked: the caller vouches for the shapes.  The C code reads out of bounds where it errs.
 
     Returns:
-        ... x out, in x's type.  NaN or infinity in a row of g * x makes its outputs NaN.
+        ... x out, in x's type.  NaN or infinity in a row of g * x makes its outputs NaN (without
+        rounding, infinity may stay infinity where the back end is exact).
 
     Raises:
         ValueError: shapes do not fit together, or ``bits`` is none of BITS.

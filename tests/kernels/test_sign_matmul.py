@@ -27,10 +27,10 @@ def test_eight_bits_are_the_reference_to_the_last_place(product, operands, in_fe
         assert torch.equal(y, expected), rows
 
 
-@pytest.mark.parametrize("given_g, given_h, given_bias", [*itertools.product([False, True], repeat=3)])
-def test_vectors_may_be_left_out(product, operands, given_g, given_h, given_bias):
+@pytest.mark.parametrize("has_g, has_h, has_bias", [*itertools.product([False, True], repeat=3)])
+def test_vectors_may_be_left_out(product, operands, has_g, has_h, has_bias):
     x, signs, g, h, bias = operands(5, 70, 35)
-    vectors = [v if has else None for v, has in zip((g, h, bias), (given_g, given_h, given_bias))]
+    vectors = [v if has else None for v, has in zip((g, h, bias), (has_g, has_h, has_bias))]
     assert torch.equal(product(x, signs, *vectors), reference.sign_matmul(x, signs, *vectors, 8))
 
 

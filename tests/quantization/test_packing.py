@@ -146,7 +146,7 @@ def test_vectors_in_half_precision(dtype):
 
 
 def test_published_ties_take_a_second_plane():
-    """A weight that equals the mean is 0 in the published formula, for which one bit has no code."""
+    """A weight that equals the mean is 0 in the published formula, and one bit has no code for it."""
     layer = make_layer({"method": "svcd", "variant": "paper"})
     with torch.no_grad():
         layer.weight.copy_(layer.weight.sign())

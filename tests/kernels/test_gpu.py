@@ -1,0 +1,55 @@
+"""The CUDA back end.  The fused kernel also runs in Triton's interpreter, without a GPU:
+
+    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu.py   (needs the package triton)
+"""
+
+import os
+
+import pytest
+import torch
+
+from cress_svcd import kernels
+from cress_svcd.kernels import gpu, reference
+
+CUDA = gpu.why_unavailable() is None
+needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu.why_unavailable()))
+needs_triton = pytest.mark.skipif(
+    not CUDA and (gpu.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
+    reason="neither a GPU nor Triton's interpreter",
+)
+DEVICE = "cuda" if CUDA else "cpu"
+
+
+@needs_triton
+@pytest.mark.parametrize("bits", [8, 16, None])
+@pytest.mark.parametrize("rows, in_features, out_features", [(1, 64, 32), (3, 300, 45), (9, 77, 1)])
+@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
+def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vectors):
+    values = operands(rows, in_features, out_features)
+    x, signs, *given = (value.to(DEVICE) for value in values)
+    given = given if vectors else [None] * 3
+    y = gpu._few_rows(x, kernels.pack_signs(signs), *given, bits)
+    expected = reference.sign_matmul(x, signs, *given, bits)
+    assert torch.allclose(y, expected, rtol=1e-5, atol=1e-3 if bits is None else 1e-5)
+
+
+@needs_triton
+def test_broken_rows_stay_alone(operands):
+    x, signs, g, h, bias = (value.to(DEVICE) for value in operands(4, 70, 20))
+    x[1, 3], x[2, 0] = float("inf"), float("nan")
+    y = gpu._few_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
+    assert y.isnan().all(1).tolist() == [False, True, True, False]
+    assert not gpu._few_rows(torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8).any()
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 32, 33, 200])
+@pytest.mark.parametrize("bits", [8, None])
+def test_on_a_gpu(operands, dtype, rows, bits):
+    x, signs, g, h, bias = (value.cuda() for value in operands(rows, 256, 96))
+    form = kernels.prepare(kernels.pack_signs(signs), 256, kernels.choose(x.device))
+    y = kernels.sign_matmul(x.to(dtype), form, 96, g, h, bias, bits)
+    expected = reference.sign_matmul(x.to(dtype).float(), signs, g, h, bias, bits)
+    error = (y.float() - expected).norm() / expected.norm()
+    assert y.dtype == dtype and error < {torch.float32: 1e-5}.get(dtype, 2e-2)
