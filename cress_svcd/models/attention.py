@@ -1,10 +1,79 @@
 """fairseq's attention, made to call its projections."""
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fairseq.modules import MultiheadAttention
 
 from cress_svcd.quantization import QuantLinear
+
+
+class CallingAttention(MultiheadAttention):
+    """fairseq's attention, which always calls its projections, by torch's fused product of scores
+    and values wherever nobody asks for the weights."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        key_padding_mask: Tensor | None = None,
+        incremental_state: dict | None = None,
+        need_weights: bool = True,
+        static_kv: bool = False,
+        attn_mask: Tensor | None = None,
+        before_softmax: bool = False,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As fairseq's: queries T×B×C, keys and values S×B×C, ``key_padding_mask`` B×S (True is
+        padding), ``attn_mask`` T×S (added to the scores)."""
+        if (
+            incremental_state is not None
+            or need_weights
+            or need_head_weights
+            or before_softmax
+            or self.bias_k is not None
+            or self.add_zero_attn
+        ):
+            return super().forward(
+                query,
+                key,
+                value,
+                key_padding_mask,
+                incremental_state,
+                need_weights,
+                static_kv,
+                attn_mask,
+                before_softmax,
+                need_head_weights,
+            )
+        queries, keys, values = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        dropout = self.dropout_module
+        mixed = F.scaled_dot_product_attention(
+            self._heads(queries),
+            self._heads(keys),
+            self._heads(values),
+            attn_mask=_added_to_scores(key_padding_mask, attn_mask, queries.dtype),
+            dropout_p=dropout.p if self.training or dropout.apply_during_inference else 0.0,
+            scale=self.scaling,
+        )
+        return self.out_proj(mixed.permute(2, 0, 1, 3).flatten(2)), None
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """T×B×C → B×heads×T×width."""
+        return x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+
+
+def _added_to_scores(
+    padding: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """What both masks add to scores of B×heads×T×S."""
+    if padding is None:
+        return None if attn_mask is None else attn_mask.to(dtype)
+    added = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
+    added = added.masked_fill(padding.bool(), float("-inf"))[:, None, None, :]
+    return added if attn_mask is None else added + attn_mask.to(dtype)
 
 
 def call_projections(attention: MultiheadAttention) -> None:
@@ -15,6 +84,9 @@ def call_projections(attention: MultiheadAttention) -> None:
     so that it trains in full precision and translates quantised.
     """
     attention._set_skip_embed_dim_check()
+    if type(attention) is MultiheadAttention:
+        # Not a new module: names, parameters and hooks stay.
+        attention.__class__ = CallingAttention
 
 
 def call_quantized_projections(model: nn.Module) -> None:

@@ -1,0 +1,72 @@
+"""Attention that calls its projections gives what fairseq's gives, and calls them."""
+
+import pytest
+import torch
+from fairseq.modules import MultiheadAttention
+
+from cress_svcd.models.attention import call_projections
+
+WIDTH, HEADS, LENGTH, KEYS, BATCH = 16, 4, 5, 7, 3
+
+
+def make(**options):
+    torch.manual_seed(0)
+    attention = MultiheadAttention(WIDTH, HEADS, **options)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return attention
+
+
+def padding(length):
+    return torch.arange(length) >= torch.tensor([[length], [length - 2], [length - 3]])
+
+
+CAUSAL = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)
+CASES = {
+    "self": dict(),
+    "self, padded": dict(key_padding_mask=padding(LENGTH)),
+    "self, causal": dict(attn_mask=CAUSAL),
+    "self, causal and padded": dict(attn_mask=CAUSAL, key_padding_mask=padding(LENGTH)),
+    "cross": dict(static_kv=True),
+    "cross, padded": dict(static_kv=True, key_padding_mask=padding(KEYS)),
+}
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_it_gives_what_fairseqs_gives(name, weights):
+    cross = name.startswith("cross")
+    kind = {"encoder_decoder_attention": True} if cross else {"self_attention": True}
+    own, reference = make(**kind), make(**kind)
+    call_projections(own)
+    query = torch.randn(LENGTH, BATCH, WIDTH)
+    key = torch.randn(KEYS, BATCH, WIDTH) if cross else query
+    called = []
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        getattr(own, part).register_forward_hook(lambda *_, part=part: called.append(part))
+    found, found_weights = own(query, key, key, need_weights=weights, **CASES[name])
+    wanted, wanted_weights = reference(query, key, key, need_weights=True, **CASES[name])
+    torch.testing.assert_close(found, wanted)
+    assert (found_weights is not None) == weights
+    if weights:
+        torch.testing.assert_close(found_weights, wanted_weights)
+    assert called == ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+def test_its_dropout_acts_in_training_only():
+    attention = make(self_attention=True, dropout=0.5)
+    call_projections(attention)
+    x = torch.randn(LENGTH, BATCH, WIDTH)
+    first, second = (attention.train()(x, x, x, need_weights=False)[0] for _ in range(2))
+    assert not torch.allclose(first, second)
+    first, second = (attention.eval()(x, x, x, need_weights=False)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_parameters_keep_their_names_and_state():
+    attention, reference = make(self_attention=True), make(self_attention=True)
+    call_projections(attention)
+    for (name, value), (other, expected) in zip(
+        attention.state_dict().items(), reference.state_dict().items(), strict=True
+    ):
+        assert name == other and torch.equal(value, expected)
