@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import ConfigError, CressError
 
 ISA_VARIABLE = "CRESS_SVCD_ISA"
 ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/sign_matmul.h
@@ -24,7 +24,7 @@ _ARGUMENTS = [_pointer, _int64, _int64, _pointer, _int64, _int64, *[_pointer] * 
               _pointer]  # fmt: skip
 
 
-class UnavailableError(Exception):
+class UnavailableError(CressError):
     """The library cannot be used; says why and what helps."""
 
 

@@ -315,12 +315,12 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> Self:
         before = self.signs.device
-        rows = None
-        if fn(torch.empty(0, device=before, dtype=torch.uint8)).device != before:
-            rows = self._rows()
+        rows = self._rows()
         super()._apply(fn, recurse)
-        if rows is not None:
-            device = self.h.device
+        device = self.h.device
+        if device != before:
+            if before.type == "meta":  # nothing to take along; a state will be loaded
+                rows = torch.zeros_like(rows, device=device)
             self.backend = kernels.choose(device, self._requested_backend)
             self.signs = self._prepared(rows.to(device))
         self._refresh()

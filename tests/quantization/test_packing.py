@@ -146,7 +146,7 @@ def test_vectors_in_half_precision(dtype):
 
 
 def test_published_ties_take_a_second_plane():
-    """A weight that equals the mean is 0 in the published formula, and one bit has no code for it."""
+    """A weight that equals the mean is 0 in the published formula: one bit has no such code."""
     layer = make_layer({"method": "svcd", "variant": "paper"})
     with torch.no_grad():
         layer.weight.copy_(layer.weight.sign())
@@ -177,7 +177,10 @@ def test_copies_and_meta_devices():
     packed = PackedLinear.from_layer(make_layer({"method": "svcd"}))
     x = torch.randn(4, 75)
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
-    assert copy.deepcopy(packed).to("meta")(x.to("meta")).shape == (4, 43)
+    meta = copy.deepcopy(packed).to("meta")
+    assert meta(x.to("meta")).shape == (4, 43)
+    meta.to_empty(device="cpu").load_state_dict(packed.state_dict())
+    assert torch.equal(meta(x), packed(x))
 
 
 def test_what_cannot_be_packed(options):

@@ -232,6 +232,8 @@ EXPORT int cress_sign_matmul(const float *x, int64_t rows, int64_t x_stride, con
     };
     if (rows == 0 || out == 0)
         return 0;
+    if (threads < 1)
+        threads = 1;
     if (rows * planes > ROWS_SHARED || threads == 1) {
         int64_t most = ROWS_A_BLOCK / planes, share = (rows + threads - 1) / threads;
         call.block_rows = share < most ? share : most;
