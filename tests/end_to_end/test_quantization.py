@@ -39,16 +39,13 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
     state["task_state"]["dictionary_digest"] = "other"
     torch.save(state, starts / "vocabulary.pt")
 
-    def command(name, *flags, first=start):
+    def command(name, *flags):
         return svcd_command(
-            prepared, folder / name, first, "--teacher-model", teacher, "--num-workers", "0",
+            prepared, folder / name, start, "--teacher-model", teacher, "--num-workers", "0",
             "--max-epoch", "2", *flags,
         )  # fmt: skip
 
-    described = [
-        "--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml", "--save-interval",
-        "1",
-    ]  # fmt: skip
+    described = ["--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml"]
 
     def progressive(name, *flags):
         # Not in half precision: of the fp32 weights fairseq stores a rounded copy.
@@ -60,12 +57,9 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
         "half": progressive("stopped", "--max-update", "3"),
         "resumed": progressive("stopped", "--max-update", "7"),
         "another policy": command("stopped", *PROGRESSIVE, "--quant-policy", "decoder"),
-        "another arch": command("no", "--arch", "quant_transformer_postln"),
         "another vocabulary": command("no", "--teacher-model", starts / "vocabulary.pt"),
-        "start of another vocabulary": command("no", first=starts / "vocabulary.pt"),
         "no teacher": command("no", "--teacher-model", starts / "nowhere.pt"),
         "policy of nothing": command("no", "--quant-policy", starts / "nothing.yaml"),
-        "bits": command("no", "--quant-bits", "2"),
         "dimensions": command("no", "--decoder-layers", "6"),
     }
     outcomes = run_series(commands, elsewhere)
@@ -151,13 +145,10 @@ def test_a_resumed_run_goes_on_exactly(trained):
     "name, message",
     [
         ("another policy", r"checkpoint_last\.pt: policy: it differs from the one .* Resume with"),
-        ("another arch", r"st\.pt: is of arch hubert_transformer_pruning_layer; .*postln"),
         ("another vocabulary", r"vocabulary\.pt: it was trained with another dictionary"),
-        ("start of another vocabulary", r"vocabulary\.pt: it was trained with another dictionary"),
         ("no teacher", r"--teacher-model \S+nowhere\.pt: no such file"),
         ("policy of nothing", r"matches no linear layer; near names: decoder"),
-        ("bits", r"bits of method svcd: .*2"),
-        ("dimensions", r"st\.pt: .* --decoder-layers 6, there 1"),
+        ("dimensions", r"st\.pt: .*--decoder-layers 6, there 1"),
     ],
 )
 def test_bad_input_is_refused_before_training(trained, name, message):
