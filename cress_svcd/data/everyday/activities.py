@@ -91,7 +91,7 @@ class Activities:
         them are left out.  ``bare``: nothing but what the verb needs.
         """
         fitting = [v for v in verbs if self._fitting(v, subject, modes)]
-        verb = self._dice.fresh(fitting)
+        verb = self._dice.usual(fitting)
         mode = self._dice.weighted(self._fitting(verb, subject, modes))
         if negative is None:
             negative = self._is_negative(verb, mode)
@@ -153,14 +153,14 @@ class Activities:
         if frame.allows("recipient"):
             clause = replace(clause, recipient=self._participants.other(subject))
         if frame.allows("feeling"):
-            feeling = self._dice.fresh(concepts.FEELINGS)
+            feeling = self._dice.usual(concepts.FEELINGS)
             clause = replace(clause, predicate=Quality(feeling, very=self._dice.chance(0.25)))
         if frame.allows("spot"):
             clause = replace(clause, goal=self._participants.spot(besides=clause.object.noun))
         if deed.goal or frame.allows("goal") or (frame.goals and self._dice.chance(0.5)):
-            clause = replace(clause, goal=deed.goal or self._dice.fresh(frame.goals.split()))
+            clause = replace(clause, goal=deed.goal or self._dice.usual(frame.goals.split()))
         if deed.place or frame.allows("place"):
-            clause = replace(clause, place=deed.place or self._dice.fresh(frame.places.split()))
+            clause = replace(clause, place=deed.place or self._dice.usual(frame.places.split()))
         return clause
 
     # What may be added
@@ -183,7 +183,7 @@ class Activities:
     def _with_manner(self, clause: Clause, frame: Frame) -> Clause:
         manners = [m for m in concepts.MANNERS if frame.allows(m)]
         manners = [m for m in manners if self._manner_suits(m, clause)]
-        return replace(clause, manner=self._dice.fresh(manners)) if manners else clause
+        return replace(clause, manner=self._dice.usual(manners)) if manners else clause
 
     @staticmethod
     def _manner_suits(manner: str, clause: Clause) -> bool:
@@ -210,7 +210,7 @@ class Activities:
     def _with_vehicle(self, clause: Clause, frame: Frame) -> Clause:
         if not frame.allows("vehicle") or clause.companion:
             return clause
-        return replace(clause, vehicle=self._dice.fresh(concepts.VEHICLES))
+        return replace(clause, vehicle=self._dice.usual(concepts.VEHICLES))
 
     def _with_duration(self, clause: Clause, frame: Frame) -> Clause:
         if not frame.allows("duration"):
@@ -231,7 +231,7 @@ class Activities:
             decided = concepts.PLACES_OF_OBJECTS.get(clause.object.noun)
             places = [decided] if decided in places else places
         places = [place for place in places if owner or place != "room"]
-        return replace(clause, place=self._participants.place(self._dice.fresh(places), owner))
+        return replace(clause, place=self._participants.place(self._dice.usual(places), owner))
 
     # When
 
@@ -251,7 +251,7 @@ class Activities:
             return replace(clause, times=(self._calendar.clock(*concepts.GETTING_UP),))
         choice = self._dice.weighted([("frequency", 5), ("times", 5), ("none", 1)])
         if choice == "frequency":
-            return replace(clause, frequency=self._dice.fresh(concepts.FREQUENCIES))
+            return replace(clause, frequency=self._dice.usual(concepts.FREQUENCIES))
         if choice == "times":
             return replace(clause, times=self._calendar.habit())
         return clause

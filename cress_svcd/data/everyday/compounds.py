@@ -82,7 +82,7 @@ class Compounds:
 
     def reason(self) -> Complex:
         """ "Peter is staying at home because he is sick." """
-        cause, link = self._dice.fresh(tuple(REASONS)), self._dice.weighted(_LINKS)
+        cause, link = self._dice.usual(tuple(REASONS)), self._dice.weighted(_LINKS)
         if link is Link.ALTHOUGH and cause in concepts.INEVITABLE:
             link = Link.BECAUSE
         deed, negative, mode = self._consequence(cause, link)
@@ -110,7 +110,7 @@ class Compounds:
         ]
         if not usable:
             return self._consequence(cause, link)
-        deed = self._dice.fresh([deed for deed, _ in usable])
+        deed = self._dice.usual([deed for deed, _ in usable])
         return deed, negative, self._dice.pick(dict(usable)[deed])
 
     @staticmethod
@@ -150,9 +150,9 @@ class Compounds:
         """ "Before Anna goes to school, she drinks a glass of milk." """
         mode, letter = self._dice.weighted([((PAST, "p"), 3.0), ((HABIT, "h"), 2.0)])
         deeds = [deed for deed in ROUTINE if letter in FRAMES[deed.verb].tenses]
-        earlier = self._dice.fresh([d for d in deeds if d.verb not in ("sleep", "rest")])
-        later = self._dice.fresh([d for d in deeds if d.verb not in ("get_up", earlier.verb)])
-        link, sub_first = self._dice.fresh((Link.BEFORE, Link.AFTER)), self._dice.chance(0.45)
+        earlier = self._dice.usual([d for d in deeds if d.verb not in ("sleep", "rest")])
+        later = self._dice.usual([d for d in deeds if d.verb not in ("get_up", earlier.verb)])
+        link, sub_first = self._dice.usual((Link.BEFORE, Link.AFTER)), self._dice.chance(0.45)
         subject = self._people.subject(known=True)
         in_sub, in_main = (
             (subject, again(subject)) if sub_first else (again(subject), subject)
@@ -165,7 +165,7 @@ class Compounds:
 
     def report(self) -> Complex:
         """ "I hope that my parents will visit us tomorrow." """
-        verb = self._dice.fresh(("think", "hope", "say", "know_fact"))
+        verb = self._dice.usual(("think", "hope", "say", "know_fact"))
         speaker = Pronoun(I) if self._dice.chance(0.45) else self._people.subject(known=True)
         if verb == "say" and person_of(speaker) in (I, WE):
             speaker = self._people.name()
@@ -210,7 +210,7 @@ class Compounds:
 
     def contrast(self) -> Contrast:
         """ "I like tea, but my brother likes coffee." """
-        verb = self._dice.fresh(tuple(_CONTRASTED))
+        verb = self._dice.usual(tuple(_CONTRASTED))
         mode = NOW if verb == "learn" else HABIT
         deed = Deed(verb, _CONTRASTED[verb], forms="a" if verb in ("have", "need") else "bare")
         subject, negative = self._people.subject(known=True), self._dice.chance(0.5)
@@ -235,7 +235,7 @@ class Compounds:
             None, _OF_PERSONS, (HABIT, NOW, PAST), negative=False
         )
         clause = replace(clause, frequency="", times=(), companion=None)
-        noun = self._dice.fresh(nouns_of("woman man girl boy doctor teacher"))
+        noun = self._dice.usual(nouns_of("woman man girl boy doctor teacher"))
         return NounPhrase(noun, determiner=determiner, relative=Relative(clause, of_subject=True))
 
     def _acquaintance(self) -> Sentence:
@@ -252,7 +252,7 @@ class Compounds:
         """ "The man who repaired our car is very friendly." """
         person = self._person_who(Determiner.THE)
         if person.noun == "man" and self._dice.chance(0.7):
-            noun = self._dice.fresh(("teacher", "doctor", "friend", "neighbor"))
+            noun = self._dice.usual(("teacher", "doctor", "friend", "neighbor"))
             identity = Identity(NounPhrase(noun, owner=self._dice.pick((I, HE, SHE, WE))))
             return Statement(Clause(person, "be", predicate=identity))
         quality = self._material.quality(adjectives_of(person.noun), very=0.4)
@@ -266,7 +266,7 @@ class Compounds:
         subject = self._people.subject(known=True)
         clause = self._activities.activity(subject, verbs, modes, negative=False, bare=True)
         nouns = [noun for noun in nouns_of(FRAMES[clause.verb].objects) if adjectives_of(noun)]
-        noun = self._dice.fresh(suitable(tuple(nouns), person_of(subject)))
+        noun = self._dice.usual(suitable(tuple(nouns), person_of(subject)))
         number = PLURAL if NOUNS[noun].numbers == (PLURAL,) else SINGULAR
         relative = Relative(replace(clause, object=None), of_subject=False)
         quality = self._material.quality(adjectives_of(noun), very=0.35)

@@ -1,4 +1,4 @@
-"""Random choices that are the same on every Python, and that wear words out evenly."""
+"""Random choices that are the same on every Python, and that favour some words over others."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ class Dice:
     give the same sequence in every version of Python.
     """
 
-    _TRIES = 3  # of so many words drawn, the one used least is taken
+    _TRIES = 3  # of so many words drawn, the one used most is taken
 
     def __init__(self, seed: int):
         self._random = random.Random(seed)
@@ -39,9 +39,13 @@ class Dice:
                 return option
         return options[-1][0]
 
-    def fresh(self, options: Sequence[T]) -> T:
-        """One of ``options``, rather one that was not taken often so far."""
+    def usual(self, options: Sequence[T]) -> T:
+        """One of ``options``, rather one that was taken often before.
+
+        What is used much is used ever more: words differ in frequency as they do in speech (Simon
+        1955, "On a class of skew distribution functions").
+        """
         drawn = [self.pick(options) for _ in range(self._TRIES)]
-        choice = min(drawn, key=lambda option: self._uses[option])
+        choice = max(drawn, key=lambda option: self._uses[option])
         self._uses[choice] += 1
         return choice

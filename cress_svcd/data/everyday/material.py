@@ -24,15 +24,15 @@ class Material:
 
     def quality(self, adjectives: list[str], very: float = 0.25) -> Quality:
         """One of ``adjectives``, with "very" in that share of the cases."""
-        adjective = self.dice.fresh(adjectives)
+        adjective = self.dice.usual(adjectives)
         return Quality(adjective, adjective not in ABSOLUTE and self.dice.chance(very))
 
     def number(self, low: int, high: int) -> int:
-        """A number, above a hundred rather a round one.
+        """A number, above a hundred nearly always a round one.
 
         Never 101, 201, ...: German has two ways to say those.
         """
         value = self.dice.between(low, high)
-        if value > 100 and self.dice.chance(0.6):
+        if value > 100 and self.dice.chance(0.9):
             value = min(high, max(low, round(value, -1)))
         return value + 1 if value > 100 and value % 100 == 1 else value

@@ -130,7 +130,7 @@ class Participants:
     def name(self, besides: Participant | None = None) -> Name:
         taken = (besides.first, besides.second) if isinstance(besides, Pair) else (besides,)
         names = [Name(name) for name in concepts.NAMES]
-        return self._dice.fresh([name for name in names if name not in taken])
+        return self._dice.usual([name for name in names if name not in taken])
 
     def _couple(self) -> Pair:
         """A woman and a man: where "they" has a gender, it is the masculine."""
@@ -149,10 +149,10 @@ class Participants:
             for number in NOUNS[noun].numbers
             if person_of(phrase := NounPhrase(noun, number, owner=owner)) or not known
         ]
-        return self._dice.fresh(options)
+        return self._dice.usual(options)
 
     def role(self, besides: Participant | None = None) -> NounPhrase:
-        noun = self._dice.fresh(self._besides(nouns_of("role"), besides))
+        noun = self._dice.usual(self._besides(nouns_of("role"), besides))
         return NounPhrase(noun, NOUNS[noun].numbers[0])
 
     @staticmethod
@@ -168,7 +168,7 @@ class Participants:
 
         ``owner`` is who "own" refers to; without one that form is left out.
         """
-        noun = self._dice.fresh(suitable(nouns_of(selection), owner))
+        noun = self._dice.usual(suitable(nouns_of(selection), owner))
         form = self._form(noun, forms, owner, negative)
         if form == "measure":
             return self.measure(noun)
@@ -212,7 +212,7 @@ class Participants:
 
     def measure(self, noun: str) -> NounPhrase:
         """ "a cup of tea", "three kilos of apples" """
-        measure = self._dice.fresh(self._measures_of(noun))
+        measure = self._dice.usual(self._measures_of(noun))
         if measure != "kilo" and self._dice.chance(0.5):
             return NounPhrase(measure, determiner=Determiner.A, content=noun)
         count = self._dice.between(2, 10 if measure == "kilo" else 6)
@@ -222,7 +222,7 @@ class Participants:
         """``phrase`` with an adjective that suits it, in ``share`` of the cases."""
         adjectives = adjectives_of(phrase.noun)
         if adjectives and self._dice.chance(share):
-            return replace(phrase, adjective=self._dice.fresh(adjectives))
+            return replace(phrase, adjective=self._dice.usual(adjectives))
         return phrase
 
     # Spots
@@ -230,9 +230,9 @@ class Participants:
     def spot(self, outdoors: bool = False, besides: str = "") -> Spot:
         """ "under the table", or outdoors "behind the house"; not next to ``besides``."""
         spots = concepts.OUTDOOR_SPOTS if outdoors else concepts.SPOTS
-        relation = self._dice.fresh(tuple(spots))
+        relation = self._dice.usual(tuple(spots))
         nouns = [noun for noun in nouns_of(spots[relation]) if noun != besides]
-        thing = NounPhrase(self._dice.fresh(nouns))
+        thing = NounPhrase(self._dice.usual(nouns))
         plain = relation in ("behind", "in_front_of")
         return Spot(relation, thing if plain else self.adorned(thing, share=0.15))
 

@@ -122,7 +122,7 @@ class Questions:
         nouns = [n for n in nouns_of(FRAMES[verb].objects) if number in NOUNS[n].numbers]
         if asked is Asked.HOW_MANY:
             nouns = [noun for noun in nouns if noun in nouns_of(concepts.COUNTED)]
-        return NounPhrase(self._dice.fresh(nouns), number)
+        return NounPhrase(self._dice.usual(nouns), number)
 
     def _price(self) -> Question:
         """ "How much does this coat cost?" """
@@ -144,10 +144,10 @@ class Questions:
             clause = replace(clause, place=None, manner="", beneficiary=None, duration=None)
             return Question(clause, Asked.PLACE)
         if kind == "person":
-            verb = self._dice.fresh(("live", "work", "be"))
+            verb = self._dice.usual(("live", "work", "be"))
             return Question(Clause(self._people.subject(asking=True), verb), Asked.PLACE)
         if kind == "sight":
-            subject = NounPhrase(self._dice.fresh(nouns_of("sight")))
+            subject = NounPhrase(self._dice.usual(nouns_of("sight")))
         else:
             # one may well ask for one's own keys
             subject = self._people.thing(concepts.SMALL_THINGS, "own the", self._material.owner())

@@ -95,7 +95,7 @@ class Statements:
     def _thing_described(self, asking: bool) -> Clause:
         nouns = [noun for noun in nouns_of(_DESCRIBED) if adjectives_of(noun)]
         owner = self._material.owner(asking)
-        noun = self._dice.fresh(suitable(tuple(nouns), owner))
+        noun = self._dice.usual(suitable(tuple(nouns), owner))
         thing = self._people.thing(noun, "the own this", owner)
         qualities = adjectives_of(thing.noun, besides=thing.adjective)
         served = {"food", "drink"} & set(NOUNS[thing.noun].kinds)
@@ -119,7 +119,7 @@ class Statements:
         clause = Clause(subject, "be", predicate=predicate)
         time = self._dice.weighted([("", 5.0), ("today", 2.0), ("now", 1.0), ("past", 3.0)])
         if time == "past":
-            moment = self._dice.fresh(concepts.PAST_MOMENTS)
+            moment = self._dice.usual(concepts.PAST_MOMENTS)
             clause = replace(clause, tense=Tense.PAST, times=(Moment(moment),))
         elif time:
             clause = replace(clause, times=(Moment(time),))
@@ -134,13 +134,13 @@ class Statements:
 
     def _occupation(self, subject: Participant) -> Clause:
         if person_of(subject) not in (HE, SHE) or isinstance(subject, NounPhrase):
-            kin = NounPhrase(self._dice.fresh(_GROWN), owner=self._material.owner())
+            kin = NounPhrase(self._dice.usual(_GROWN), owner=self._material.owner())
             subject = self._dice.pick((kin, self._people.name()))
-        job = Job(self._dice.fresh(("teacher", "doctor")))
+        job = Job(self._dice.usual(("teacher", "doctor")))
         return self._denied(Clause(subject, "be", predicate=job))
 
     def _stay(self, subject: Participant) -> Clause:
-        clause = Clause(subject, "be", place=self._dice.fresh(concepts.PLACES))
+        clause = Clause(subject, "be", place=self._dice.usual(concepts.PLACES))
         time = self._dice.weighted([("", 4.0), ("today", 2.0), ("now", 2.0), ("past", 4.0)])
         if time == "past":
             return self._denied(replace(clause, tense=Tense.PAST, times=self._calendar.past()))
@@ -148,7 +148,7 @@ class Statements:
 
     def animal(self) -> Statement:
         """ "The dog is sleeping under the table." """
-        noun = self._dice.fresh(("dog", "cat", "horse", "bird"))
+        noun = self._dice.usual(("dog", "cat", "horse", "bird"))
         numbers = NOUNS[noun].numbers
         number = PLURAL if PLURAL in numbers and self._dice.chance(0.4) else numbers[0]
         animal = self._people.adorned(NounPhrase(noun, number), share=0.4)
@@ -168,10 +168,10 @@ class Statements:
 
     def weather(self) -> Statement:
         """ "It will rain tomorrow." """
-        clause = self.weather_clause(self._dice.fresh(concepts.WEATHER))
+        clause = self.weather_clause(self._dice.usual(concepts.WEATHER))
         tense = self._dice.pick(tuple(Tense))
         if tense is Tense.PRESENT:
-            season = Moment(self._dice.fresh(("in_summer", "in_winter")))
+            season = Moment(self._dice.usual(("in_summer", "in_winter")))
             frequency = self._dice.pick(("", "often", "sometimes", "always", "never"))
             clause = replace(clause, tense=tense, times=(season,), frequency=frequency)
             return Statement(clause, self._dice.pick((Front.SUBJECT, Front.TIME)))
@@ -215,7 +215,7 @@ class Statements:
         """Somebody or something whose age one tells, and the range of it."""
         if self._dice.chance(0.25):
             return self._people.name(), concepts.NAME_AGE
-        noun = self._dice.fresh(tuple(concepts.AGES))
+        noun = self._dice.usual(tuple(concepts.AGES))
         return NounPhrase(noun, owner=self._material.owner(asking)), concepts.AGES[noun]
 
     def _age(self) -> Clause:
@@ -223,7 +223,7 @@ class Statements:
         return Clause(who, "be", predicate=Age(self._material.number(low, high)))
 
     def _parts(self) -> Clause:
-        whole, part = self._dice.fresh(tuple(concepts.PARTS))
+        whole, part = self._dice.usual(tuple(concepts.PARTS))
         count = self._material.number(*concepts.PARTS[whole, part])
         determiner = self._dice.pick((Determiner.THE, Determiner.THIS))
         subject = self._people.adorned(NounPhrase(whole, determiner=determiner))
@@ -234,7 +234,7 @@ class Statements:
         if self._dice.chance(0.5):
             verb, mode = self._dice.pick((("need", HABIT), ("buy", NOW), ("buy", PAST)))
             contents = [noun for held in concepts.CONTENTS.values() for noun in held]
-            thing = self._people.measure(self._dice.fresh(contents))
+            thing = self._people.measure(self._dice.usual(contents))
         else:
             verb, mode, selection = self._dice.pick((
                 ("have", HABIT, "dog cat brother sister book"),
@@ -252,7 +252,7 @@ class Statements:
         return compose()
 
     def _crowd(self) -> Existence:
-        noun = self._dice.fresh(tuple(concepts.CROWDS))
+        noun = self._dice.usual(tuple(concepts.CROWDS))
         count = self._material.number(*concepts.CROWDS[noun])
         places = ("park", "garden", "village")
         if noun == "child":
@@ -261,7 +261,7 @@ class Statements:
 
     def _sight(self) -> Existence:
         sight = self._people.thing("sight", "a")
-        return Existence(sight, self._dice.fresh(("city", "village") + concepts.CITIES))
+        return Existence(sight, self._dice.usual(("city", "village") + concepts.CITIES))
 
     def _presence(self) -> Existence:
         thing = self._people.thing(concepts.SMALL_THINGS + " flower shoe", "a count")
@@ -270,16 +270,16 @@ class Statements:
     def _lack(self) -> Existence:
         if self._dice.chance(0.5):
             vessel = self._dice.pick(("bottle", "glass", "cup"))
-            noun, number = self._dice.fresh(concepts.CONTENTS[vessel]), SINGULAR
+            noun, number = self._dice.usual(concepts.CONTENTS[vessel]), SINGULAR
         else:
-            noun = self._dice.fresh(nouns_of("flower book ticket cup glass egg key"))
+            noun = self._dice.usual(nouns_of("flower book ticket cup glass egg key"))
             vessel, number = self._dice.pick(("box", "bag", "room")), PLURAL
         lacking = NounPhrase(noun, number, Determiner.BARE)
         return Existence(lacking, Spot("in", NounPhrase(vessel)), negative=True)
 
     def comparison(self) -> Statement:
         """ "The train is faster than the bus." """
-        adjective = self._dice.fresh(tuple(concepts.COMPARABLE))
+        adjective = self._dice.usual(tuple(concepts.COMPARABLE))
         nouns = nouns_of(self._dice.pick(concepts.COMPARABLE[adjective]))
         owned = [
             noun
@@ -290,10 +290,10 @@ class Statements:
             first, second = self._two_peers()
         elif len(nouns) == 1 or (owned and self._dice.chance(0.5)):
             mine = self._dice.pick(((I, YOU), (YOU, I), (HE, SHE), (WE, THEY), (I, HE), (SHE, I)))
-            noun = self._dice.fresh(owned)
+            noun = self._dice.usual(owned)
             first, second = (NounPhrase(noun, owner=owner) for owner in mine)
         else:
-            first = NounPhrase(self._dice.fresh(nouns))
+            first = NounPhrase(self._dice.usual(nouns))
             second = NounPhrase(self._dice.pick([noun for noun in nouns if noun != first.noun]))
         clause = Clause(first, "be", predicate=Comparison(adjective, second))
         return Statement(self._denied(clause))
@@ -307,7 +307,7 @@ class Statements:
     def _peer(self) -> Participant:
         if self._dice.chance(0.4):
             return self._people.name()
-        noun = self._dice.fresh(nouns_of(concepts.PEERS))
+        noun = self._dice.usual(nouns_of(concepts.PEERS))
         return NounPhrase(noun, owner=self._material.owner())
 
     # Times
@@ -329,12 +329,12 @@ class Statements:
         return schedule(asking)
 
     def _departure(self, _: bool) -> Clause:
-        toward = self._dice.fresh(concepts.CITIES) if self._dice.chance(0.6) else ""
-        transport = NounPhrase(self._dice.fresh(nouns_of("transport")), toward=toward)
-        return self._timed(Clause(transport, self._dice.fresh(("leave", "arrive"))))
+        toward = self._dice.usual(concepts.CITIES) if self._dice.chance(0.6) else ""
+        transport = NounPhrase(self._dice.usual(nouns_of("transport")), toward=toward)
+        return self._timed(Clause(transport, self._dice.usual(("leave", "arrive"))))
 
     def _beginning(self, _: bool) -> Clause:
-        return self._timed(Clause(NounPhrase(self._dice.fresh(nouns_of("event movie"))), "begin"))
+        return self._timed(Clause(NounPhrase(self._dice.usual(nouns_of("event movie"))), "begin"))
 
     def _timed(self, clause: Clause) -> Clause:
         tense = self._dice.weighted([(Tense.PRESENT, 5.0), (Tense.PAST, 2.0), (Tense.FUTURE, 2.0)])
@@ -345,16 +345,16 @@ class Statements:
         return replace(clause, tense=tense, times=(day, self._calendar.clock()))
 
     def _opening(self, _: bool) -> Clause:
-        house = NounPhrase(self._dice.fresh(nouns_of("opens")))
-        verb = self._dice.fresh(("open_up", "close_down"))
+        house = NounPhrase(self._dice.usual(nouns_of("opens")))
+        verb = self._dice.usual(("open_up", "close_down"))
         return Clause(house, verb, times=(self._calendar.clock(),))
 
     def _occasion(self, asking: bool) -> Clause:
         if self._dice.chance(0.6):
             owners = (YOU, HE, SHE) if asking else (I, YOU, HE, SHE)
-            birthday = NounPhrase("birthday", owner=self._dice.fresh(owners))
+            birthday = NounPhrase("birthday", owner=self._dice.usual(owners))
             return Clause(birthday, "be", times=(self._calendar.date(),))
-        event = NounPhrase(self._dice.fresh(nouns_of("event")))
+        event = NounPhrase(self._dice.usual(nouns_of("event")))
         return Clause(event, "be", times=self._calendar.scheduled())
 
     def _appointment(self, asking: bool) -> Clause:

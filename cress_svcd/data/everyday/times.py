@@ -27,7 +27,7 @@ class Calendar:
         self._dice = dice
 
     def clock(self, earliest: int = 1, latest: int = 12) -> Clock:
-        return Clock(self._dice.between(earliest, latest), self._dice.fresh(concepts.MINUTES))
+        return Clock(self._dice.between(earliest, latest), self._dice.usual(concepts.MINUTES))
 
     def past(self, clock: bool = False, distant: bool = False, week: bool = True) -> Times:
         """``clock``: the hour may be named; ``distant``: it may be long ago; ``week``: last week.
@@ -36,7 +36,7 @@ class Calendar:
         kind = self._dice.weighted([("moment", 5), ("weekday", 4), ("ago", far), ("date", far)])
         if kind == "moment":
             moments = concepts.PAST_MOMENTS + (("last_week",) if week else ())
-            return self._at(Moment(self._dice.fresh(moments)), clock)
+            return self._at(Moment(self._dice.usual(moments)), clock)
         if kind == "ago":
             return (Ago(*self._amount(("day", "week", "year"))),)
         return self._day(kind, clock)
@@ -51,7 +51,7 @@ class Calendar:
         )
         if kind == "moment":
             moments = concepts.FUTURE_MOMENTS + (("next_week",) if week else ())
-            return self._at(Moment(self._dice.fresh(moments)), clock)
+            return self._at(Moment(self._dice.usual(moments)), clock)
         if kind == "soon":
             return (Later(*self._amount(("minute",))),)
         if kind == "later":
@@ -60,8 +60,8 @@ class Calendar:
 
     def habit(self) -> Times:
         if self._dice.chance(0.3):
-            return (Weekday(self._dice.fresh(concepts.DAYS), every=True),)
-        return (Moment(self._dice.fresh(concepts.HABIT_MOMENTS)),)
+            return (Weekday(self._dice.usual(concepts.DAYS), every=True),)
+        return (Moment(self._dice.usual(concepts.HABIT_MOMENTS)),)
 
     def scheduled(self) -> Times:
         """When a train leaves or a course begins: by the clock, on a day, or both."""
@@ -72,11 +72,11 @@ class Calendar:
 
     def weekday(self, parts: bool = False) -> Weekday:
         part = self._dice.pick(concepts.DAY_PARTS) if parts and self._dice.chance(0.4) else ""
-        return Weekday(self._dice.fresh(concepts.DAYS), part)
+        return Weekday(self._dice.usual(concepts.DAYS), part)
 
     def date(self) -> Date:
         day = self._dice.between(1, concepts.LAST_DATE) if self._dice.chance(0.7) else 0
-        return Date(self._dice.fresh(concepts.MONTHS), day)
+        return Date(self._dice.usual(concepts.MONTHS), day)
 
     def duration(self) -> NounPhrase:
         """ "three weeks" """
@@ -97,7 +97,7 @@ class Calendar:
         return (day, self.clock()) if clock and whole_day and self._dice.chance(0.35) else (day,)
 
     def _amount(self, units: tuple[str, ...]) -> tuple[int, str]:
-        unit = self._dice.fresh(units)
+        unit = self._dice.usual(units)
         if unit == "minute":
             return self._dice.pick((5, 10, 15, 20, 25, 30, 40, 45, 50)), unit
         return self._dice.between(1 if unit == "week" else 2, _LONGEST[unit]), unit

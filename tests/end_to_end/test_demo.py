@@ -1,0 +1,75 @@
+"""The demo's recipe, on a smaller language: a model that listens, seen by what it does without."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUBJECTS = {
+    "the man": "der Mann", "a woman": "eine Frau", "the dog": "der Hund", "my child": "mein Kind",
+    "your sister": "deine Schwester", "this teacher": "dieser Lehrer",
+}  # fmt: skip
+VERBS = {
+    "sees": "sieht", "buys": "kauft", "wants": "will", "takes": "nimmt", "finds": "findet",
+    "brings": "bringt",
+}  # fmt: skip
+OBJECTS = {
+    "the house": "das Haus", "an apple": "einen Apfel", "water": "Wasser",
+    "a red book": "ein rotes Buch", "two chairs": "zwei Stühle", "our car": "unser Auto",
+}  # fmt: skip
+
+
+def write_text(folder: Path) -> None:
+    """216 sentences: 30 to test and 10 to develop on, the others to train on, spoken twice."""
+    pairs = [
+        (f"{' '.join(english)}.", f"{' '.join(german)}.")
+        for english, german in (
+            zip(*choice)
+            for choice in itertools.product(SUBJECTS.items(), VERBS.items(), OBJECTS.items())
+        )
+    ]
+    unseen = pairs[::5][:40]
+    seen = [pair for pair in pairs if pair not in unseen]
+    splits = {"tst-COMMON": unseen[:30], "dev": unseen[30:], "train": 2 * seen, "mt": seen}
+    folder.mkdir(parents=True)
+    for split, part in splits.items():
+        for side, language in enumerate(("en", "de")):
+            text = "".join(f"{pair[side]}\n" for pair in part)
+            (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def report(run, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("demo")
+    write_text(out / "text")
+    settings = {
+        "out": out,
+        "voices": "[en-us]",
+        "vocab_size": 80,
+        "hubert_options": "[--set, masked_prediction.optimization.max_update=5, "
+        "--set, ctc.optimization.max_update=250, --set, dataset.max_tokens=120000]",
+        "mt_updates": 120,
+        "mt_warmup": 40,
+        "st_updates": 200,
+        "st_warmup": 40,
+        "st_samples": 480_000,
+    }
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    recipe = ROOT / "scripts" / "recipes" / "demo.yaml"
+    run("cress-svcd", "recipe", recipe, "--from-stage", "speech", *changes, cwd=ROOT)
+    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_model_that_listens_fails_with_the_recordings_shuffled(report):
+    bleu = {row["name"]: row["bleu"] for row in report["results"]}
+    assert bleu["speech to text, full precision"] > 80
+    assert bleu["the same model from transcripts"] > 80
+    assert bleu["speech with the recordings shuffled"] < 30
+
+
+def test_the_report_shows_translations_beside_references(report):
+    for row in report["results"]:
+        assert row["sentences"] == 30 and row["chrf"] > 0 and row["megabytes"] > 0
+        assert all(example["reference"] for example in row["translations"])
