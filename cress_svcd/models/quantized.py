@@ -346,8 +346,8 @@ def take_structure(model: type[Quantized], cfg) -> None:
         cfg[item.name] = theirs
     if contradictions:
         raise ConfigError(
-            f"{path}: these options contradict it: {'; '.join(contradictions)}. The dimensions come "
-            "from the checkpoint: leave them out"
+            f"{path}: these options contradict it: {'; '.join(contradictions)}. The dimensions "
+            "come from the checkpoint: leave them out"
         )
     if cfg.ctc_head and not saved.get("ctc_head"):
         raise ConfigError(f"{path}: --ctc-head is given, but the checkpoint has none")
