@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--splits", nargs="+", default=["train", "dev"], help="default: %(default)s"
     )
     parser.add_argument(
-        "--workers", type=int, default=2, help="processes that read audio (default: %(default)s)"
+        "--workers",
+        type=int,
+        default=2,
+        help="processes that read audio, and without a GPU encode it (default: %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="also what is up to date")
 
@@ -97,17 +100,38 @@ def is_current(folder: Path, split: str, frame, digest: str) -> bool:
         return False
 
 
-def encode(
-    encoder: HubertEncoder, device: torch.device, waves: Waveforms, workers: int
-) -> Iterator[np.ndarray]:
-    """Features of each waveform, frames×dimension.
+class Features(Dataset):
+    """Features of waveforms, frames×dimension, float16 on the CPU.
 
     One utterance at a time: they stand in the manifest's order, which batches would pad heavily,
     and the result is the same (see :class:`HubertEncoder`).
     """
-    loader = DataLoader(waves, batch_size=None, num_workers=workers)
-    with torch.inference_mode():
-        for wave in loader:
-            wave = wave.to(device).unsqueeze(0)
-            features, _ = encoder(wave, torch.tensor([wave.size(1)], device=device))
-            yield features[0].half().cpu().numpy()
+
+    def __init__(self, waves: Waveforms, encoder: HubertEncoder, device: torch.device):
+        self.waves, self.encoder, self.device = waves, encoder, device
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.encode(self.waves[index])
+
+    @torch.inference_mode()
+    def encode(self, wave: torch.Tensor) -> torch.Tensor:
+        wave = wave.to(self.device).unsqueeze(0)
+        features, _ = self.encoder(wave, torch.tensor([wave.size(1)], device=self.device))
+        return features[0].half().cpu()
+
+
+def encode(
+    encoder: HubertEncoder, device: torch.device, waves: Waveforms, workers: int
+) -> Iterator[np.ndarray]:
+    """Features of each waveform, frames×dimension; ``workers`` processes share the work.
+
+    A GPU belongs to this process, which then encodes what they read.
+    """
+    features = Features(waves, encoder, device)
+    here = device.type != "cpu"
+    loader = DataLoader(waves if here else features, batch_size=None, num_workers=workers)
+    for item in loader:
+        yield (features.encode(item) if here else item).numpy()
