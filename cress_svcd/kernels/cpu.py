@@ -16,7 +16,7 @@ from cress_svcd.errors import ConfigError, CressError
 
 ISA_VARIABLE = "CRESS_SVCD_ISA"
 ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/sign_matmul.h
-THREAD_WORK = 1 << 21  # products worth a thread of their own
+THREAD_WORK = 1 << 22  # products worth a thread of their own
 _OUT_OF_MEMORY = -1
 
 _pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int

@@ -88,16 +88,15 @@ def _check(
 
 def _is_plain_call(x: Tensor, *vectors: Tensor | None) -> bool:
     """Whether nobody watches: no gradient, no compiler, no mode and no transform of functions."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.is_meta:
         return False
-    if torch.is_grad_enabled() and (
-        x.requires_grad or any(v is not None and v.requires_grad for v in vectors)
-    ):
-        return False
+    if torch.is_grad_enabled():
+        for tensor in (x, *vectors):
+            if tensor is not None and tensor.requires_grad:
+                return False
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
-        and x.device.type != "meta"
     )
 
 
@@ -113,7 +112,7 @@ def _compute(
     """By the back end that the form of ``signs`` is for."""
     if signs.dtype != torch.uint8:
         return expanded.sign_matmul(x, signs, g, h, bias, bits)
-    if signs.dim() == 3 and x.device.type == "cpu" and x.dtype != torch.float64:
+    if signs.dim() == 3 and x.is_cpu and x.dtype is not torch.float64:
         return cpu.sign_matmul(x, signs.contiguous(), out_features, g, h, bias, bits)
     if signs.dim() == 2 and gpu.is_for(x):
         return gpu.sign_matmul(x, signs, g, h, bias, bits)

@@ -191,7 +191,7 @@ class PackedLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x: found {tuple(x.shape)}, expected ... x {self.in_features}")
         y = kernels.sign_matmul(
-            self._quantize_input(self.norm(x)),
+            self._quantize_input(self._normalize(x)),
             self.signs,
             self.planes * self.out_features,
             *self._operands,
@@ -199,6 +199,16 @@ class PackedLinear(nn.Module):
             checked=True,
         )
         return y if self._is_done else self._finish(y)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        """The norm, whose vectors may be of another type than x, which torch's modules refuse."""
+        kind = self.settings["normalization"]
+        if kind == "none":
+            return x
+        shape, weight = (self.in_features,), self.norm.weight.to(x.dtype)
+        if kind == "rmsnorm":
+            return F.rms_norm(x, shape, weight, self.norm.eps)
+        return F.layer_norm(x, shape, weight, self.norm.bias.to(x.dtype), self.norm.eps)
 
     def _quantize_input(self, x: Tensor) -> Tensor:
         """What a method does to the input itself; the operator does the rest."""

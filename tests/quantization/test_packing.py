@@ -140,6 +140,9 @@ def test_vectors_in_half_precision(dtype):
     x = torch.randn(6, 512)
     assert packed(x).dtype == torch.float32
     assert distance(packed(x), layer(x)) < {torch.float16: 5e-3, torch.bfloat16: 1.5e-2}[dtype]
+    for kind in ("layernorm", "rmsnorm"):
+        normed = make_layer({"method": "svcd", "normalization": kind}, (512, 64))
+        assert distance(PackedLinear.from_layer(normed, dtype=dtype)(x), normed(x)) < 2e-2
     halved = copy.deepcopy(packed).to(dtype)
     assert halved(x.to(dtype)).dtype == dtype
     assert distance(halved(x.to(dtype)).float(), layer(x)) < 3e-2
