@@ -6,7 +6,7 @@
 #define _GNU_SOURCE
 #include "sign_matmul.h"
 
-#if defined(CRESS_X86) && defined(__linux__)
+#ifdef CRESS_AMX
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>

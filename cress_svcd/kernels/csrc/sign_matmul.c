@@ -5,6 +5,10 @@
 
 #include <stdlib.h>
 
+#ifdef CRESS_X86
+#include <cpuid.h>
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 #ifndef SOURCE_DIGEST
 #define SOURCE_DIGEST "none"
@@ -37,6 +41,23 @@ struct call {
 static int isa_supported[ISA_COUNT]; /* 0: not known yet, 1: yes, 2: no; the same for all threads */
 static int gfni_supported;
 
+/* Bit ``bit`` of ecx (word 0) or edx (word 1) of the extended features. */
+static int feature(int word, int bit)
+{
+#ifdef CRESS_X86
+    unsigned eax, ebx, words[2];
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &words[0], &words[1]))
+        return words[word] >> bit & 1;
+#endif
+    (void)word, (void)bit;
+    return 0;
+}
+
+static int has_gfni(void)
+{
+    return feature(0, 8);
+}
+
 static int detect(int isa)
 {
     if (isa == ISA_PORTABLE)
@@ -50,12 +71,8 @@ static int detect(int isa)
         return __builtin_cpu_supports("avx2") != 0;
     if (isa == ISA_AVX512_VNNI)
         return vnni;
-    if (isa == ISA_AMX) {
-        uint32_t eax = 7, ebx, ecx = 0, edx;
-        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-        int amx = (edx >> 24 & 1) && (edx >> 25 & 1); /* AMX-TILE, AMX-INT8 */
-        return vnni && __builtin_cpu_supports("gfni") && amx && amx_permitted();
-    }
+    if (isa == ISA_AMX) /* AMX-TILE and AMX-INT8 */
+        return vnni && has_gfni() && feature(1, 24) && feature(1, 25) && amx_permitted();
 #endif
     return 0;
 }
@@ -67,9 +84,7 @@ EXPORT int cress_supported(int isa)
     int known = __atomic_load_n(&isa_supported[isa], __ATOMIC_RELAXED);
     if (!known) {
         known = detect(isa) ? 1 : 2;
-#ifdef CRESS_X86
-        __atomic_store_n(&gfni_supported, __builtin_cpu_supports("gfni") != 0, __ATOMIC_RELAXED);
-#endif
+        __atomic_store_n(&gfni_supported, has_gfni(), __ATOMIC_RELAXED);
         __atomic_store_n(&isa_supported[isa], known, __ATOMIC_RELEASE);
     }
     return known == 1;
@@ -95,12 +110,12 @@ static quantize_function *quantizer(int isa)
 static multiply_function *multiplier(int isa, int64_t count)
 {
     (void)count;
-#ifdef CRESS_X86
-#ifdef __linux__
+#ifdef CRESS_AMX
     /* Expanding a weight to a byte in memory pays from four rows on. */
     if (isa == ISA_AMX && count > 3)
         return multiply_amx;
 #endif
+#ifdef CRESS_X86
     if (isa >= ISA_AVX512_VNNI)
         return __atomic_load_n(&gfni_supported, __ATOMIC_RELAXED) ? multiply_avx512_gfni
                                                                   : multiply_avx512;

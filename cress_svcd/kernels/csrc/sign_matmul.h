@@ -17,6 +17,10 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define CRESS_X86 1
+/* Older compilers do not know the instructions; other systems hand out the registers otherwise. */
+#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define CRESS_AMX 1
+#endif
 #endif
 
 enum {
