@@ -306,7 +306,10 @@ def _report_row(row: dict[str, str]) -> dict:
         result["checkpoint"] = str(checkpoint)
         result["megabytes"] = round(checkpoint.stat().st_size / 1e6, 2)
     if scores.is_file():
-        result.update(json.loads(scores.read_text(encoding="utf-8")))
+        content = json.loads(scores.read_text(encoding="utf-8"))
+        if "system" in row:
+            content = next(each for each in content["systems"] if each["name"] == row["system"])
+        result.update({**content, "name": row["name"]})
     return result
 
 

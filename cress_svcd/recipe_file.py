@@ -25,8 +25,9 @@ A recipe file holds
              or, with include, of
     use:       the name of a stage there; other keys given beside it replace those of that stage.
              Without the key stages a recipe has all the stages of the one that it includes
-  report:    rows of the final table: name, checkpoint, scores (a JSON of 'cress-svcd score');
-             when and unless as above
+  report:    rows of the final table: name, checkpoint, scores (a JSON of 'cress-svcd score', or
+             of 'cress-svcd compare' with the name of one of its systems as system); when and
+             unless as above
 
 Arguments stay lists throughout: nothing is ever passed through a shell.
 """

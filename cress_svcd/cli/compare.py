@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=positive, default=12345, help="of the resampling (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="write figures and sentences there")
 
 
 def positive(text: str) -> int:
@@ -55,13 +55,15 @@ def run(args: argparse.Namespace) -> None:
     paths = named_files(args.outputs)
     if len(paths) < 2:
         raise ConfigError(f"{args.outputs[0]}: one output; two or more can be compared")
-    systems, references = read_systems(paths, args.manifest, args.tokenize)
+    sentences = read_systems(paths, args.manifest, args.tokenize)
+    systems = {name: [each["hypotheses"][name] for each in sentences] for name in paths}
+    references = [each["reference"] for each in sentences]
     report = compare(systems, references, args.tokenize, args.resamples, args.seed)
     for row in report["systems"]:
         row["output"] = str(paths[row["name"]])
     print(format_comparison(report))
     if args.json:
-        write_json(args.json, report)
+        write_json(args.json, {**report, "translations": sentences})
 
 
 def named_files(items: list[str]) -> dict[str, Path]:
@@ -81,27 +83,28 @@ def named_files(items: list[str]) -> dict[str, Path]:
     return files
 
 
-def read_systems(
-    paths: dict[str, Path], manifest: Path | None, tokenize: str
-) -> tuple[dict[str, list[str]], list[str]]:
-    """Hypotheses by name of system, and the references of all.
+def read_systems(paths: dict[str, Path], manifest: Path | None, tokenize: str) -> list[dict]:
+    """Sentences with ``id``, ``source``, ``reference``, and ``hypotheses`` by name of system.
 
     Raises:
         ConfigError: an output cannot be read, or is of other sentences than the first.
     """
-    systems: dict[str, list[str]] = {}
-    first: list[tuple[str, str]] = []
+    first: list[dict] = []
+    sentences: list[dict] = []
     for name, path in paths.items():
-        sentences = score_output(path, manifest, tokenize)["translations"]
-        keys = [(each["id"], each["reference"]) for each in sentences]
-        first = first or keys
-        if keys != first:
+        found = score_output(path, manifest, tokenize)["translations"]
+        hypotheses = [each.pop("hypothesis") for each in found]
+        if not first:
+            first = found
+            sentences = [{**each, "hypotheses": {}} for each in found]
+        if found != first:
             raise ConfigError(
-                f"{path}: {len(keys)} sentences with their references, which are not the "
-                f"{len(first)} of {next(iter(paths.values()))}; compare outputs of one split"
+                f"{path}: {len(found)} sentences with their references, which are not the "
+                f"{len(sentences)} of {next(iter(paths.values()))}; compare outputs of one split"
             )
-        systems[name] = [each["hypothesis"] for each in sentences]
-    return systems, [reference for _, reference in first]
+        for sentence, hypothesis in zip(sentences, hypotheses):
+            sentence["hypotheses"][name] = hypothesis
+    return sentences
 
 
 def format_comparison(report: dict) -> str:

@@ -124,6 +124,12 @@ def test_the_command(outputs, tmp_path, capsys):
     assert report["baseline"] == "full precision" and report["resamples"] == 200
     assert [row["name"] for row in report["systems"]] == ["full precision", "poor", "packed"]
     assert report["systems"][1]["output"] == str(outputs["poor"])
+    assert report["translations"][3] == {
+        "id": "t_3", "source": "x", "reference": REFERENCES[3], "hypotheses": {
+            "full precision": SYSTEMS["full"][3], "poor": SYSTEMS["poor"][3],
+            "packed": SYSTEMS["full"][3],
+        },
+    }  # fmt: skip
     head, full, poor, packed, *rest = capsys.readouterr().out.splitlines()
     assert head.split() == ["BLEU", "diff.", "p", "chrF2", "diff.", "p", "length", "same"]
     assert f"{report['systems'][1]['bleu']:.2f} ± " in poor and poor.count("*") == 2
@@ -136,7 +142,9 @@ def test_without_a_manifest_the_references_are_those_of_the_outputs(outputs, tmp
     run(outputs["full"], outputs["poor"], "--resamples", "50", "--json", tmp_path / "a")
     run(outputs["full"], outputs["poor"], "--resamples", "50", "--json", tmp_path / "b",
         "--manifest", outputs["manifest"])  # fmt: skip
-    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    one, other = (json.loads((tmp_path / name).read_text()) for name in "ab")
+    assert one.pop("translations") != other.pop("translations"), "the manifest knows sources"
+    assert one == other
 
 
 class TestErrors:

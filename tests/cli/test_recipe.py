@@ -404,10 +404,13 @@ class TestPrinting:
     def test_the_report(self, kitchen, capsys):
         (kitchen.out / "model.pt").write_bytes(bytes(2_500_000))
         (kitchen.out / "scores.json").write_text('{"bleu": 93.1, "chrf": 95.5, "sentences": 200}')
+        systems = [{"name": "a", "bleu": 1}, {"name": "b", "bleu": 2}]
+        (kitchen.out / "comparison.json").write_text(json.dumps({"systems": systems}))
         kitchen.write(
             stage("a", note("a")),
             report=[
                 {"name": "speech", "checkpoint": "{out}/model.pt", "scores": "{out}/scores.json"},
+                {"name": "compared", "scores": "{out}/comparison.json", "system": "b"},
                 {"name": "not yet", "scores": "{out}/nowhere.json"},
             ],
         )
@@ -416,6 +419,7 @@ class TestPrinting:
         assert report["results"] == [
             {"name": "speech", "checkpoint": str(kitchen.out / "model.pt"), "megabytes": 2.5,
              "bleu": 93.1, "chrf": 95.5, "sentences": 200},
+            {"name": "compared", "bleu": 2},
             {"name": "not yet"},
         ]  # fmt: skip
         assert report["seconds"].keys() == {"a"} and report["settings"]["out"] == str(kitchen.out)
