@@ -40,10 +40,9 @@ from cress_svcd.quantization import (
     quantization_map,
     rebuild,
     require_same_map,
-    set_progress,
 )
 from cress_svcd.quantization.report import summary
-from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage
+from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage, set_stage
 from cress_svcd.quantization.shipped import find_policy
 
 logger = logging.getLogger(__name__)
@@ -105,8 +104,8 @@ class QuantizationOptions:
         metadata={
             "help": "how training goes from full precision to few bits: none is quantised from "
             "the first update; fade mixes full precision and quantised outputs; ternary fades "
-            "into ternary weights and then makes those binary. Validation runs in the same state "
-            "as training, generation fully quantised: losses are comparable after --quant-warmup"
+            "into ternary weights and then makes those binary. Validation and generation are "
+            "fully quantised throughout"
         },
     )
     quant_warmup: float = field(
@@ -156,7 +155,7 @@ class Quantized:
         start_archs: archs whose checkpoints this model can start from.
         schedule, schedule_updates: in training, the way to few bits and the updates it counts;
             without a schedule the model is fully quantised.
-        quantization_stage: the schedule's state at the present update.
+        quantization_stage: the schedule's state at the present update of the training.
     """
 
     base_config: type
@@ -239,9 +238,21 @@ class Quantized:
         """Called by fairseq before each update's forward pass, with the updates made so far."""
         super().set_num_updates(num_updates)
         if self.schedule is not None:
-            self.quantization_stage = set_progress(
-                self, num_updates, self.schedule_updates, self.schedule
-            )
+            self.quantization_stage = self.schedule.stage(num_updates, self.schedule_updates)
+            self._enter_stage()
+
+    def train(self, mode: bool = True):
+        """As torch's.  In evaluation the model is fully quantised, wherever the schedule stands:
+        what is measured there is what will translate."""
+        changed = mode != self.training
+        super().train(mode)
+        if changed:
+            self._enter_stage()
+        return self
+
+    def _enter_stage(self) -> None:
+        if self.quantization_stage is not None:
+            set_stage(self, self.quantization_stage if self.training else Stage())
 
     def check_resumable(self, path: str) -> None:
         """Raise ConfigError unless the checkpoint at ``path`` was trained under the same policy."""

@@ -76,18 +76,23 @@ class Schedule:
 def set_progress(model: nn.Module, update: int, total: int, schedule: Schedule) -> Stage:
     """Put every quantised layer of ``model`` into the schedule's state for this update.
 
-    To be called before the update's forward pass, of training and validation alike; a model that is
-    loaded for translation is fully quantised without it.
+    To be called before the update's forward pass; a model that is loaded for translation is fully
+    quantised without it.
 
     Returns:
         The state, for logging.
     """
     stage = schedule.stage(update, total)
+    set_stage(model, stage)
+    return stage
+
+
+def set_stage(model: nn.Module, stage: Stage) -> None:
+    """Put every quantised layer of ``model`` into this state; ``Stage()`` is fully quantised."""
     for layer in quantized_layers(model).values():
         layer.mix = stage.mix
         if isinstance(layer, BitLinear) and layer.bits == 1 and layer.variant != "paper":
             layer.dead_zone = stage.dead_zone * TERNARY_DEAD_ZONE
-    return stage
 
 
 def weight_decay_factor(update: int, total: int, off_from: float = 2 / 3) -> float:

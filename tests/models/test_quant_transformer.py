@@ -432,9 +432,29 @@ class TestSchedule:
         model, _ = quantize(task, starts, quant_policy="transformer", quant_schedule="fade")
         model.set_num_updates(0)
         full = starts["hubert_transformer"][1].eval()
+        for child in model.children():  # without dropout, but in the state of training
+            child.eval()
         with torch.no_grad():
-            found = model.eval()(**batch["net_input"])[0]
+            found = model(**batch["net_input"])[0]
             torch.testing.assert_close(found, full(**batch["net_input"])[0], rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["fade", "ternary"])
+    def test_validation_is_fully_quantised_and_training_goes_on_as_it_was(
+        self, task, starts, batch, kind
+    ):
+        scheduled, cfg = quantize(task, starts, quant_schedule=kind, quant_warmup=0.5)
+        generating = TestCheckpoint().rebuilt(task, cfg)
+        generating.load_state_dict(scheduled.state_dict())
+        scheduled.train().set_num_updates(5)
+        training = self.states(scheduled)
+        assert training != {(1.0, 0.0)}
+        with torch.no_grad():
+            found = scheduled.eval()(**batch["net_input"])[0]
+            assert torch.equal(found, generating.eval()(**batch["net_input"])[0])
+        scheduled.set_num_updates(6)  # as fairseq does between validation and training
+        assert self.states(scheduled) == {(1.0, 0.0)}
+        scheduled.set_num_updates(5)
+        assert self.states(scheduled.train()) == training
 
     def test_a_model_for_translation_has_none(self, task, starts):
         _, cfg = quantize(task, starts, quant_schedule="fade")
