@@ -150,6 +150,73 @@ def settle_precision() -> None:
     options.parse_args_and_arch = parse_args_and_arch
 
 
+def store_full_precision_weights() -> None:
+    """Let a training in half precision be resumed exactly.
+
+    fairseq trains fp32 copies of the parameters and stores them rounded to half precision: resumed,
+    weights that move by less than that a step (latent ones, near a change of sign) start anew from
+    the rounded values.  The loss scaler forgets when it last changed the scale.
+    """
+    from fairseq.optim import fp16_optimizer
+
+    mixin = fp16_optimizer._FP16OptimizerMixin
+    save, load = mixin.state_dict, mixin.load_state_dict
+    if getattr(save, "stores_full_precision", False):
+        return
+    counters = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
+
+    def copies(optimizer) -> list[torch.nn.Parameter]:
+        found = optimizer.fp32_params
+        return list(found.values()) if isinstance(found, dict) else list(found)
+
+    @functools.wraps(save)
+    def state_dict(self):
+        state = save(self)
+        state["fp32_params"] = [parameter.data for parameter in copies(self)]
+        if self.scaler is not None:
+            state["loss_scaler"] = {name: getattr(self.scaler, name) for name in counters}
+        return state
+
+    @functools.wraps(load)
+    def load_state_dict(self, state_dict, optimizer_overrides=None):
+        load(self, state_dict, optimizer_overrides)
+        stored, ours = state_dict.get("fp32_params", []), copies(self)
+        # On another number of devices or kind of device they are cut up in another way.
+        if [value.shape for value in stored] == [parameter.shape for parameter in ours]:
+            for parameter, value in zip(ours, stored):
+                parameter.data.copy_(value)
+        if self.scaler is not None:
+            vars(self.scaler).update(state_dict.get("loss_scaler", {}))
+
+    state_dict.stores_full_precision = True
+    mixin.state_dict, mixin.load_state_dict = state_dict, load_state_dict
+
+
+def survive_overflow_without_gpus() -> None:
+    """Let ``--fp16`` go on after a gradient overflow on a machine without GPUs.
+
+    fairseq's trainer then puts a zero on the GPU, to log it as the gradient's norm, and stops with
+    "Found no NVIDIA driver" or "Torch not compiled with CUDA enabled".
+    """
+    from fairseq.trainer import Trainer
+
+    step = Trainer.train_step
+    if getattr(step, "survives_overflow", False) or torch.cuda.is_available():
+        return
+
+    @functools.wraps(step)
+    def train_step(self, *args, **kwargs):
+        to_gpu = torch.Tensor.cuda
+        torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+        try:
+            return step(self, *args, **kwargs)
+        finally:
+            torch.Tensor.cuda = to_gpu
+
+    train_step.survives_overflow = True
+    Trainer.train_step = train_step
+
+
 def launch_without_gpus() -> None:
     """Let ``torchrun`` start fairseq-train on a machine without GPUs.
 
@@ -309,6 +376,8 @@ def apply() -> None:
     explain_checkpoint_errors()
     keep_checkpoints_whole()
     settle_precision()
+    store_full_precision_weights()
+    survive_overflow_without_gpus()
     launch_without_gpus()
     send_checkpoints_as_plain_data()
     check_before_resuming()

@@ -1,6 +1,7 @@
 """What makes fairseq run on today's torch: safe checkpoints, picklable configurations."""
 
 import argparse
+import copy
 import multiprocessing
 import pickle
 import subprocess
@@ -12,7 +13,9 @@ from fairseq import checkpoint_utils, distributed_utils, options
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.file_io import PathManager
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 from training_options import make_model, make_task, parse, save_checkpoint
 
@@ -221,6 +224,37 @@ class TestPrecision:
 
     def test_other_options_stay(self):
         assert not self.parse("--cpu").fp16 and self.parse("--lr", "3").lr == [3.0]
+
+    def trained(self, weight, updates, state=None):
+        """fairseq's optimizer of half precision after ``updates``, from ``state`` if given."""
+        parsed = self.parse("--fp16", "--cpu", "--optimizer", "adam", "--lr", "1e-5",
+                            "--fp16-scale-window", "3")  # fmt: skip
+        cfg = convert_namespace_to_omegaconf(parsed)
+        optimizer = FP16Optimizer.build_optimizer(cfg, [weight])
+        if state:
+            optimizer.load_state_dict(state)
+        for _ in range(updates):
+            optimizer.zero_grad()
+            optimizer.backward((weight * 0.3).sum())
+            optimizer.clip_grad_norm(1.0)
+            optimizer.step()
+        return optimizer
+
+    def test_resuming_in_half_precision_is_exact(self):
+        whole, stopped = (torch.nn.Parameter(torch.ones(3).half()) for _ in range(2))
+        expected = self.trained(whole, 8)
+        half = self.trained(stopped, 5).state_dict()
+        assert torch.equal(stopped, torch.ones(3).half())  # five updates are lost in rounding
+        resumed = self.trained(stopped, 3, copy.deepcopy(half))
+        assert not torch.equal(expected.fp32_params[0], torch.ones(3))
+        assert torch.equal(resumed.fp32_params[0], expected.fp32_params[0])
+        assert vars(resumed.scaler) == vars(expected.scaler)
+
+    def test_a_checkpoint_without_them_is_resumed_as_by_fairseq(self):
+        weight = torch.nn.Parameter(torch.ones(3).half())
+        state = self.trained(weight, 5).state_dict()
+        del state["fp32_params"], state["loss_scaler"]
+        assert torch.equal(self.trained(weight, 0, state).fp32_params[0], torch.ones(3))
 
 
 class TestLaunching:

@@ -47,15 +47,11 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
 
     described = ["--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml"]
 
-    def progressive(name, *flags):
-        # Not in half precision: of the fp32 weights fairseq stores a rounded copy.
-        return [item for item in command(name, *PROGRESSIVE, *flags) if item != "--fp16"]
-
     commands = {
         "described": command("described", *described),
-        "whole": progressive("whole", "--max-update", "7"),
-        "half": progressive("stopped", "--max-update", "3"),
-        "resumed": progressive("stopped", "--max-update", "7"),
+        "whole": command("whole", *PROGRESSIVE, "--max-update", "7"),
+        "half": command("stopped", *PROGRESSIVE, "--max-update", "3"),
+        "resumed": command("stopped", *PROGRESSIVE, "--max-update", "7"),
         "another policy": command("stopped", *PROGRESSIVE, "--quant-policy", "decoder"),
         "another vocabulary": command("no", "--teacher-model", starts / "vocabulary.pt"),
         "no teacher": command("no", "--teacher-model", starts / "nowhere.pt"),

@@ -1,6 +1,7 @@
 """fairseq-train and fairseq-hydra-train with our task, models, criterion and scheduler."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def short(prepared, hubert, text_model, elsewhere, tmp_path_factory):
         "bleu of text": command("bleu_text", "--eval-bleu", mode=["--ext-mt-training"]),
         "ctc": command("ctc", "--ctc-head", "--ctc-weight", "0.3", "--max-update", "5"),
         "frozen": command("frozen", "--freeze-hubert"),
-        "fp16": command("fp16", "--fp16"),
+        # The first gradients overflow, until the scale is small enough.
+        "fp16": command("fp16", "--fp16", "--fp16-init-scale", str(2**22)),
         "bf16": command("bf16", "--bf16"),
     }  # fmt: skip
     return folder, run_series(commands, elsewhere)
@@ -148,6 +150,13 @@ class TestShort:
         saved = torch.load(short[0] / precision / "checkpoint_last.pt", weights_only=True)["model"]
         wanted = torch.float16 if precision == "fp16" else torch.bfloat16
         assert saved["decoder.layers.0.fc1.weight"].dtype in (wanted, torch.float32)
+
+    def test_training_goes_on_after_an_overflow(self, short):
+        output = self.output(short, "fp16")
+        scales = [float(scale) for scale in re.findall(r"setting loss scale to: (\S+)", output)]
+        assert scales and scales == [2.0 ** (21 - i) for i in range(len(scales))]
+        (record,) = records(output, "train_inner")
+        assert record["num_updates"] == "1"
 
 
 class TestHydra:
