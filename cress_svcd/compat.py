@@ -15,7 +15,7 @@ import os
 import pickle
 import shutil
 import textwrap
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 
@@ -69,6 +69,14 @@ def make_choices_picklable() -> None:
     StrEnum.__reduce_ex__ = reduce_member
 
 
+_checks: list[Callable[[str], None]] = []
+
+
+def check_before_reading(check: Callable[[str], None]) -> None:
+    """Have fairseq call ``check`` with the path of every checkpoint that it is about to read."""
+    _checks.append(check)
+
+
 def explain_checkpoint_errors() -> None:
     """Make fairseq's readers of checkpoints and models name the file and the reason.
 
@@ -83,6 +91,8 @@ def explain_checkpoint_errors() -> None:
 
     @functools.wraps(read)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
+        for check in _checks:
+            check(path)
         with explained(path):
             return read(path, *args, **kwargs)
 

@@ -8,13 +8,15 @@
 The words are those of fairseq-generate: the same task, generator and post-processing do the work.
 """
 
+import contextlib
 import logging
 import math
 import os
+import tempfile
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -117,12 +119,25 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
             f"{path}: is a checkpoint of the task {name}; expected one of "
             "speech_and_text_translation, as fairseq-train saves it"
         )
-    folder = find_data(path, task_cfg.get("data", ""), task_cfg["config_yaml"], data)
-    with open_dict(task_cfg):
-        task_cfg.data = str(folder)
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
-    logger.info("%s: %s, vocabulary from %s", path, state["cfg"]["model"]["_name"], folder)
+    own = state.get("vocabulary")  # of a packed model
+    with contextlib.ExitStack() as stack:
+        if own and not data:
+            folder = write_vocabulary(own, stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = find_data(path, task_cfg.get("data", ""), task_cfg["config_yaml"], data)
+        with open_dict(task_cfg):
+            task_cfg.data = str(folder)
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
+    where = path if own and not data else folder
+    logger.info("%s: %s, vocabulary from %s", path, state["cfg"]["model"]["_name"], where)
     return models[0], task
+
+
+def write_vocabulary(files: Mapping[str, Tensor], folder: str) -> Path:
+    """Write the files that a packed model brings along (name -> bytes) to ``folder``."""
+    for name, content in files.items():
+        Path(folder, Path(name).name).write_bytes(content.numpy().tobytes())
+    return Path(folder)
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:

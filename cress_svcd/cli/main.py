@@ -24,6 +24,8 @@ COMMANDS = {
     "recipe": "run the stages of a recipe, from data to scores",
     "prune-vocabulary": "keep of a model's vocabulary what a corpus uses",
     "average": "average the weights of several checkpoints",
+    "pack": "pack a quantised checkpoint: a bit a weight",
+    "unpack": "turn a packed model back into a checkpoint",
     "translate": "translate recordings: text, JSON lines or subtitles",
     "score": "score generated translations: BLEU, chrF, length ratio",
     "compare": "compare translations, with a significance test by paired bootstrap",

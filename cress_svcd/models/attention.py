@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fairseq.modules import MultiheadAttention
 
 from cress_svcd.quantization import QuantLinear
+from cress_svcd.quantization.packing import PackedLinear
 
 
 class CallingAttention(MultiheadAttention):
@@ -90,9 +91,9 @@ def call_projections(attention: MultiheadAttention) -> None:
 
 
 def call_quantized_projections(model: nn.Module) -> None:
-    """``call_projections`` wherever a projection of ``model`` is quantised."""
+    """``call_projections`` wherever a projection of ``model`` is quantised or packed."""
     for module in model.modules():
         if isinstance(module, MultiheadAttention) and any(
-            isinstance(child, QuantLinear) for child in module.children()
+            isinstance(child, QuantLinear | PackedLinear) for child in module.children()
         ):
             call_projections(module)

@@ -11,6 +11,7 @@ from torch import nn
 
 from cress_svcd.compat import explained
 from cress_svcd.errors import CheckpointError
+from cress_svcd.models.packed_checkpoint import is_packed
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,16 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         raise CheckpointError(
             f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"
         )
+    _require_unpacked(state, path)
     return state
+
+
+def _require_unpacked(state: Any, path: str | os.PathLike) -> None:
+    if is_packed(state):
+        raise CheckpointError(
+            f"{path}: is a packed model, which translates only; 'cress-svcd unpack' makes a "
+            "checkpoint of it, or give the checkpoint that was packed"
+        )
 
 
 def model_options(path: str | os.PathLike) -> dict[str, Any]:
@@ -39,6 +49,7 @@ def model_options(path: str | os.PathLike) -> dict[str, Any]:
     mapped = zipfile.is_zipfile(path) if os.path.isfile(path) else False
     with explained(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    _require_unpacked(state, path)
     options = state.get("cfg") if isinstance(state, dict) else None
     options = options.get("model") if isinstance(options, dict) else None
     if not isinstance(options, dict) or not isinstance(state.get("model"), dict):

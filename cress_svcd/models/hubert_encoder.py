@@ -245,7 +245,7 @@ class HubertEncoder(HubertModel):
         if source.size(1) < shortest:
             source = nn.functional.pad(source, (0, shortest - source.size(1)))
         padding = torch.arange(source.size(1), device=source.device) >= lengths.unsqueeze(1)
-        dtype = self.feature_extractor.conv_layers[0][0].weight.dtype
+        dtype = self.layer_norm.weight.dtype  # of the packed model's convolutions it is another
         return source.to(dtype).masked_fill(padding, 0), lengths.clamp(min=shortest)
 
     def _convolve(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Speech translation, text translation on the same pairs, and external text, in one task."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -10,7 +11,7 @@ from typing import Optional
 
 import numpy as np
 import pandas
-from omegaconf import II, open_dict
+from omegaconf import II, OmegaConf, open_dict
 from torch import distributed
 
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, encoders, iterators
@@ -38,6 +39,7 @@ from cress_svcd.data.manifest import read_manifest
 from cress_svcd.data.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.files import read_yaml
+from cress_svcd.models.packed_model import build_packed, read_description
 from cress_svcd.tasks.calibration import calibrate, is_resumed
 
 logger = logging.getLogger(__name__)
@@ -595,7 +597,12 @@ class SpeechAndTextTranslationTask(TranslationTask):
             architecture.complete_config(cfg)
             self._check_speech_model(cfg)
             self._check_feature_cache(cfg)
-        model = super().build_model(cfg, from_checkpoint)
+        packed = cfg.get("packed") if from_checkpoint and OmegaConf.is_config(cfg) else None
+        if packed:
+            build = functools.partial(super().build_model, cfg, from_checkpoint)
+            model = build_packed(build, read_description(packed))
+        else:
+            model = super().build_model(cfg, from_checkpoint)
         if not from_checkpoint and hasattr(model, "load_pretrained"):
             model.load_pretrained(cfg, self.dictionary_digest)
             if self.cached_encoder:

@@ -1,0 +1,39 @@
+"""Turn a packed model back into a checkpoint of fairseq.
+
+  cress-svcd unpack model.packed.pt -o checkpoint.pt
+
+Codes, vectors and everything else are exactly those of the packed model, and so are its
+translations; all is in fp32.  The latent weights are not those that were trained, which packing has
+left out: they are the smallest choice with the same codes.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from cress_svcd.errors import CheckpointError
+from cress_svcd.files import write_checkpoint
+from cress_svcd.models.packed_checkpoint import HEADER, read_packed
+from cress_svcd.models.packed_model import read_description, unpack_tensors
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("packed", type=Path, metavar="PACKED", help="a file of 'cress-svcd pack'")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="checkpoint to write")
+
+
+def run(args: argparse.Namespace) -> None:
+    state = read_packed(args.packed)
+    options = state["cfg"]["model"]
+    try:
+        description = read_description(options.pop("packed"))
+        state["model"], layers = unpack_tensors(state["model"], description)
+    except CheckpointError as error:
+        raise CheckpointError(f"{args.packed}: {error}") from None
+    if layers:
+        options["quantization_map"] = json.dumps(layers)
+    write_checkpoint(
+        args.output,
+        {key: value for key, value in state.items() if key not in (HEADER, "vocabulary")},
+    )
+    print(f"{args.output}: {len(layers)} layers unpacked")
