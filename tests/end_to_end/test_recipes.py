@@ -158,7 +158,8 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
         "mustc": release, "hubert": hubert, "out": tmp_path / "out", "vocab_size": 50,
         "precision": ["--cpu"], "mt_updates": 12, "mt_tokens": 600, "st_samples": 400_000,
         "st_update_freq": 1, "st_epochs": 2, "svcd_epochs": 2, "averaged": 2, "beam": 2,
-        "num_workers": 0, "transformer": ["--arch=hubert_transformer", *TINY_MODEL],
+        "num_workers": 0, "packing": ["--dtype=fp32"],
+        "transformer": ["--arch=hubert_transformer", *TINY_MODEL],
     }  # fmt: skip
     recipe = tmp_path / "tiny.yaml"
     content = {
@@ -177,7 +178,8 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
         assert row["sentences"] == 12 and row["megabytes"] > 0 and 0 <= row["bleu"] <= 100
         assert row["name"] in printed
     comparison = json.loads((tmp_path / "out" / "results" / "comparison.json").read_text())
-    assert [row["name"] for row in comparison["systems"]] == ["full", "svcd", "text"]
+    assert [row["name"] for row in comparison["systems"]] == ["full", "svcd", "packed", "text"]
+    assert comparison["systems"][2]["bleu"] == comparison["systems"][1]["bleu"]
     assert "tok:13a|smooth:exp" in comparison["bleu_signature"]
     assert main(["recipe", str(recipe)]) == 0
     done = capsys.readouterr().out.count("done before")
