@@ -1,0 +1,363 @@
+"""Packed models: the same words as the checkpoint's, small, and nothing damaged is read."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from fairseq_cli import generate
+from fairseq_commands import generate_command
+from training_options import make_task, parse, save_checkpoint
+from translation_model import make_checkpoint
+
+from cress_svcd import kernels
+from cress_svcd.cli.main import main
+from cress_svcd.data.audio import read_audio
+from cress_svcd.data.manifest import read_manifest
+from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoints import model_options, read_checkpoint
+from cress_svcd.models.packed_checkpoint import HEADER, VERSION, digest_of, read_packed
+from cress_svcd.models.packed_model import pack_tensors, size_report
+from cress_svcd.quantization import METHODS, Policy, quantized_layers
+from cress_svcd.quantization.packing import packed_layers
+from cress_svcd.quantization.policy import LayerSpec
+from cress_svcd.translator import Translator
+
+SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
+EVERYWHERE = ["decoder.layers.*", "encoder.layers.*", "encoder.hubert.encoder.layers.*"]
+MIXED = [
+    {"match": "decoder.layers.*.encoder_attn.*"},
+    {"match": "decoder.layers.*.fc*", "bits": 1.58},
+    {"match": "encoder.layers.*", "method": "uniform", "bits": 4},
+    {"match": "encoder.hubert.encoder.layers.*.fc1", "activation_bits": None},
+    {"match": "encoder.hubert.encoder.layers.*.fc2", "options": {"variant": "paper"}},
+]
+RULES = {
+    "svcd": [{"match": EVERYWHERE, "method": "svcd"}],
+    "unrounded": [{"match": EVERYWHERE, "method": "svcd", "activation_bits": None}],
+    "mixed": MIXED,
+    **{name: [{"match": EVERYWHERE, "method": name}] for name in METHODS if name != "svcd"},
+}
+
+CPU_BACKENDS = [
+    name for name, found in kernels.backends().items() if found.available and name != "gpu"
+]
+
+
+@pytest.fixture(scope="module")
+def full(prepared, hubert, tmp_path_factory):
+    """A full-precision checkpoint."""
+    return make_checkpoint(tmp_path_factory.mktemp("full") / "st.pt", prepared, hubert)
+
+
+@pytest.fixture(scope="module")
+def quantized(prepared, full, tmp_path_factory):
+    """Makes a quantised checkpoint of these rules, its vectors not at their starting values."""
+    folder = tmp_path_factory.mktemp("quantized")
+    task = make_task(prepared)
+
+    def make(name):
+        path = folder / f"{name}.pt"
+        if path.exists():
+            return path
+        policy = folder / f"{name}.yaml"
+        Policy.from_dict({"rules": RULES[name]}).save(policy)
+        cfg = parse(
+            prepared, "--finetuned-st-model", full, "--quant-policy", policy,
+            arch="quant_transformer",
+        )  # fmt: skip
+        torch.manual_seed(4)
+        model = task.build_model(cfg.model)
+        with torch.no_grad():
+            for layer in quantized_layers(model).values():
+                if hasattr(layer, "calibrate"):
+                    layer.calibrate(torch.randn(50, layer.in_features))
+                for vector in layer.vectors().values():
+                    vector.mul_(torch.rand_like(vector) + 0.5)
+        return save_checkpoint(path, cfg, task, model)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def waves(prepared, release):
+    specs = read_manifest(prepared / "tst-COMMON.tsv")["audio"][:5]
+    return [read_audio(spec, root=release / "en-de" / "data") for spec in specs]
+
+
+def command(name, *arguments, status=0) -> None:
+    assert main([name, *map(str, arguments)]) == status
+
+
+@pytest.fixture(scope="module")
+def packed(quantized, tmp_path_factory):
+    """Packs the checkpoint of a name with options; each once."""
+    folder = tmp_path_factory.mktemp("packed")
+
+    def pack(name, *options):
+        path = folder / f"{name}{''.join(options)}.pt"
+        if not path.exists():
+            command("pack", quantized(name), "-o", path, *options)
+        return path
+
+    return pack
+
+
+def require_same(first, second, tolerance=1e-4):
+    assert [one.tokens for one in first] == [one.tokens for one in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.score == pytest.approx(other.score, abs=tolerance)
+
+
+def load_double(path, **options):
+    """In double precision, where hardly any sum in another order tips a rounding to 8 bits over:
+    the random weights of these models make much of each."""
+    translator = Translator.load(path, **SEARCH, backend="reference", **options)
+    translator.model.double()
+    return translator
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_packed_unpacked_and_trained_say_the_same(quantized, packed, waves, tmp_path, name):
+    path = packed(name, "--dtype", "fp32")
+    translator = load_double(path)
+    assert packed_layers(translator.model) and not quantized_layers(translator.model)
+    found = translator.translate_batch(waves)
+    assert len({one.score for one in found}) == len(waves)
+    require_same(load_double(quantized(name)).translate_batch(waves), found)
+    command("unpack", path, "-o", tmp_path / "again.pt")
+    again = load_double(tmp_path / "again.pt")
+    assert quantized_layers(again.model).keys() == packed_layers(translator.model).keys()
+    require_same(again.translate_batch(waves), found)
+
+
+@pytest.mark.parametrize("name", ["svcd", "unrounded"])
+def test_by_the_kernels_it_says_what_was_trained(quantized, packed, waves, name):
+    path = packed(name, "--dtype", "fp32")
+    expected = Translator.load(quantized(name), **SEARCH).translate_batch(waves)
+    for backend in CPU_BACKENDS:
+        for batch_seconds in (0, 60) if name == "unrounded" else (60,):
+            options = {"backend": backend, "batch_seconds": batch_seconds}
+            translator = Translator.load(path, **SEARCH, **options)
+            require_same(translator.translate_batch(waves), expected, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dtype", "fp16"),
+        ("--dtype", "bf16", "--int8-embeddings"),
+        ("--int8-embeddings", "--int8-convolutions"),
+    ],
+    ids=" ".join,
+)
+def test_in_less_precision_it_says_what_its_unpacked_model_says(packed, waves, tmp_path, options):
+    path = packed("unrounded", *options)
+    found = load_double(path).translate_batch(waves)
+    command("unpack", path, "-o", tmp_path / "again.pt")
+    require_same(load_double(tmp_path / "again.pt").translate_batch(waves), found)
+    full_size = packed("unrounded", "--dtype", "fp32").stat().st_size
+    assert path.stat().st_size < full_size
+
+
+def test_its_codes_and_vectors_survive_unpacking_and_packing(packed, tmp_path):
+    for options in (("--dtype", "fp32"), ("--int8-embeddings", "--int8-convolutions")):
+        path = packed("svcd", *options)
+        command("unpack", path, "-o", tmp_path / "again.pt")
+        command("pack", tmp_path / "again.pt", "-o", tmp_path / "twice.pt", *options)
+        first, second = read_packed(path)["model"], read_packed(tmp_path / "twice.pt")["model"]
+        assert first.keys() == second.keys()
+        exact = [name for name in first if not name.startswith("encoder.hubert.encoder.pos_conv.0")]
+        assert [name for name in exact if not torch.equal(first[name], second[name])] == []
+
+
+def test_fairseq_generate_says_the_same(packed, prepared, capsys, monkeypatch, tmp_path):
+    command("unpack", packed("unrounded", "--int8-embeddings"), "-o", tmp_path / "again.pt")
+    said = []
+    for path in (packed("unrounded", "--int8-embeddings"), tmp_path / "again.pt"):
+        capsys.readouterr()
+        arguments = generate_command(prepared, path, "--max-len-b", "12")
+        monkeypatch.setattr(sys, "argv", [str(word) for word in arguments])
+        generate.cli_main()
+        lines = capsys.readouterr().out.splitlines()
+        said.append([line.split("\t")[::2] for line in lines if line.startswith("D-")])
+    assert said[0] == said[1] and len(said[0]) == 12
+
+
+def test_it_needs_no_data_folder(packed, prepared, waves, tmp_path):
+    shutil.copy(packed("svcd"), tmp_path / "alone.pt")
+    vocabulary = read_packed(tmp_path / "alone.pt")["vocabulary"]
+    assert set(vocabulary) == {"config.yaml", "spm_unigram50.txt", "spm_unigram50.model"}
+    assert b"audio_root" not in vocabulary["config.yaml"].numpy().tobytes()
+    expected = Translator.load(packed("svcd"), data=prepared, **SEARCH).translate(waves[0])
+    assert Translator.load(tmp_path / "alone.pt", **SEARCH).translate(waves[0]) == expected
+
+
+def test_what_is_in_it(packed, quantized, tmp_path):
+    path = packed("svcd")
+    state = torch.load(path, weights_only=True)
+    tensors = state["model"]
+    assert {value.dtype for value in tensors.values()} == {torch.uint8, torch.float16}
+    assert not [name for name in tensors if name.startswith("encoder.ctc_head")]
+    layer = "decoder.layers.0.fc1"
+    own = {name for name in tensors if name.startswith(layer)}
+    assert own == {f"{layer}.{part}" for part in ("signs", "g", "h", "bias")}
+    assert not state["cfg"]["model"]["finetuned_st_model"]
+    # The file is no larger for the tie of embeddings and output projection.
+    table = tensors["decoder.output_projection.weight"]
+    assert table.data_ptr() == tensors["encoder.embed_tokens.weight"].data_ptr()
+
+
+def test_the_same_input_gives_the_same_bytes(packed, quantized, tmp_path):
+    options = ("--int8-embeddings", "--int8-convolutions")
+    command("pack", quantized("svcd"), "-o", tmp_path / "again.pt", *options)
+    assert (tmp_path / "again.pt").read_bytes() == packed("svcd", *options).read_bytes()
+
+
+def test_at_most_1_1_bits_a_weight_at_base_size():
+    sizes = {
+        "encoder.hubert.encoder.layers.0": (768, 3072, 4),
+        "encoder.layers.0": (512, 2048, 4),
+        "decoder.layers.0": (512, 2048, 8),
+    }
+    spec = LayerSpec("svcd", METHODS["svcd"](8, 8).settings()).to_dict()
+    for name, (width, inner, attention) in sizes.items():
+        shapes = [(width, width)] * attention + [(inner, width), (width, inner)]
+        tensors = {}
+        for number, (out, inputs) in enumerate(shapes):
+            tensors |= {
+                f"{name}.{number}.weight": torch.randn(out, inputs),
+                f"{name}.{number}.bias": torch.randn(out),
+                f"{name}.{number}.g": torch.rand(inputs),
+                f"{name}.{number}.h": torch.rand(out),
+            }
+        layers = {f"{name}.{number}": spec for number in range(len(shapes))}
+        report = size_report(*pack_tensors(tensors, layers))
+        assert report["quantized_weights"] == sum(out * inputs for out, inputs in shapes)
+        assert 1 < report["bits_per_weight"] <= 1.1
+
+
+def test_the_report(packed, quantized, tmp_path, capsys):
+    command(
+        "pack", quantized("svcd"), "-o", tmp_path / "m.pt", "--json", tmp_path / "sizes.json",
+        "--int8-embeddings",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "sizes.json").read_text())
+    assert set(report["parts"]) == {
+        "HuBERT front-end", "HuBERT transformer", "subsampler", "encoder", "decoder", "embeddings",
+    }  # fmt: skip
+    tensors = read_packed(tmp_path / "m.pt")["model"]
+    layers = {name.removesuffix(".signs") for name in tensors if name.endswith(".signs")}
+    held = sum(value.nbytes for name, value in tensors.items() if name.rpartition(".")[0] in layers)
+    assert report["bits_per_weight"] == pytest.approx(
+        8 * held / report["quantized_weights"], abs=1e-3
+    )
+    assert report["file_bytes"] == (tmp_path / "m.pt").stat().st_size
+    # A table of 8 bits and a scale of 32 for each of its rows of 32.
+    table = report["parts"]["embeddings"]
+    assert table["fp32_bytes"] / table["bytes"] == pytest.approx(4 * 32 / 36)
+    said = capsys.readouterr().out
+    assert "HuBERT transformer" in said and "bits a weight, vectors included" in said
+
+
+# What is refused
+
+
+def refused(path, message):
+    for read in (
+        lambda: Translator.load(path, **SEARCH),
+        lambda: main(["unpack", str(path), "-o", str(path) + ".out"]) and pytest.fail("refused"),
+    ):
+        with pytest.raises((CheckpointError, pytest.fail.Exception)) as caught:
+            read()
+        if isinstance(caught.value, CheckpointError):
+            assert path.name in str(caught.value)
+            assert message in str(caught.value), str(caught.value)
+
+
+def test_a_flipped_byte_is_found_or_does_no_harm(packed, tmp_path):
+    """Wherever it lies: between the parts of the archive some bytes mean nothing."""
+    original = packed("svcd").read_bytes()
+    whole = digest_of(read_packed(packed("svcd")))
+    path = tmp_path / "damaged.pt"
+    found = 0
+    for place in range(10, len(original), len(original) // 60):
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert digest_of(read_packed(path)) == whole
+        except CheckpointError as error:
+            assert "damaged.pt" in str(error)
+            found += 1
+    assert found > 40
+
+
+def test_a_damaged_tensor_is_refused_by_every_reader(packed, tmp_path):
+    state = torch.load(packed("svcd"), weights_only=True)
+    state["model"]["decoder.layers.0.fc1.signs"][0, 0] ^= 1
+    torch.save(state, tmp_path / "damaged.pt")
+    refused(tmp_path / "damaged.pt", "is damaged")
+
+
+def test_a_truncated_file_is_refused(packed, tmp_path):
+    content = packed("svcd").read_bytes()
+    (tmp_path / "short.pt").write_bytes(content[: len(content) // 2])
+    refused(tmp_path / "short.pt", "truncated")
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("version", VERSION + 1, f"format version {VERSION + 1}, and this program reads version"),
+        ("format", "another", "'another', expected 'cress_svcd packed model'"),
+    ],
+)
+def test_newer_and_foreign_files_are_refused(packed, tmp_path, key, value, message):
+    state = torch.load(packed("svcd"), weights_only=True)
+    state[HEADER][key] = value
+    state[HEADER]["digest"] = digest_of(state)
+    torch.save(state, tmp_path / "other.pt")
+    refused(tmp_path / "other.pt", message)
+
+
+def test_an_ordinary_checkpoint_is_no_packed_model(quantized, tmp_path, capsys):
+    command("unpack", quantized("svcd"), "-o", tmp_path / "x.pt", status=2)
+    assert "svcd.pt: is no packed model" in capsys.readouterr().err
+
+
+def test_nothing_quantised_is_an_error_unless_asked_for(full, waves, tmp_path, capsys):
+    command("pack", full, "-o", tmp_path / "x.pt", status=2)
+    assert "st.pt: nothing in it is quantised (arch hubert_transformer)" in capsys.readouterr().err
+    assert not (tmp_path / "x.pt").exists()
+    command("pack", full, "-o", tmp_path / "x.pt", "--allow-full", "--dtype", "fp32")
+    found = Translator.load(tmp_path / "x.pt", **SEARCH).translate_batch(waves)
+    require_same(found, Translator.load(full, **SEARCH).translate_batch(waves))
+
+
+def test_a_packed_model_is_not_trained_on_or_packed_again(packed, tmp_path, capsys):
+    path = packed("svcd")
+    for read in (read_checkpoint, model_options):
+        with pytest.raises(CheckpointError, match="is a packed model, which translates only"):
+            read(path)
+    command("pack", path, "-o", tmp_path / "x.pt", status=2)
+    assert "is a packed model" in capsys.readouterr().err
+
+
+def test_values_beyond_the_precision_are_refused(quantized, tmp_path, capsys):
+    state = torch.load(quantized("svcd"), weights_only=True)
+    state["model"]["decoder.layers.0.fc1.h"][0] = 1e6
+    torch.save(state, tmp_path / "large.pt")
+    command("pack", tmp_path / "large.pt", "-o", tmp_path / "x.pt", status=2)
+    said = capsys.readouterr().err
+    assert "decoder.layers.0.fc1.h: holds NaN or infinity as fp16" in said and "bf16" in said
+    command("pack", tmp_path / "large.pt", "-o", tmp_path / "x.pt", "--dtype", "bf16")
+
+
+def test_a_wrong_vocabulary_is_refused(quantized, tmp_path, capsys):
+    state = torch.load(quantized("svcd"), weights_only=True)
+    state["task_state"]["dictionary_digest"] = "other"
+    torch.save(state, tmp_path / "other.pt")
+    command("pack", tmp_path / "other.pt", "-o", tmp_path / "x.pt", status=2)
+    assert "trained with another dictionary" in capsys.readouterr().err
