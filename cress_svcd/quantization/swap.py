@@ -148,6 +148,25 @@ def _replace(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[Replaceme
 
 
 @contextlib.contextmanager
+def quantized_meanwhile(model: nn.Module, specs: Mapping[str, LayerSpec]) -> Iterator[None]:
+    """Quantise the named full-precision layers of ``model`` while the block runs."""
+    layers = {name: model.get_submodule(name) for name in specs}
+    places = {
+        alias: layers[name]
+        for name, module in layers.items()
+        for alias, other in model.named_modules(remove_duplicate=False)
+        if other is module
+    }
+    _replace(model, specs)
+    try:
+        yield
+    finally:
+        for alias, layer in places.items():
+            parent, _, attribute = alias.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, layer)
+
+
+@contextlib.contextmanager
 def count_calls(model: nn.Module) -> Iterator[dict[str, int]]:
     """Count the forward calls of every quantised layer while the block runs.
 
