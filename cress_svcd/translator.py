@@ -329,12 +329,17 @@ class Translator:
         lengths = dataset.num_tokens_vec(order)
         for indices in dataset.batch_by_size(order, max_tokens=max(budget, int(lengths.max()))):
             batch = dataset.collater([dataset[int(index)] for index in indices])
-            numbers = batch["id"].tolist()
-            batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
-            hypotheses = self.task.inference_step(self.generator, [self.model], batch)
-            for number, best in zip(numbers, hypotheses):
-                found[number] = self._read_hypothesis(best[0])
+            found |= self.translate_collated(batch)
         return [found[number] for number in range(len(dataset))]
+
+    def translate_collated(self, batch: dict) -> dict[int, tuple[str, float, tuple[str, ...]]]:
+        """Text, score and pieces of the best hypotheses of a dataset's batch, by their ids."""
+        numbers = batch["id"].tolist()
+        batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
+        hypotheses = self.task.inference_step(self.generator, [self.model], batch)
+        return {
+            number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)
+        }
 
     def _read_hypothesis(self, hypothesis: dict) -> tuple[str, float, tuple[str, ...]]:
         """As fairseq-generate makes its H- and D- lines."""

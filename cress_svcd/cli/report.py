@@ -1,0 +1,245 @@
+"""What became of a model's layers, and which of them bear few bits.
+
+  cress-svcd report runs/svcd/averaged.pt --data DATA --reference runs/st/averaged.pt
+  cress-svcd report runs/st/averaged.pt --quant-policy decoder --json report.json
+  cress-svcd report runs/st/averaged.pt --data DATA --sensitivity --by module \\
+    --budget-bits 3 -o policy.yaml
+
+The first prints every quantised layer of a trained checkpoint: shape, method, bits, stored size,
+and, with --data, how far its output is from full precision on real inputs.  Full precision is the
+layer of --reference under the same name; without that, the layer's own latent weight.  The second
+shows what a policy would make of a full-precision checkpoint, before any training.
+
+--sensitivity quantises each layer (module, block) of the policy alone, without training, and
+measures what that costs in likelihood (bits a target token, teacher-forced) and with --bleu in
+BLEU, on sentences of --split.  --budget-bits or --keep-loss then choose layers greedily by loss for
+a saved bit, and -o writes them as a policy for --quant-policy; the policy is measured as well, for
+losses need not add up.  With --trials what is measured is kept: stopped, the same command goes on.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cress_svcd.cli.measuring import Sentences, load_for_measuring
+from cress_svcd.cli.sensitivity import format_search, search
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import write_json, write_text
+from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.models.quantized import chosen_policy
+from cress_svcd.models.trained import load_trained
+from cress_svcd.quantization import apply_policy, quantized_layers
+from cress_svcd.quantization.report import capture_inputs, layer_rows, summary
+from cress_svcd.quantization.sensitivity import GROUPINGS
+from cress_svcd.translator import choose_device
+
+SENTENCES = 16
+SEARCH_SENTENCES = 200
+DEFAULT_POLICY = "transformer"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, help="of fairseq-train, or an average")
+    parser.add_argument("--data", type=Path, help="folder of prepare-mustc, for measurements")
+    parser.add_argument("--split", default="dev", help="measured on (default: %(default)s)")
+    parser.add_argument(
+        "--sentences", type=positive, metavar="N",
+        help=f"drawn from the split (default: {SENTENCES}; {SEARCH_SENTENCES} for --sensitivity)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    parser.add_argument("--reference", type=Path, help="full-precision checkpoint to compare with")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--csv", type=Path, help="write the rows of the table there")
+
+    group = parser.add_argument_group("a full-precision checkpoint, quantised for the report")
+    group.add_argument(
+        "--quant-policy", metavar="POLICY",
+        help="a policy file, or the name of one in configs/quant (for --sensitivity the layers to "
+        f"choose from; default there: {DEFAULT_POLICY})",
+    )  # fmt: skip
+    group.add_argument("--quant-method", metavar="METHOD", help="instead of the policy's")
+    group.add_argument("--quant-bits", type=float, metavar="B", help="instead of the policy's")
+    group.add_argument(
+        "--quant-activation-bits", metavar="B", help="8, 16 or off, instead of the policy's"
+    )
+    group.add_argument("--quant-options", metavar="JSON", help="instead of the policy's")
+
+    group = parser.add_argument_group("sensitivity")
+    group.add_argument("--sensitivity", action="store_true", help="measure each layer alone")
+    group.add_argument(
+        "--by", choices=GROUPINGS, default="layer",
+        help="what is quantised at a time: a linear layer, a module such as one attention, or a "
+        "block such as one decoder layer (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--bleu", action="store_true", help="measure BLEU as well; slow")
+    group.add_argument(
+        "--beam", type=positive, default=1, help="for --bleu (default: %(default)s)"
+    )
+    group.add_argument(
+        "--trials", type=Path, metavar="FILE", help="JSON lines: what is measured, to go on from"
+    )
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--budget-bits", type=float, metavar="B",
+        help="propose a policy of so many bits a weight on average, vectors included",
+    )  # fmt: skip
+    budget.add_argument(
+        "--keep-loss", type=float, metavar="X",
+        help="propose a policy of as few bits as cost X bits a token at the most",
+    )  # fmt: skip
+    group.add_argument("-o", "--output", type=Path, help="write the proposed policy there (YAML)")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def run(args: argparse.Namespace) -> None:
+    check(args)
+    device = choose_device(args.device)
+    model, task = load_for_measuring(args.checkpoint, args.data, device)
+    if args.sensitivity:
+        if quantized_layers(model):
+            raise ConfigError(
+                f"{args.checkpoint}: is quantised already; --sensitivity starts from a "
+                "full-precision checkpoint"
+            )
+        args.quant_policy = args.quant_policy or DEFAULT_POLICY
+        args.sentences = args.sentences or SEARCH_SENTENCES
+        report = search(args, model, task, device)
+        rows, text = report["units"], format_search(report)
+    else:
+        args.sentences = args.sentences or SENTENCES
+        report = describe(args, model, task, device)
+        rows, text = report["layers"], format_layers(report)
+    sys.stdout.write(text)
+    if args.json:
+        write_json(args.json, report)
+    if args.csv:
+        write_text(args.csv, to_csv(rows))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ConfigError for options that do not belong together."""
+    budget = args.budget_bits is not None or args.keep_loss is not None
+    if not args.sensitivity and (budget or args.output or args.trials or args.bleu):
+        raise ConfigError(
+            "--budget-bits, --keep-loss, --trials, --bleu and -o belong to --sensitivity"
+        )
+    if args.output and not budget:
+        raise ConfigError("-o writes a proposed policy: give --budget-bits or --keep-loss")
+    if args.sensitivity and args.reference:
+        raise ConfigError("--reference: with --sensitivity the checkpoint itself is the reference")
+    if args.reference and not args.data:
+        raise ConfigError("--reference is compared with on real inputs: give --data")
+    if (args.reference or args.sensitivity) and args.data is None:
+        raise ConfigError("--sensitivity is measured on real sentences: give --data")
+    changed = [
+        name for name in ("method", "bits", "activation_bits", "options")
+        if getattr(args, f"quant_{name}") is not None
+    ]  # fmt: skip
+    if changed and not (args.quant_policy or args.sensitivity):
+        raise ConfigError(f"--quant-{changed[0].replace('_', '-')} changes a --quant-policy: give one")
+
+
+def describe(args: argparse.Namespace, model, task, device: torch.device) -> dict[str, Any]:
+    """The report: ``checkpoint``, ``policy``, ``sentences``, ``summary`` and ``layers``."""
+    if args.quant_policy:
+        if quantized_layers(model):
+            raise ConfigError(
+                f"{args.checkpoint}: is quantised already; --quant-policy is for full precision"
+            )
+        apply_policy(model, chosen_policy(args))
+        call_quantized_projections(model)
+    if not quantized_layers(model):
+        raise ConfigError(
+            f"{args.checkpoint}: has no quantised layer; give --quant-policy to see what one would "
+            "make of it, or --sensitivity"
+        )
+    inputs = reference = None
+    if args.data:
+        sentences = Sentences(task, args.split, args.sentences, args.seed)
+        with torch.inference_mode(), capture_inputs(model) as inputs:
+            for batch in sentences.batches(device):
+                model(**batch["net_input"])
+        if args.reference:
+            reference = load_trained(args.reference, task).to(device)
+            check_reference(model, reference, args.reference)
+    return {
+        "checkpoint": str(args.checkpoint),
+        "policy": args.quant_policy,
+        "reference": str(args.reference) if args.reference else None,
+        "sentences": len(sentences) if args.data else 0,
+        "summary": summary(model),
+        "layers": layer_rows(model, inputs, reference),
+    }
+
+
+def check_reference(model, reference, path: Path) -> None:
+    """Raises ConfigError unless ``reference`` has all quantised layers in full precision."""
+    for name, layer in quantized_layers(model).items():
+        try:
+            other = reference.get_submodule(name)
+        except AttributeError:
+            other = None
+        found = "nothing" if other is None else f"a {type(other).__name__}"
+        if type(other) is not torch.nn.Linear or other.weight.shape != layer.weight.shape:
+            raise ConfigError(
+                f"--reference {path}: at {name} it has {found}, expected a full-precision layer of "
+                f"{layer.out_features}x{layer.in_features}: give the checkpoint that the model was "
+                "started from"
+            )
+
+
+def format_layers(report: dict[str, Any]) -> str:
+    """The table for people."""
+    rows, totals = report["layers"], report["summary"]
+    measured = any("cosine" in row for row in rows)
+    width = max(len("layer"), *(len(row["name"]) for row in rows))
+    head = f"{'layer':<{width}}{'out x in':>12}{'method':>10}{'bits':>6}{'act.':>6}"
+    head += f"{'weights':>12}{'KB':>10}" + (f"{'error':>9}{'cosine':>8}" if measured else "")
+    lines = [head]
+    for row in rows:
+        shape = f"{row['out_features']}x{row['in_features']}"
+        line = f"{row['name']:<{width}}{shape:>12}{row['method']:>10}{row['weight_bits']:>6g}"
+        line += f"{row['activation_bits'] or 'off':>6}{row['parameters']:>12,}"
+        line += f"{row['bits'] / 8e3:>10.1f}"
+        if measured:
+            line += _cell(row, "relative_error", 9) + _cell(row, "cosine", 8)
+        lines.append(line)
+    share = totals["quantized_weights"] / totals["parameters"]
+    lines += [
+        f"{totals['quantized_layers']} layers with {totals['quantized_weights']:,} of "
+        f"{totals['parameters']:,} parameters ({share:.1%}), "
+        f"{totals['bits_per_weight']:.2f} bits a weight with their vectors",
+        f"the model in {totals['bits'] / 8e6:.2f} MB, of {totals['full_bits'] / 8e6:.2f} MB in 16 "
+        "bits",
+    ]
+    if measured:
+        against = report["reference"] or "the layers' own latent weights"
+        lines.append(f"error: |y - full| / |full| on {report['sentences']} sentences, {against}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], key: str, width: int) -> str:
+    value = row.get(key)
+    return f"{'-' if value is None else format(value, '.3f'):>{width}}"
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV, all their keys as columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

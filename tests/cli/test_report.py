@@ -1,0 +1,163 @@
+"""cress-svcd report: what became of the layers, and which of them are sensitive."""
+
+import csv
+import json
+
+import pytest
+import torch
+from torch import nn
+from training_options import make_model, make_task, parse, save_checkpoint
+
+from cress_svcd.cli.main import main
+from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.quantization import Policy, apply_policy, quantization_map
+
+PLANTED = "decoder.layers.0.fc1"
+CHOICE = {"rules": [{"match": "*.layers.*", "exclude": "*.hubert.*", "activation_bits": "off"}]}
+
+
+@pytest.fixture(scope="module")
+def folder(prepared, hubert, tmp_path_factory):
+    """full.pt, all of whose layers are exact in 1 bit but for one; quantised.pt out of it."""
+    folder = tmp_path_factory.mktemp("report")
+    cfg = parse(prepared, "--hubert-model-path", hubert)
+    task = make_task(prepared)
+    model = make_model(cfg, task)
+    generator = torch.Generator().manual_seed(4)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and ".layers." in name and "hubert" not in name:
+            drawn = torch.randn(module.weight.shape, generator=generator)
+            exact = torch.where(drawn > 0, 0.25, -0.25)
+            module.weight.data.copy_(drawn**3 if name == PLANTED else exact)
+    save_checkpoint(folder / "full.pt", cfg, task, model)
+    (folder / "choice.yaml").write_text(json.dumps(CHOICE))
+    apply_policy(model, Policy.from_dict(CHOICE))
+    call_quantized_projections(model)
+    with torch.no_grad():  # as after a training
+        model.decoder.layers[0].fc2.weight.neg_()
+    cfg.model = parse(prepared, arch="quant_transformer").model
+    full = torch.load(folder / "full.pt", weights_only=True)["cfg"]["model"]
+    for key, value in full.items():
+        if key != "_name" and key in cfg.model:
+            cfg.model[key] = value
+    cfg.model.quantization_map = json.dumps(quantization_map(model))
+    save_checkpoint(folder / "quantised.pt", cfg, task, model)
+    return folder
+
+
+@pytest.fixture
+def report(folder, prepared, tmp_path, capsys):
+    """Runs the command; returns what it wrote as JSON, and its output."""
+
+    def run(checkpoint, *flags):
+        path = tmp_path / "report.json"
+        command = ["report", folder / checkpoint, "--json", path, "--device", "cpu", *flags]
+        code = main([str(word) for word in command])
+        captured = capsys.readouterr()
+        if code:
+            return code, captured.err
+        return json.loads(path.read_text()), captured.out
+
+    run.data = ["--data", prepared]
+    return run
+
+
+def test_the_layers_of_a_checkpoint_against_full_precision(report, folder, tmp_path):
+    rows = tmp_path / "layers.csv"
+    found, printed = report(
+        "quantised.pt", *report.data, "--reference", folder / "full.pt", "--csv", rows
+    )
+    layers = {row["name"]: row for row in found["layers"]}
+    assert len(layers) == found["summary"]["quantized_layers"] == 16 and found["sentences"] == 12
+    assert layers["decoder.layers.0.fc2"]["cosine"] < -0.99
+    assert layers["encoder.layers.0.fc1"]["relative_error"] < 1e-3
+    assert layers[PLANTED]["relative_error"] > 0.1
+    assert layers[PLANTED]["method"] == "svcd" and layers[PLANTED]["activation_bits"] is None
+    for name in layers:
+        assert name in printed
+    with rows.open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["name"] for row in table] == list(layers)
+    assert float(table[0]["cosine"]) == layers[table[0]["name"]]["cosine"]
+
+
+def test_without_data_there_are_sizes_alone(report):
+    found, printed = report("quantised.pt")
+    assert all("cosine" not in row for row in found["layers"]) and "cosine" not in printed
+    weights = sum(row["parameters"] for row in found["layers"])
+    assert found["summary"]["quantized_weights"] == weights
+    assert f"{weights:,}" in printed
+
+
+def test_what_a_policy_would_make_of_a_full_precision_checkpoint(report):
+    found, _ = report(
+        "full.pt", *report.data, "--quant-policy", "decoder", "--quant-method", "onebit",
+        "--sentences", "3",
+    )  # fmt: skip
+    assert found["sentences"] == 3 and len(found["layers"]) == 10
+    assert {row["method"] for row in found["layers"]} == {"onebit"}
+    (planted,) = [row for row in found["layers"] if row["name"] == PLANTED]
+    assert planted["relative_error"] > 0.1
+
+
+def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    found, printed = report(
+        "full.pt", *report.data, "--sensitivity", "--quant-policy", "decoder",
+        "--quant-activation-bits", "off", "--budget-bits", "8", "-o", policy, "--bleu",
+    )  # fmt: skip
+    losses = {row["name"]: abs(row["loss"]) for row in found["units"]}
+    assert max(losses, key=losses.get) == PLANTED
+    assert losses.pop(PLANTED) > 1000 * max(losses.values())
+    assert {"nll", "bleu"} <= found["baseline"].keys() and "BLEU" in printed
+    assert found["proposal"]["bits_per_weight"] <= 8
+    chosen = Policy.load(policy)
+    assert chosen == Policy.from_dict(found["proposal"]["policy"])
+    again, _ = report("full.pt", "--quant-policy", policy)
+    assert {row["name"] for row in again["layers"]} == set(found["proposal"]["units"])
+
+
+def test_a_stopped_search_goes_on(report, tmp_path, folder):
+    trials = tmp_path / "trials.jsonl"
+    flags = [*report.data, "--sensitivity", "--quant-policy", folder / "choice.yaml",
+             "--by", "block", "--sentences", "4", "--trials", trials]  # fmt: skip
+    whole, _ = report("full.pt", *flags)
+    assert {row["name"] for row in whole["units"]} == {"encoder.layers.0", "decoder.layers.0"}
+    lines = trials.read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    # Stopped while the last was written; what was measured before is taken as it stands.
+    changed = lines[2].replace('"nll": ', '"nll": 1')
+    trials.write_text("".join([*lines[:2], changed, lines[3][:20]]))
+    again, _ = report("full.pt", *flags)
+    nll = {row["name"]: row["nll"] for row in whole["units"]}
+    found = {row["name"]: row["nll"] for row in again["units"]}
+    assert trials.read_text().splitlines(keepends=True) == [*lines[:2], changed, lines[3]]
+    first, last = (json.loads(line)["quantized"] for line in lines[2:])
+    assert found[first] > nll[first] + 5 and found[last] == nll[last]
+    code, message = report("full.pt", *flags, "--seed", "2")
+    assert code == 2 and "was measured with other settings" in message
+
+
+@pytest.mark.parametrize(
+    "checkpoint, flags, message",
+    [
+        ("full.pt", [], "has no quantised layer; give --quant-policy"),
+        ("quantised.pt", ["--quant-policy", "decoder"], "is quantised already"),
+        ("quantised.pt", ["--sensitivity", "--data", "DATA"], "is quantised already"),
+        ("quantised.pt", ["--reference", "x.pt"], "give --data"),
+        ("quantised.pt", ["--quant-bits", "1"], "changes a --quant-policy"),
+        ("full.pt", ["--sensitivity"], "give --data"),
+        ("full.pt", ["--budget-bits", "2"], "belong to --sensitivity"),
+        ("full.pt", ["--sensitivity", "--data", "DATA", "-o", "x"], "give --budget-bits or"),
+        ("full.pt", ["--sensitivity", "--data", "DATA", "--budget-bits", "1"], "cannot be reached"),
+        ("nowhere.pt", [], "nowhere.pt"),
+    ],
+)
+def test_bad_input(report, prepared, checkpoint, flags, message):
+    code, error = report(checkpoint, *[prepared if flag == "DATA" else flag for flag in flags])
+    assert code == 2 and message in error
+
+
+def test_a_reference_of_another_kind_is_refused(report, folder):
+    code, error = report("quantised.pt", *report.data, "--reference", folder / "quantised.pt")
+    assert code == 2 and "it has a BitLinear, expected a full-precision layer" in error
