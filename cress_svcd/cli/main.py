@@ -27,6 +27,8 @@ COMMANDS = {
     "pack": "pack a quantised checkpoint: a bit a weight",
     "unpack": "turn a packed model back into a checkpoint",
     "translate": "translate recordings: text, JSON lines or subtitles",
+    "curves": "curves of trainings: loss, gradient norm, loss scale, overflows",
+    "chart": "table and picture of BLEU, by system or against bits",
     "report": "what became of each layer; which layers bear few bits",
     "score": "score generated translations: BLEU, chrF, length ratio",
     "compare": "compare translations, with a significance test by paired bootstrap",

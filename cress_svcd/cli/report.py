@@ -18,8 +18,6 @@ losses need not add up.  With --trials what is measured is kept: stopped, the sa
 """
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,10 @@ from typing import Any
 import torch
 
 from cress_svcd.cli.measuring import Sentences, load_for_measuring
+from cress_svcd.cli.plotting import write_csv
 from cress_svcd.cli.sensitivity import format_search, search
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json, write_text
+from cress_svcd.files import write_json
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.quantized import chosen_policy
 from cress_svcd.models.trained import load_trained
@@ -125,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, report)
     if args.csv:
-        write_text(args.csv, to_csv(rows))
+        write_csv(args.csv, rows)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -148,7 +147,8 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, f"quant_{name}") is not None
     ]  # fmt: skip
     if changed and not (args.quant_policy or args.sensitivity):
-        raise ConfigError(f"--quant-{changed[0].replace('_', '-')} changes a --quant-policy: give one")
+        option = f"--quant-{changed[0].replace('_', '-')}"
+        raise ConfigError(f"{option} changes a --quant-policy: give one")
 
 
 def describe(args: argparse.Namespace, model, task, device: torch.device) -> dict[str, Any]:
@@ -233,13 +233,3 @@ def format_layers(report: dict[str, Any]) -> str:
 def _cell(row: dict[str, Any], key: str, width: int) -> str:
     value = row.get(key)
     return f"{'-' if value is None else format(value, '.3f'):>{width}}"
-
-
-def to_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows as CSV, all their keys as columns."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

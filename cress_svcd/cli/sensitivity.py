@@ -75,7 +75,9 @@ class Trials:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise OutputError(f"--trials {self.path}: cannot be written ({error.strerror})") from None
+            raise OutputError(
+                f"--trials {self.path}: cannot be written ({error.strerror})"
+            ) from None
 
 
 class Measurement:
@@ -220,6 +222,6 @@ def _format_proposal(proposal: dict[str, Any]) -> list[str]:
     shown = f", BLEU {measured['bleu_change']:+.2f}" if "bleu" in measured else ""
     return [
         f"proposed: {proposal['layers']} layers, {proposal['bits_per_weight']:.2f} bits a weight "
-        f"over the policy's layers; loss {proposal['predicted_loss']:+.4f} as the sum of its parts, "
-        f"{measured['loss']:+.4f} measured{shown}, before any training"
+        f"over the policy's layers; loss {proposal['predicted_loss']:+.4f} as the sum of its "
+        f"parts, {measured['loss']:+.4f} measured{shown}, before any training"
     ]

@@ -88,7 +88,8 @@ def test_a_unit_is_quantised_only_while_it_is_measured(sensitive, specs, batch):
     before = copy.deepcopy(sensitive.state_dict())
     layers = dict(sensitive.named_modules())
     expected = sensitive(batch)
-    with pytest.raises(KeyboardInterrupt), quantized_meanwhile(sensitive, {PLANTED: specs[PLANTED]}):
+    alone = {PLANTED: specs[PLANTED]}
+    with pytest.raises(KeyboardInterrupt), quantized_meanwhile(sensitive, alone):
         assert list(quantized_layers(sensitive)) == [PLANTED]
         assert not torch.equal(sensitive(batch), expected)
         raise KeyboardInterrupt

@@ -1,0 +1,189 @@
+"""A table and a picture of BLEU, by system or against bits, from JSON files of scores.
+
+  cress-svcd chart full=full.json query=query.json key=key.json --csv table.csv --png table.png
+  cress-svcd chart full=full.json decoder=seed1/decoder.json decoder=seed2/decoder.json \\
+    --sizes decoder=seed1/decoder.report.json --csv table.csv --png bits.png
+
+Scores are files of 'cress-svcd score --json', or one of 'cress-svcd compare --json', which names
+its systems itself.  A name that is given several times (seeds) becomes one row: mean and standard
+deviation.  The first system is the full-precision one, of which the others keep a share.  --sizes
+are files of 'cress-svcd report --json': with them the picture shows BLEU against the bits of a
+parameter, over the whole model; without them a bar a system.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from cress_svcd.cli.plotting import figure, write_csv
+from cress_svcd.errors import ConfigError
+from cress_svcd.files import write_json
+from cress_svcd.quantization.report import FULL_BITS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scores", nargs="+", metavar="[NAME=]JSON", help="the first is the baseline")
+    parser.add_argument(
+        "--sizes", action="append", default=[], metavar="NAME=JSON", help="report of that system"
+    )
+    parser.add_argument("--title", default="", help="of the picture")
+    parser.add_argument("--csv", type=Path, help="write the table there")
+    parser.add_argument("--png", type=Path, help="write the picture there")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+
+
+def run(args: argparse.Namespace) -> None:
+    rows = table(read_scores(args.scores), read_sizes(args.sizes))
+    print(format_table(rows))
+    if args.csv:
+        write_csv(args.csv, rows)
+    if args.json:
+        write_json(args.json, rows)
+    if args.png:
+        draw(args.png, rows, args.title)
+
+
+def read_scores(items: list[str]) -> dict[str, list[dict]]:
+    """The scores of each system, in the order of the first mention.
+
+    Raises:
+        ConfigError: a file is not of 'cress-svcd score' or 'compare'.
+    """
+    systems: dict[str, list[dict]] = {}
+    for item in items:
+        name, path = _named(item)
+        content = _read(path)
+        scores = content.get("systems") or [{**content, "name": name or path.stem}]
+        if name and "systems" in content:
+            scores = [each for each in scores if each["name"] == name]
+        if not scores or any("bleu" not in each for each in scores):
+            raise ConfigError(
+                f"{item}: expected a file of 'cress-svcd score --json' of one output, or of "
+                "'cress-svcd compare --json' (with a name: of a system in it)"
+            )
+        for each in scores:
+            systems.setdefault(each["name"], []).append(each)
+    return systems
+
+
+def read_sizes(items: list[str]) -> dict[str, dict]:
+    """Summaries of 'cress-svcd report' by system; raises ConfigError for anything else."""
+    sizes = {}
+    for item in items:
+        name, path = _named(item)
+        content = _read(path)
+        if not name or "summary" not in content:
+            raise ConfigError(f"--sizes {item}: expected NAME=JSON, of 'cress-svcd report --json'")
+        sizes[name] = content["summary"]
+    return sizes
+
+
+def _named(item: str) -> tuple[str, Path]:
+    name, equals, path = item.partition("=")
+    if equals and name and path and not Path(item).exists():
+        return name, Path(path)
+    return "", Path(item)
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    return content if isinstance(content, dict) else {}
+
+
+def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[str, Any]]:
+    """A row a system: name, runs, bleu, bleu_deviation (None of one run), chrf, share (of the first
+    system's BLEU, in percent), and with its size bits (of a parameter of the whole model),
+    weight_bits (of a quantised weight, vectors included) and megabytes.
+
+    Raises:
+        ConfigError: a size is of no system.
+    """
+    strangers = sorted(sizes.keys() - systems.keys())
+    if strangers:
+        raise ConfigError(f"--sizes {strangers[0]}: no scores of that name; {', '.join(systems)}")
+    rows: list[dict[str, Any]] = []
+    for name, runs in systems.items():
+        values = [each["bleu"] for each in runs]
+        bleu = statistics.mean(values)
+        full = rows[0]["bleu"] if rows else bleu
+        row = {
+            "name": name,
+            "runs": len(runs),
+            "bleu": round(bleu, 2),
+            "bleu_deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+            "chrf": round(statistics.mean(each["chrf"] for each in runs), 2),
+            "share": round(100 * bleu / full, 1) if full else None,
+        }
+        if sizes:
+            row |= _size(sizes.get(name), first=not rows)
+        rows.append(row)
+    return rows
+
+
+def _size(summary: dict | None, first: bool) -> dict[str, Any]:
+    if summary is None:
+        return {"bits": FULL_BITS if first else None, "weight_bits": None, "megabytes": None}
+    parameters = summary["full_bits"] / FULL_BITS
+    weight_bits = summary["bits_per_weight"]
+    return {
+        "bits": round(summary["bits"] / parameters, 3),
+        "weight_bits": None if weight_bits is None else round(weight_bits, 3),
+        "megabytes": round(summary["bits"] / 8e6, 2),
+    }
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The table for people."""
+    sized = "bits" in rows[0]
+    width = max(len("system"), *(len(row["name"]) for row in rows)) + 2
+    lines = [
+        f"{'system':<{width}}{'BLEU':>8}{'±':>7}{'runs':>6}{'chrF2':>8}{'share':>9}"
+        + (f"{'bits':>8}{'MB':>9}" if sized else "")
+    ]
+    for row in rows:
+        line = f"{row['name']:<{width}}{row['bleu']:>8.2f}{_cell(row['bleu_deviation']):>7}"
+        line += f"{row['runs']:>6}{row['chrf']:>8.2f}"
+        line += f"{'-' if row['share'] is None else format(row['share'], '.1f') + ' %':>9}"
+        if sized:
+            line += f"{_cell(row['bits']):>8}{_cell(row['megabytes']):>9}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """BLEU against bits where any is known, else a bar a system."""
+    placed = [row for row in rows if row.get("bits") is not None]
+    with figure(path) as (panel,):
+        if placed:
+            for row in placed:
+                panel.errorbar(
+                    row["bits"], row["bleu"], yerr=row["bleu_deviation"] or 0, fmt="o", capsize=3
+                )
+                panel.annotate(
+                    row["name"], (row["bits"], row["bleu"]), xytext=(5, 4), fontsize=8,
+                    textcoords="offset points",
+                )  # fmt: skip
+            panel.set(xlabel="bits of a parameter, whole model")
+            panel.margins(x=0.15)
+        else:
+            names = [row["name"] for row in rows]
+            panel.bar(
+                names, [row["bleu"] for row in rows],
+                yerr=[row["bleu_deviation"] or 0 for row in rows], capsize=3,
+            )  # fmt: skip
+            for number, row in enumerate(rows):
+                panel.annotate(f"{row['bleu']:.1f}", (number, row["bleu"]), ha="center",
+                               va="bottom")  # fmt: skip
+            panel.tick_params(axis="x", rotation=30)
+        panel.set(ylabel="BLEU", title=title)

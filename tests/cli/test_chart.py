@@ -1,0 +1,81 @@
+"""BLEU by system and against bits, out of the files of score, compare and report."""
+
+import csv
+import json
+
+import pytest
+
+from cress_svcd.cli.main import main
+from cress_svcd.scoring.bleu_chrf import measure
+
+REFERENCES = ["das Haus ist groß und alt", "ein Hund sieht eine Katze", "ja , Wasser ist gut"]
+
+
+def write(path, hypotheses):
+    path.write_text(json.dumps(measure(hypotheses, REFERENCES)))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Scores of a perfect system and of two runs of another, and the other's size."""
+    worse = [REFERENCES[0], REFERENCES[1], "Wasser"]
+    worst = [REFERENCES[0], "ein Hund", "Wasser"]
+    size = {"bits": 4_000_000, "full_bits": 16_000_000, "bits_per_weight": 1.25}
+    (tmp_path / "size.json").write_text(json.dumps({"summary": size, "layers": []}))
+    return {
+        "full": write(tmp_path / "full.json", REFERENCES),
+        "one": write(tmp_path / "one.json", worse),
+        "two": write(tmp_path / "two.json", worst),
+        "size": tmp_path / "size.json",
+    }
+
+
+def chart(tmp_path, *arguments) -> list[dict]:
+    out = tmp_path / "out"
+    flags = ["--csv", f"{out}.csv", "--png", f"{out}.png"]
+    assert main(["chart", *map(str, arguments), *flags]) == 0
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "out.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_runs_of_one_name_become_a_row_and_keep_a_share(files, tmp_path, capsys):
+    first, second = chart(
+        tmp_path, files["full"], f"1 bit={files['one']}", f"1 bit={files['two']}",
+        "--sizes", f"1 bit={files['size']}",
+    )  # fmt: skip
+    one, two = (json.loads(files[name].read_text())["bleu"] for name in ("one", "two"))
+    assert (first["name"], first["bleu"], first["bits"]) == ("full", "100.0", "16")
+    assert float(second["bleu"]) == pytest.approx((one + two) / 2, abs=0.01)
+    assert float(second["bleu_deviation"]) == pytest.approx(abs(one - two) / 2**0.5, abs=0.01)
+    assert float(second["share"]) == pytest.approx((one + two) / 2, abs=0.1)
+    assert (second["runs"], second["bits"], second["megabytes"]) == ("2", "4.0", "0.5")
+    assert "1 bit" in capsys.readouterr().out
+
+
+def test_systems_of_a_comparison(files, tmp_path):
+    systems = [
+        {"name": name, **json.loads(files[name].read_text())} for name in ("full", "one", "two")
+    ]
+    (tmp_path / "comparison.json").write_text(json.dumps({"systems": systems}))
+    rows = chart(tmp_path, tmp_path / "comparison.json")
+    assert [row["name"] for row in rows] == ["full", "one", "two"]
+    assert [float(row["bleu"]) for row in rows] == [row["bleu"] for row in systems]
+    assert "bits" not in rows[0]
+    rows = chart(tmp_path, files["full"], f"two={tmp_path / 'comparison.json'}")
+    assert [row["name"] for row in rows] == ["full", "two"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere.json"], "cannot be read"),
+        (["{size}"], "expected a file of 'cress-svcd score --json'"),
+        (["{full}", "--sizes", "{size}"], "expected NAME=JSON"),
+        (["{full}", "--sizes", "two={size}"], "two: no scores of that name; full"),
+    ],
+)
+def test_bad_input(files, capsys, arguments, message):
+    assert main(["chart", *(item.format(**files) for item in arguments)]) == 2
+    assert message in capsys.readouterr().err
