@@ -191,10 +191,11 @@ class Runner:
                 processes.append((command, log, process))
             for _ in _heartbeat(processes[0][1]):
                 codes = [process.poll() for *_, process in processes]
-                if all(code is not None for code in codes) or any(codes):
+                failed = [_failed(stage, log, process) for _, log, process in processes]
+                if all(code is not None for code in codes) or any(failed):
                     break
             for command, log, process in processes:
-                if process.poll():
+                if _failed(stage, log, process):
                     raise StageError(
                         f"stage {stage.name}: {' '.join(command[:2])} failed with status "
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
@@ -256,6 +257,14 @@ def resolve(command: list[str]) -> list[str]:
     if command[0] in PROGRAMS:
         return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
     return command
+
+
+def _failed(stage: Stage, log: Path, process: subprocess.Popen) -> bool:
+    """Whether it has ended badly, and not in the way that the stage accepts."""
+    if not process.poll():
+        return False
+    printed = log.read_text(encoding="utf-8", errors="replace")
+    return not stage.accepts or stage.accepts not in printed
 
 
 def _heartbeat(log: Path) -> Iterator[None]:

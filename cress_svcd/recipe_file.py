@@ -20,6 +20,8 @@ A recipe file holds
     when:      "{key}"; the stage is left out where this is empty, false or 0
     unless:    "{key}"; the stage is left out where this is anything else
     output:    file that receives what the commands print
+    accepts:   a command that fails after printing this has done what it was run for, such as a
+               training that is to show how it diverges
     clears:    files and folders to remove before the stage runs anew; they stay where the same
                commands were stopped on their way, which take up their work then
              or, with include, of
@@ -47,13 +49,17 @@ from cress_svcd.files import read_yaml
 
 STAGE_KEYS = {
     "name", "does", "commands", "together", "needs", "makes", "when", "unless", "clears", "output",
+    "accepts",
 }  # fmt: skip
 RECIPE_KEYS = {"name", "about", "include", "settings", "stages", "report"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, all settings filled in; ``output`` receives what the commands print."""
+    """One stage, all settings filled in; ``output`` receives what the commands print.
+
+    A command whose log holds ``accepts`` (if that is not empty) may fail.
+    """
 
     name: str
     does: str
@@ -63,6 +69,7 @@ class Stage:
     clears: list[str] = field(default_factory=list)
     together: bool = False
     output: str = ""
+    accepts: str = ""
 
     def digest(self) -> str:
         """Changes with the commands."""
@@ -292,4 +299,5 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
         clears=_filled_list(path, raw.get("clears") or [], settings),
         together=bool(raw.get("together")),
         output=_fill(path, raw.get("output", ""), settings),
+        accepts=_fill(path, raw.get("accepts", ""), settings),
     )

@@ -236,6 +236,24 @@ class TestFailing:
         assert kitchen.run() == 2
         assert "no-such-program" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("together", [False, True])
+    @pytest.mark.parametrize("printed, accepted", [("diverged: 7", True), ("no such file", False)])
+    def test_a_failure_may_be_what_a_stage_is_for(self, kitchen, capsys, printed, accepted, together):
+        fail = ["{python}", "-c", "import sys; print(sys.argv[1]); sys.exit(1)", printed]
+        kitchen.write(
+            stage("one", fail, note("beside"), accepts="diverged", together=together,
+                  output="{out}/printed"),
+            stage("two", note("two")),
+        )  # fmt: skip
+        assert kitchen.run() == (0 if accepted else 2)
+        if accepted:
+            assert sorted(kitchen.notes) == ["beside", "two"]
+            assert printed in (kitchen.out / "printed").read_text()
+        else:
+            assert "stage one:" in capsys.readouterr().err and "two" not in kitchen.notes
+        assert kitchen.run() == (0 if accepted else 2)
+        assert kitchen.notes.count("two") == accepted
+
 
 class TestTogether:
     # Waits for the other's file: they can only succeed side by side.
