@@ -8,6 +8,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import LayerSpec, Policy
 
 READY = sorted((Path(__file__).parents[2] / "configs" / "quant").glob("*.yaml"))
+PUBLISHED = sorted((READY[0].parent / "published").glob("*.yaml"))
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -52,6 +53,13 @@ NAMED = {
 class TestReadyPolicies:
     def test_are_all_tested(self):
         assert {path.stem for path in READY} == set(NAMED)
+
+    @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+    def test_of_the_analyses_are_as_published(self, path, translator):
+        specs = Policy.load(path).resolve(translator)
+        assert set(specs) == NAMED[path.stem]
+        for spec in specs.values():
+            assert spec.settings()["variant"] == "paper" and not spec.keep_weight
 
     @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
     def test_name_the_layers_they_say(self, path, translator):

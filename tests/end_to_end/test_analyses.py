@@ -1,0 +1,56 @@
+"""The analyses of the method's description, on the tiny corpus."""
+
+import csv
+import json
+
+import pytest
+from fairseq_commands import USER_DIR
+
+from cress_svcd.cli.main import main
+from cress_svcd.quantization import Policy
+from cress_svcd.recipe_file import load_recipe
+
+RECIPES = USER_DIR.parent / "scripts" / "recipes"
+NAMES = ("submodules", "constraint", "initialisation", "bitnet")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_ends_in_a_table_and_a_picture_as_all_of_them_do(name):
+    (*_, last) = load_recipe(RECIPES / f"analysis-{name}.yaml").stages
+    assert [path.rpartition("/")[2] for path in last.makes] == [f"{name}.csv", f"{name}.png"]
+    stages = {stage.name: stage for stage in load_recipe(RECIPES / "analyses.yaml").stages}
+    assert stages[last.name] == last
+
+
+def test_as_published_every_projection_has_a_policy(monkeypatch):
+    monkeypatch.chdir(USER_DIR.parent)
+    published = {"policies": "configs/quant/published/cross_attention", "variant": "paper"}
+    stages = load_recipe(RECIPES / "analyses.yaml", published).stages
+    flags = [word for command in stages[0].commands for word in command]
+    policies = [flag.partition("=")[2] for flag in flags if flag.startswith("--quant-policy=")]
+    assert len(policies) == 4
+    assert all(not rule.spec.keep_weight for path in policies for rule in Policy.load(path).rules)
+
+
+def test_constraint_against_none(prepared, averaged, tmp_path, monkeypatch):
+    """In half precision, with a loss scale that both must first bring down."""
+    monkeypatch.chdir(USER_DIR.parent)
+    out = tmp_path / "out"
+    settings = {
+        "data": prepared, "start": averaged, "out": out, "speech": "[]", "updates": "3",
+        "warmup": "1", "log_interval": "1", "num_workers": "0", "samples": "200000",
+        "half": f"[--fp16, --cpu, --fp16-init-scale={2**24}]",
+    }  # fmt: skip
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert main(["recipe", str(RECIPES / "analysis-constraint.yaml"), *changes]) == 0
+    with (out / "constraint.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("constraint", "without"):
+        mine = [row for row in rows if row["log"] == name]
+        assert [row["num_updates"] for row in mine] == ["1.0", "2.0", "3.0"]
+        assert all(float(row["overflows"]) > 0 and float(row["loss"]) > 0 for row in mine)
+        assert float(mine[0]["loss_scale"]) < 2**24
+    summaries = json.loads((out / "constraint.json").read_text())
+    assert [row["name"] for row in summaries] == ["constraint", "without"]
+    assert summaries[0]["overflows"] < summaries[1]["overflows"]
+    assert (out / "constraint.png").read_bytes().startswith(b"\x89PNG")
