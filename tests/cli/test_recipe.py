@@ -238,7 +238,9 @@ class TestFailing:
 
     @pytest.mark.parametrize("together", [False, True])
     @pytest.mark.parametrize("printed, accepted", [("diverged: 7", True), ("no such file", False)])
-    def test_a_failure_may_be_what_a_stage_is_for(self, kitchen, capsys, printed, accepted, together):
+    def test_a_failure_may_be_what_a_stage_is_for(
+        self, kitchen, capsys, printed, accepted, together
+    ):
         fail = ["{python}", "-c", "import sys; print(sys.argv[1]); sys.exit(1)", printed]
         kitchen.write(
             stage("one", fail, note("beside"), accepts="diverged", together=together,
