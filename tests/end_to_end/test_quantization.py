@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from fairseq_commands import (
+    USER_DIR,
     generate_command,
     measured,
     records,
@@ -152,3 +153,21 @@ def test_bad_input_is_refused_before_training(trained, name, message):
     assert outcome.failed and not records(outcome.output, "train_inner")
     (*_, last) = re.split(r"^[\w.]+Error: ", outcome.output, flags=re.MULTILINE)
     assert re.search(message, last, re.DOTALL), outcome.output[-3000:]
+
+
+def test_the_configuration_of_the_project(run, prepared, averaged, elsewhere, tmp_path):
+    """The same by fairseq-hydra-train."""
+    result = run(
+        "fairseq-hydra-train", "--config-dir", USER_DIR.parent / "configs" / "train",
+        "--config-name", "svcd_base", f"common.user_dir={USER_DIR}", f"task.data={prepared}",
+        f"model.finetuned_st_model={averaged}", f"checkpoint.save_dir={tmp_path / 'svcd'}",
+        "common.cpu=true", "common.fp16=false", "criterion.teacher_fp16=false",
+        "optimization.max_update=2", "dataset.max_tokens=200000", "dataset.num_workers=1",
+        "common.log_interval=1", f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=elsewhere,
+    )  # fmt: skip
+    entries = records(result.stdout + result.stderr, "train_inner")
+    assert len(entries) == 2 and all(float(entry["distill_kl"]) > 0 for entry in entries)
+    state = torch.load(tmp_path / "svcd" / "checkpoint_last.pt", weights_only=True)
+    layers = json.loads(state["cfg"]["model"]["quantization_map"])
+    assert layers and all("encoder_attn" in name for name in layers)
