@@ -317,18 +317,34 @@ def _report_row(row: dict[str, str]) -> dict:
     if scores.is_file():
         content = json.loads(scores.read_text(encoding="utf-8"))
         if "system" in row:
-            content = next(each for each in content["systems"] if each["name"] == row["system"])
+            content = _system(content, row["system"])
         result.update({**content, "name": row["name"]})
     return result
 
 
+def _system(comparison: dict, name: str) -> dict:
+    """Scores and translations of one system of 'cress-svcd compare'."""
+    scores = next(each for each in comparison["systems"] if each["name"] == name)
+    translations = [
+        {key: value for key, value in each.items() if key != "hypotheses"}
+        | {"hypothesis": each["hypotheses"][name]}
+        for each in comparison.get("translations", [])
+    ]
+    return {**scores, "translations": translations}
+
+
+COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "megabytes": "MB", "seconds": "seconds"}
+
+
 def format_report(report: dict) -> str:
-    """The table for people."""
-    lines = [f"{'':<44}{'BLEU':>7}{'chrF':>7}{'MB':>8}{'sentences':>11}"]
+    """The table for people.  ``share``: of the first row's BLEU; ``seconds``: of translating."""
+    lines = [f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in COLUMNS.values())]
+    best = next((row["bleu"] for row in report["results"] if row.get("bleu")), None)
     for row in report["results"]:
-        numbers = [row.get(key) for key in ("bleu", "chrf", "megabytes", "sentences")]
-        cells = ["" if number is None else f"{number:g}" for number in numbers]
-        lines.append(f"{row['name']:<44}{cells[0]:>7}{cells[1]:>7}{cells[2]:>8}{cells[3]:>11}")
+        share = f"{row['bleu'] / best:.1%}" if best and "bleu" in row else ""
+        numbers = [row.get(key) for key in COLUMNS]
+        cells = "".join(f"{'' if number is None else f'{number:g}':>9}" for number in numbers)
+        lines.append(f"{row['name']:<38}{share:>8}{cells}")
     lines.append("")
     lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in report["seconds"].items()]
     lines.append(f"{'all stages':<44}{report['total_seconds']:>7.0f} s")

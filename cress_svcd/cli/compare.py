@@ -55,12 +55,14 @@ def run(args: argparse.Namespace) -> None:
     paths = named_files(args.outputs)
     if len(paths) < 2:
         raise ConfigError(f"{args.outputs[0]}: one output; two or more can be compared")
-    sentences = read_systems(paths, args.manifest, args.tokenize)
+    sentences, seconds = read_systems(paths, args.manifest, args.tokenize)
     systems = {name: [each["hypotheses"][name] for each in sentences] for name in paths}
     references = [each["reference"] for each in sentences]
     report = compare(systems, references, args.tokenize, args.resamples, args.seed)
     for row in report["systems"]:
         row["output"] = str(paths[row["name"]])
+        if row["name"] in seconds:
+            row["seconds"] = seconds[row["name"]]
     print(format_comparison(report))
     if args.json:
         write_json(args.json, {**report, "translations": sentences})
@@ -83,16 +85,23 @@ def named_files(items: list[str]) -> dict[str, Path]:
     return files
 
 
-def read_systems(paths: dict[str, Path], manifest: Path | None, tokenize: str) -> list[dict]:
-    """Sentences with ``id``, ``source``, ``reference``, and ``hypotheses`` by name of system.
+def read_systems(
+    paths: dict[str, Path], manifest: Path | None, tokenize: str
+) -> tuple[list[dict], dict[str, float]]:
+    """Sentences with ``id``, ``source``, ``reference``, and ``hypotheses`` by name of system; and
+    the seconds that translating took, of systems whose output tells.
 
     Raises:
         ConfigError: an output cannot be read, or is of other sentences than the first.
     """
     first: list[dict] = []
     sentences: list[dict] = []
+    seconds: dict[str, float] = {}
     for name, path in paths.items():
-        found = score_output(path, manifest, tokenize)["translations"]
+        scores = score_output(path, manifest, tokenize)
+        if "seconds" in scores:
+            seconds[name] = scores["seconds"]
+        found = scores["translations"]
         hypotheses = [each.pop("hypothesis") for each in found]
         if not first:
             first = found
@@ -104,7 +113,7 @@ def read_systems(paths: dict[str, Path], manifest: Path | None, tokenize: str) -
             )
         for sentence, hypothesis in zip(sentences, hypotheses):
             sentence["hypotheses"][name] = hypothesis
-    return sentences
+    return sentences, seconds
 
 
 def format_comparison(report: dict) -> str:

@@ -20,6 +20,8 @@ from cress_svcd.files import write_json
 from cress_svcd.scoring.bleu_chrf import measure
 
 LINE = re.compile(r"([TD])-(\d+)\t(.*)")
+# fairseq-generate logs it at the end: the time of translating alone, without loading.
+TIME = re.compile(r"Translated [\d,]+ sentences \([\d,]+ tokens\) in ([\d.]+)s")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +50,9 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, reports[0] if len(reports) == 1 else reports)
 
 
-def read_output(path: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """Best hypotheses and references by sentence number, from the D- and T- lines.
+def read_output(path: Path) -> tuple[dict[int, str], dict[int, str], float | None]:
+    """Best hypotheses and references by sentence number, from the D- and T- lines; the seconds that
+    translating took, if the log is in the output as well.
 
     Raises:
         ConfigError: the file is missing, or not such an output.
@@ -62,9 +65,12 @@ def read_output(path: Path) -> tuple[dict[int, str], dict[int, str]]:
         raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
     hypotheses: dict[int, str] = {}
     references: dict[int, str] = {}
+    seconds = None
     for line in lines:
         match = LINE.match(line)
         if not match:
+            if time := TIME.search(line):
+                seconds = float(time[1])
             continue
         kind, number, text = match[1], int(match[2]), match[3]
         if kind == "T":
@@ -76,7 +82,7 @@ def read_output(path: Path) -> tuple[dict[int, str], dict[int, str]]:
         raise ConfigError(
             f"{path}: no 'D-' line in it; expected the output of fairseq-generate without --quiet"
         )
-    return hypotheses, references
+    return hypotheses, references, seconds
 
 
 def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a") -> dict:
@@ -88,11 +94,12 @@ def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a"
         tokenize: sacreBLEU tokenizer.
     Returns:
         see :func:`cress_svcd.scoring.bleu_chrf.measure`; ``translations`` holds
-        ``id``, ``source``, ``reference`` and ``hypothesis`` of each sentence.
+        ``id``, ``source``, ``reference`` and ``hypothesis`` of each sentence; ``seconds``, if the
+        output has its log with it, how long translating took.
     Raises:
         ConfigError: a hypothesis is missing for a row of the manifest, or the other way round.
     """
-    hypotheses, references = read_output(path)
+    hypotheses, references, seconds = read_output(path)
     numbers = sorted(hypotheses)
     names, sources = {number: str(number) for number in numbers}, {}
     if manifest:
@@ -113,6 +120,8 @@ def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a"
         [references[number] for number in numbers],
         tokenize,
     )
+    if seconds is not None:
+        result["seconds"] = seconds
     result["translations"] = [
         {
             "id": names[number],

@@ -423,9 +423,12 @@ class TestPrinting:
 
     def test_the_report(self, kitchen, capsys):
         (kitchen.out / "model.pt").write_bytes(bytes(2_500_000))
-        (kitchen.out / "scores.json").write_text('{"bleu": 93.1, "chrf": 95.5, "sentences": 200}')
-        systems = [{"name": "a", "bleu": 1}, {"name": "b", "bleu": 2}]
-        (kitchen.out / "comparison.json").write_text(json.dumps({"systems": systems}))
+        scores = {"bleu": 93.1, "chrf": 95.5, "seconds": 7.25}
+        (kitchen.out / "scores.json").write_text(json.dumps(scores))
+        systems = [{"name": "a", "bleu": 1}, {"name": "b", "bleu": 46.55}]
+        sentence = {"id": "1", "reference": "ja", "hypotheses": {"a": "nein", "b": "ja"}}
+        comparison = {"systems": systems, "translations": [sentence]}
+        (kitchen.out / "comparison.json").write_text(json.dumps(comparison))
         kitchen.write(
             stage("a", note("a")),
             report=[
@@ -438,13 +441,16 @@ class TestPrinting:
         report = json.loads((kitchen.out / "report.json").read_text())
         assert report["results"] == [
             {"name": "speech", "checkpoint": str(kitchen.out / "model.pt"), "megabytes": 2.5,
-             "bleu": 93.1, "chrf": 95.5, "sentences": 200},
-            {"name": "compared", "bleu": 2},
+             **scores},
+            {"name": "compared", "bleu": 46.55,
+             "translations": [{"id": "1", "reference": "ja", "hypothesis": "ja"}]},
             {"name": "not yet"},
         ]  # fmt: skip
         assert report["seconds"].keys() == {"a"} and report["settings"]["out"] == str(kitchen.out)
-        (row,) = (line for line in capsys.readouterr().out.splitlines() if "speech" in line)
-        assert row.split() == ["speech", "93.1", "95.5", "2.5", "200"]
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["share", "BLEU", "chrF", "MB", "seconds"] in rows
+        assert ["speech", "100.0%", "93.1", "95.5", "2.5", "7.25"] in rows
+        assert ["compared", "50.0%", "46.55"] in rows
 
 
 def test_what_commands_inherit(monkeypatch):

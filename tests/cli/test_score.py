@@ -58,6 +58,13 @@ def bleu(references) -> float:
     return round(sacrebleu.corpus_bleu(HYPOTHESES, [references]).score, 2)
 
 
+def test_the_seconds_of_translating_are_taken_from_the_log(output, tmp_path):
+    assert "seconds" not in report(tmp_path, output)
+    log = "INFO:fairseq_cli.generate:Translated 1,200 sentences (13,217 tokens) in 10.7s (18.75 "
+    output.write_text(output.read_text(encoding="utf-8") + log + "sentences/s)\n", "utf-8")
+    assert report(tmp_path, output)["seconds"] == 10.7
+
+
 def test_against_what_the_model_saw(output, tmp_path):
     result = report(tmp_path, output)
     assert result["bleu"] == bleu(SEEN)
