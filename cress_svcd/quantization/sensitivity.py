@@ -5,6 +5,7 @@ Losses are taken as additive: a policy's predicted loss is the sum of those of i
 """
 
 import dataclasses
+import os
 import re
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -84,7 +85,8 @@ def find_units(model: nn.Module, specs: Mapping[str, LayerSpec], by: str = "laye
 
     return [
         Unit(
-            name,
+            # An attention has a name of its own, the feed-forward part of a block has none.
+            os.path.commonprefix(layers) + "*" if by == "module" and name[-1].isdigit() else name,
             tuple(layers),
             total(layers, "parameters"),
             total(layers, "bits"),
@@ -124,7 +126,7 @@ def propose(
         raise ConfigError("a proposal needs a budget of bits or a loss to keep to, and not both")
     order = sorted(units, key=lambda unit: losses[unit.name] / max(1, unit.saved_bits))
     if budget_bits is not None:
-        chosen = _within_bits(units, order, budget_bits)
+        chosen = _within_bits(units, order, losses, budget_bits)
     else:
         chosen = _within_loss(order, losses, keep_loss)
     names = tuple(unit.name for unit in chosen)
@@ -153,13 +155,20 @@ def require_reachable(units: Sequence[Unit], budget_bits: float) -> None:
         )
 
 
-def _within_bits(units: Sequence[Unit], order: list[Unit], budget: float) -> list[Unit]:
+def _within_bits(
+    units: Sequence[Unit], order: list[Unit], losses: Mapping[str, float], budget: float
+) -> list[Unit]:
     require_reachable(units, budget)
     chosen: list[Unit] = []
     for unit in order:
         if bits_per_weight(units, {each.name for each in chosen}) <= budget:
             break
         chosen.append(unit)
+    # The last may have saved more than was missing: what is then not needed stays as it is.
+    for unit in sorted(chosen, key=lambda unit: -losses[unit.name]):
+        rest = [other for other in chosen if other is not unit]
+        if losses[unit.name] > 0 and bits_per_weight(units, {u.name for u in rest}) <= budget:
+            chosen = rest
     return chosen
 
 

@@ -150,6 +150,23 @@ def test_cheap_bits_are_saved_first():
     assert proposal.units == ("large",) and proposal.predicted_loss == 1.0
 
 
+def test_what_the_last_choice_makes_needless_stays_in_full_precision():
+    model = nn.ModuleDict({"small": nn.Linear(64, 64), "large": nn.Linear(256, 256)})
+    specs = Policy.from_dict({"rules": [{"match": "*"}]}).resolve(model)
+    units = find_units(model, specs)
+    # The small one is the better bargain, and not enough; the large one alone is.
+    losses = {"small": 0.01, "large": 1.0}
+    assert propose(units, losses, specs, budget_bits=3).units == ("large",)
+    assert propose(units, losses, specs, budget_bits=1.5).units == ("small", "large")
+
+
+def test_modules_are_told_from_blocks(sensitive, specs):
+    names = [unit.name for unit in find_units(sensitive, specs, "module")]
+    assert names[:3] == [
+        "decoder.layers.0.self_attn", "decoder.layers.0.encoder_attn", "decoder.layers.0.fc*"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "budget, message",
     [
