@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the convolutions of HuBERT and of the subsampler in int8",
     )
     parser.add_argument(
+        "--bf16-convolutions",
+        action="store_true",
+        help="compute the convolutions in bf16 on processors that have instructions for it: "
+        "faster, and no longer exactly what was trained",
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
@@ -100,7 +106,9 @@ def run(args: argparse.Namespace) -> None:
             "with --arch quant_transformer first, or give --allow-full to convert the precision of "
             "a full-precision model alone"
         )
-    precision = Precision(args.dtype, args.int8_embeddings, args.int8_convolutions)
+    precision = Precision(
+        args.dtype, args.int8_embeddings, args.int8_convolutions, args.bf16_convolutions
+    )
     try:
         tensors, description = pack_tensors(state["model"], layers, precision)
     except (CheckpointError, ConfigError) as error:

@@ -8,7 +8,7 @@ int8 is symmetric with one scale a row (an entry of the vocabulary, an output ch
 weight = codes * scale, codes in -127..127.
 """
 
-from typing import Any
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -82,30 +82,75 @@ class CompactConv1d(nn.Module):
 
     Worth it where a module is called once for an utterance, as the speech encoder's convolutions
     are.  State: ``weight``, ``scale`` (out; int8 only), ``bias`` (out) if any.
+
+    Attributes:
+        compute: bfloat16 to compute in it where this processor is fast at it; None: the input's
+            type.
     """
 
-    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype):
-        """With the sizes of ``conv`` and an empty weight of ``dtype``."""
+    def __init__(
+        self,
+        conv: nn.Conv1d,
+        dtype: torch.dtype,
+        compute: torch.dtype | None = None,
+        keep: bool = False,
+    ):
+        """With the sizes of ``conv`` and an empty weight of ``dtype``.
+
+        Args:
+            compute: see the attribute.
+            keep: leave the output in ``compute`` where it was computed so.
+        """
         super().__init__()
-        shape = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
-        self.register_buffer("weight", torch.empty(shape, dtype=dtype))
-        scale = torch.empty(shape[0]) if dtype == torch.int8 else None
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if conv.bias is None else torch.empty(shape[0]))
-        self.options: dict[str, Any] = {
-            "stride": conv.stride,
-            "padding": conv.padding,
-            "dilation": conv.dilation,
-            "groups": conv.groups,
-        }
+        out, channels, size = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
+        # torch's bf16 convolution of sequences is hardly faster than that of fp32; a product of
+        # windows with taps of channels is, four times.
+        self.in_windows = compute is not None and conv.groups == 1 and conv.dilation == (1,)
+        if self.in_windows:
+            weight = torch.empty(out, size, channels, dtype=dtype).transpose(1, 2)
+        else:
+            weight = torch.empty(out, channels, size, dtype=dtype)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", torch.empty(out) if dtype == torch.int8 else None)
+        self.register_buffer("bias", None if conv.bias is None else torch.empty(out))
+        self.stride, self.padding = conv.stride[0], conv.padding[0]
+        self.options = {"dilation": conv.dilation, "groups": conv.groups}
+        self.compute, self.keep = compute, keep
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Conv1d, for B x C x T in floating point."""
-        weight = self.weight.to(x.dtype)
+        """As nn.Conv1d, for B x C x T in floating point, in the input's type (but see ``keep``)."""
+        on_cpu = x.device.type == "cpu"
+        lower = self.compute is not None and on_cpu and is_fast(self.compute)
+        dtype = self.compute if lower else x.dtype
+        weight = self.weight.to(dtype)
         if self.scale is not None:
-            weight = weight.mul_(_over_rows(self.scale.to(x.dtype), weight))
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv1d(x, weight, bias, **self.options)
+            weight = weight.mul_(_over_rows(self.scale.to(dtype), weight))
+        bias = None if self.bias is None else self.bias.to(dtype)
+        if self.in_windows and lower:
+            y = self._by_windows(x.to(dtype), weight, bias)
+        else:
+            y = F.conv1d(x.to(dtype), weight, bias, self.stride, self.padding, **self.options)
+        return y if self.keep else y.to(x.dtype)
+
+    def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution, in memory B x T x C: as the next one wants its input."""
+        out, channels, size = weight.shape
+        frames = F.pad(x.transpose(1, 2), (0, 0, self.padding, self.padding)).contiguous()
+        count = (frames.shape[1] - size) // self.stride + 1
+        windows = frames.as_strided(
+            (len(x), count, size * channels),
+            (frames.stride(0), self.stride * channels, 1),
+        )
+        rows = weight.transpose(1, 2).reshape(out, size * channels)
+        # As one matrix: torch multiplies overlapping windows one utterance after the other.
+        y = F.linear(windows.reshape(-1, size * channels), rows, bias)
+        return y.view(len(x), count, out).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, {self.weight.dtype}, {self.options}"
+        return f"{tuple(self.weight.shape)}, {self.weight.dtype}, stride={self.stride}"
+
+
+@functools.cache
+def is_fast(dtype: torch.dtype) -> bool:
+    """Whether this processor has instructions for products in ``dtype``."""
+    return dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

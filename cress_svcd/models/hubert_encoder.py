@@ -263,7 +263,7 @@ class HubertEncoder(HubertModel):
                     x = masked_channel_norm(x, lengths, module)
                 else:
                     x = module(x)
-        return x, lengths
+        return x.to(source.dtype), lengths  # a packed model may convolve in another type
 
     def _transform(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         frames = torch.arange(features.size(1), device=features.device)
@@ -325,7 +325,7 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
         )
     frames = x.size(2)
     if bool((lengths == frames).all()):
-        return norm(x)
+        return norm(x) if x.stride(1) != 1 else _channels_last_norm(x, norm)
     valid = (torch.arange(frames, device=x.device) < lengths.unsqueeze(1)).unsqueeze(1)
     count = lengths.view(-1, 1, 1).float()
     masked = x.float().masked_fill(~valid, 0.0)
@@ -334,3 +334,14 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
     variance = centred.square().sum(dim=2, keepdim=True) / count
     scale = torch.rsqrt(variance + norm.eps) * norm.weight.float().view(1, -1, 1)
     return (centred * scale + norm.bias.float().view(1, -1, 1)).type_as(x)
+
+
+def _channels_last_norm(x: Tensor, norm: Fp32GroupNorm) -> Tensor:
+    """The same for unpadded B×C×T whose channels lie side by side: torch's would copy it twice."""
+    frames = x.transpose(1, 2)
+    centred = frames - frames.mean(dim=1, keepdim=True, dtype=torch.float32)
+    # Piece by piece: fresh memory for all squares costs more than they do.
+    squares = sum(part.square().sum(dim=1, keepdim=True) for part in centred.split(256, dim=1))
+    variance = squares / frames.size(1)
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight.float()
+    return torch.addcmul(norm.bias.float(), centred, scale).transpose(1, 2).type_as(x)

@@ -42,11 +42,13 @@ class Precision:
         dtype: a key of DTYPES, for all that follows no other rule, the packed layers' vectors too.
         int8_embeddings: embeddings and output projection in int8.
         int8_convolutions: the speech encoder's and the subsampler's convolutions in int8.
+        bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
     """
 
     dtype: str = "fp16"
     int8_embeddings: bool = False
     int8_convolutions: bool = False
+    bf16_convolutions: bool = False
 
 
 def pack_tensors(
@@ -61,9 +63,9 @@ def pack_tensors(
         layers: its ``quantization_map``.
     Returns:
         The tensors, tied where they were, and plain data: ``layers`` (``packed_map``), ``tables``
-        (names of int8 embeddings and projections), ``convolutions`` (name -> ``dtype``, and
-        ``weight_norm``: the dimension of a weight normalisation that was multiplied out, or null),
-        ``dtype``.
+        (names of int8 embeddings and projections), ``convolutions`` (name -> ``dtype``; ``compute``
+        in that type, or null; ``weight_norm``: the dimension of a weight normalisation that was
+        multiplied out, or null), ``dtype``.
     Raises:
         CheckpointError: tensors are missing, or a weight is broken.
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.
@@ -127,7 +129,7 @@ def _pack_convolutions(
 ) -> dict[str, dict[str, Any]]:
     """Move the convolutions of ``rest`` to ``packed``; all stay in fp32 unless asked for less."""
     dtype = torch.int8 if precision.int8_convolutions else DTYPES[precision.dtype]
-    if dtype == torch.float32:
+    if dtype == torch.float32 and not precision.bf16_convolutions:
         return {}
     suffixes = (".weight", ".weight_v")
     names = dict.fromkeys(
@@ -146,7 +148,11 @@ def _pack_convolutions(
             packed[f"{name}.weight"] = weight.detach().to(dtype)
         if "bias" in own:
             packed[f"{name}.bias"] = own["bias"].detach().to(DTYPES[precision.dtype])
-        described[name] = {"dtype": str(dtype).removeprefix("torch."), "weight_norm": norm}
+        described[name] = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "compute": "bfloat16" if precision.bf16_convolutions else None,
+            "weight_norm": norm,
+        }
     return described
 
 
@@ -284,7 +290,9 @@ def build_packed(
 def _replace_convolutions(model: nn.Module, convolutions: Mapping[str, Mapping]) -> None:
     for name, how in convolutions.items():
         found = _find(model, name, nn.Conv1d)
-        _put(model, name, CompactConv1d(found, getattr(torch, how["dtype"])))
+        compute = how["compute"] and getattr(torch, how["compute"])
+        keep = ".feature_extractor." in name  # one convolution follows another there
+        _put(model, name, CompactConv1d(found, getattr(torch, how["dtype"]), compute, keep))
 
 
 def _replace_tables(model: nn.Module, names: list[str]) -> None:

@@ -161,6 +161,18 @@ def test_in_less_precision_it_says_what_its_unpacked_model_says(packed, waves, t
     assert path.stat().st_size < full_size
 
 
+def test_convolutions_in_bf16_are_nearly_those_of_fp32(packed, waves):
+    features = []
+    for options in (("--dtype", "fp32"), ("--bf16-convolutions", "--int8-convolutions")):
+        model = Translator.load(packed("svcd", *options), **SEARCH).model
+        wave = torch.from_numpy(waves[0]).unsqueeze(0)
+        with torch.no_grad():
+            found, _ = model.encoder.hubert._convolve(wave, torch.tensor([wave.shape[1]]))
+        assert found.dtype == torch.float32
+        features.append(found)
+    assert (features[0] - features[1]).norm() < 0.03 * features[0].norm()
+
+
 def test_its_codes_and_vectors_survive_unpacking_and_packing(packed, tmp_path):
     for options in (("--dtype", "fp32"), ("--int8-embeddings", "--int8-convolutions")):
         path = packed("svcd", *options)
