@@ -9,6 +9,8 @@ The words are those of fairseq-generate: the same task, generator and post-proce
 """
 
 import contextlib
+import ctypes
+import gc
 import logging
 import math
 import os
@@ -140,6 +142,17 @@ def write_vocabulary(files: Mapping[str, Tensor], folder: str) -> Path:
     return Path(folder)
 
 
+def return_memory() -> None:
+    """Give the memory that loading took beyond the model back to the system.
+
+    The tensors of the file wait for the garbage collector, and what is freed for glibc to be asked.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def choose_device(name: str | torch.device | None) -> torch.device:
     """The device of that name; by default a GPU if there is one."""
     if name is None:
@@ -218,6 +231,7 @@ class Translator:
         chosen = choose_device(device)
         kernels.choose(chosen, backend)  # a wrong name should not wait for the model
         model, task = load_model(Path(path), Path(data) if data else None)
+        return_memory()
         if fp16:
             model.half()
         generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
