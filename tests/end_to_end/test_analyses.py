@@ -37,8 +37,8 @@ def test_constraint_against_none(prepared, averaged, tmp_path):
     """In half precision, with a loss scale that both must first bring down."""
     out = tmp_path / "out"
     settings = {
-        "data": prepared, "start": averaged, "out": out, "speech": "[]", "updates": "3",
-        "warmup": "1", "log_interval": "1", "num_workers": "0", "samples": "200000",
+        "data": prepared, "start": averaged, "out": out, "speech": "[]", "curve_updates": "3",
+        "curve_samples": "200000", "warmup": "1", "log_interval": "1", "num_workers": "0",
         "half": f"[--fp16, --cpu, --fp16-init-scale={2**24}]",
     }  # fmt: skip
     changes = {key: str(value) for key, value in settings.items()}
