@@ -202,8 +202,8 @@ def store_full_precision_weights() -> None:
     mixin.state_dict, mixin.load_state_dict = state_dict, load_state_dict
 
 
-def survive_overflow_without_gpus() -> None:
-    """Let ``--fp16`` go on after a gradient overflow on a machine without GPUs.
+def survive_overflow_on_cpus() -> None:
+    """Let ``--fp16`` go on after a gradient overflow in a training on the CPU.
 
     fairseq's trainer then puts a zero on the GPU, to log it as the gradient's norm, and stops with
     "Found no NVIDIA driver" or "Torch not compiled with CUDA enabled".
@@ -211,11 +211,13 @@ def survive_overflow_without_gpus() -> None:
     from fairseq.trainer import Trainer
 
     step = Trainer.train_step
-    if getattr(step, "survives_overflow", False) or torch.cuda.is_available():
+    if getattr(step, "survives_overflow", False):
         return
 
     @functools.wraps(step)
     def train_step(self, *args, **kwargs):
+        if self.cuda:
+            return step(self, *args, **kwargs)
         to_gpu = torch.Tensor.cuda
         torch.Tensor.cuda = lambda tensor, *_, **__: tensor
         try:
@@ -387,7 +389,7 @@ def apply() -> None:
     keep_checkpoints_whole()
     settle_precision()
     store_full_precision_weights()
-    survive_overflow_without_gpus()
+    survive_overflow_on_cpus()
     launch_without_gpus()
     send_checkpoints_as_plain_data()
     check_before_resuming()
