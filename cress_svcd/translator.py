@@ -231,11 +231,12 @@ class Translator:
         chosen = choose_device(device)
         kernels.choose(chosen, backend)  # a wrong name should not wait for the model
         model, task = load_model(Path(path), Path(data) if data else None)
-        return_memory()
         if fp16:
             model.half()
         generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
-        return cls(model, task, generation, chosen, batch_seconds, segmentation, backend)
+        translator = cls(model, task, generation, chosen, batch_seconds, segmentation, backend)
+        return_memory()
+        return translator
 
     @property
     def hears(self) -> bool:

@@ -260,8 +260,20 @@ class _Shapes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function is torch.empty:
             kwargs["device"] = "meta"
-        if function is Tensor.cpu and args[0].is_meta:
-            return args[0]  # fairseq initialises HuBERT's weights on the CPU and copies them
+        # Initial values: fairseq has those of HuBERT made on the CPU and copied.  Normal ones, and
+        # norms, would import torch's compiler, which takes 80 MB.
+        initialises = getattr(function, "__module__", "") == nn.init.__name__
+        if initialises or function in (Tensor.cpu, Tensor.normal_):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        if function is torch.norm_except_dim and args[0].is_meta:  # of a weight normalisation
+            weight, _, dimension = args
+            return weight.new_empty([
+                size if number == dimension else 1 for number, size in enumerate(weight.shape)
+            ])  # fmt: skip
+        if function is torch._weight_norm and args[0].is_meta:
+            return args[0].detach()
         return function(*args, **kwargs)
 
 

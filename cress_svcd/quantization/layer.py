@@ -98,7 +98,8 @@ class QuantLinear(nn.Linear):
             dtype=weight.dtype,
             **options,
         )
-        layer.to_empty(device=weight.device)
+        if not weight.is_meta:  # from meta to meta it would import torch's compiler, 80 MB
+            layer.to_empty(device=weight.device)
         if keep_weight:
             layer.weight, layer.bias = weight, bias
         else:
