@@ -291,11 +291,11 @@ def build_packed(
     """
     with _Shapes():
         model = build()
+    _give_memory(model)  # the system gives none before it is written to
     rebuild_packed(model, description["layers"], backend=backend)
     _replace_convolutions(model, description["convolutions"])
     _replace_tables(model, description["tables"])
     call_quantized_projections(model)
-    _give_memory(model)
     return model.requires_grad_(False)
 
 
