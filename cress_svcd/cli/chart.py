@@ -24,7 +24,9 @@ from cress_svcd.quantization.report import FULL_BITS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scores", nargs="+", metavar="[NAME=]JSON", help="the first is the baseline")
+    parser.add_argument(
+        "scores", nargs="+", metavar="[NAME=]JSON", help="the first is the baseline"
+    )
     parser.add_argument(
         "--sizes", action="append", default=[], metavar="NAME=JSON", help="report of that system"
     )
