@@ -54,6 +54,7 @@ setup(
         "soxr>=0.3.7",
         "espeakng-loader>=0.2.4",
         "kaldi-native-fbank>=1.23",
+        "matplotlib>=3.8",
         "editdistance>=0.8",
         "pyyaml>=6.0",
         "tensorboard>=2.14",
