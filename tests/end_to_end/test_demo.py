@@ -49,19 +49,19 @@ def report(run, tmp_path_factory) -> dict:
         "voices": "[en-us]",
         "vocab_size": 70,
         "hubert_options": "[--set, masked_prediction.optimization.max_update=5, "
-        "--set, ctc.optimization.max_update=200, --set, ctc.lr_scheduler.warmup_updates=40, "
+        "--set, ctc.optimization.max_update=150, --set, ctc.lr_scheduler.warmup_updates=40, "
         "--set, dataset.max_tokens=120000, --set, task.max_sample_size=120000]",
-        "mt_updates": 100,
+        "mt_updates": 90,
         "mt_warmup": 40,
-        "st_updates": 130,
+        "st_updates": 100,
         "st_warmup": 40,
         "st_samples": 480_000,
         "save_interval": 11,
         "averaged": 2,
         "svcd_save_interval": 7,
         "svcd_warmup": 5,
-        "decoder_updates": 60,
-        "everything_updates": 60,
+        "decoder_updates": 40,
+        "everything_updates": 30,
         "everything_samples": 240_000,
     }
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
