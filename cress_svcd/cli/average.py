@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import CheckpointError
 from cress_svcd.files import write_checkpoint
 from cress_svcd.models.checkpoints import read_checkpoint, shorten
@@ -40,13 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="epoch",
         help="which numbered checkpoints of the folder (default: %(default)s)",
     )
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU
 
+from cress_svcd.cli.arguments import positive
 from cress_svcd.cli.score import score_output
 from cress_svcd.errors import ConfigError
 from cress_svcd.files import write_json
@@ -41,13 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=positive, default=12345, help="of the resampling (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="write figures and sentences there")
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
 
 
 def run(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from cress_svcd.cli.arguments import positive
 from cress_svcd.cli.measuring import Sentences, load_for_measuring
 from cress_svcd.cli.plotting import write_csv
 from cress_svcd.cli.sensitivity import format_search, search
@@ -93,13 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="propose a policy of as few bits as cost X bits a token at the most",
     )  # fmt: skip
     group.add_argument("-o", "--output", type=Path, help="write the proposed policy there (YAML)")
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
 
 
 def run(args: argparse.Namespace) -> None:
