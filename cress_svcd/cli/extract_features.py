@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cress_svcd.cli.prepare_text import read_config
+from cress_svcd.cli.prepare_text import audio_folder, read_config
 from cress_svcd.data.audio import read_audio, standardize
 from cress_svcd.data.feature_cache import (
     FeatureCache,
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).eval()
     digest = file_digest(args.hubert_model_path)
-    root = str((args.data / config.get("audio_root", "")).resolve())
+    root = audio_folder(args.data, config)
     for split in args.splits:
         frame = read_manifest(args.data / f"{split}.tsv")
         about = {"segments": segments_digest(frame), "hubert": digest}

@@ -91,6 +91,11 @@ def read_config(data: Path) -> dict:
     return config
 
 
+def audio_folder(data: Path, config: dict) -> str:
+    """Where relative audio paths start; a relative ``audio_root`` starts at the config."""
+    return str((data / config.get("audio_root", "")).resolve())
+
+
 def collect(args: argparse.Namespace) -> tuple[dict[str, Pairs], dict[str, dict]]:
     """The pairs of each split, and what was counted on the way."""
     splits: dict[str, Pairs] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from cress_svcd.cli.prepare_text import read_config
+from cress_svcd.cli.prepare_text import audio_folder, read_config
 from cress_svcd.data.audio_shards import MOST_BYTES, plan_shards, write_shards
 from cress_svcd.data.manifest import read_manifest, write_manifest
 from cress_svcd.errors import ConfigError
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     manifests = sorted(args.data.glob("*.tsv"))
     if not manifests:
         raise ConfigError(f"{args.data}: no manifest (*.tsv); expected the output of prepare-mustc")
-    root = str((args.data / config.get("audio_root", "")).resolve())
+    root = audio_folder(args.data, config)
     for manifest in manifests:
         shard_manifest(manifest, root, args, most_bytes)
     # Last: without it the folder is of no use, so that none passes for whole that is not.
