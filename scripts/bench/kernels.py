@@ -17,7 +17,6 @@ int8_c and lossless_c are the C calls alone, without the microseconds of Python 
 """
 
 import argparse
-import logging
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cress_svcd import files, kernels
+from cress_svcd.cli.plotting import figure
 from cress_svcd.kernels import cpu
 
 PEAK_STEPS = 20_000
@@ -169,31 +169,26 @@ def measure(shape: str, rows: int, isas: list[str], rounds: int) -> dict:
 
 def draw(report: dict, path: Path) -> None:
     """GMAC/s over rows, a panel a shape."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq logs all there is
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shapes = list(dict.fromkeys(row["shape"] for row in report["results"]))
-    figure, panels = pyplot.subplots(
-        1, len(shapes), figsize=(5 * len(shapes), 4), squeeze=False, sharey=True
-    )
-    for panel, shape in zip(panels[0], shapes):
-        measured = [row for row in report["results"] if row["shape"] == shape]
-        rows = [row["rows"] for row in measured]
-        for name in measured[0]["methods"]:
-            style = "--" if name in AGAINST else "-"
-            rates = [row["methods"][name]["gmac"] for row in measured]
-            panel.plot(rows, rates, style, marker=".", label=name)
-        if measured[0]["vnni_peak"]:
-            peaks = [row["vnni_peak"] for row in measured]
-            panel.plot(rows, peaks, ":", color="black", label="peak of vpdpbusd")
-        panel.set(xscale="log", yscale="log", xlabel="rows", title=f"{shape} (out x in), one core")
-    panels[0][0].set_ylabel("GMAC/s")
-    panels[0][-1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with figure(path, len(shapes), width=5, height=4) as panels:
+        for panel, shape in zip(panels, shapes):
+            measured = [row for row in report["results"] if row["shape"] == shape]
+            rows = [row["rows"] for row in measured]
+            for name in measured[0]["methods"]:
+                style = "--" if name in AGAINST else "-"
+                rates = [row["methods"][name]["gmac"] for row in measured]
+                panel.plot(rows, rates, style, marker=".", label=name)
+            if measured[0]["vnni_peak"]:
+                peaks = [row["vnni_peak"] for row in measured]
+                panel.plot(rows, peaks, ":", color="black", label="peak of vpdpbusd")
+            title = f"{shape} (out x in), one core"
+            panel.set(xscale="log", yscale="log", xlabel="rows", title=title)
+        for panel in panels[1:]:
+            panel.sharey(panels[0])
+            panel.tick_params(labelleft=False)
+        panels[0].autoscale()
+        panels[0].set_ylabel("GMAC/s")
+        panels[-1].legend(fontsize=7)
 
 
 def table(results: list[dict]) -> str:
@@ -213,7 +208,7 @@ def table(results: list[dict]) -> str:
             lossless["times_faster_than"]["onednn_fp32"],
             int8["times_faster_than"]["dynamic_int8"],
         ]
-        cells = (f"{figure:{max(13, len(name))}.2f}" for figure, name in
+        cells = (f"{value:{max(13, len(name))}.2f}" for value, name in
                  zip(figures, (*names, *compared)))  # fmt: skip
         lines.append(" ".join([f"{row['shape']:>10} {row['rows']:>5}", *cells]))
     return "\n".join(lines) + "\n"

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cress_svcd.cli.plotting import figure
 from cress_svcd.files import write_json, write_text
 
 METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16")
@@ -370,34 +371,26 @@ def table(report: dict) -> str:
 
 def draw(report: dict, path: Path) -> None:
     """Stacked bars of the parts, and bars of the memory."""
-    import matplotlib
-
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq logs all there is
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     results = report["results"]
     names = list(results)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-    height = np.zeros(len(names))
-    for part in results[names[0]]["parts"]:
-        values = np.array([results[name]["parts"][part] for name in names])
-        left.bar(names, values, bottom=height, label=part)
-        height += values
-    left.set(
-        ylabel="seconds",
-        title=f"{sum(report['audio_seconds']):g} s of speech, {report['threads']} threads, "
-        f"beam {report['beam']}",
-    )
-    left.legend(fontsize=7)
-    right.bar(names, [results[name]["peak_mb"] for name in names], label="peak of the process")
-    right.bar(names, [results[name]["weights_mb"] for name in names], label="model")
-    right.set(ylabel="MB", title="memory")
-    right.legend(fontsize=7)
-    for panel in (left, right):
-        panel.tick_params(axis="x", labelsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with figure(path, 2, width=5.5, height=4) as (left, right):
+        height = np.zeros(len(names))
+        for part in results[names[0]]["parts"]:
+            values = np.array([results[name]["parts"][part] for name in names])
+            left.bar(names, values, bottom=height, label=part)
+            height += values
+        left.set(
+            ylabel="seconds",
+            title=f"{sum(report['audio_seconds']):g} s of speech, {report['threads']} threads, "
+            f"beam {report['beam']}",
+        )
+        left.legend(fontsize=7)
+        right.bar(names, [results[name]["peak_mb"] for name in names], label="peak of the process")
+        right.bar(names, [results[name]["weights_mb"] for name in names], label="model")
+        right.set(ylabel="MB", title="memory")
+        right.legend(fontsize=7)
+        for panel in (left, right):
+            panel.tick_params(axis="x", labelsize=8)
 
 
 def main() -> int:
