@@ -5,6 +5,7 @@ from typing import Callable, Hashable
 import torch
 from torch import Tensor
 
+from cress_svcd.kernels import gpu_training
 from cress_svcd.quantization.activations import accumulation_dtype
 
 # Share of a row's mean |w| below which a ternary code is 0 (Li and Liu 2016, eq. 6).
@@ -37,6 +38,8 @@ def sign_codes(weight: Tensor, middle: Tensor, dtype: torch.dtype) -> Tensor:
 
     Where the mean is NaN or infinite all codes are NaN: a broken weight must not look sound.
     """
+    if middle.numel() == 1 and gpu_training.is_for(weight, weight) and dtype in gpu_training.TYPES:
+        return gpu_training.sign_codes(weight, middle, dtype)
     codes = torch.empty_like(weight, dtype=dtype)
     # Comparing into a float tensor is the fastest sign on a CPU, 15 times faster than torch.where.
     torch.ge(weight, middle, out=codes)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from cress_svcd.kernels import gpu_training
 from cress_svcd.quantization.activations import (
     accumulation_dtype,
     fake_quantize_tokens,
@@ -25,66 +26,73 @@ from cress_svcd.quantization.activations import (
 
 
 class _SignLinear(torch.autograd.Function):
-    """Forward as above; backward by the straight-through rule for both roundings.
+    """Forward as above; backward that of a linear layer of the matrix W' = h * codes * g.
 
-    Cheaper than the plain form: no autograd graph of element-wise steps, no gradient of the
-    rounding, and nothing is allocated that an earlier buffer can hold.
+    Straight through both roundings: the gradients are those of h * (codes @ (g * x)) + bias, the
+    same layer without rounded activations.  Of W' there is one gradient, an ordinary product of the
+    output's gradient and the layer's input, and those of weight, g and h are had from it by passes
+    over the weight alone.  So nothing but the input is kept between the passes, and a step costs
+    the products of a linear layer and little more.
     """
 
     @staticmethod
     def forward(ctx, x, weight, g, h, bias, codes, bits, slope, after_backward):
-        exact = accumulation_dtype(x.dtype)
-        levels, step = quantize_tokens(x, bits, gain=g)
+        ctx.save_for_backward(x, weight, g, h, codes)
+        ctx.slope, ctx.after_backward = slope, after_backward
+        ctx.fused = gpu_training.is_for(x, weight)
         # Not by rows of a flattened x: the output must not be a view, since fairseq's attention
         # scales it in place, which autograd forbids on a view that a function made.
-        scaled = (levels @ codes.t()).to(exact).mul_(step)
-        inputs = levels.mul_(step)  # the gradient needs them scaled back
-        # For few rows the gradient of h takes these; for many it is had from the weight's gradient
-        # instead.  The smaller of the two is touched.
-        kept = scaled if x.numel() < x.shape[-1] ** 2 else None
-        ctx.save_for_backward(x, weight, g, h, codes, inputs, kept)
-        ctx.slope, ctx.after_backward = slope, after_backward
-        h, out = h.to(exact), scaled if kept is None else None
-        if bias is None:
-            outputs = torch.mul(scaled, h, out=out)
-        else:
-            outputs = torch.addcmul(bias.to(exact), scaled, h, out=out)
+        if ctx.fused:
+            levels, step = gpu_training.quantize(x, g, bits)
+            return gpu_training.scale(levels @ codes.t(), step, h, bias)
+        exact = accumulation_dtype(x.dtype)
+        levels, step = quantize_tokens(x, bits, gain=g)
+        outputs = (levels @ codes.t()).to(exact).mul_(step).mul_(h.to(exact))
+        if bias is not None:
+            outputs += bias.to(exact)
         return outputs.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, g, h, codes, inputs, scaled = ctx.saved_tensors
+        x, weight, g, h, codes = ctx.saved_tensors
         need_x, need_weight, need_g, need_h, need_bias = ctx.needs_input_grad[:5]
-        exact = accumulation_dtype(grad.dtype)
-        h = h.to(exact)
-        before_h = (grad * h).to(grad.dtype)
         grad_x = grad_weight = grad_g = grad_h = grad_bias = None
-
-        if need_x or need_g:
-            grad_inputs = before_h @ codes
-            if need_g:
-                grad_g = _sum_rows(grad_inputs * x, exact)
-            if need_x:
-                grad_x = grad_inputs.mul_(g.to(exact))
-        if need_h and scaled is not None:
-            grad_h = _sum_rows(grad * scaled, exact)
-        elif need_h:
-            by_weight = _outer(grad, inputs)
-            grad_h = (codes * by_weight).sum(1, dtype=exact)
+        if need_x:
+            effective = gpu_training.effective_weight if ctx.fused else _effective_weight
+            grad_x = grad @ effective(codes, g, h)
+        if need_weight or need_g or need_h:
+            split = gpu_training.split_gradient if ctx.fused else _split_gradient
+            grad_weight, grad_g, grad_h = split(_outer(grad, x), codes, g, h, weight.dtype)
         if need_weight:
-            if need_h and scaled is None:
-                grad_weight = by_weight.mul_(h.unsqueeze(1))
-            else:
-                grad_weight = _outer(before_h, inputs)
             slope = ctx.slope(weight)
             if slope is not None:
                 grad_weight.mul_(slope)
             if ctx.after_backward is not None:
                 ctx.after_backward()
         if need_bias:
-            grad_bias = _sum_rows(grad, exact)
+            grad_bias = _sum_rows(grad, accumulation_dtype(grad.dtype))
         return grad_x, grad_weight, grad_g, grad_h, grad_bias, None, None, None, None
+
+
+def _effective_weight(codes: Tensor, g: Tensor, h: Tensor) -> Tensor:
+    """h * codes * g (out x in), in the type of the codes."""
+    return torch.mul(codes, torch.outer(h, g)).to(codes.dtype)
+
+
+def _split_gradient(
+    by_matrix: Tensor, codes: Tensor, g: Tensor, h: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight, g and h from ``by_matrix``, that of h * codes * g (out x in).
+
+    ``by_matrix`` is used up.
+    """
+    exact = accumulation_dtype(by_matrix.dtype)
+    g, h = g.to(exact), h.to(exact)
+    by_matrix = by_matrix.to(exact)
+    signed = by_matrix * codes
+    grad_g, grad_h = h @ signed, signed @ g
+    return by_matrix.mul_(h.unsqueeze(1)).mul_(g).to(dtype), grad_g, grad_h
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
@@ -135,5 +143,8 @@ def sign_linear_plain(
     steepness = slope(weight.detach())
     surrogate = weight if steepness is None else weight * steepness
     estimated = codes + surrogate - surrogate.detach()
-    y = F.linear(fake_quantize_tokens(x * g, bits), estimated) * h
+    unrounded = F.linear(x * g, estimated) * h
+    with torch.no_grad():
+        rounded = F.linear(fake_quantize_tokens(x * g, bits), codes) * h
+    y = unrounded + (rounded - unrounded).detach()
     return y if bias is None else y + bias
