@@ -62,7 +62,7 @@ setup(
     ],
     ext_modules=[Extension("cress_svcd.kernels.libcress_kernels", sources=[], optional=True)],
     cmdclass={"build_ext": BuildKernels},
-    extras_require={"test": ["pytest>=8", "pytest-timeout", "hypothesis>=6"]},
+    extras_require={"test": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.7", "hypothesis>=6"]},
     entry_points={"console_scripts": ["cress-svcd = cress_svcd.cli.main:main"]},
     zip_safe=False,
 )
