@@ -25,6 +25,11 @@ from cress_svcd.quantization.activations import (
 )
 
 
+# Rows are few if so many times their number is less than the weight's smaller side: then passes over
+# the weight would cost more than a further product.
+FEW = 4
+
+
 class _SignLinear(torch.autograd.Function):
     """Forward as above; backward that of a linear layer of the matrix W' = h * codes * g.
 
@@ -57,42 +62,83 @@ class _SignLinear(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, g, h, codes = ctx.saved_tensors
         need_x, need_weight, need_g, need_h, need_bias = ctx.needs_input_grad[:5]
-        grad_x = grad_weight = grad_g = grad_h = grad_bias = None
-        if need_x:
-            effective = gpu_training.effective_weight if ctx.fused else _effective_weight
-            grad_x = grad @ effective(codes, g, h)
-        if need_weight or need_g or need_h:
-            split = gpu_training.split_gradient if ctx.fused else _split_gradient
-            grad_weight, grad_g, grad_h = split(_outer(grad, x), codes, g, h, weight.dtype)
+        exact = accumulation_dtype(grad.dtype)
+        if ctx.fused:
+            gradients = _fused_gradients
+        else:
+            g, h = g.to(exact), h.to(exact)
+            few = FEW * (x.numel() // x.shape[-1]) < min(codes.shape)
+            gradients = _gradients_of_few_rows if few else _gradients
+        grad_x, grad_weight, grad_g, grad_h = gradients(
+            grad, x, weight.dtype, g, h, codes, need_x, need_weight, need_g, need_h
+        )
         if need_weight:
             slope = ctx.slope(weight)
             if slope is not None:
                 grad_weight.mul_(slope)
             if ctx.after_backward is not None:
                 ctx.after_backward()
-        if need_bias:
-            grad_bias = _sum_rows(grad, accumulation_dtype(grad.dtype))
+        grad_bias = _sum_rows(grad, exact) if need_bias else None
         return grad_x, grad_weight, grad_g, grad_h, grad_bias, None, None, None, None
 
 
-def _effective_weight(codes: Tensor, g: Tensor, h: Tensor) -> Tensor:
-    """h * codes * g (out x in), in the type of the codes."""
-    return torch.mul(codes, torch.outer(h, g)).to(codes.dtype)
+# The gradients of x, weight, g and h, each if it is needed, in three ways that differ in speed.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _split_gradient(
-    by_matrix: Tensor, codes: Tensor, g: Tensor, h: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight, g and h from ``by_matrix``, that of h * codes * g (out x in).
+def _gradients(
+    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
+    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+) -> Gradients:  # fmt: skip
+    """Two products of grad, and passes over matrices of the weight's size."""
+    grad_x = grad_weight = grad_g = grad_h = None
+    scales = torch.outer(h, g)
+    if need_x:
+        grad_x = grad @ (codes * scales).to(codes.dtype)
+    if need_weight or need_g or need_h:
+        by_matrix = _outer(grad, x).to(scales.dtype)
+        if need_g or need_h:
+            signed = by_matrix * codes
+            grad_g, grad_h = h @ signed, signed @ g
+        if need_weight:
+            grad_weight = by_matrix.mul_(scales).to(weight_dtype)
+    return grad_x, grad_weight, grad_g, grad_h
 
-    ``by_matrix`` is used up.
-    """
-    exact = accumulation_dtype(by_matrix.dtype)
-    g, h = g.to(exact), h.to(exact)
-    by_matrix = by_matrix.to(exact)
-    signed = by_matrix * codes
-    grad_g, grad_h = h @ signed, signed @ g
-    return by_matrix.mul_(h.unsqueeze(1)).mul_(g).to(dtype), grad_g, grad_h
+
+def _gradients_of_few_rows(
+    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
+    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+) -> Gradients:  # fmt: skip
+    """One product more, and passes over matrices of the rows' size alone."""
+    grad_x = grad_weight = grad_g = grad_h = None
+    before_h, inputs = (grad * h).to(grad.dtype), (x * g).to(x.dtype)
+    if need_weight:
+        grad_weight = _outer(before_h, inputs).to(weight_dtype)
+    if need_h:
+        grad_h = _sum_rows(grad * (inputs @ codes.t()), h.dtype)
+    if need_x or need_g:
+        by_input = before_h @ codes
+        if need_g:
+            grad_g = _sum_rows(by_input * x, g.dtype)
+        if need_x:
+            grad_x = by_input.mul_(g)
+    return grad_x, grad_weight, grad_g, grad_h
+
+
+def _fused_gradients(
+    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
+    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+) -> Gradients:  # fmt: skip
+    """As ``_gradients``, the passes fused on CUDA."""
+    grad_x = grad_weight = grad_g = grad_h = None
+    if need_x:
+        grad_x = grad @ gpu_training.effective_weight(codes, g, h)
+    if need_weight or need_g or need_h:
+        by_matrix = _outer(grad, x)
+        grad_weight, grad_g, grad_h = gpu_training.split_gradient(
+            by_matrix, codes, g, h, weight_dtype
+        )
+    return grad_x, grad_weight, grad_g, grad_h
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
