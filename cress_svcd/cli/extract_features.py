@@ -8,9 +8,19 @@ Where the speech encoder is not trained (--freeze-hubert), training with --featu
 same as training without, several times faster.  The checkpoint still carries the encoder, and
 generation starts from audio as ever.  Takes 50 × dimension × 2 bytes for a second of speech: 140 MB
 an hour for 384, 276 MB for HuBERT-Base.
+
+Where the encoder's transformer is trained but its convolutions are not
+(--freeze-hubert-convolutions), their output can be had in the same way:
+
+  cress-svcd extract-features … --convolutions data/en-de/convolved
+  fairseq-train data/en-de … --hubert-model-path hubert.pt --freeze-hubert-convolutions \\
+      --feature-cache data/en-de/convolved
+
+Both folders together are made in one pass.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Iterator
 
@@ -25,17 +35,25 @@ from cress_svcd.data.feature_cache import (
     FeatureCache,
     file_digest,
     segments_digest,
-    write_features,
+    writing_features,
 )
 from cress_svcd.data.manifest import read_manifest
 from cress_svcd.errors import ConfigError
-from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="output of prepare-mustc")
     parser.add_argument("--hubert-model-path", type=Path, required=True, help="the checkpoint")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="folder for the encoder's output (--freeze-hubert)"
+    )
+    parser.add_argument(
+        "--convolutions",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the output of the encoder's convolutions (--freeze-hubert-convolutions)",
+    )
     parser.add_argument(
         "--splits", nargs="+", default=["train", "dev"], help="default: %(default)s"
     )
@@ -63,6 +81,10 @@ class Waveforms(Dataset):
 
 
 def run(args: argparse.Namespace) -> None:
+    folders = {OUTPUT: args.output, CONVOLUTIONS: args.convolutions}
+    folders = {layer: folder for layer, folder in folders.items() if folder}
+    if len(set(folders.values())) < max(1, len(folders)):
+        raise ConfigError("give --output FOLDER, --convolutions FOLDER, or both, not the same")
     config = read_config(args.data)
     description, state = read_hubert(args.hubert_model_path)
     normalize = bool(config.get("standardize_audio", False))
@@ -80,58 +102,88 @@ def run(args: argparse.Namespace) -> None:
     for split in args.splits:
         frame = read_manifest(args.data / f"{split}.tsv")
         about = {"segments": segments_digest(frame), "hubert": digest}
-        if not args.force and is_current(args.output, split, frame, digest):
+        wanted = {
+            layer: folder
+            for layer, folder in folders.items()
+            if args.force or not is_current(folder, split, frame, digest, layer)
+        }
+        if not wanted:
             print(f"{split}: up to date")
             continue
         waves = Waveforms(frame["audio"].tolist(), root, normalize)
-        segments = encode(encoder, device, waves, args.workers)
+        segments = encode(encoder, device, waves, args.workers, list(wanted))
         progress = tqdm(segments, total=len(frame), desc=f"encoding {split}", unit="segment")
-        total = write_features(args.output, split, progress, encoder.output_dim, about)
-        print(f"{split}: {len(frame):,} segments, {total:,} frames of {encoder.output_dim}")
+        dimensions = {OUTPUT: encoder.output_dim, CONVOLUTIONS: encoder.convolutions[-1][0]}
+        frames = 0
+        with contextlib.ExitStack() as stack:
+            adders = [
+                stack.enter_context(
+                    writing_features(folder, split, dimensions[layer], {**about, "layer": layer})
+                )
+                for layer, folder in wanted.items()
+            ]
+            for features in progress:
+                frames += len(features[0])
+                for add, item in zip(adders, features, strict=True):
+                    add(item)
+        of = " and ".join(f"{dimensions[layer]} ({layer})" for layer in wanted)
+        print(f"{split}: {len(frame):,} segments, {frames:,} frames of {of}")
 
 
-def is_current(folder: Path, split: str, frame, digest: str) -> bool:
+def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool:
     """Whether the cache of a split is there, whole, and of this encoder and these segments."""
     if not FeatureCache.exists(folder, split):
         return False
     try:
-        return FeatureCache(folder, split, frame).about["hubert"] == digest
+        about = FeatureCache(folder, split, frame).about
     except ConfigError:
         return False
+    return about["hubert"] == digest and about.get("layer", OUTPUT) == layer
 
 
 class Features(Dataset):
-    """Features of waveforms, frames×dimension, float16 on the CPU.
+    """Features of waveforms, frames×dimension of each of ``layers``, float16 on the CPU.
 
     One utterance at a time: they stand in the manifest's order, which batches would pad heavily,
     and the result is the same (see :class:`HubertEncoder`).
     """
 
-    def __init__(self, waves: Waveforms, encoder: HubertEncoder, device: torch.device):
-        self.waves, self.encoder, self.device = waves, encoder, device
+    def __init__(
+        self, waves: Waveforms, encoder: HubertEncoder, device: torch.device, layers: list[str]
+    ):
+        self.waves, self.encoder, self.device, self.layers = waves, encoder, device, layers
 
     def __len__(self) -> int:
         return len(self.waves)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
         return self.encode(self.waves[index])
 
     @torch.inference_mode()
-    def encode(self, wave: torch.Tensor) -> torch.Tensor:
+    def encode(self, wave: torch.Tensor) -> list[torch.Tensor]:
         wave = wave.to(self.device).unsqueeze(0)
-        features, _ = self.encoder(wave, torch.tensor([wave.size(1)], device=self.device))
-        return features[0].half().cpu()
+        lengths = torch.tensor([wave.size(1)], device=self.device)
+        convolved, lengths = self.encoder.convolve(wave, lengths)
+        features = {CONVOLUTIONS: convolved}
+        if OUTPUT in self.layers:
+            features[OUTPUT], _ = self.encoder.transform(convolved, lengths)
+        return [features[layer][0].half().cpu() for layer in self.layers]
 
 
 def encode(
-    encoder: HubertEncoder, device: torch.device, waves: Waveforms, workers: int
-) -> Iterator[np.ndarray]:
-    """Features of each waveform, frames×dimension; ``workers`` processes share the work.
+    encoder: HubertEncoder,
+    device: torch.device,
+    waves: Waveforms,
+    workers: int,
+    layers: list[str],
+) -> Iterator[list[np.ndarray]]:
+    """Features of each waveform, frames×dimension of each layer; ``workers`` processes share the
+    work.
 
     A GPU belongs to this process, which then encodes what they read.
     """
-    features = Features(waves, encoder, device)
+    features = Features(waves, encoder, device, layers)
     here = device.type != "cpu"
     loader = DataLoader(waves if here else features, batch_size=None, num_workers=workers)
     for item in loader:
-        yield (features.encode(item) if here else item).numpy()
+        yield [layer.numpy() for layer in (features.encode(item) if here else item)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.models.hubert_encoder import OUTPUT
 from cress_svcd.models.states import (
     Calls,
     find_attentions,
@@ -112,11 +113,12 @@ class Distillation:
         self.padding = task.target_dictionary.pad()
         self.teacher = load_trained(options.teacher_model, task)
         if task.cached_encoder:
-            task.check_cached_encoder(self.teacher, task.cached_encoder)
+            task.feed_cached_features(self.teacher)
         if options.teacher_fp16:
             self.teacher.half()
         self.teacher_parts = self._parts(self.teacher)
-        if task.cached_encoder and any(".hubert." in name for name in self.teacher_parts[0]):
+        watches_hubert = any(".hubert." in name for name in self.teacher_parts[0])
+        if watches_hubert and task.cached_layer == OUTPUT:
             raise ConfigError(
                 "--distill-hidden-layers names layers of HuBERT, which do not run where "
                 "--feature-cache takes their place"

@@ -1,15 +1,16 @@
-"""Features of a frozen speech encoder on disk, read in place of audio.
+"""Features of a speech encoder, or of its convolutions, on disk; read in place of audio.
 
 A folder holds for each split ``SPLIT.npy`` (all frames one after the other, frames×dimension,
 float16), ``SPLIT.ends.npy`` (where each segment's frames end) and ``SPLIT.json`` (what they were
 made from).  They are mapped into memory, not loaded: workers share the pages.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterator
 
 import numpy as np
 import pandas
@@ -34,7 +35,7 @@ class FeatureCache:
     """The features of one split; indexing gives frames×dimension in float32.
 
     Args:
-        folder: written by :func:`write_features`.
+        folder: written by :func:`writing_features`.
         split: name of the manifest.
         frame: the manifest itself.
     Raises:
@@ -78,37 +79,37 @@ class FeatureCache:
         self._frames = np.load(self._path, mmap_mode="r")
 
 
-def write_features(
-    folder: str | os.PathLike,
-    split: str,
-    segments: Iterable[np.ndarray],
-    dimension: int,
-    about: dict,
-) -> int:
-    """Write the features of a split, all or nothing; returns the number of frames.
+@contextlib.contextmanager
+def writing_features(
+    folder: str | os.PathLike, split: str, dimension: int, about: dict
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write the features of a split, all or nothing.
+
+    Gives a function that takes the features of one segment, frames×dimension, to be called in the
+    manifest's order.
 
     Args:
-        segments: frames×dimension of each segment, in the manifest's order.
         about: what is noted in ``SPLIT.json``, with the key ``segments``.
     """
     folder = Path(folder)
     about_file = folder / f"{split}.json"
     about_file.unlink(missing_ok=True)  # written last: without it the cache does not exist
     ends: list[int] = []
-    total = 0
     with replacing(folder / f"{split}.npy") as temporary, temporary.open("wb") as file:
         # The header is written again when the number of frames is known; it has room for that.
         write_header(file, 0, dimension)
-        for features in segments:
+
+        def add(features: np.ndarray) -> None:
             file.write(np.ascontiguousarray(features, dtype=np.float16).tobytes())
-            total += len(features)
-            ends.append(total)
+            ends.append((ends[-1] if ends else 0) + len(features))
+
+        yield add
+        total = ends[-1] if ends else 0
         file.seek(0)
         write_header(file, total, dimension)
     with replacing(folder / f"{split}.ends.npy") as temporary, temporary.open("wb") as file:
         np.save(file, np.array(ends, dtype=np.int64))
     write_json(about_file, {**about, "frames": total, "dimension": dimension})
-    return total
 
 
 def write_header(file, frames: int, dimension: int) -> None:

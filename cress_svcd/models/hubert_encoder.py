@@ -26,6 +26,9 @@ from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
 
 logger = logging.getLogger(__name__)
 
+# Layers whose features are worth keeping: those of an encoder that is not trained at all, and of
+# one whose transformer is.
+OUTPUT, CONVOLUTIONS = "output", "convolutions"
 # Parts of a pretraining checkpoint that only its loss needs.
 PRETRAINING_ONLY = ("final_proj.", "label_embs_concat", "target_glu.")
 
@@ -159,9 +162,21 @@ class HubertEncoder(HubertModel):
         description: of the checkpoint (see :func:`read_hubert`).
         overrides: fields of fairseq's ``HubertConfig`` to change for fine-tuning (dropout, masks).
         frozen: never trained, always in eval mode and without gradients.
+        frozen_convolutions: the transformer is trained, the convolutions are not.
+
+    Attributes:
+        cached_layer: whose features :meth:`from_cached` is given.
     """
 
-    def __init__(self, description: HubertDescription, overrides: dict | None = None, frozen=False):
+    cached_layer = OUTPUT
+
+    def __init__(
+        self,
+        description: HubertDescription,
+        overrides: dict | None = None,
+        frozen: bool = False,
+        frozen_convolutions: bool = False,
+    ):
         cfg = _model_config(description.model, overrides or {})
         task_cfg = OmegaConf.structured(
             HubertPretrainingConfig(data="", sample_rate=description.sample_rate)
@@ -180,7 +195,8 @@ class HubertEncoder(HubertModel):
             self.feature_grad_mult = 0.0
             self.requires_grad_(False)
             self.eval()
-        elif self.feature_grad_mult <= 0:
+        elif frozen_convolutions or self.feature_grad_mult <= 0:
+            self.feature_grad_mult = 0.0
             self.feature_extractor.requires_grad_(False)
 
     @property
@@ -208,10 +224,16 @@ class HubertEncoder(HubertModel):
                 f"{shorten(report.missing) or 'none'}; unknown: {shorten(report.unused) or 'none'}"
             )
 
-    def same_weights(self, path: str | os.PathLike) -> bool:
-        """Whether this encoder has the parameters of the HuBERT checkpoint at ``path``, no other."""
+    def same_weights(self, path: str | os.PathLike, up_to: str = OUTPUT) -> bool:
+        """Whether this encoder has the parameters of the HuBERT checkpoint at ``path``, no other.
+
+        ``up_to`` CONVOLUTIONS compares those only.
+        """
         _, state = read_hubert(path)
-        own = {name: value for name, value in self.state_dict().items() if name != "mask_emb"}
+        part = self if up_to == OUTPUT else self.feature_extractor
+        prefix = "" if up_to == OUTPUT else "feature_extractor."
+        own = {prefix + name: value for name, value in part.state_dict().items()}
+        own.pop("mask_emb", None)
         return all(
             name in state and torch.equal(value, state[name].to(value)) for name, value in own.items()
         )
@@ -228,16 +250,35 @@ class HubertEncoder(HubertModel):
             features B×T×C (what lies beyond an utterance's length is undefined), and the
             padding mask B×T, True beyond it.
         """
+        return self.transform(*self.convolve(source, lengths))
+
+    def convolve(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The first half of :meth:`forward`.
+
+        Returns:
+            features of the convolutions B×T×C (what lies beyond an utterance's length is
+            undefined), and the frames of each, B.
+        """
         source, lengths = self._at_least_one_frame(source, lengths)
-        if self.feature_grad_mult > 0:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features, lengths = self._convolve(source, lengths)
-            if self.feature_grad_mult != 1.0:
-                features = GradMultiply.apply(features, self.feature_grad_mult)
-        else:
-            with torch.no_grad():
-                features, lengths = self._convolve(source, lengths)
+        if 0 < self.feature_grad_mult != 1.0:
+            features = GradMultiply.apply(features, self.feature_grad_mult)
+        return features.transpose(1, 2), lengths
+
+    def transform(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The second half of :meth:`forward`, from what :meth:`convolve` returns."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self._transform(features.transpose(1, 2), lengths)
+            return self._transform(features, lengths)
+
+    def from_cached(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, from features B×T×C of ``cached_layer``, ``lengths`` frames
+        each."""
+        features = features.type_as(self.layer_norm.weight)
+        if self.cached_layer == CONVOLUTIONS:
+            return self.transform(features, lengths)
+        frames = torch.arange(features.size(1), device=features.device)
+        return features, frames >= lengths.unsqueeze(1)
 
     def _at_least_one_frame(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Silence after the shortest inputs; exact zeros in the padding of all."""

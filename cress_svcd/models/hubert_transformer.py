@@ -60,6 +60,13 @@ class HubertTransformerConfig(FairseqDataclass):
     freeze_hubert: bool = field(
         default=False, metadata={"help": "do not train the speech encoder"}
     )
+    freeze_hubert_convolutions: bool = field(
+        default=False,
+        metadata={
+            "help": "of the speech encoder train the transformer only: its convolutions, which "
+            "take much of a step and learn little in fine-tuning, stay as they are"
+        },
+    )
     hubert_dropout: float = field(
         default=0.1, metadata={"help": "dropout in HuBERT's transformer while it is trained"}
     )
@@ -234,10 +241,8 @@ class SpeechTextEncoder(TransformerEncoderBase):
                 "this model was trained on text only and has no speech encoder: give it text "
                 "(--text-input), or train it with --hubert-model-path"
             )
-        if src_tokens.dim() == 3:  # features of a frozen encoder, computed before
-            features = src_tokens.type_as(self.embed_tokens.weight)
-            frames = torch.arange(features.size(1), device=features.device)
-            padding_mask = frames >= src_lengths.unsqueeze(1)
+        if src_tokens.dim() == 3:
+            features, padding_mask = self.hubert.from_cached(src_tokens, src_lengths)
         else:
             features, padding_mask = self.hubert(src_tokens, src_lengths)
         x, lengths = self.subsampler(features, (~padding_mask).sum(dim=1))
@@ -327,7 +332,9 @@ class HubertTransformer(FairseqEncoderDecoderModel):
             "mask_channel_length": cfg.hubert_mask_channel_length,
         }
         description = HubertDescription.from_json(cfg.hubert_description)
-        hubert = HubertEncoder(description, overrides, frozen=cfg.freeze_hubert)
+        hubert = HubertEncoder(
+            description, overrides, cfg.freeze_hubert, cfg.freeze_hubert_convolutions
+        )
         try:
             kernels = [int(size) for size in cfg.conv_kernel_sizes.split(",")]
         except ValueError:

@@ -49,11 +49,11 @@ logger = logging.getLogger(__name__)
 
 # Options that each training chooses anew; all others make the model what it is.
 OF_THE_TRAINING = {
-    "_name", "hubert_model_path", "hubert_description", "freeze_hubert", "hubert_dropout",
-    "hubert_layerdrop", "hubert_mask_prob", "hubert_mask_length", "hubert_mask_channel_prob",
-    "hubert_mask_channel_length", "load_pretrained_mt_encoder_decoder_from", "ctc_head",
-    "dropout", "attention_dropout", "activation_dropout", "checkpoint_activations",
-    "max_source_positions", "max_target_positions",
+    "_name", "hubert_model_path", "hubert_description", "freeze_hubert",
+    "freeze_hubert_convolutions", "hubert_dropout", "hubert_layerdrop", "hubert_mask_prob",
+    "hubert_mask_length", "hubert_mask_channel_prob", "hubert_mask_channel_length",
+    "load_pretrained_mt_encoder_decoder_from", "ctc_head", "dropout", "attention_dropout",
+    "activation_dropout", "checkpoint_activations", "max_source_positions", "max_target_positions",
 }  # fmt: skip
 # What a start need not hold, and what it may hold in vain.
 OPTIONAL_TENSORS = ("encoder.hubert.mask_emb",)

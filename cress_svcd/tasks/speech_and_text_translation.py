@@ -39,6 +39,7 @@ from cress_svcd.data.manifest import read_manifest
 from cress_svcd.data.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.files import read_yaml
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.models.packed_model import build_packed, read_description
 from cress_svcd.tasks.calibration import calibrate, is_resumed
 
@@ -115,7 +116,7 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         metadata={
             "help": "folder of 'cress-svcd extract-features': where it holds a split, training and "
             "validation read features of the frozen speech encoder instead of audio (needs "
-            "--freeze-hubert)"
+            "--freeze-hubert; features of the convolutions need --freeze-hubert-convolutions)"
         },
     )
     text_input: bool = field(
@@ -246,6 +247,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         self.sequence_generator = None
         self.hubert_digest = None
         self.cached_encoder: str | None = None
+        self.cached_layer: str | None = None
         self.state.merge_state_dict({"dictionary_digest": dictionary_digest(dictionary)})
 
     @classmethod
@@ -411,6 +413,12 @@ class SpeechAndTextTranslationTask(TranslationTask):
             raise ConfigError(
                 f"{folder}: the features of {split} are of another encoder than "
                 "--hubert-model-path; make them again with 'cress-svcd extract-features'"
+            )
+        if (layer := cache.about.get("layer", OUTPUT)) != self.cached_layer:
+            raise ConfigError(
+                f"{folder}: the features of {split} are of the encoder's {layer}, but this "
+                f"training needs those of its {self.cached_layer} (the {OUTPUT} with "
+                f"--freeze-hubert, the {CONVOLUTIONS} with --freeze-hubert-convolutions)"
             )
         return cache
 
@@ -606,7 +614,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         if not from_checkpoint and hasattr(model, "load_pretrained"):
             model.load_pretrained(cfg, self.dictionary_digest)
             if self.cached_encoder:
-                self.check_cached_encoder(model, self.cached_encoder)
+                self.feed_cached_features(model)
         self._check_normalization(model)
         if not from_checkpoint and self.cfg.quant_calibrate > 0:
             self._calibrate(model, cfg)
@@ -627,16 +635,20 @@ class SpeechAndTextTranslationTask(TranslationTask):
         """The identity of the vocabulary of this task's data."""
         return dictionary_digest(self.tgt_dict)
 
-    @staticmethod
-    def check_cached_encoder(model, path: str) -> None:
-        """Raise ConfigError unless cached features of the encoder in ``path`` serve ``model``."""
+    def feed_cached_features(self, model) -> None:
+        """Have ``model`` take what --feature-cache holds in place of audio.
+
+        Raises:
+            ConfigError: its speech encoder, up to the cached layer, is not the one in there.
+        """
         hubert = getattr(model.encoder, "hubert", None)
-        if hubert is None or not hubert.same_weights(path):
+        if hubert is None or not hubert.same_weights(self.cached_encoder, self.cached_layer):
             raise ConfigError(
-                f"--feature-cache: its features come from {path}, and the model's speech encoder "
-                "is another (trained on, or quantised): read the audio instead, or start from a "
-                "model that was trained with --freeze-hubert on that encoder"
+                f"--feature-cache: its features come from {self.cached_encoder}, and the model's "
+                "speech encoder is another (trained on, or quantised): read the audio instead, or "
+                "start from a model that was trained with --freeze-hubert on that encoder"
             )
+        hubert.cached_layer = self.cached_layer
 
     def _check_speech_model(self, cfg) -> None:
         if SPEECH in self.training_modes and not (cfg.hubert_model_path or cfg.hubert_description):
@@ -648,11 +660,13 @@ class SpeechAndTextTranslationTask(TranslationTask):
     def _check_feature_cache(self, cfg) -> None:
         if not self.cfg.feature_cache:
             return
-        if not (cfg.hubert_model_path and cfg.freeze_hubert):
+        if not (cfg.hubert_model_path and (cfg.freeze_hubert or cfg.freeze_hubert_convolutions)):
             raise ConfigError(
-                "--feature-cache needs --hubert-model-path and --freeze-hubert: an encoder that is "
-                "trained does not keep its features"
+                "--feature-cache needs --hubert-model-path and --freeze-hubert (or "
+                "--freeze-hubert-convolutions): an encoder that is trained does not keep its "
+                "features"
             )
+        self.cached_layer = OUTPUT if cfg.freeze_hubert else CONVOLUTIONS
         self.hubert_digest = file_digest(cfg.hubert_model_path)
         self.cached_encoder = cfg.hubert_model_path
 

@@ -1,6 +1,7 @@
 """extract-features: training from its output is training from audio."""
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from hubert_files import make_hubert
@@ -16,27 +17,43 @@ TRAIN = """--user-dir cress_svcd --task speech_and_text_translation --max-tokens
 --encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16
 --encoder-ffn-embed-dim 16 --decoder-ffn-embed-dim 16 --encoder-attention-heads 2
 --decoder-attention-heads 2 --conv-channels 16 --dropout 0 --hubert-dropout 0 --max-update 3
---valid-subset dev --st-training --mt-finetune --freeze-hubert --log-format json --log-interval 1
+--valid-subset dev --st-training --mt-finetune --log-format json --log-interval 1
 --no-save""".split()
 
 
 def test_features_are_the_encoders(prepared, hubert, tmp_path, capsys):
-    command = ["extract-features", str(prepared), "--hubert-model-path", str(hubert), "-o"]
-    command += [str(tmp_path), "--splits", "dev", "--workers", "0"]
+    command = ["extract-features", str(prepared), "--hubert-model-path", str(hubert)]
+    command += ["-o", str(tmp_path / "output"), "--convolutions", str(tmp_path / "convolved")]
+    command += ["--splits", "dev", "--workers", "0"]
     assert main(command) == 0
     frame = read_manifest(prepared / "dev.tsv")
-    cache = FeatureCache(tmp_path, "dev", frame)
+    cache = FeatureCache(tmp_path / "output", "dev", frame)
+    convolved = FeatureCache(tmp_path / "convolved", "dev", frame)
     description, state = read_hubert(hubert)
     encoder = HubertEncoder(description, frozen=True)
     encoder.load_pretrained(state, hubert)
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
     for index in (0, len(frame) - 1):
         wave = torch.from_numpy(read_audio(frame["audio"][index], root=root)).unsqueeze(0)
-        features, _ = encoder(wave, torch.tensor([wave.size(1)]))
+        lengths = torch.tensor([wave.size(1)])
+        features, _ = encoder(wave, lengths)
         np.testing.assert_allclose(cache[index], features[0].numpy(), rtol=1e-3, atol=1e-3)
+        features, _ = encoder.convolve(wave, lengths)
+        np.testing.assert_allclose(convolved[index], features[0].numpy(), rtol=1e-3, atol=1e-3)
     capsys.readouterr()
     assert main(command) == 0
     assert "up to date" in capsys.readouterr().out
+    swapped = command.copy()  # the folders, whose features are then those of another layer
+    swapped[5], swapped[7] = command[7], command[5]
+    assert main(swapped) == 0
+    assert "up to date" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folders", [[], ["-o", "same", "--convolutions", "same"]])
+def test_folders_that_do_not_make_sense(prepared, hubert, folders, capsys):
+    command = ["extract-features", str(prepared), "--hubert-model-path", str(hubert), *folders]
+    assert main(command) == 2
+    assert "--convolutions FOLDER" in capsys.readouterr().err
 
 
 def logged_losses(output: str) -> list[float]:
@@ -44,9 +61,17 @@ def logged_losses(output: str) -> list[float]:
     return [float(line.split('"st_loss": "')[1].split('"')[0]) for line in lines]
 
 
-def test_training_from_features_equals_training_from_audio(prepared, hubert, tmp_path, run):
-    run("cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, "-o", tmp_path)
-    common = ["fairseq-train", prepared, "--hubert-model-path", hubert, *TRAIN]
+@pytest.mark.parametrize(
+    "folder, frozen",
+    [("--output", "--freeze-hubert"), ("--convolutions", "--freeze-hubert-convolutions")],
+)
+def test_training_from_features_equals_training_from_audio(
+    prepared, hubert, tmp_path, run, folder, frozen
+):
+    run(
+        "cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, folder, tmp_path
+    )  # fmt: skip
+    common = ["fairseq-train", prepared, "--hubert-model-path", hubert, frozen, *TRAIN]
     from_audio = run(*common)
     from_features = run(*common, "--feature-cache", tmp_path)
     expected = logged_losses(from_audio.stdout + from_audio.stderr)
@@ -59,9 +84,13 @@ def test_another_encoder_or_a_trained_one_is_refused(prepared, hubert, tmp_path,
     run("cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, "-o", tmp_path)
     other = tmp_path / "other.pt"
     make_hubert(other, {"encoder_ffn_embed_dim": 32})
-    cache = ["--feature-cache", tmp_path]
-    failed = run("fairseq-train", prepared, "--hubert-model-path", other, *TRAIN, *cache, check=False)
-    assert failed.returncode and "of another encoder" in failed.stderr + failed.stdout
-    thawed = [option for option in TRAIN if option != "--freeze-hubert"]
-    failed = run("fairseq-train", prepared, "--hubert-model-path", hubert, *thawed, *cache, check=False)
-    assert failed.returncode and "--freeze-hubert" in failed.stderr + failed.stdout
+    for encoder, freezing, message in (
+        (other, ["--freeze-hubert"], "of another encoder"),
+        (hubert, [], "needs --hubert-model-path and --freeze-hubert"),
+        (hubert, ["--freeze-hubert-convolutions"], "are of the encoder's output"),
+    ):
+        failed = run(
+            "fairseq-train", prepared, "--hubert-model-path", encoder, *freezing, *TRAIN,
+            "--feature-cache", tmp_path, check=False,
+        )  # fmt: skip
+        assert failed.returncode and message in failed.stderr + failed.stdout

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 
-from cress_svcd.data.feature_cache import FeatureCache, segments_digest, write_features
+from cress_svcd.data.feature_cache import FeatureCache, segments_digest, writing_features
 from cress_svcd.errors import ConfigError
 
 
@@ -22,13 +22,16 @@ def segments():
 
 def write(folder, frame, segments):
     about = {"segments": segments_digest(frame), "hubert": "x"}
-    return write_features(folder, "train", segments, 5, about)
+    with writing_features(folder, "train", 5, about) as add:
+        for features in segments:
+            add(features)
 
 
 def test_what_is_written_is_read(tmp_path, frame, segments):
-    assert write(tmp_path, frame, segments) == 9
+    write(tmp_path, frame, segments)
     cache = FeatureCache(tmp_path, "train", frame)
-    assert len(cache) == 3 and np.load(tmp_path / "train.npy").shape == (9, 5)
+    assert len(cache) == 3 and cache.about["frames"] == 9
+    assert np.load(tmp_path / "train.npy").shape == (9, 5)
     for copy in (cache, pickle.loads(pickle.dumps(cache))):
         for index, features in enumerate(segments):
             assert copy[index].dtype == np.float32

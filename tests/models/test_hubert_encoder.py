@@ -10,6 +10,8 @@ from hubert_files import make_hubert
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import (
+    CONVOLUTIONS,
+    OUTPUT,
     HubertDescription,
     HubertEncoder,
     parse_conv_layers,
@@ -66,6 +68,42 @@ def test_frozen_means_no_gradient_and_eval_mode(tmp_path):
     features, _ = encoder(torch.randn(1, 2000), torch.tensor([2000]))
     assert not features.requires_grad and not encoder.training
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_frozen_convolutions_get_no_gradient_and_the_rest_does(tmp_path):
+    make_hubert(tmp_path / "hubert.pt")
+    encoder = load(tmp_path / "hubert.pt", frozen_convolutions=True).train()
+    features, _ = encoder(torch.randn(2, 4000), torch.full((2,), 4000))
+    features.square().mean().backward()
+    for name, parameter in encoder.named_parameters():
+        assert (parameter.grad is None) == name.startswith("feature_extractor."), name
+        assert parameter.requires_grad != name.startswith("feature_extractor."), name
+
+
+@pytest.mark.parametrize("layer", [OUTPUT, CONVOLUTIONS])
+def test_cached_features_give_what_audio_gives(checkpoint, layer):
+    encoder = load(checkpoint[0], frozen_convolutions=True)
+    waves, lengths = torch.randn(2, 5000), torch.tensor([5000, 2500])
+    expected, expected_mask = encoder(waves, lengths)
+    convolved, frames = encoder.convolve(waves, lengths)
+    encoder.cached_layer = layer
+    given = expected if layer == OUTPUT else convolved
+    features, mask = encoder.from_cached(given.half(), frames)
+    assert torch.equal(mask, expected_mask) and features.dtype == expected.dtype
+    torch.testing.assert_close(features[~mask], expected[~mask], rtol=0, atol=5e-3)
+
+
+def test_the_weights_are_compared_up_to_a_layer(tmp_path):
+    path = tmp_path / "hubert.pt"
+    make_hubert(path)
+    encoder = load(path)
+    assert encoder.same_weights(path) and encoder.same_weights(path, CONVOLUTIONS)
+    with torch.no_grad():
+        encoder.encoder.layers[0].fc1.weight += 1
+    assert not encoder.same_weights(path) and encoder.same_weights(path, CONVOLUTIONS)
+    with torch.no_grad():
+        encoder.feature_extractor.conv_layers[1][0].weight += 1
+    assert not encoder.same_weights(path, CONVOLUTIONS)
 
 
 def test_every_parameter_gets_a_gradient_in_training(tmp_path):
