@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.kernels import expanded
+from cress_svcd import kernels
+from cress_svcd.kernels import expanded, windows
 
 TOP = 127
 
@@ -78,10 +79,12 @@ class Int8Projection(nn.Module):
 
 
 class CompactConv1d(nn.Module):
-    """nn.Conv1d with its weight in half precision or int8, made whole for each call.
+    """nn.Conv1d with its weight in half precision or int8.
 
-    Worth it where a module is called once for an utterance, as the speech encoder's convolutions
-    are.  State: ``weight``, ``scale`` (out; int8 only), ``bias`` (out) if any.
+    State: ``weight`` (out x channels of a group x taps), ``scale`` (out; int8 only), ``bias`` (out)
+    if any.  Where ``kernels.windows`` can be used, the weight lies in its layout in memory and is
+    multiplied as it is; elsewhere it is made whole for each call, which is worth it where a module
+    is called once for an utterance, as the speech encoder's convolutions are.
 
     Attributes:
         compute: bfloat16 to compute in it where this processor is fast at it; None: the input's
@@ -94,43 +97,109 @@ class CompactConv1d(nn.Module):
         dtype: torch.dtype,
         compute: torch.dtype | None = None,
         keep: bool = False,
+        backend: str | None = None,
     ):
         """With the sizes of ``conv`` and an empty weight of ``dtype``.
 
         Args:
             compute: see the attribute.
             keep: leave the output in ``compute`` where it was computed so.
+            backend: see ``use_backend``.
         """
         super().__init__()
         out, channels, size = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
         # torch's bf16 convolution of sequences is hardly faster than that of fp32; a product of
         # windows with taps of channels is, four times.
         self.in_windows = compute is not None and conv.groups == 1 and conv.dilation == (1,)
-        if self.in_windows:
-            weight = torch.empty(out, size, channels, dtype=dtype).transpose(1, 2)
-        else:
-            weight = torch.empty(out, channels, size, dtype=dtype)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", torch.empty(out) if dtype == torch.int8 else None)
-        self.register_buffer("bias", None if conv.bias is None else torch.empty(out))
+        self.shape = (out, channels, size)
         self.stride, self.padding = conv.stride[0], conv.padding[0]
         self.options = {"dilation": conv.dilation, "groups": conv.groups}
         self.compute, self.keep = compute, keep
+        self._requested_backend = backend
+        empty = torch.empty(self.shape, dtype=dtype)
+        self.register_buffer("weight", self._arranged(empty))
+        self.register_buffer("scale", torch.empty(out) if dtype == torch.int8 else None)
+        self.register_buffer("bias", None if conv.bias is None else torch.empty(out))
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether ``kernels.windows`` computes this, in ``convolve_frames``."""
+        return self.weight.dim() > len(self.shape)
+
+    def use_backend(self, backend: str | None) -> None:
+        """``kernels.windows`` belongs to the back end "cpu": by another one, torch convolves.
+
+        Raises:
+            ConfigError: see ``kernels.choose``.
+        """
+        kernels.choose(self.weight.device, backend)
+        weight, self._requested_backend = self._plain(), backend
+        self.weight = self._arranged(weight)
+
+    def _arranged(self, weight: Tensor) -> Tensor:
+        """``weight`` in the layout that it is computed from."""
+        if (
+            weight.dtype in windows.WEIGHT_TYPES
+            and weight.device.type == "cpu"
+            and self.options["dilation"] == (1,)
+            and kernels.choose(weight.device, self._requested_backend) == "cpu"
+            and windows.is_available()
+        ):
+            return windows.prepare(weight, self.options["groups"])
+        if self.in_windows:
+            return weight.transpose(1, 2).contiguous().transpose(1, 2)
+        return weight
+
+    def _plain(self) -> Tensor:
+        """The weight in the layout of a state."""
+        return windows.restore(self.weight, self.shape) if self.has_kernel else self.weight
+
+    def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight (out x channels of a group x taps) in ``dtype``."""
+        weight = self._plain().to(dtype)
+        if self.scale is None:
+            return weight
+        return weight.mul_(_over_rows(self.scale.to(dtype), weight))
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Conv1d, for B x C x T in floating point, in the input's type (but see ``keep``)."""
+        if self.has_kernel and can_use_kernel(x):
+            frames = x.transpose(1, 2).to(torch.float32)
+            return self.convolve_frames(frames).transpose(1, 2).to(x.dtype)
         on_cpu = x.device.type == "cpu"
         lower = self.compute is not None and on_cpu and is_fast(self.compute)
         dtype = self.compute if lower else x.dtype
-        weight = self.weight.to(dtype)
-        if self.scale is not None:
-            weight = weight.mul_(_over_rows(self.scale.to(dtype), weight))
+        weight = self.dense_weight(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         if self.in_windows and lower:
             y = self._by_windows(x.to(dtype), weight, bias)
         else:
             y = F.conv1d(x.to(dtype), weight, bias, self.stride, self.padding, **self.options)
         return y if self.keep else y.to(x.dtype)
+
+    def convolve_frames(
+        self,
+        x: Tensor,
+        gain: Tensor | None = None,
+        bias: Tensor | None = None,
+        gelu: bool = False,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """By the kernel, in float32: B x T x C -> B x T' x out.
+
+        Args:
+            gain, bias: B x out, what the output without the bias is multiplied with and added to;
+                None for ones and for the layer's own bias.
+            gelu, out: see ``windows.convolve``.
+        """
+        scale = self.scale
+        if scale is None:
+            scale = torch.ones(self.shape[0])
+        return windows.convolve(
+            x, self.weight, self.shape, scale if gain is None else scale * gain,
+            self.bias if bias is None else bias, stride=self.stride, padding=self.padding,
+            gelu=gelu, planes=2 if self.compute is None else 1, out=out,
+        )  # fmt: skip
 
     def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution, in memory B x T x C: as the next one wants its input."""
@@ -146,8 +215,34 @@ class CompactConv1d(nn.Module):
         y = F.linear(windows.reshape(-1, size * channels), rows, bias)
         return y.view(len(x), count, out).transpose(1, 2)
 
+    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self._plain()
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        self.weight = self._plain()
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.weight = self._arranged(self.weight)
+
+    def _apply(self, fn, recurse: bool = True):
+        self.weight = self._plain()
+        super()._apply(fn, recurse)
+        self.weight = self._arranged(self.weight)
+        return self
+
     def extra_repr(self) -> str:
-        return f"{tuple(self.weight.shape)}, {self.weight.dtype}, stride={self.stride}"
+        kernel = ", by windows" if self.has_kernel else ""
+        return f"{self.shape}, {self.weight.dtype}, stride={self.stride}{kernel}"
+
+
+def can_use_kernel(x: Tensor) -> bool:
+    """Whether ``x`` may go to a kernel that torch knows nothing of: no gradient, no compiler."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from fairseq.modules import Fp32GroupNorm, GradMultiply
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
 from cress_svcd.errors import CheckpointError
+from cress_svcd.models import front_end
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
 
 logger = logging.getLogger(__name__)
@@ -294,14 +295,18 @@ class HubertEncoder(HubertModel):
 
         Waveforms B×N of ``lengths`` samples → features B×C×T, and the frames of each.
         """
-        x = source.unsqueeze(1)
-        for block, (_, kernel, stride) in zip(
-            self.feature_extractor.conv_layers, self.convolutions
-        ):
+        blocks, counts = self.feature_extractor.conv_layers, []
+        for _, kernel, stride in self.convolutions:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+            counts.append(lengths)
+        if front_end.can_stream(blocks, source):
+            x = front_end.stream(blocks, source, counts[0])
+            return x.transpose(1, 2).to(source.dtype), lengths
+        x = source.unsqueeze(1)
+        for block, count in zip(blocks, counts):
             for module in block:
                 if isinstance(module, Fp32GroupNorm):
-                    x = masked_channel_norm(x, lengths, module)
+                    x = masked_channel_norm(x, count, module)
                 else:
                     x = module(x)
         return x.to(source.dtype), lengths  # a packed model may convolve in another type

@@ -285,7 +285,7 @@ def build_packed(
     Args:
         build: makes the full-precision model; its initial weights are never computed.
         description: see ``pack_tensors``.
-        backend: of the packed layers.
+        backend: of the packed layers and the convolutions.
     Raises:
         CheckpointError: the model is not the one that was packed.
     """
@@ -293,18 +293,21 @@ def build_packed(
         model = build()
     _give_memory(model)  # the system gives none before it is written to
     rebuild_packed(model, description["layers"], backend=backend)
-    _replace_convolutions(model, description["convolutions"])
+    _replace_convolutions(model, description["convolutions"], backend)
     _replace_tables(model, description["tables"])
     call_quantized_projections(model)
     return model.requires_grad_(False)
 
 
-def _replace_convolutions(model: nn.Module, convolutions: Mapping[str, Mapping]) -> None:
+def _replace_convolutions(
+    model: nn.Module, convolutions: Mapping[str, Mapping], backend: str | None
+) -> None:
     for name, how in convolutions.items():
         found = _find(model, name, nn.Conv1d)
         compute = how["compute"] and getattr(torch, how["compute"])
         keep = ".feature_extractor." in name  # one convolution follows another there
-        _put(model, name, CompactConv1d(found, getattr(torch, how["dtype"]), compute, keep))
+        dtype = getattr(torch, how["dtype"])
+        _put(model, name, CompactConv1d(found, dtype, compute, keep, backend))
 
 
 def _replace_tables(model: nn.Module, names: list[str]) -> None:

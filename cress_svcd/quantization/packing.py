@@ -395,13 +395,15 @@ def unpack_model(model: nn.Module) -> list[str]:
 def use_backend(model: nn.Module, backend: str | None) -> list[str]:
     """Let every packed layer of ``model`` compute with ``backend``; returns their names.
 
+    So does any other module that has a ``use_backend``.
+
     Raises:
         ConfigError: see ``kernels.choose``.
     """
-    layers = packed_layers(model)
-    for layer in layers.values():
-        layer.use_backend(backend)
-    return list(layers)
+    for module in model.modules():
+        if hasattr(module, "use_backend"):
+            module.use_backend(backend)
+    return list(packed_layers(model))
 
 
 def packed_map(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -7,12 +7,16 @@
 #include <stdlib.h>
 
 #include "sign_matmul.h"
+#include "windows.h"
 
 typedef void parallel_function(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 int cress_supported(int isa);
 int cress_sign_matmul(const float *x, int64_t rows, int64_t x_stride, const uint8_t *tiles,
                       int64_t in, int64_t out, const float *g, const float *h, const float *bias,
                       float *y, int planes, int isa, int threads, parallel_function *parallel);
+
+int cress_windows_supported(void);
+int cress_windows(const struct windows *windows, int threads, parallel_function *parallel);
 
 struct start {
     void (*work)(void *);
@@ -96,6 +100,90 @@ static int check(int64_t rows, int64_t in, int64_t out, int planes, int isa, int
     return status;
 }
 
+/* Weights of ``type``: small integers, which every type holds exactly, and zeros of padding. */
+static void *random_weights(int64_t blocks, int64_t steps, int64_t inputs, int type, float *values)
+{
+    int64_t count = blocks * BLOCK;
+    uint16_t *halves = malloc((size_t)count * 2);
+    int8_t *codes = malloc((size_t)count);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t input = i / BLOCK % steps * 32 + i % BLOCK / 32 * 2 + i % 2;
+        codes[i] = (int8_t)(input < inputs ? rand() % 3 - 1 : 0);
+        values[i] = codes[i];
+        uint16_t one = type == WEIGHT_BF16 ? 0x3f80 : 0x3c00;
+        halves[i] = (uint16_t)(codes[i] ? one | (codes[i] < 0 ? 0x8000 : 0) : 0);
+    }
+    free(type == WEIGHT_INT8 ? (void *)halves : (void *)codes);
+    return type == WEIGHT_INT8 ? (void *)codes : (void *)halves;
+}
+
+static int check_windows(struct windows w, int threads)
+{
+    int64_t across = w.groups * w.out, width = w.groups * w.channels;
+    int64_t steps = windows_steps(&w), tiles = windows_out_tiles(&w);
+    int64_t blocks = w.groups * tiles * steps;
+    float *values = malloc((size_t)(blocks * BLOCK) * sizeof *values);
+    void *weights = random_weights(blocks, steps, w.taps * w.channels, w.weight_type,
+                                   values);
+    float *x = random_floats(w.batch * w.frames * width);
+    float *scale = random_floats(across), *bias = random_floats(across);
+    float *y = random_floats(w.batch * w.count * across);
+    w.x = x, w.weights = weights, w.scale = scale, w.y = y;
+    w.bias = w.taps % 2 ? bias : NULL;
+    w.x_stride = width, w.x_batch_stride = w.frames * width, w.y_batch_stride = w.count * across;
+    int status = cress_windows(&w, threads, in_threads);
+    for (int64_t place = 0; place < w.batch * w.count * across && !status; place++) {
+        int64_t o = place % across, t = place / across % w.count, b = place / across / w.count;
+        int64_t group = o / w.out, own = o % w.out;
+        double exact = 0;
+        for (int64_t j = 0; j < w.taps * w.channels; j++) {
+            int64_t frame = t * w.stride - w.padding + j / w.channels;
+            int64_t tile = (group * tiles + own / 16) * steps + j / 32;
+            float weight = values[tile * BLOCK + (j % 32 / 2 * 16 + own % 16) * 2 + j % 2];
+            if (frame >= 0 && frame < w.frames)
+                exact += weight * x[(b * w.frames + frame) * width + group * w.channels +
+                                    j % w.channels];
+        }
+        exact = exact * scale[o] + (w.bias ? bias[o] : 0);
+        if (w.gelu)
+            exact *= 0.5 * (1 + erf(exact * sqrt(0.5)));
+        double allowed = (w.planes == 2 ? 1e-5 : 5e-3) * (double)(w.taps * w.channels);
+        if (!(fabs(y[place] - exact) <= allowed)) {
+            fprintf(stderr, "windows of %ld taps, type %d: %g is not %g\n", (long)w.taps,
+                    w.weight_type, y[place], exact);
+            status = 1;
+        }
+    }
+    free(values), free(weights), free(x), free(scale), free(bias), free(y);
+    return status;
+}
+
+static int check_all_windows(void)
+{
+    const struct windows shapes[] = {
+        {.batch = 1, .frames = 1, .groups = 1, .channels = 1, .out = 1, .taps = 1, .stride = 1,
+         .count = 1},
+        {.batch = 2, .frames = 200, .groups = 1, .channels = 1, .out = 20, .taps = 10, .stride = 5,
+         .count = 39},
+        {.batch = 2, .frames = 70, .groups = 1, .channels = 33, .out = 48, .taps = 3, .stride = 2,
+         .padding = 1, .count = 35},
+        {.batch = 1, .frames = 21, .groups = 3, .channels = 5, .out = 17, .taps = 8, .stride = 1,
+         .padding = 4, .count = 22},
+        {.batch = 1, .frames = 3, .groups = 1, .channels = 70, .out = 100, .taps = 9, .stride = 3,
+         .padding = 9, .count = 5},
+    };
+    int failed = 0;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int type = 0; type < WEIGHT_COUNT; type++)
+            for (int planes = 1; planes <= 2; planes++)
+                for (int threads = 1; threads <= 5; threads += 2) {
+                    struct windows w = shapes[s];
+                    w.weight_type = type, w.planes = planes, w.gelu = threads == 3;
+                    failed |= check_windows(w, threads);
+                }
+    return failed;
+}
+
 int main(void)
 {
     const int64_t rows[] = {1, 2, 3, 4, 5, 11, 12, 13, 16, 17, 33, 70};
@@ -110,6 +198,10 @@ int main(void)
                 for (int planes = 1; planes <= 2; planes++)
                     for (int threads = 1; threads <= 3; threads += 2)
                         failed |= check(rows[r], sizes[s][0], sizes[s][1], planes, isa, threads);
+    }
+    if (cress_windows_supported()) {
+        printf("windows ");
+        failed |= check_all_windows();
     }
     printf("checked\n");
     return failed != 0;

@@ -1,0 +1,176 @@
+"""Convolutions over time in frames x channels, by AMX in bf16 as precise as two planes make it.
+
+A window of frames is a row of numbers that lie side by side, so that a convolution is a product of
+overlapping rows with the weights (csrc/windows.h).  Where the processor has no such instructions,
+or another instruction set or back end is asked for, ``is_available`` says no and torch convolves.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.kernels import cpu
+
+WEIGHT_TYPES = (torch.int8, torch.bfloat16, torch.float16)  # numbered as in csrc/windows.h
+TILE_OUT, STEP_IN = 16, 32
+
+_pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+class _Windows(ctypes.Structure):
+    """struct windows of csrc/windows.h."""
+
+    _fields_ = [
+        ("x", _pointer),
+        *[(name, _int64) for name in ("batch", "frames", "x_stride", "x_batch_stride")],
+        *[(name, _int64) for name in ("groups", "channels", "out")],
+        *[(name, _int64) for name in ("taps", "stride", "padding", "count")],
+        ("weights", _pointer),
+        ("weight_type", _int),
+        ("planes", _int),
+        ("scale", _pointer),
+        ("bias", _pointer),
+        ("vector_stride", _int64),
+        ("gelu", _int),
+        ("y", _pointer),
+        ("y_batch_stride", _int64),
+    ]
+
+
+def is_available() -> bool:
+    """Whether ``convolve`` can be used: the processor has it, and nothing else was asked for."""
+    try:
+        supported = cpu.library().cress_windows_supported()
+        return bool(supported) and cpu.ISAS[cpu.isa_number()] == "amx"
+    except (cpu.UnavailableError, ConfigError):
+        return False
+
+
+def prepare(weight: Tensor, groups: int = 1) -> Tensor:
+    """A weight (out x channels of a group x taps) of WEIGHT_TYPES in the layout of ``convolve``.
+
+    Returns:
+        The same numbers, groups x output tiles x steps x 16 x 16 x 2, padded with zeros.
+    """
+    out, channels, taps = weight.shape
+    rows = weight.transpose(1, 2).reshape(groups, out // groups, taps * channels)
+    rows = F.pad(rows, (0, -rows.shape[2] % STEP_IN, 0, -rows.shape[1] % TILE_OUT))
+    tiles = rows.view(groups, -1, TILE_OUT, rows.shape[2] // STEP_IN, STEP_IN // 2, 2)
+    return tiles.permute(0, 1, 3, 4, 2, 5).contiguous()
+
+
+def restore(tiles: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The inverse of ``prepare`` for a weight of ``shape``."""
+    out, channels, taps = shape
+    groups = len(tiles)
+    rows = tiles.permute(0, 1, 4, 2, 3, 5).reshape(groups, tiles.shape[1] * TILE_OUT, -1)
+    rows = rows[:, : out // groups, : taps * channels]
+    return rows.reshape(out, taps, channels).transpose(1, 2).contiguous()
+
+
+def convolve(
+    x: Tensor,
+    tiles: Tensor,
+    shape: tuple[int, int, int],
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    gelu: bool = False,
+    planes: int = 2,
+    out: Tensor | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """act(convolution(x) * scale + bias), computed and returned in float32.
+
+    An output depends on its own window alone, whatever else is in the batch.  Infinity in a window
+    makes its outputs NaN.  Within 16 bits of the input and of fp16 weights, nothing is rounded: a
+    relative error of about 1e-5.
+
+    Args:
+        x: B x T x C, float32, the channels side by side.
+        tiles: the weight as ``prepare`` gives it.
+        shape: the weight's own, out x C / groups x taps.
+        scale, bias: out, or B x out.
+        stride, padding: of the convolution; padding is frames of zeros at both ends.
+        gelu: act is GELU, not the identity.
+        planes: 1 to round x to bf16.
+        out: memory for the result, of which each utterance's must be dense.
+        threads: how many (default: torch's number, fewer for little work).
+    Returns:
+        B x T' x out.
+    Raises:
+        ValueError: shapes or types do not fit together.
+        MemoryError: no room for a thread's part.
+    """
+    outputs, channels, taps = shape
+    groups = len(tiles)
+    batch, frames, width = x.shape
+    count = (frames + 2 * padding - taps) // max(stride, 1) + 1
+    expected = (groups, -(-outputs // groups // TILE_OUT), -(-taps * channels // STEP_IN))
+    if (
+        not x.is_cpu
+        or x.dtype != torch.float32
+        or width != groups * channels
+        or tuple(tiles.shape[:3]) != expected
+        or tiles.dtype not in WEIGHT_TYPES
+        or not tiles.is_contiguous()
+        or count < 1
+        or stride < 1
+        or padding < 0
+        or planes not in (1, 2)
+    ):
+        raise ValueError(
+            f"convolve: {x.dtype} of {tuple(x.shape)} does not fit a weight of {tuple(shape)} as "
+            f"{tiles.dtype} of {tuple(tiles.shape)}, stride {stride}, padding {padding}"
+        )
+    if x.stride(2) != 1 and width > 1 or (x.stride(1) < width and frames > 1):
+        x = x.contiguous()
+    scale, bias = _vector(scale, batch, outputs), _vector(bias, batch, outputs)
+    if bias is not None and bias.dim() != scale.dim():
+        scale, bias = (vector.expand(batch, outputs).contiguous() for vector in (scale, bias))
+    y = torch.empty(batch, count, outputs) if out is None else out
+    if (
+        y.shape != (batch, count, outputs)
+        or y.dtype != torch.float32
+        or (y.stride(1), y.stride(2)) != (outputs, 1)
+    ):
+        raise ValueError(
+            f"convolve: out is {y.dtype} of {tuple(y.shape)} with strides {y.stride()}, expected "
+            f"float32 of {(batch, count, outputs)}, dense but for the first dimension"
+        )
+    call = _Windows(
+        x=x.data_ptr(), batch=batch, frames=frames, x_stride=max(x.stride(1), width),
+        x_batch_stride=x.stride(0), groups=groups, channels=channels, out=outputs // groups, taps=taps,
+        stride=stride, padding=padding, count=count, weights=tiles.data_ptr(),
+        weight_type=WEIGHT_TYPES.index(tiles.dtype), planes=planes, scale=scale.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(),
+        vector_stride=outputs if scale.dim() == 2 else 0, gelu=gelu, y=y.data_ptr(),
+        y_batch_stride=y.stride(0),
+    )  # fmt: skip
+    work = batch * count * outputs * channels * taps
+    status = cpu.library().cress_windows(
+        ctypes.byref(call), threads or cpu._threads(work), cpu._parallel()
+    )
+    if status:
+        raise MemoryError(f"convolution of {batch} x {frames} frames: status {status}")
+    return y
+
+
+def _vector(vector: Tensor | None, batch: int, out: int) -> Tensor | None:
+    """``vector`` in float32 and dense.
+
+    Raises:
+        ValueError: it is neither out nor batch x out.
+    """
+    if vector is None:
+        return None
+    if vector.shape not in ((out,), (batch, out)):
+        raise ValueError(
+            f"convolve: a vector of {tuple(vector.shape)}, expected ({out},) or ({batch}, {out})"
+        )
+    return vector.float().contiguous()
