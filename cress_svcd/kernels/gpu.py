@@ -1,16 +1,16 @@
-"""Back end ``gpu``: one fused Triton kernel for few rows, unpacked signs and cuBLAS for many.
+"""Back end ``gpu``: Triton kernels that read a bit a weight.
 
 Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch; a program
-computes BLOCK_OUT outputs of one row.  Many: the integer product of ``torch._int_mm`` where the
-sizes allow it, otherwise a float32 product, which is as exact below 2^24.
+computes BLOCK_OUT outputs of one row.  Many: one launch rounds the rows, a second one multiplies
+them on the tensor cores (int8, or halves without rounding), unpacks signs on their way and scales
+the result.  float32 rows that are not rounded to 8 bits take a float32 product.
 """
-
-import functools
 
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels import bitpack, reference
+from cress_svcd.kernels import bitpack, gpu_rows, reference
+from cress_svcd.kernels.gpu_rows import why_unavailable
 
 try:
     import triton
@@ -20,14 +20,6 @@ except ImportError:
 
 FEW_ROWS = 32  # beyond, unpacking the signs costs less than reading them once a row
 BLOCK_OUT, BLOCK_IN = 32, 256
-
-
-@functools.cache
-def why_unavailable() -> str | None:
-    """Why this back end cannot be used here; None if it can."""
-    if triton is None:
-        return "Triton is not installed (it comes with torch for CUDA)"
-    return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 def is_for(x: Tensor) -> bool:
@@ -109,6 +101,80 @@ def _few_rows(
     return y
 
 
+if triton is not None:
+
+    @triton.jit
+    def _many_rows_kernel(
+        levels, steps, signs, row_bytes, h, bias, y, rows, in_features, out_features,
+        has_h: tl.constexpr, has_bias: tl.constexpr, whole: tl.constexpr,
+        block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
+        group: tl.constexpr,
+    ):  # fmt: skip
+        """A tile of (levels @ signs^T) * step * h + bias; signs are unpacked on their way."""
+        # Tiles in groups of rows, so that those that run together share what they read.
+        down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
+        first = tl.program_id(0) // (group * across) * group
+        height = min(down - first, group)
+        inner = tl.program_id(0) % (group * across)
+        row = (first + inner % height) * block_rows + tl.arange(0, block_rows)
+        output = inner // height * block_out + tl.arange(0, block_out)
+        column = tl.arange(0, block_in)
+        byte = tl.arange(0, block_in // 8)
+        bit = tl.arange(0, 8)
+        exists, written = row < rows, output < out_features
+        of_row = levels + row[:, None].to(tl.int64) * in_features
+        of_output = signs + output[:, None].to(tl.int64) * row_bytes
+        integers: tl.constexpr = levels.dtype.element_ty == tl.int8
+        total = tl.zeros((block_rows, block_out), tl.int32 if integers else tl.float32)
+        for start in range(0, in_features, block_in):
+            inside = exists[:, None] & (start + column < in_features)[None, :]
+            given = start // 8 + byte < row_bytes
+            if whole:  # no row of signs ends within a block
+                inside, given = exists[:, None], byte >= 0
+            level = tl.load(of_row + (start + column)[None, :], inside, 0)
+            where = of_output + (start // 8 + byte)[None, :]
+            packed = tl.load(where, written[:, None] & given[None, :], 0)
+            ones = (packed[:, :, None] >> bit[None, None, :].to(tl.uint8)) & 1
+            sign = (ones.to(tl.int8) * 2 - 1).reshape(block_out, block_in).to(level.dtype)
+            total = tl.dot(level, sign.trans(), total, out_dtype=total.dtype)
+        value = total.to(tl.float32) * tl.load(steps + row, exists, 0)[:, None]
+        if has_h:
+            value *= tl.load(h + output, written, 0).to(tl.float32)[None, :]
+        if has_bias:
+            value += tl.load(bias + output, written, 0).to(tl.float32)[None, :]
+        where = y + row[:, None].to(tl.int64) * out_features + output[None, :]
+        tl.store(where, value.to(y.dtype.element_ty), exists[:, None] & written[None, :])
+
+
+# Rows up to which a tile of so many rows and outputs is used, with its warps.
+TILES = ((64, 16, 32, 4), (256, 32, 64, 4), (1024, 64, 64, 4), (None, 128, 128, 8))
+
+
+def _tiled(
+    levels: Tensor,
+    steps: Tensor,
+    signs: Tensor,
+    h: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    tile: tuple[int, int, int] | None = None,
+) -> Tensor:
+    """(levels @ signs^T) * steps * h + bias by the kernel above; ``levels`` int8 or half."""
+    rows, in_features = levels.shape
+    y = levels.new_empty(rows, len(signs), dtype=dtype)
+    block_rows, block_out, warps = tile or next(
+        tuple(shape) for most, *shape in TILES if most is None or rows <= most
+    )
+    block_in = 128 if levels.dtype == torch.int8 else 64
+    grid = (triton.cdiv(rows, block_rows) * triton.cdiv(len(signs), block_out),)
+    _many_rows_kernel[grid](
+        levels, steps, signs, signs.stride(0), h, bias, y, rows, in_features, len(signs),
+        has_h=h is not None, has_bias=bias is not None, whole=in_features % block_in == 0,
+        block_rows=block_rows, block_out=block_out, block_in=block_in, group=8, num_warps=warps,
+    )  # fmt: skip
+    return y
+
+
 def _many_rows(
     rows: Tensor,
     signs: Tensor,
@@ -117,17 +183,10 @@ def _many_rows(
     bias: Tensor | None,
     bits: int | None,
 ) -> Tensor:
-    inputs, outputs = rows.shape[1], len(signs)
-    if bits == 8 and inputs % 8 == 0 and outputs % 8 == 0:  # what cuBLAS wants of int8
-        levels, step = reference.levels_and_step(rows, g, 127)
-        matrix = bitpack.unpack_signs(signs, inputs, torch.int8)
-        product = torch._int_mm(levels.to(torch.int8), matrix.t()) * step
-        return reference.scale_and_shift(product, h, bias).to(rows.dtype)
-    if bits is None and rows.dtype != torch.float32:  # what the full-precision model would do
-        scaled = rows if g is None else (rows * g).to(rows.dtype)
-        product = (scaled @ bitpack.unpack_signs(signs, inputs, rows.dtype).t()).float()
-        return reference.scale_and_shift(product, h, bias).to(rows.dtype)
-    matrix = bitpack.unpack_signs(signs, inputs, torch.float32)
+    if gpu_rows.fits(rows) and (bits == 8 or (bits is None and rows.dtype != torch.float32)):
+        levels, step = gpu_rows.quantize(rows, g, bits, torch.int8 if bits == 8 else None)
+        return _tiled(levels, step, signs, h, bias, rows.dtype)
+    matrix = bitpack.unpack_signs(signs, rows.shape[1], torch.float32)
     return reference.sign_matmul(rows, matrix, g, h, bias, bits)
 
 
@@ -141,7 +200,7 @@ def sign_matmul(
 ) -> Tensor:
     """As ``reference.sign_matmul``, for signs in storage form on x's CUDA device.
 
-    Without rounding (``bits`` None) and many rows of a half type, the product is of that type.
+    Without rounding (``bits`` None) and many rows of a half type, g * x is rounded to that type.
     """
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(-1) != 1:

@@ -9,17 +9,13 @@ torch operations, for everything that is not a CUDA tensor of at most 32 bits.
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels.gpu import why_unavailable
+from cress_svcd.kernels.gpu_rows import TILE, TYPES, WIDEST, row_tile, why_unavailable
 
 try:
     import triton
     import triton.language as tl
 except ImportError:
     triton = None
-
-WIDEST = 16384  # a row is held in one program; wider rows are left to torch
-TILE = 2048  # entries of a program of several rows
-TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def is_for(x: Tensor, weight: Tensor) -> bool:
@@ -44,28 +40,6 @@ if triton is not None:
         centre = tl.load(middle)
         sign = tl.where(tl.load(weight + where, where < size, 0).to(tl.float32) >= centre, 1.0, -1.0)
         tl.store(codes + where, (sign + centre * 0.0).to(codes.dtype.element_ty), where < size)
-
-    @triton.jit
-    def _quantize_kernel(
-        x, g, levels, steps, rows, width,
-        top: tl.constexpr, unit: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
-        """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
-        row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
-        column = tl.arange(0, block)
-        inside = (row < rows)[:, None] & (column < width)[None, :]
-        where = row[:, None] * width + column[None, :]
-        value = tl.load(x + where, inside, 0).to(tl.float32)
-        value *= tl.load(g + column, column < width, 0).to(tl.float32)[None, :]
-        broken = tl.sum(value * 0.0, 1)  # NaN where a value is NaN or infinite, which max may pass
-        step = tl.max(tl.abs(value), 1) * (1.0 / top) + broken
-        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
-        value *= inverse[:, None]
-        if top > 1:
-            # Below 2^22 this rounds to an integer, halves to even, as torch.round does.
-            value = (value + 12582912.0) - 12582912.0
-        tl.store(levels + where, (value * (1.0 / unit)).to(levels.dtype.element_ty), inside)
-        tl.store(steps + row, step * unit, row < rows)
 
     @triton.jit
     def _scale_kernel(
@@ -131,13 +105,6 @@ if triton is not None:
         tl.store(grad_g + column, tl.sum(total, 0), column < width)
 
 
-def _tile(width: int) -> dict[str, int]:
-    """Rows and columns of a program that holds whole rows of ``width``, and its warps."""
-    block = triton.next_power_of_2(width)
-    rows = max(1, TILE // block)
-    return {"block_rows": rows, "block": block, "num_warps": 4 if block <= 4096 else 8}
-
-
 def sign_codes(weight: Tensor, middle: Tensor, dtype: torch.dtype) -> Tensor:
     """``quantization.codes.sign_codes`` for one ``middle`` (1 x 1, float32) of the whole weight."""
     weight = weight.contiguous()
@@ -146,23 +113,6 @@ def sign_codes(weight: Tensor, middle: Tensor, dtype: torch.dtype) -> Tensor:
         weight, middle, codes, codes.numel(), block=TILE
     )
     return codes
-
-
-def quantize(x: Tensor, g: Tensor, bits: int | None) -> tuple[Tensor, Tensor]:
-    """``quantization.activations.quantize_tokens`` of g * x, for x ... x in: levels and steps."""
-    x = x.contiguous()
-    width = x.shape[-1]
-    rows = x.numel() // width
-    levels, steps = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-    # Halves hold levels below 1, so that a sum of many cannot overflow.
-    unit = 1 if x.dtype == torch.float32 or bits is None else 2 ** (bits - 1)
-    tile = _tile(width)
-    _quantize_kernel[(triton.cdiv(rows, tile["block_rows"]),)](
-        x, g, levels, steps, rows, width,
-        top=1 if bits is None else 2 ** (bits - 1) - 1, unit=unit,
-        enable_fp_fusion=False, **tile,  # a fused multiply-add would round levels differently
-    )  # fmt: skip
-    return levels, steps
 
 
 def scale(product: Tensor, steps: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
@@ -182,7 +132,7 @@ def scale(product: Tensor, steps: Tensor, h: Tensor, bias: Tensor | None) -> Ten
 def effective_weight(codes: Tensor, g: Tensor, h: Tensor) -> Tensor:
     """h * codes * g (out x in), in the type of the codes."""
     rows, width = codes.shape
-    out, tile = torch.empty_like(codes), _tile(width)
+    out, tile = torch.empty_like(codes), row_tile(width)
     _effective_kernel[(triton.cdiv(rows, tile["block_rows"]),)](
         codes, g, h, out, rows, width, **tile
     )
@@ -200,7 +150,7 @@ def split_gradient(
     rows, width = codes.shape
     grad_weight = torch.empty_like(codes, dtype=dtype)
     grad_g, grad_h = (codes.new_empty(size, dtype=torch.float32) for size in (width, rows))
-    tile = _tile(width)
+    tile = row_tile(width)
     _by_rows_kernel[(triton.cdiv(rows, tile["block_rows"]),)](
         by_input, codes, g, h, grad_weight, grad_h, rows, width, **tile
     )

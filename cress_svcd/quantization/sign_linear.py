@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cress_svcd.kernels import gpu_training
+from cress_svcd.kernels import gpu_rows, gpu_training
 from cress_svcd.quantization.activations import (
     accumulation_dtype,
     fake_quantize_tokens,
@@ -48,7 +48,7 @@ class _SignLinear(torch.autograd.Function):
         # Not by rows of a flattened x: the output must not be a view, since fairseq's attention
         # scales it in place, which autograd forbids on a view that a function made.
         if ctx.fused:
-            levels, step = gpu_training.quantize(x, g, bits)
+            levels, step = gpu_rows.quantize(x, g, bits)
             return gpu_training.scale(levels @ codes.t(), step, h, bias)
         exact = accumulation_dtype(x.dtype)
         levels, step = quantize_tokens(x, bits, gain=g)

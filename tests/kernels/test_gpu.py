@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cress_svcd import kernels
-from cress_svcd.kernels import gpu, reference
+from cress_svcd.kernels import gpu, gpu_rows, reference
 
 CUDA = gpu.why_unavailable() is None
 needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu.why_unavailable()))
@@ -34,12 +34,31 @@ def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vecto
 
 
 @needs_triton
+@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("tile", [tuple(shape) for _, *shape in gpu.TILES], ids=str)
+@pytest.mark.parametrize("rows, in_features, out_features", [(40, 256, 96), (7, 77, 1), (150, 300, 45)])
+@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
+def test_the_tiled_kernel(operands, bits, tile, rows, in_features, out_features, vectors):
+    values = operands(rows, in_features, out_features)
+    x, signs, *given = (value.to(DEVICE) for value in values)
+    g, h, bias = given if vectors else [None] * 3
+    x = x.half()
+    levels, step = gpu_rows.quantize(x, g, bits, torch.int8 if bits == 8 else None)
+    y = gpu._tiled(levels, step, kernels.pack_signs(signs), h, bias, torch.float32, tile)
+    expected = reference.sign_matmul(x.float(), signs, g, h, bias, bits)
+    error = (y - expected).norm() / expected.norm()
+    assert error < (1e-6 if bits == 8 else 1e-3)  # unrounded levels are halves
+
+
+@needs_triton
 def test_broken_rows_stay_alone(operands):
     x, signs, g, h, bias = (value.to(DEVICE) for value in operands(4, 70, 20))
     x[1, 3], x[2, 0] = float("inf"), float("nan")
     y = gpu._few_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
     assert y.isnan().all(1).tolist() == [False, True, True, False]
     assert not gpu._few_rows(torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8).any()
+    y = gpu._many_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
+    assert y.isnan().all(1).tolist() == [False, True, True, False]
 
 
 @needs_cuda

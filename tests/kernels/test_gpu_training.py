@@ -10,16 +10,16 @@ import os
 import pytest
 import torch
 
-from cress_svcd.kernels import gpu, gpu_training
+from cress_svcd.kernels import gpu_rows, gpu_training
 from cress_svcd.quantization import METHODS
 from cress_svcd.quantization.activations import quantize_tokens
 from cress_svcd.quantization.sign_linear import _fused_gradients, _gradients
 
-CUDA = gpu.why_unavailable() is None
+CUDA = gpu_rows.why_unavailable() is None
 DEVICE = "cuda" if CUDA else "cpu"
-needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu.why_unavailable()))
+needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu_rows.why_unavailable()))
 needs_triton = pytest.mark.skipif(
-    not CUDA and (gpu.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
+    not CUDA and (gpu_rows.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
     reason="neither a GPU nor Triton's interpreter",
 )
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -60,7 +60,7 @@ def test_codes(dtype):
 def test_quantizing_equals_torch_to_the_bit(dtype, bits, rows, width, _):
     x, g = draw(2, rows, width, dtype=dtype), draw(width, dtype=dtype)
     x[0, 0] = 0
-    levels, step = gpu_training.quantize(x, g, bits)
+    levels, step = gpu_rows.quantize(x, g, bits)
     expected_levels, expected_step = quantize_tokens(x, bits, gain=g)
     assert levels.dtype == dtype and torch.equal(step, expected_step)
     assert torch.equal(levels, expected_levels)
@@ -70,7 +70,7 @@ def test_quantizing_equals_torch_to_the_bit(dtype, bits, rows, width, _):
 def test_broken_rows_stay_alone():
     x, g = draw(5, 70), draw(70)
     x[1, 3], x[2, 0], x[4, 69] = float("inf"), float("nan"), float("-inf")
-    levels, step = gpu_training.quantize(x, g, 8)
+    levels, step = gpu_rows.quantize(x, g, 8)
     assert step.isnan().flatten().tolist() == [False, True, True, False, True]
     assert levels.isnan().all(1).tolist() == [False, True, True, False, True]
 

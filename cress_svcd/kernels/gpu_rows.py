@@ -1,0 +1,95 @@
+"""Rows of activations made into levels on CUDA, by one Triton kernel."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+WIDEST = 16384  # a row is held in one program; wider rows are left to torch
+TILE = 2048  # entries of a program of several rows
+TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@functools.cache
+def why_unavailable() -> str | None:
+    """Why Triton's kernels cannot be used here; None if they can."""
+    if triton is None:
+        return "Triton is not installed (it comes with torch for CUDA)"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
+
+
+def fits(x: Tensor) -> bool:
+    """Whether ``quantize`` takes x, wherever it lies."""
+    return x.dtype in TYPES and x.numel() > 0 and x.shape[-1] <= WIDEST
+
+
+if triton is not None:
+
+    @triton.jit
+    def _quantize_kernel(
+        x, g, levels, steps, rows, width,
+        has_g: tl.constexpr, top: tl.constexpr, unit: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
+    ):  # fmt: skip
+        """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
+        row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
+        column = tl.arange(0, block)
+        inside = (row < rows)[:, None] & (column < width)[None, :]
+        where = row[:, None] * width + column[None, :]
+        value = tl.load(x + where, inside, 0).to(tl.float32)
+        if has_g:
+            value *= tl.load(g + column, column < width, 0).to(tl.float32)[None, :]
+        broken = tl.sum(value * 0.0, 1)  # NaN where a value is NaN or infinite, which max may pass
+        step = tl.max(tl.abs(value), 1) * (1.0 / top) + broken
+        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
+        value *= inverse[:, None]
+        if top > 1:
+            # Below 2^22 this rounds to an integer, halves to even, as torch.round does.
+            value = (value + 12582912.0) - 12582912.0
+        if levels.dtype.element_ty == tl.int8:
+            value = tl.where(broken[:, None] == 0, value, 0.0)  # the step tells
+        tl.store(levels + where, (value * (1.0 / unit)).to(levels.dtype.element_ty), inside)
+        tl.store(steps + row, step * unit, row < rows)
+
+
+def row_tile(width: int) -> dict[str, int]:
+    """Rows and columns of a program that holds whole rows of ``width``, and its warps."""
+    block = triton.next_power_of_2(width)
+    rows = max(1, TILE // block)
+    return {"block_rows": rows, "block": block, "num_warps": 4 if block <= 4096 else 8}
+
+
+def quantize(
+    x: Tensor, g: Tensor | None, bits: int | None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Levels and steps of the rows of g * x, as ``quantization.activations.quantize_tokens`` makes
+    them, to the bit.
+
+    Args:
+        x: ... x in, of TYPES; ``g``: in, or None for ones.
+        bits: width of a level; None rounds nothing: levels within -1 and 1.
+        dtype: of the levels, x's by default.  Halves hold levels below 1, so that a sum of many
+            cannot overflow.  torch.int8 (8 bits) holds integers; a row with NaN or infinity has
+            zeros there and NaN for its step.
+
+    Returns:
+        Levels (... x in) and steps (... x 1, float32).
+    """
+    x = x.contiguous()
+    width = x.shape[-1]
+    rows = x.numel() // width
+    levels = torch.empty_like(x, dtype=dtype)
+    steps = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    whole = bits is None or levels.dtype in (torch.float32, torch.int8)
+    tile = row_tile(width)
+    _quantize_kernel[(triton.cdiv(rows, tile["block_rows"]),)](
+        x, g, levels, steps, rows, width, has_g=g is not None,
+        top=1 if bits is None else 2 ** (bits - 1) - 1, unit=1 if whole else 2 ** (bits - 1),
+        enable_fp_fusion=False, **tile,  # a fused multiply-add would round levels differently
+    )  # fmt: skip
+    return levels, steps

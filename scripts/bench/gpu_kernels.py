@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Time packed 1-bit layers on a CUDA GPU against half-precision ones, side by side.
+
+    python scripts/bench/gpu_kernels.py -o runs/bench
+    python scripts/bench/gpu_kernels.py -o runs/bench --tiles       # every kernel at every size
+
+A layer computes from float16 to float16, bias included, 8-bit activations.  Two times each:
+``device``, in a CUDA graph, without the microseconds in which Python and torch launch a kernel;
+``eager``, as a program sees it that calls the layer many times in a row.  A round times all methods
+in turn; medians over the rounds, ratios within a round.  Writes gpu_kernels.json.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable
+
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cress_svcd import kernels
+from cress_svcd.files import write_json
+from cress_svcd.kernels import gpu, gpu_rows
+
+CALLS = 20
+
+
+def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict[str, Callable]:
+    factory = {"device": "cuda", "dtype": torch.float16}
+    x = torch.randn(rows, in_features, **factory)
+    weight = torch.randn(out_features, in_features, **factory)
+    g, h, bias = (torch.rand(size, **factory) for size in (in_features, out_features, out_features))
+    signs = kernels.pack_signs(weight)
+    chosen = {
+        "float16": lambda: F.linear(x, weight, bias),
+        "packed": lambda: kernels.sign_matmul(x, signs, out_features, g, h, bias, 8, checked=True),
+    }
+    if tiles:
+        if rows <= 256:
+            chosen["few rows"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
+        for tile in sorted({tuple(shape) for _, *shape in gpu.TILES} | {(64, 128, 4), (128, 64, 4),
+                                                                       (64, 256, 8), (16, 64, 4)}):
+            chosen[f"tile {tile}"] = lambda tile=tile: gpu._tiled(
+                *gpu_rows.quantize(x, g, 8, torch.int8), signs, h, bias, x.dtype, tile
+            )
+    return chosen
+
+
+def graph_of(call: Callable) -> torch.cuda.CUDAGraph:
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            call()
+    return graph
+
+
+def microseconds(run: Callable, calls: int) -> float:
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / calls * 1e6
+
+
+def measure(rows: int, shape: str, args: argparse.Namespace) -> dict:
+    out_features, in_features = map(int, shape.split("x"))
+    calls = methods(rows, in_features, out_features, args.tiles)
+    graphs = {name: graph_of(call) for name, call in calls.items()}
+
+    def eager(call: Callable) -> None:
+        for _ in range(CALLS):
+            call()
+
+    times: dict[str, list] = {name: [] for name in calls}
+    for _ in range(args.rounds):
+        for name, call in calls.items():
+            device = microseconds(graphs[name].replay, CALLS)
+            times[name].append((device, microseconds(lambda: eager(call), CALLS)))
+    return {
+        "shape": shape,
+        "rows": rows,
+        "methods": {
+            name: {
+                kind: round(statistics.median(pair[place] for pair in pairs), 2)
+                for place, kind in enumerate(("device_us", "eager_us"))
+            } | {
+                f"{kind}_ratio": round(statistics.median(
+                    pair[place] / base[place] for pair, base in zip(pairs, times["float16"])
+                ), 3)
+                for place, kind in enumerate(("device", "eager"))
+            }
+            for name, pairs in times.items()
+        },
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--shapes", nargs="+", default=["512x512", "2048x512", "512x2048",
+                                                        "1024x1024", "4096x1024"],
+                        metavar="OUTxIN")  # fmt: skip
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 5, 16, 64, 256, 1024, 4096])
+    parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    if reason := gpu.why_unavailable():
+        sys.stderr.write(f"gpu_kernels: {reason}\n")
+        return 2
+    torch.manual_seed(0)
+    args.output.mkdir(parents=True, exist_ok=True)
+    sizes = [(rows, shape) for shape in args.shapes for rows in args.rows]
+    layers = [measure(rows, shape, args) for rows, shape in tqdm(sizes, desc="layers")]
+    report = {"machine": torch.cuda.get_device_name(), "layers": layers}
+    write_json(args.output / "gpu_kernels.json", report)
+    for layer in layers:
+        for name, figures in layer["methods"].items():
+            sys.stdout.write(
+                f"{layer['shape']:>10} {layer['rows']:>5} {name:20} {figures['device_us']:8.1f} us "
+                f"({figures['device_ratio']:.2f})  eager {figures['eager_us']:8.1f} us "
+                f"({figures['eager_ratio']:.2f})\n"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
