@@ -6,7 +6,9 @@
 # compiler; no root.
 #   --python PYTHON   interpreter to use (default: the newest of python3.12, python3.11, python3
 #                     that fits)
-#   --wheels FOLDER   install from wheels in FOLDER only, for a machine without a network
+#   --wheels FOLDER   install from wheels in FOLDER only, for a machine without a network; filled on
+#                     one that has been set up with a network, by .venv/bin/python -m pip download
+#                     --no-deps --no-build-isolation -r scripts/pins.txt -d FOLDER
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$root/.venv
@@ -83,7 +85,9 @@ say "building fairseq and installing the rest; this takes a few minutes the firs
 CFLAGS="-O1 -g0 ${CFLAGS:-}" "${pip[@]}" --no-build-isolation --requirement "$pins"
 say "installing cress_svcd"
 rm -f "$kernels"/*.so
-"${pip[@]}" --no-build-isolation --no-deps --editable "$root"
+# Without --use-pep517 older versions of pip call 'setup.py develop', which calls pip again without
+# these options: it would look for setuptools on the network.
+"${pip[@]}" --no-build-isolation --use-pep517 --no-deps --editable "$root"
 ls "$kernels"/*.so >/dev/null 2>&1 || say "NOTICE: the C kernels could not be compiled; packed models \
 will run on torch alone ('$venv/bin/python -m cress_svcd.kernels.build' says why)"
 # fairseq looks for '--user-dir cress_svcd' beside itself, from any working directory.
