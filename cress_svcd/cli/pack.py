@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8-convolutions",
         action="store_true",
-        help="the convolutions of HuBERT and of the subsampler in int8",
+        help="the convolutions of HuBERT and of the subsampler in int8, and the projection after "
+        "HuBERT's",
     )
     parser.add_argument(
         "--bf16-convolutions",

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+from fairseq.modules import SinusoidalPositionalEmbedding
+
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.compact import (
@@ -27,6 +29,7 @@ from cress_svcd.quantization.policy import LayerSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TABLES = ("embed_tokens", "output_projection")
+FRONT_END_PROJECTION = "post_extract_proj"  # from HuBERT's convolutions to its transformer
 # Only a loss needs it, and it is as large as an embedding.
 TRAINING_ONLY = ("encoder.ctc_head.",)
 UNINITIALISED = "._float_tensor"  # buffers that older fairseq never fills
@@ -41,7 +44,8 @@ class Precision:
     Attributes:
         dtype: a key of DTYPES, for all that follows no other rule, the packed layers' vectors too.
         int8_embeddings: embeddings and output projection in int8.
-        int8_convolutions: the speech encoder's and the subsampler's convolutions in int8.
+        int8_convolutions: the speech encoder's and the subsampler's convolutions in int8, and the
+            projection between the speech encoder's convolutions and its transformer.
         bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
     """
 
@@ -85,7 +89,10 @@ def pack_tensors(
         described[name] = layer.description()
         packed |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
     convolutions = _pack_convolutions(rest, packed, precision)
-    tables = _pack_tables(rest, packed) if precision.int8_embeddings else []
+    kinds = TABLES if precision.int8_embeddings else ()
+    if precision.int8_convolutions:
+        kinds = (*kinds, FRONT_END_PROJECTION)
+    tables = _pack_tables(rest, packed, kinds)
     stored = _once(lambda tensor: tensor.detach().clone().to(DTYPES[precision.dtype]))
     for name, tensor in rest.items():
         if name.endswith(UNINITIALISED):
@@ -161,10 +168,10 @@ def _normalised_dimension(gains: Tensor) -> int:
     return max(range(gains.dim()), key=lambda dimension: gains.shape[dimension])
 
 
-def _pack_tables(rest: Tensors, packed: Tensors) -> list[str]:
-    """Move embeddings and output projections of ``rest`` to ``packed``, in int8."""
+def _pack_tables(rest: Tensors, packed: Tensors, kinds: tuple[str, ...]) -> list[str]:
+    """Move the modules of ``rest`` that have one of these names to ``packed``, in int8."""
     names = [key.removesuffix(".weight") for key in rest if key.endswith(
-        tuple(f".{table}.weight" for table in TABLES))]  # fmt: skip
+        tuple(f".{kind}.weight" for kind in kinds))]  # fmt: skip
     codes = _once(quantize_rows)
     for name in names:
         packed[f"{name}.weight"], packed[f"{name}.scale"] = codes(rest.pop(f"{name}.weight"))
@@ -295,6 +302,7 @@ def build_packed(
     rebuild_packed(model, description["layers"], backend=backend)
     _replace_convolutions(model, description["convolutions"], backend)
     _replace_tables(model, description["tables"])
+    _share_positions(model)
     call_quantized_projections(model)
     return model.requires_grad_(False)
 
@@ -349,10 +357,21 @@ def _give_memory(model: nn.Module) -> None:
                 if tensor is None or not tensor.is_meta:
                     continue
                 if id(tensor) not in made:
-                    empty = torch.empty_like(tensor, device="cpu")
+                    # Not empty_like, for which torch would import its compiler and sympy: 40 MB.
+                    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
                     is_parameter = isinstance(tensor, nn.Parameter)
                     made[id(tensor)] = nn.Parameter(empty) if is_parameter else empty
                 held[name] = made[id(tensor)]
+
+
+def _share_positions(model: nn.Module) -> None:
+    """One table for the computed positions of encoder and decoder, where they are equal."""
+    made: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, SinusoidalPositionalEmbedding):
+            equal = (table for table in made if torch.equal(table, module.weights))
+            module.weights = next(equal, module.weights)
+            made.append(module.weights)
 
 
 # Sizes

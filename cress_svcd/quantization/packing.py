@@ -152,9 +152,11 @@ class PackedLinear(nn.Module):
             ConfigError: see ``kernels.choose``; nothing has changed.
         """
         chosen = kernels.choose(self.h.device, backend)
-        rows = self._rows()
-        self._requested_backend, self.backend = backend, chosen
-        self.signs = self._prepared(rows)
+        self._requested_backend = backend
+        if chosen != self.backend:
+            rows = self._rows()
+            self.backend = chosen
+            self.signs = self._prepared(rows)
 
     def _prepared(self, rows: Tensor) -> Tensor:
         return kernels.prepare(rows, self.in_features, self.backend)
@@ -170,9 +172,11 @@ class PackedLinear(nn.Module):
         one = self.planes == 1
         h = torch.ones_like(self.h, dtype=_EXACT) if self._published else self.h.to(_EXACT)
         weights = plane_weights(self.planes, self.method)
+        if not (one and weights[0] == 1):  # else it is the buffer itself, no copy
+            h = torch.cat([h * weight for weight in weights])
         self._operands = (
             None if self.g is None else self.g.to(_EXACT),
-            None if self._published and one else torch.cat([h * weight for weight in weights]),
+            None if self._published and one else h,
             self.bias.to(_EXACT) if self._bias_in_product() else None,
         )
         rounds = self.method not in ("tbt", "quest") and not self._published
@@ -325,14 +329,14 @@ class PackedLinear(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> Self:
         before = self.signs.device
-        rows = self._rows()
         super()._apply(fn, recurse)
         device = self.h.device
         if device != before:
             if before.type == "meta":  # nothing to take along; a state will be loaded
-                rows = torch.zeros_like(rows, device=device)
+                self.signs = torch.zeros_like(self.signs)
+            rows = self._rows()
             self.backend = kernels.choose(device, self._requested_backend)
-            self.signs = self._prepared(rows.to(device))
+            self.signs = self._prepared(rows)
         self._refresh()
         return self
 
