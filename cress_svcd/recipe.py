@@ -338,14 +338,17 @@ COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "megabytes": "MB", "seconds": "second
 
 def format_report(report: dict) -> str:
     """The table for people.  ``share``: of the first row's BLEU; ``seconds``: of translating."""
-    lines = [f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in COLUMNS.values())]
+    lines = []
+    if report["results"]:
+        lines.append(f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in COLUMNS.values()))
     best = next((row["bleu"] for row in report["results"] if row.get("bleu")), None)
     for row in report["results"]:
         share = f"{row['bleu'] / best:.1%}" if best and "bleu" in row else ""
         numbers = [row.get(key) for key in COLUMNS]
         cells = "".join(f"{'' if number is None else f'{number:g}':>9}" for number in numbers)
         lines.append(f"{row['name']:<38}{share:>8}{cells}")
-    lines.append("")
+    if lines:
+        lines.append("")
     lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in report["seconds"].items()]
     lines.append(f"{'all stages':<44}{report['total_seconds']:>7.0f} s")
     return "\n".join(lines)

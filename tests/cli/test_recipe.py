@@ -452,6 +452,12 @@ class TestPrinting:
         assert ["speech", "100.0%", "93.1", "95.5", "2.5", "7.25"] in rows
         assert ["compared", "50.0%", "46.55"] in rows
 
+    def test_without_scores_there_is_no_table_of_them(self, kitchen, capsys):
+        kitchen.write(stage("a", note("a")))
+        assert kitchen.run() == 0
+        said = capsys.readouterr().out
+        assert "BLEU" not in said and "all stages" in said
+
 
 def test_what_commands_inherit(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
