@@ -12,13 +12,22 @@ variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the nu
 """
 
 from cress_svcd.kernels.bitpack import pack_signs, unpack_signs
-from cress_svcd.kernels.layouts import BACKENDS, Backend, backends, choose, prepare, restore
+from cress_svcd.kernels.layouts import (
+    BACKENDS,
+    Backend,
+    backends,
+    blank,
+    choose,
+    prepare,
+    restore,
+)
 from cress_svcd.kernels.operator import sign_matmul
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "backends",
+    "blank",
     "choose",
     "pack_signs",
     "prepare",

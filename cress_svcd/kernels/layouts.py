@@ -100,6 +100,15 @@ def prepare(rows: Tensor, in_features: int, backend: str) -> Tensor:
     return rows
 
 
+def blank(out_features: int, in_features: int, backend: str, device: torch.device) -> Tensor:
+    """Signs that are all -1, as ``prepare`` returns them: memory to load others into."""
+    if backend == "cpu":
+        shape = bitpack.tile_shape(out_features, in_features)
+        return torch.zeros(shape, dtype=torch.uint8, device=device)
+    shape = out_features, bitpack.row_bytes(in_features)
+    return prepare(torch.zeros(shape, dtype=torch.uint8, device=device), in_features, backend)
+
+
 def restore(signs: Tensor, out_features: int, in_features: int) -> Tensor:
     """The inverse of ``prepare``, whichever back end ``signs`` were prepared for."""
     if signs.dtype != torch.uint8:

@@ -62,6 +62,18 @@ def prepare(weight: Tensor, groups: int = 1) -> Tensor:
     return tiles.permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
+def blank(shape: tuple[int, int, int], dtype: torch.dtype, groups: int = 1) -> Tensor:
+    """A weight of zeros of ``shape``, as ``prepare`` returns it: memory to load another into."""
+    tiles = tile_shape(shape, groups)
+    return torch.zeros(*tiles, STEP_IN // 2, TILE_OUT, 2, dtype=dtype)
+
+
+def tile_shape(shape: tuple[int, int, int], groups: int) -> tuple[int, int, int]:
+    """Groups, output tiles of a group, and steps of inputs of a weight of ``shape``."""
+    out, channels, taps = shape
+    return groups, -(-out // groups // TILE_OUT), -(-taps * channels // STEP_IN)
+
+
 def restore(tiles: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """The inverse of ``prepare`` for a weight of ``shape``."""
     out, channels, taps = shape
@@ -111,12 +123,11 @@ def convolve(
     groups = len(tiles)
     batch, frames, width = x.shape
     count = (frames + 2 * padding - taps) // max(stride, 1) + 1
-    expected = (groups, -(-outputs // groups // TILE_OUT), -(-taps * channels // STEP_IN))
     if (
         not x.is_cpu
         or x.dtype != torch.float32
         or width != groups * channels
-        or tuple(tiles.shape[:3]) != expected
+        or tuple(tiles.shape[:3]) != tile_shape(shape, groups)
         or tiles.dtype not in WEIGHT_TYPES
         or not tiles.is_contiguous()
         or count < 1

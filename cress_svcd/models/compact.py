@@ -116,8 +116,9 @@ class CompactConv1d(nn.Module):
         self.options = {"dilation": conv.dilation, "groups": conv.groups}
         self.compute, self.keep = compute, keep
         self._requested_backend = backend
-        empty = torch.empty(self.shape, dtype=dtype)
-        self.register_buffer("weight", self._arranged(empty))
+        self.register_buffer("weight", torch.empty(self.shape, dtype=dtype))
+        if self._may_have_kernel():
+            self.weight = windows.blank(self.shape, dtype, conv.groups)
         self.register_buffer("scale", torch.empty(out) if dtype == torch.int8 else None)
         self.register_buffer("bias", None if conv.bias is None else torch.empty(out))
 
@@ -133,22 +134,30 @@ class CompactConv1d(nn.Module):
             ConfigError: see ``kernels.choose``.
         """
         kernels.choose(self.weight.device, backend)
-        weight, self._requested_backend = self._plain(), backend
-        self.weight = self._arranged(weight)
+        self._requested_backend = backend
+        self._arrange()
 
-    def _arranged(self, weight: Tensor) -> Tensor:
-        """``weight`` in the layout that it is computed from."""
-        if (
+    def _may_have_kernel(self) -> bool:
+        """Whether the weight, where it is and as it is, can and should be in the kernel's layout."""
+        weight = self.weight
+        return (
             weight.dtype in windows.WEIGHT_TYPES
             and weight.device.type == "cpu"
             and self.options["dilation"] == (1,)
             and kernels.choose(weight.device, self._requested_backend) == "cpu"
             and windows.is_available()
-        ):
-            return windows.prepare(weight, self.options["groups"])
+        )
+
+    def _arrange(self) -> None:
+        """Bring the weight into the layout that it is computed from."""
+        if self._may_have_kernel():
+            if not self.has_kernel:
+                self.weight = windows.prepare(self.weight, self.options["groups"])
+            return
+        weight = self._plain()
         if self.in_windows:
-            return weight.transpose(1, 2).contiguous().transpose(1, 2)
-        return weight
+            weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
+        self.weight = weight
 
     def _plain(self) -> Tensor:
         """The weight in the layout of a state."""
@@ -220,14 +229,19 @@ class CompactConv1d(nn.Module):
         destination[f"{prefix}weight"] = self._plain()
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        self.weight = self._plain()
+        before, missing = self.weight, arguments[2]
+        # The parent copies into memory of the state's shape.
+        self.weight = torch.empty(self.shape, dtype=before.dtype, device=before.device)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-        self.weight = self._arranged(self.weight)
+        if f"{prefix}weight" in missing:
+            self.weight = before
+        self._arrange()
+        if before is not self.weight and before.shape == self.weight.shape:
+            self.weight = before.copy_(self.weight)  # leaves no holes: see PackedLinear
 
     def _apply(self, fn, recurse: bool = True):
-        self.weight = self._plain()
         super()._apply(fn, recurse)
-        self.weight = self._arranged(self.weight)
+        self._arrange()
         return self
 
     def extra_repr(self) -> str:

@@ -298,10 +298,10 @@ def build_packed(
     """
     with _Shapes():
         model = build()
-    _give_memory(model)  # the system gives none before it is written to
-    rebuild_packed(model, description["layers"], backend=backend)
+    rebuild_packed(model, description["layers"], backend=backend, device=torch.device("cpu"))
     _replace_convolutions(model, description["convolutions"], backend)
     _replace_tables(model, description["tables"])
+    _give_memory(model)
     _share_positions(model)
     call_quantized_projections(model)
     return model.requires_grad_(False)

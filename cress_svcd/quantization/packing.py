@@ -97,8 +97,8 @@ class PackedLinear(nn.Module):
             self.register_buffer(name, torch.zeros(size, **factory) if has else None)
         self._requested_backend = backend
         self.backend = kernels.choose(factory["device"], backend)
-        rows = torch.zeros(planes * out_features, -(-in_features // 8), dtype=torch.uint8)
-        self.register_buffer("signs", self._prepared(rows.to(factory["device"])))
+        signs = kernels.blank(planes * out_features, in_features, self.backend, factory["device"])
+        self.register_buffer("signs", signs)
         self._refresh()
 
     @classmethod
@@ -317,7 +317,11 @@ class PackedLinear(nn.Module):
             rows = None
         state_dict = {name: value for name, value in state_dict.items() if name != key}
         if rows is not None:
-            self.signs = self._prepared(rows.to(self.h.device))
+            # Into the memory that is there: new memory between what preparing needs for a while
+            # would leave holes, three times the size of a whole model.
+            signs = self._prepared(rows.to(self.h.device))
+            fits = signs.shape == self.signs.shape and signs.dtype == self.signs.dtype
+            self.signs = self.signs.copy_(signs) if fits else signs
         # The parent compares every entry with what is held: hand it the form that it knows.
         state_dict[key] = self.signs
         super()._load_from_state_dict(
@@ -420,9 +424,12 @@ def rebuild_packed(
     layers: Mapping[str, Mapping[str, Any]],
     dtype: torch.dtype = _EXACT,
     backend: str | None = None,
+    device: torch.device | None = None,
 ) -> None:
     """Give a full-precision ``model`` the packed layers of a ``packed_map``, to load a state into.
 
+    Args:
+        device: of the packed layers (default: of the layers that they replace).
     Raises:
         CheckpointError: the model has no linear layer of that name and size.
         ConfigError: a layer's method is not known here, or the back end cannot be used.
@@ -439,7 +446,7 @@ def rebuild_packed(
                 f"{sizes[0]} x {sizes[1]}; build the model with the arch of the packed file first"
             )
         packed[name] = PackedLinear(
-            **data, dtype=dtype, backend=backend, device=found.weight.device
+            **data, dtype=dtype, backend=backend, device=device or found.weight.device
         ).train(found.training)
     _replace(model, packed)
 
