@@ -156,8 +156,8 @@ def convolve(
         )
     call = _Windows(
         x=x.data_ptr(), batch=batch, frames=frames, x_stride=max(x.stride(1), width),
-        x_batch_stride=x.stride(0), groups=groups, channels=channels, out=outputs // groups, taps=taps,
-        stride=stride, padding=padding, count=count, weights=tiles.data_ptr(),
+        x_batch_stride=x.stride(0), groups=groups, channels=channels, out=outputs // groups,
+        taps=taps, stride=stride, padding=padding, count=count, weights=tiles.data_ptr(),
         weight_type=WEIGHT_TYPES.index(tiles.dtype), planes=planes, scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         vector_stride=outputs if scale.dim() == 2 else 0, gelu=gelu, y=y.data_ptr(),

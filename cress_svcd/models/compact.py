@@ -138,7 +138,7 @@ class CompactConv1d(nn.Module):
         self._arrange()
 
     def _may_have_kernel(self) -> bool:
-        """Whether the weight, where it is and as it is, can and should be in the kernel's layout."""
+        """Whether the weight can and should be in the kernel's layout."""
         weight = self.weight
         return (
             weight.dtype in windows.WEIGHT_TYPES
@@ -163,6 +163,10 @@ class CompactConv1d(nn.Module):
         """The weight in the layout of a state."""
         return windows.restore(self.weight, self.shape) if self.has_kernel else self.weight
 
+    def lowers(self, x: Tensor) -> bool:
+        """Whether torch would convolve ``x`` in ``compute``."""
+        return self.compute is not None and x.device.type == "cpu" and is_fast(self.compute)
+
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out x channels of a group x taps) in ``dtype``."""
         weight = self._plain().to(dtype)
@@ -175,8 +179,7 @@ class CompactConv1d(nn.Module):
         if self.has_kernel and can_use_kernel(x):
             frames = x.transpose(1, 2).to(torch.float32)
             return self.convolve_frames(frames).transpose(1, 2).to(x.dtype)
-        on_cpu = x.device.type == "cpu"
-        lower = self.compute is not None and on_cpu and is_fast(self.compute)
+        lower = self.lowers(x)
         dtype = self.compute if lower else x.dtype
         weight = self.dense_weight(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)

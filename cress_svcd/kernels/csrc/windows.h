@@ -1,15 +1,15 @@
 /* Convolutions over time as products of overlapping windows: what windows*.c share.
  *
- * In frames x channels a window of ``taps`` frames is a row of taps * channels numbers that lie side
- * by side, and the next window is the same row ``stride`` frames on: nothing is copied.
+ * In frames x channels a window of ``taps`` frames is a row of taps * channels numbers that lie
+ * side by side, and the next window is the same row ``stride`` frames on: nothing is copied.
  *
  * The input is split into bf16 numbers, x = high + low with an error of 2^-17, both are multiplied
  * with the weights, and the sums are float32.  int8 and bf16 weights are exact in bf16; those of
  * fp16 are split too, and the product of both low parts is left out.
  *
  * Runtime layout of the weights: groups x out_tiles x steps blocks of 512 numbers; a block is 16
- * pairs of inputs x 16 outputs x 2.  Inputs are in the window's order, taps before channels; outputs
- * of a group are padded with zeros to multiples of 16, inputs to multiples of 32. */
+ * pairs of inputs x 16 outputs x 2.  Inputs are in the window's order, taps before channels;
+ * outputs of a group are padded with zeros to multiples of 16, inputs to multiples of 32. */
 #ifndef CRESS_WINDOWS_H
 #define CRESS_WINDOWS_H
 
