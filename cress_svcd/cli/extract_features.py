@@ -21,6 +21,7 @@ Both folders together are made in one pass.
 
 import argparse
 import contextlib
+import copy
 from pathlib import Path
 from typing import Iterator
 
@@ -40,6 +41,9 @@ from cress_svcd.data.feature_cache import (
 from cress_svcd.data.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
+
+SPAWNED_FROM = 3000  # segments; fewer are done on a GPU before further processes have started
+GPU_PROCESSES = 8  # more share a GPU no better, and each takes half a gigabyte of it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=2,
-        help="processes that read audio, and without a GPU encode it (default: %(default)s)",
+        help="processes that read and encode (default: %(default)s); 8 keep a GPU busy",
     )
     parser.add_argument("--force", action="store_true", help="also what is up to date")
 
@@ -96,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = HubertEncoder(description, frozen=True)
     encoder.load_pretrained(state, args.hubert_model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.to(device).eval()
+    encoder.eval()
     digest = file_digest(args.hubert_model_path)
     root = audio_folder(args.data, config)
     for split in args.splits:
@@ -153,6 +157,9 @@ class Features(Dataset):
     ):
         self.waves, self.encoder, self.device, self.layers = waves, encoder, device, layers
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "encoder": copy.deepcopy(self.encoder).cpu()}
+
     def __len__(self) -> int:
         return len(self.waves)
 
@@ -161,6 +168,7 @@ class Features(Dataset):
 
     @torch.inference_mode()
     def encode(self, wave: torch.Tensor) -> list[torch.Tensor]:
+        self.encoder.to(self.device)  # in a spawned process it arrives on the CPU
         wave = wave.to(self.device).unsqueeze(0)
         lengths = torch.tensor([wave.size(1)], device=self.device)
         convolved, lengths = self.encoder.convolve(wave, lengths)
@@ -180,10 +188,18 @@ def encode(
     """Features of each waveform, frames×dimension of each layer; ``workers`` processes share the
     work.
 
-    A GPU belongs to this process, which then encodes what they read.
+    Of few segments on a GPU they only read, and this process encodes.  Otherwise each encodes by
+    itself: the launches of one process keep no GPU busy.  There they are spawned, since CUDA does
+    not survive a fork, which takes each some seconds.
     """
     features = Features(waves, encoder, device, layers)
-    here = device.type != "cpu"
-    loader = DataLoader(waves if here else features, batch_size=None, num_workers=workers)
-    for item in loader:
-        yield [layer.numpy() for layer in (features.encode(item) if here else item)]
+    on_gpu = device.type != "cpu"
+    if on_gpu and (workers < 2 or len(waves) < SPAWNED_FROM):
+        for wave in DataLoader(waves, batch_size=None, num_workers=workers):
+            yield [layer.numpy() for layer in features.encode(wave)]
+        return
+    context, workers = ("spawn", min(workers, GPU_PROCESSES)) if on_gpu else (None, workers)
+    for item in DataLoader(
+        features, batch_size=None, num_workers=workers, multiprocessing_context=context
+    ):
+        yield [layer.numpy() for layer in item]
