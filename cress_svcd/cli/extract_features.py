@@ -21,7 +21,6 @@ Both folders together are made in one pass.
 
 import argparse
 import contextlib
-import copy
 from pathlib import Path
 from typing import Iterator
 
@@ -90,17 +89,15 @@ def run(args: argparse.Namespace) -> None:
     if len(set(folders.values())) < max(1, len(folders)):
         raise ConfigError("give --output FOLDER, --convolutions FOLDER, or both, not the same")
     config = read_config(args.data)
-    description, state = read_hubert(args.hubert_model_path)
+    description, _ = read_hubert(args.hubert_model_path)
     normalize = bool(config.get("standardize_audio", False))
     if description.normalize != normalize:
         raise ConfigError(
             f"{args.data / 'config.yaml'}: key standardize_audio is {normalize}, but the encoder "
             f"was pretrained with normalize={description.normalize}: set the key to that"
         )
-    encoder = HubertEncoder(description, frozen=True)
-    encoder.load_pretrained(state, args.hubert_model_path)
+    encoder = frozen_encoder(args.hubert_model_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.eval()
     digest = file_digest(args.hubert_model_path)
     root = audio_folder(args.data, config)
     for split in args.splits:
@@ -115,7 +112,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"{split}: up to date")
             continue
         waves = Waveforms(frame["audio"].tolist(), root, normalize)
-        segments = encode(encoder, device, waves, args.workers, list(wanted))
+        features = Features(waves, encoder, args.hubert_model_path, device, list(wanted))
+        segments = encode(features, args.workers)
         progress = tqdm(segments, total=len(frame), desc=f"encoding {split}", unit="segment")
         dimensions = {OUTPUT: encoder.output_dim, CONVOLUTIONS: encoder.convolutions[-1][0]}
         frames = 0
@@ -132,6 +130,14 @@ def run(args: argparse.Namespace) -> None:
                     add(item)
         of = " and ".join(f"{dimensions[layer]} ({layer})" for layer in wanted)
         print(f"{split}: {len(frame):,} segments, {frames:,} frames of {of}")
+
+
+def frozen_encoder(hubert_model_path: str) -> HubertEncoder:
+    """The encoder of a checkpoint, on the CPU, in evaluation mode."""
+    description, state = read_hubert(hubert_model_path)
+    encoder = HubertEncoder(description, frozen=True)
+    encoder.load_pretrained(state, hubert_model_path)
+    return encoder.eval()
 
 
 def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool:
@@ -153,12 +159,16 @@ class Features(Dataset):
     """
 
     def __init__(
-        self, waves: Waveforms, encoder: HubertEncoder, device: torch.device, layers: list[str]
-    ):
-        self.waves, self.encoder, self.device, self.layers = waves, encoder, device, layers
+        self, waves: Waveforms, encoder: HubertEncoder, hubert_model_path: str,
+        device: torch.device, layers: list[str],
+    ):  # fmt: skip
+        self.waves, self.device, self.layers = waves, device, layers
+        self.encoder: HubertEncoder | None = encoder
+        self.hubert_model_path = hubert_model_path
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "encoder": copy.deepcopy(self.encoder).cpu()}
+        # A spawned process reads the encoder itself: sent, each tensor would take a file handle.
+        return {**self.__dict__, "encoder": None}
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -168,7 +178,9 @@ class Features(Dataset):
 
     @torch.inference_mode()
     def encode(self, wave: torch.Tensor) -> list[torch.Tensor]:
-        self.encoder.to(self.device)  # in a spawned process it arrives on the CPU
+        if self.encoder is None:
+            self.encoder = frozen_encoder(self.hubert_model_path)
+        self.encoder.to(self.device)
         wave = wave.to(self.device).unsqueeze(0)
         lengths = torch.tensor([wave.size(1)], device=self.device)
         convolved, lengths = self.encoder.convolve(wave, lengths)
@@ -178,13 +190,7 @@ class Features(Dataset):
         return [features[layer][0].half().cpu() for layer in self.layers]
 
 
-def encode(
-    encoder: HubertEncoder,
-    device: torch.device,
-    waves: Waveforms,
-    workers: int,
-    layers: list[str],
-) -> Iterator[list[np.ndarray]]:
+def encode(features: Features, workers: int) -> Iterator[list[np.ndarray]]:
     """Features of each waveform, frames×dimension of each layer; ``workers`` processes share the
     work.
 
@@ -192,8 +198,7 @@ def encode(
     itself: the launches of one process keep no GPU busy.  There they are spawned, since CUDA does
     not survive a fork, which takes each some seconds.
     """
-    features = Features(waves, encoder, device, layers)
-    on_gpu = device.type != "cpu"
+    waves, on_gpu = features.waves, features.device.type != "cpu"
     if on_gpu and (workers < 2 or len(waves) < SPAWNED_FROM):
         for wave in DataLoader(waves, batch_size=None, num_workers=workers):
             yield [layer.numpy() for layer in features.encode(wave)]
