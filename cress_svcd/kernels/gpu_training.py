@@ -115,11 +115,13 @@ def sign_codes(weight: Tensor, middle: Tensor, dtype: torch.dtype) -> Tensor:
     return codes
 
 
-def scale(product: Tensor, steps: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
-    """``product`` (... x out) * ``steps`` (... x 1) * h + bias, in product's type."""
-    width = product.shape[-1]
-    rows = product.numel() // width
-    y = torch.empty_like(product)
+def scale(
+    product: Tensor, steps: Tensor, h: Tensor, bias: Tensor | None, shape: torch.Size
+) -> Tensor:
+    """``product`` (rows x out) * ``steps`` (rows x 1) * h + bias, in product's type, as a tensor of
+    ``shape`` that is no view."""
+    rows, width = product.shape
+    y = product.new_empty(shape)
     block = min(256, triton.next_power_of_2(width))
     block_rows = max(1, TILE // block)
     _scale_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(width, block))](

@@ -48,8 +48,9 @@ class _SignLinear(torch.autograd.Function):
         # Not by rows of a flattened x: the output must not be a view, since fairseq's attention
         # scales it in place, which autograd forbids on a view that a function made.
         if ctx.fused:
-            levels, step = gpu_rows.quantize(x, g, bits)
-            return gpu_training.scale(levels @ codes.t(), step, h, bias)
+            levels, step = gpu_rows.quantize(x.reshape(-1, x.shape[-1]), g, bits)
+            shape = (*x.shape[:-1], codes.shape[0])
+            return gpu_training.scale(torch.mm(levels, codes.t()), step, h, bias, shape)
         exact = accumulation_dtype(x.dtype)
         levels, step = quantize_tokens(x, bits, gain=g)
         outputs = (levels @ codes.t()).to(exact).mul_(step).mul_(h.to(exact))
@@ -131,12 +132,12 @@ def _fused_gradients(
 ) -> Gradients:  # fmt: skip
     """As ``_gradients``, the passes fused on CUDA."""
     grad_x = grad_weight = grad_g = grad_h = None
+    rows, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if need_x:
-        grad_x = grad @ gpu_training.effective_weight(codes, g, h)
+        grad_x = torch.mm(rows, gpu_training.effective_weight(codes, g, h)).view(x.shape)
     if need_weight or need_g or need_h:
-        by_matrix = _outer(grad, x)
         grad_weight, grad_g, grad_h = gpu_training.split_gradient(
-            by_matrix, codes, g, h, weight_dtype
+            torch.mm(rows.t(), flat), codes, g, h, weight_dtype
         )
     return grad_x, grad_weight, grad_g, grad_h
 
