@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Time training steps of the base-size model: full precision against every transformer layer in 1 bit.
 
-    python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16
+    python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16 --sentences 96
     OMP_NUM_THREADS=2 python scripts/bench/training_step.py -o runs/bench --sentences 2 --rounds 3
 
 HuBERT-Base's dimensions trained along, 6 + 6 layers of 512, a vocabulary of 10,000, random weights;
 a batch of noise with transcripts and translations, as the recipes' stage st sees it
 (--mt-finetune), through fairseq's Trainer: forward, backward, clipping, Adam.  The systems take
 turns on the same batch, so that a busy machine disturbs all alike; ratios are taken within a round,
-medians reported.  Writes training_step.json.
+medians reported.  On a GPU a small batch measures how fast Python launches kernels (on an H200, up
+to some 300 seconds of audio), a large one the work itself.  Writes training_step.json.
 
 Systems:
     full           full precision
@@ -108,14 +109,14 @@ def seconds_a_step(system: str, trainer: Trainer, steps: int) -> float:
         gpu_training.is_for = fused
 
 
-def peak_memory(system: str, trainer: Trainer) -> int | None:
-    """MiB that one more step takes on a GPU beyond what lies there before it."""
+def step_memory(system: str, trainer: Trainer) -> int | None:
+    """MiB of GPU memory that a step takes beyond what lies there between steps."""
     if not trainer.cuda:
         return None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
     seconds_a_step(system, trainer, 1)
-    return round((torch.cuda.max_memory_allocated() - before) / 2**20)
+    return round((torch.cuda.memory_reserved() - before) / 2**20)
 
 
 def main() -> int:
@@ -156,7 +157,7 @@ def main() -> int:
                 "ms": round(1000 * statistics.median(times[name] for times in rounds), 1),
                 "ratio": round(statistics.median(times[name] / times[systems[0]]
                                                  for times in rounds), 3),
-                "step_memory_mib": peak_memory(name, trainer),
+                "step_memory_mib": step_memory(name, trainer),
             }
             for name, trainer in trainers.items()
         },
