@@ -34,7 +34,8 @@ if triton is not None:
     @triton.jit
     def _quantize_kernel(
         x, g, levels, steps, rows, width,
-        has_g: tl.constexpr, top: tl.constexpr, unit: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
+        has_g: tl.constexpr, top: tl.constexpr, unit: tl.constexpr,
+        block_rows: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
         """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
@@ -57,6 +58,7 @@ if triton is not None:
         tl.store(steps + row, step * unit, row < rows)
 
 
+@functools.cache  # launches are what a small batch takes its time for
 def row_tile(width: int) -> dict[str, int]:
     """Rows and columns of a program that holds whole rows of ``width``, and its warps."""
     block = triton.next_power_of_2(width)

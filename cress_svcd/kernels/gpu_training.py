@@ -38,7 +38,8 @@ if triton is not None:
         """+1 where weight >= middle, else -1; NaN everywhere for a broken middle."""
         where = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
         centre = tl.load(middle)
-        sign = tl.where(tl.load(weight + where, where < size, 0).to(tl.float32) >= centre, 1.0, -1.0)
+        value = tl.load(weight + where, where < size, 0).to(tl.float32)
+        sign = tl.where(value >= centre, 1.0, -1.0)
         tl.store(codes + where, (sign + centre * 0.0).to(codes.dtype.element_ty), where < size)
 
     @triton.jit
@@ -59,7 +60,9 @@ if triton is not None:
         tl.store(y + where, value.to(y.dtype.element_ty), inside)
 
     @triton.jit
-    def _effective_kernel(codes, g, h, out, rows, width, block_rows: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    def _effective_kernel(
+        codes, g, h, out, rows, width, block_rows: tl.constexpr, block: tl.constexpr
+    ):
         """out = h * codes * g."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.arange(0, block)

@@ -25,8 +25,8 @@ from cress_svcd.quantization.activations import (
 )
 
 
-# Rows are few if so many times their number is less than the weight's smaller side: then passes over
-# the weight would cost more than a further product.
+# Rows are few if so many times their number is less than the weight's smaller side: then passes
+# over the weight would cost more than a further product.
 FEW = 4
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Time training steps of the base-size model: full precision against every transformer layer in 1 bit.
+"""Time training steps of the base-size model: full precision against all transformer layers in 1 bit.
 
-    python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16 --sentences 96
+    python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16 \\
+        --sentences 96
     OMP_NUM_THREADS=2 python scripts/bench/training_step.py -o runs/bench --sentences 2 --rounds 3
 
 HuBERT-Base's dimensions trained along, 6 + 6 layers of 512, a vocabulary of 10,000, random weights;

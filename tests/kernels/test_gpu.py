@@ -36,7 +36,9 @@ def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vecto
 @needs_triton
 @pytest.mark.parametrize("bits", [8, None])
 @pytest.mark.parametrize("tile", [tuple(shape) for _, *shape in gpu.TILES], ids=str)
-@pytest.mark.parametrize("rows, in_features, out_features", [(40, 256, 96), (7, 77, 1), (140, 300, 45)])
+@pytest.mark.parametrize(
+    "rows, in_features, out_features", [(40, 256, 96), (7, 77, 1), (140, 300, 45)]
+)
 @pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
 def test_the_tiled_kernel(operands, bits, tile, rows, in_features, out_features, vectors):
     values = operands(rows, in_features, out_features)
