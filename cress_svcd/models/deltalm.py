@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from fairseq import utils
 from fairseq.distributed import fsdp_wrap
-from fairseq.models.transformer import TransformerConfig, TransformerDecoderBase
+from fairseq.models.transformer import TransformerConfig
 from fairseq.modules import LayerNorm, LearnedPositionalEmbedding
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
+from cress_svcd.models.attention import ReorderingDecoder
 from cress_svcd.models.hubert_transformer import SpeechTextEncoder
 
 
@@ -138,7 +139,7 @@ class InterleavedDecoderLayer(TransformerDecoderLayerBase):
         return second(self.activation_dropout_module(self.activation_fn(first(x))))
 
 
-class DeltaLMDecoder(TransformerDecoderBase):
+class DeltaLMDecoder(ReorderingDecoder):
     """fairseq's decoder with interleaved layers and positions that do not end."""
 
     def __init__(self, *arguments, **options):

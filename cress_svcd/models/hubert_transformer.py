@@ -29,6 +29,7 @@ from fairseq.models.transformer import (
 )
 
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.models.attention import ReorderingDecoder
 from cress_svcd.models.checkpoints import (
     read_checkpoint,
     require_dictionary,
@@ -314,7 +315,7 @@ class HubertTransformer(FairseqEncoderDecoderModel):
     def build_decoder(
         cls, cfg: HubertTransformerConfig, dictionary: Dictionary, embed_tokens: nn.Embedding
     ) -> TransformerDecoderBase:
-        return TransformerDecoderBase(cls.transformer_config(cfg), dictionary, embed_tokens)
+        return ReorderingDecoder(cls.transformer_config(cfg), dictionary, embed_tokens)
 
     @classmethod
     def build_speech_front_end(

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from fairseq.data import Dictionary
+from fairseq.models.transformer import TransformerConfig, TransformerDecoderBase
 from fairseq.modules import MultiheadAttention
 
-from cress_svcd.models.attention import call_projections
+from cress_svcd.models.attention import ReorderingDecoder, call_projections
 
 WIDTH, HEADS, LENGTH, KEYS, BATCH = 16, 4, 5, 7, 3
 
@@ -70,3 +72,39 @@ def test_parameters_keep_their_names_and_state():
         attention.state_dict().items(), reference.state_dict().items(), strict=True
     ):
         assert name == other and torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+@torch.no_grad()
+def test_beams_are_reordered_as_by_fairseq(beam):
+    cfg, dictionary = TransformerConfig(), Dictionary()
+    for piece in "abcdefgh":
+        dictionary.add_symbol(piece)
+    cfg.decoder.layers, cfg.decoder.attention_heads, cfg.decoder.ffn_embed_dim = 2, HEADS, WIDTH
+    cfg.decoder.embed_dim = cfg.decoder.input_dim = cfg.decoder.output_dim = WIDTH
+    cfg.encoder.embed_dim = WIDTH
+    embedding = torch.nn.Embedding(len(dictionary), WIDTH, dictionary.pad())
+    decoder = ReorderingDecoder(cfg, dictionary, embedding).eval()
+    decoder.apply(lambda module: hasattr(module, "set_beam_size") and module.set_beam_size(beam))
+    states = torch.randn(KEYS, 4, WIDTH)
+    encoder_out = {"encoder_out": [states], "encoder_padding_mask": []}
+    tokens = torch.tensor([[4, 5], [6, 7], [8, 9], [10, 11]])
+    caches = []
+    for reorder in (
+        decoder.reorder_incremental_state_scripting,
+        lambda *both: TransformerDecoderBase.reorder_incremental_state_scripting(decoder, *both),
+    ):
+        cache = {}
+        decoder(tokens[:, :1], encoder_out, incremental_state=cache)
+        decoder(tokens[:, :2], encoder_out, incremental_state=cache)
+        before = [value.clone() for part in cache.values() for value in part.values()
+                  if value is not None]  # fmt: skip
+        reorder(cache, torch.tensor([1, 1, 2, 2]))
+        caches.append(
+            [value for part in cache.values() for value in part.values() if value is not None]
+        )
+    assert len(caches[0]) == len(caches[1]) >= 8
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*caches))
+    assert not all(
+        old.shape == new.shape and torch.equal(old, new) for old, new in zip(before, caches[0])
+    )
