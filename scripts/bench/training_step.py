@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time training steps of the base-size model: full precision against all transformer layers in 1 bit.
+"""Time training steps of the base-size model: full precision against 1-bit transformer layers.
 
     python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16 \\
         --sentences 96
