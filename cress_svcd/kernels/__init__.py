@@ -9,6 +9,8 @@ Pure torch and C: this floor knows neither fairseq nor how weights came to be si
 ``backends()`` says what there is: ``reference`` and ``torch`` everywhere, ``cpu`` (C for AMX,
 AVX-512-VNNI, AVX2 and anything else) where it is built, ``gpu`` (Triton) on CUDA.  The environment
 variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the number of rows does.
+
+``windows`` has convolutions over time of int8 and half-precision weights, for processors with AMX.
 """
 
 from cress_svcd.kernels.bitpack import pack_signs, unpack_signs

@@ -101,7 +101,7 @@ def convolve(
 
     An output depends on its own window alone, whatever else is in the batch.  Infinity in a window
     makes its outputs NaN.  Within 16 bits of the input and of fp16 weights, nothing is rounded: a
-    relative error of about 1e-5.
+    relative error of about 3e-6 on normal inputs.
 
     Args:
         x: B x T x C, float32, the channels side by side.

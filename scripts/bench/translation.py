@@ -18,7 +18,8 @@ Methods:
     fp32, bf16     the plain checkpoint
     dynamic_int8   its linear layers by torch.ao.quantization.quantize_dynamic
     packed         every transformer layer in 1 bit; embeddings, output projection and convolutions
-                   stored in int8; computed in fp32 but for 1-bit layers and output projection
+                   stored in int8; computed in fp32 but for 1-bit layers, the output projection and,
+                   with AMX, the convolutions (two bf16 planes of the input: 3e-6 from fp32)
     packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions)
 """
 
