@@ -18,6 +18,7 @@ import textwrap
 from typing import Callable, Iterator
 
 import torch
+import torch.utils.data
 
 from cress_svcd.errors import CheckpointError, ConfigError, CressError
 from cress_svcd.files import replacing, write_checkpoint
@@ -378,6 +379,17 @@ def explained_model(names: str) -> Iterator[None]:
         ) from error
 
 
+def let_workers_go() -> None:
+    """Wait half a second, not five, for each worker that loads data when a training has ended.
+
+    Seen with torch 2.11 on CUDA: the workers of a training that ended within an epoch do not leave
+    by themselves, and torch waits five seconds for one after the other before it ends them; with 8
+    for training and 8 for validation the process stayed 79 seconds.  A worker only reads, so
+    nothing is lost with it.
+    """
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+
+
 @functools.cache
 def apply() -> None:
     """Do all of the above once in this process."""
@@ -393,3 +405,4 @@ def apply() -> None:
     launch_without_gpus()
     send_checkpoints_as_plain_data()
     check_before_resuming()
+    let_workers_go()
