@@ -62,7 +62,7 @@ class _SignLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight, g, h, codes = ctx.saved_tensors
-        need_x, need_weight, need_g, need_h, need_bias = ctx.needs_input_grad[:5]
+        _, need_weight, _, _, need_bias = ctx.needs_input_grad[:5]
         exact = accumulation_dtype(grad.dtype)
         if ctx.fused:
             gradients = _fused_gradients
@@ -71,7 +71,7 @@ class _SignLinear(torch.autograd.Function):
             few = FEW * (x.numel() // x.shape[-1]) < min(codes.shape)
             gradients = _gradients_of_few_rows if few else _gradients
         grad_x, grad_weight, grad_g, grad_h = gradients(
-            grad, x, weight.dtype, g, h, codes, need_x, need_weight, need_g, need_h
+            grad, x, weight.dtype, g, h, codes, ctx.needs_input_grad[:4]
         )
         if need_weight:
             slope = ctx.slope(weight)
@@ -83,15 +83,17 @@ class _SignLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_g, grad_h, grad_bias, None, None, None, None
 
 
-# The gradients of x, weight, g and h, each if it is needed, in three ways that differ in speed.
+# The gradients of x, weight (of type ``dtype``), g and h, each if it is needed, in three ways that
+# differ in speed.
+Needs = tuple[bool, bool, bool, bool]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
-    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+    grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
 ) -> Gradients:  # fmt: skip
     """Two products of grad, and passes over matrices of the weight's size."""
+    need_x, need_weight, need_g, need_h = needs
     grad_x = grad_weight = grad_g = grad_h = None
     scales = torch.outer(h, g)
     if need_x:
@@ -102,19 +104,19 @@ def _gradients(
             signed = by_matrix * codes
             grad_g, grad_h = h @ signed, signed @ g
         if need_weight:
-            grad_weight = by_matrix.mul_(scales).to(weight_dtype)
+            grad_weight = by_matrix.mul_(scales).to(dtype)
     return grad_x, grad_weight, grad_g, grad_h
 
 
 def _gradients_of_few_rows(
-    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
-    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+    grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
 ) -> Gradients:  # fmt: skip
     """One product more, and passes over matrices of the rows' size alone."""
+    need_x, need_weight, need_g, need_h = needs
     grad_x = grad_weight = grad_g = grad_h = None
     before_h, inputs = (grad * h).to(grad.dtype), (x * g).to(x.dtype)
     if need_weight:
-        grad_weight = _outer(before_h, inputs).to(weight_dtype)
+        grad_weight = _outer(before_h, inputs).to(dtype)
     if need_h:
         grad_h = _sum_rows(grad * (inputs @ codes.t()), h.dtype)
     if need_x or need_g:
@@ -127,17 +129,17 @@ def _gradients_of_few_rows(
 
 
 def _fused_gradients(
-    grad: Tensor, x: Tensor, weight_dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor,
-    need_x: bool, need_weight: bool, need_g: bool, need_h: bool,
+    grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
 ) -> Gradients:  # fmt: skip
     """As ``_gradients``, the passes fused on CUDA."""
+    need_x, *of_weight = needs
     grad_x = grad_weight = grad_g = grad_h = None
     rows, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if need_x:
         grad_x = torch.mm(rows, gpu_training.effective_weight(codes, g, h)).view(x.shape)
-    if need_weight or need_g or need_h:
+    if any(of_weight):
         grad_weight, grad_g, grad_h = gpu_training.split_gradient(
-            torch.mm(rows.t(), flat), codes, g, h, weight_dtype
+            torch.mm(rows.t(), flat), codes, g, h, dtype
         )
     return grad_x, grad_weight, grad_g, grad_h
 

@@ -91,7 +91,7 @@ def test_scaling(dtype, bias, rows, _, width):
 def test_gradients_of_a_layer(dtype, rows, width, outputs):
     x, grad = draw(2, rows, width, dtype=dtype), draw(2, rows, outputs, dtype=dtype)
     codes = draw(outputs, width, dtype=dtype).sign()
-    given = grad, x, dtype, draw(width, dtype=dtype), draw(outputs, dtype=dtype), codes, *[True] * 4
+    given = grad, x, dtype, draw(width, dtype=dtype), draw(outputs, dtype=dtype), codes, [True] * 4
     for ours, plain in zip(_fused_gradients(*given), _gradients(*given)):
         assert ours.shape == plain.shape
         error = (ours.float() - plain.float()).norm() / plain.float().norm()
