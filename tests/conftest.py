@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(1)
+    np.random.seed(1)  # fairseq draws the layers to drop from it
 
 
 @pytest.fixture(autouse=True, scope="session")
