@@ -228,7 +228,8 @@ class HubertEncoder(HubertModel):
     def same_weights(self, path: str | os.PathLike, up_to: str = OUTPUT) -> bool:
         """Whether this encoder has the parameters of the HuBERT checkpoint at ``path``, no other.
 
-        ``up_to`` CONVOLUTIONS compares those only.
+        ``up_to`` CONVOLUTIONS compares those only.  Parameters that a training in half precision
+        has rounded are the same.
         """
         _, state = read_hubert(path)
         part = self if up_to == OUTPUT else self.feature_extractor
@@ -236,7 +237,8 @@ class HubertEncoder(HubertModel):
         own = {prefix + name: value for name, value in part.state_dict().items()}
         own.pop("mask_emb", None)
         return all(
-            name in state and torch.equal(value, state[name].to(value)) for name, value in own.items()
+            name in state and _same_but_for_rounding(value, state[name].to(value.device))
+            for name, value in own.items()
         )
 
     def train(self, mode: bool = True) -> "HubertEncoder":
@@ -391,3 +393,11 @@ def _channels_last_norm(x: Tensor, norm: Fp32GroupNorm) -> Tensor:
     variance = squares / frames.size(1)
     scale = torch.rsqrt(variance + norm.eps) * norm.weight.float()
     return torch.addcmul(norm.bias.float(), centred, scale).transpose(1, 2).type_as(x)
+
+
+def _same_but_for_rounding(value: Tensor, stored: Tensor) -> bool:
+    """Whether ``value`` is ``stored``, or what is left of it in half precision."""
+    return any(
+        torch.equal(value, stored.to(rounded).to(value.dtype))
+        for rounded in (stored.dtype, torch.float16, torch.bfloat16)
+    )

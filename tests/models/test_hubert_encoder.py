@@ -99,6 +99,9 @@ def test_the_weights_are_compared_up_to_a_layer(tmp_path):
     make_hubert(path)
     encoder = load(path)
     assert encoder.same_weights(path) and encoder.same_weights(path, CONVOLUTIONS)
+    for dtype in (torch.float16, torch.bfloat16):  # as a checkpoint of a training with --fp16
+        rounded = load(path).to(dtype)
+        assert rounded.same_weights(path) and rounded.float().same_weights(path)
     with torch.no_grad():
         encoder.encoder.layers[0].fc1.weight += 1
     assert not encoder.same_weights(path) and encoder.same_weights(path, CONVOLUTIONS)
