@@ -112,8 +112,6 @@ class Distillation:
         self.options = options
         self.padding = task.target_dictionary.pad()
         self.teacher = load_trained(options.teacher_model, task)
-        if task.cached_encoder:
-            task.feed_cached_features(self.teacher)
         if options.teacher_fp16:
             self.teacher.half()
         self.teacher_parts = self._parts(self.teacher)

@@ -16,12 +16,14 @@ from cress_svcd.models.checkpoints import read_checkpoint, require_dictionary
 def load_trained(path: str | os.PathLike, task: FairseqTask) -> BaseFairseqModel:
     """The model in a checkpoint of fairseq-train: on the CPU, in eval mode, never to be trained.
 
+    It takes what the task's data holds: audio, or with --feature-cache features.
     Unlike fairseq's loader it leaves ``task`` as it is: that one would have the task generate with
     this model in validation.
 
     Raises:
         CheckpointError: the file is damaged, of another dictionary than the task's, or its model
             cannot be built.
+        ConfigError: the task's cached features are not of its speech encoder.
     """
     state = read_checkpoint(path)
     options = (state.get("cfg") or {}).get("model")
@@ -41,4 +43,6 @@ def load_trained(path: str | os.PathLike, task: FairseqTask) -> BaseFairseqModel
         cfg = OmegaConf.create(options)
         model = models.build_model(cfg, task, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg)
+    if getattr(task, "cached_encoder", None):
+        task.feed_cached_features(model)
     return model.requires_grad_(False).eval()

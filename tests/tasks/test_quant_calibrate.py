@@ -5,6 +5,7 @@ import torch
 from omegaconf import OmegaConf
 from training_options import NO_DROPOUT, make_model, make_task, parse
 
+from cress_svcd.cli.main import main as command
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import quantized_layers
 
@@ -50,6 +51,19 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
         assert torch.equal(layer.weight, full.get_submodule(name).weight)
         assert layer.g.requires_grad and layer.g.param_group == "vectors"
     assert next(fitted.parameters()).grad is None
+
+
+def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, start, tmp_path):
+    command(["extract-features", str(prepared), "--hubert-model-path", str(hubert),
+             "--convolutions", str(tmp_path / "convolved"), "--workers", "0"])  # fmt: skip
+    frozen = ["--hubert-model-path", hubert, "--freeze-hubert-convolutions"]
+    cached = [*frozen, "--feature-cache", tmp_path / "convolved"]
+    heard, read = (
+        quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4", *flags)[0]
+        for flags in (frozen, cached)
+    )
+    for name, value in heard.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, rtol=0.05, atol=0.01)
 
 
 def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
