@@ -9,7 +9,7 @@ torch operations, for everything that is not a CUDA tensor of at most 32 bits.
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels.gpu_rows import TILE, TYPES, WIDEST, row_tile, why_unavailable
+from cress_svcd.kernels.gpu_rows import TILE, TYPES, WIDEST, fits, row_tile, why_unavailable
 
 try:
     import triton
@@ -22,10 +22,9 @@ def is_for(x: Tensor, weight: Tensor) -> bool:
     """Whether these kernels take ``x`` (... x in) and a layer's ``weight`` (out x in)."""
     return (
         x.is_cuda
-        and x.dtype in TYPES
+        and fits(x)
         and weight.dtype in TYPES
         and max(weight.shape) <= WIDEST
-        and x.numel() > 0
         and why_unavailable() is None
         and not torch.compiler.is_compiling()  # a compiler fuses by itself
     )
