@@ -79,3 +79,16 @@ def save_checkpoint(path: Path, cfg: argparse.Namespace, task, model: torch.nn.M
     }  # fmt: skip
     torch.save(state, path)
     return path
+
+
+def save_start(prepared, hubert, path, *flags):
+    """A full-precision model, its text side perturbed, as a checkpoint at ``path``; the model."""
+    cfg, task = parse(prepared, "--hubert-model-path", hubert, *flags), make_task(prepared, *flags)
+    model = make_model(cfg, task)
+    for name, parameter in model.named_parameters():
+        if name.startswith(("encoder.layer", "encoder.sub", "decoder.layer")):
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    built_with = OmegaConf.to_container(cfg.model, resolve=True, enum_to_str=True)
+    state = {"model": model.state_dict(), "task_state": task.state_dict()}
+    torch.save({**state, "cfg": {"model": built_with}}, path)
+    return model

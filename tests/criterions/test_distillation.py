@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from omegaconf import OmegaConf
-from training_options import NO_DROPOUT, make_model, make_task, parse
+from training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.states import find_modules, watch_layers, watch_projections
@@ -19,18 +18,8 @@ MODES = ["--st-training", "--mt-finetune"]
 @pytest.fixture(scope="module")
 def teacher(prepared, hubert, tmp_path_factory):
     """The checkpoint of a full-precision model."""
-    cfg = parse(prepared, "--hubert-model-path", hubert, *MODES)
-    task = make_task(prepared, *MODES)
-    model = make_model(cfg, task)
-    for name, parameter in model.named_parameters():
-        if name.startswith(("encoder.layer", "encoder.sub", "decoder.layer")):
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
-    options = OmegaConf.to_container(cfg.model, resolve=True, enum_to_str=True)
-    torch.save(
-        {"model": model.state_dict(), "cfg": {"model": options}, "task_state": task.state_dict()},
-        path,
-    )
+    save_start(prepared, hubert, path, *MODES)
     return path
 
 

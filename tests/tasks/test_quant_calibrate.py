@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from training_options import NO_DROPOUT, make_model, make_task, parse
+from training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 from cress_svcd.cli.main import main as command
 from cress_svcd.errors import ConfigError
@@ -15,17 +14,8 @@ MODES = ["--st-training", "--mt-finetune"]
 @pytest.fixture(scope="module")
 def start(prepared, hubert, tmp_path_factory):
     """(full-precision model, its checkpoint)."""
-    cfg, task = parse(prepared, "--hubert-model-path", hubert), make_task(prepared)
-    model = make_model(cfg, task)
-    for name, parameter in model.named_parameters():
-        if name.startswith(("encoder.layer", "encoder.sub", "decoder.layer")):
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("start") / "st.pt"
-    options = OmegaConf.to_container(cfg.model, resolve=True, enum_to_str=True)
-    torch.save(
-        {"model": model.state_dict(), "cfg": {"model": options}, "task_state": task.state_dict()},
-        path,
-    )
+    model = save_start(prepared, hubert, path)
     return model.eval(), path
 
 
