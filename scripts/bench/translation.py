@@ -34,6 +34,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -66,9 +67,15 @@ HUBERT_BASE = {
 # The models
 
 
-def make_models(folder: Path, methods: list[str]) -> dict[str, Path]:
-    """Checkpoints of the random model: name of the method -> file; made once in ``folder``."""
-    files = {name: folder / ("model.pt" if name not in PACKED else f"{name}.pt")
+def make_models(
+    folder: Path, methods: Iterable[str], packed: Mapping[str, list[str]] = PACKED
+) -> dict[str, Path]:
+    """Checkpoints of the random model: name of the method -> file; made once in ``folder``.
+
+    Args:
+        packed: options of pack for the methods that are packed; the others share the plain file.
+    """
+    files = {name: folder / ("model.pt" if name not in packed else f"{name}.pt")
              for name in methods}  # fmt: skip
     if all(file.exists() for file in files.values()):
         return files
@@ -128,10 +135,10 @@ def make_models(folder: Path, methods: list[str]) -> dict[str, Path]:
     layers = "decoder.layers.*", "encoder.layers.*", "encoder.hubert.encoder.layers.*"
     apply_policy(model, Policy((Rule(layers, LayerSpec("svcd", {"init": "row"})),)))
     save(folder / "quantized.pt", quantization_map(model))
-    for name in methods:
-        if name in PACKED:
-            command(["pack", str(folder / "quantized.pt"), "-o", str(files[name]),
-                     "--json", str(folder / f"{name}.json"), *PACKED[name]])  # fmt: skip
+    for name, file in files.items():
+        if name in packed:
+            command(["pack", str(folder / "quantized.pt"), "-o", str(file),
+                     "--json", str(folder / f"{name}.json"), *packed[name]])  # fmt: skip
     (folder / "quantized.pt").unlink()
     return files
 
@@ -140,10 +147,14 @@ def make_models(folder: Path, methods: list[str]) -> dict[str, Path]:
 
 
 class Stopwatch:
-    """Seconds spent in functions of a model, by the name of the part."""
+    """Seconds spent in functions of a model, by the name of the part.
 
-    def __init__(self) -> None:
+    ``finish`` waits for work that a function has only begun, as one on a GPU does.
+    """
+
+    def __init__(self, finish: Callable[[], None] = lambda: None) -> None:
         self.seconds: dict[str, float] = {}
+        self.finish = finish
 
     def watch(self, owner: object, attribute: str, part: str) -> None:
         """Measure the method ``attribute`` of ``owner``."""
@@ -151,8 +162,10 @@ class Stopwatch:
 
         @functools.wraps(function)
         def timed(*args, **kwargs):
+            self.finish()
             start = time.perf_counter()
             result = function(*args, **kwargs)
+            self.finish()
             spent = time.perf_counter() - start
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
             return result
@@ -172,9 +185,9 @@ class Stopwatch:
         return {part: round(value, 4) for part, value in spent.items()}
 
 
-def watched(translator) -> Stopwatch:
+def watched(translator, finish: Callable[[], None] = lambda: None) -> Stopwatch:
     """A stopwatch on the parts of the translator's model."""
-    watch, model = Stopwatch(), translator.model
+    watch, model = Stopwatch(finish), translator.model
     hubert = model.encoder.hubert
     watch.watch(translator.task, "inference_step", "search")
     watch.watch(model.encoder, "forward_torchscript", "encoder")
@@ -186,6 +199,19 @@ def watched(translator) -> Stopwatch:
     watch.watch(model.decoder.output_projection, "forward", "output projection")
     watch.watch(model.decoder, "reorder_incremental_state_scripting", "reordering")
     return watch
+
+
+def noise(seed: int, seconds: float) -> np.ndarray:
+    """A recording, float32."""
+    samples = round(seconds * 16_000)
+    return np.random.default_rng(seed).normal(scale=0.1, size=samples).astype(np.float32)
+
+
+def fix_length(translator, tokens: int) -> None:
+    """Have every translation take ``tokens`` pieces."""
+    generator = translator.generator
+    generator.min_len = generator.max_len_b = tokens
+    generator.max_len_a = 0
 
 
 def load(method: str, path: Path, beam: int):
@@ -235,15 +261,10 @@ def work(method: str, path: Path, threads: int, beam: int) -> None:
         elif request["do"] == "parts":
             answer(watch.parts())
         else:
-            tokens = request["tokens"]
-            generator = translator.generator
-            generator.min_len = generator.max_len_b = tokens
-            generator.max_len_a = 0
-            wave = np.random.default_rng(request["seed"]).normal(
-                scale=0.1, size=round(request["seconds"] * 16_000)
-            )
+            fix_length(translator, request["tokens"])
+            wave = noise(request["seed"], request["seconds"])
             start = time.perf_counter()
-            found = translator.translate(wave.astype(np.float32))
+            found = translator.translate(wave)
             answer([time.perf_counter() - start, len(found.tokens)])
 
 
