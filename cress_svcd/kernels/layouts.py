@@ -59,7 +59,9 @@ def choose(device: torch.device, backend: str | None = None) -> str:
 
     Args:
         backend: one of BACKENDS; None or "auto" takes what CRESS_SVCD_BACKEND says, and without it
-            gpu on CUDA and cpu on the CPU, or where that is missing reference and torch.
+            gpu on CUDA and cpu on the CPU, or where that is missing reference and torch.  A layer
+            on the CPU does so where the variable says gpu, too: that is where models are loaded
+            before they are moved.
 
     Raises:
         ConfigError: unknown, not available here, or not for this device.
@@ -68,7 +70,8 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     if backend in (None, "auto"):
         backend, where = os.environ.get(BACKEND_VARIABLE, "auto"), BACKEND_VARIABLE
     fast, plain = ("gpu", "reference") if device.type == "cuda" else ("cpu", "torch")
-    if backend == "auto":
+    meant_elsewhere = where == BACKEND_VARIABLE and backend == "gpu" and fast != "gpu"
+    if backend == "auto" or (meant_elsewhere and _is_available("gpu")):
         # On a meta device nothing is computed; the form is that of the CPU, where most models go.
         return fast if _is_available(fast) else plain
     if backend not in BACKENDS:

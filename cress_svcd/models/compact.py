@@ -37,6 +37,16 @@ def _over_rows(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
+def constant(tensor: Tensor) -> nn.Parameter:
+    """``tensor`` as a parameter that is not trained; one that is a parameter already, itself.
+
+    torch changes type and device of parameters in place, and replaces buffers: a table held by two
+    modules as a buffer would become two tables on a GPU.
+    """
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return tensor if is_parameter else nn.Parameter(tensor, requires_grad=False)
+
+
 class Int8Embedding(nn.Module):
     """nn.Embedding with an int8 table; only the rows that are looked up are made.
 
@@ -44,12 +54,14 @@ class Int8Embedding(nn.Module):
     """
 
     def __init__(self, embedding: nn.Embedding, weight: Tensor, scale: Tensor):
-        """For a table that may be shared: ``weight`` and ``scale`` are kept, not copied."""
+        """For a table that may be shared: ``weight`` and ``scale`` are kept, not copied.
+
+        Of tensors that are ``constant``, two modules share one copy wherever they are moved.
+        """
         super().__init__()
         self.num_embeddings, self.embedding_dim = embedding.weight.shape
         self.padding_idx = embedding.padding_idx
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        self.weight, self.scale = constant(weight), constant(scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Rows (... x width) of ``tokens`` (...), in the type of the scale."""
@@ -60,22 +72,29 @@ class Int8Embedding(nn.Module):
 class Int8Projection(nn.Module):
     """nn.Linear with an int8 weight, multiplied as integers where the processor is fast at it.
 
-    The input passes as two planes of int8, a relative error of some 5e-5 against the same weight in
-    floating point.  State: ``weight`` (out x in, int8), ``scale`` (out), ``bias`` (out) if any.
+    On the CPU the input passes as two planes of int8, a relative error of some 5e-5 against the
+    same weight in floating point; elsewhere that weight is made for each call, in the input's type.
+    State: ``weight`` (out x in, int8), ``scale`` (out), ``bias`` (out) if any.
     """
 
     def __init__(self, linear: nn.Linear, weight: Tensor, scale: Tensor):
         """See ``Int8Embedding``."""
         super().__init__()
         self.out_features, self.in_features = linear.weight.shape
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        self.weight, self.scale = constant(weight), constant(scale)
         bias = None if linear.bias is None else torch.empty(self.out_features)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """... x in -> ... x out, in x's type."""
-        return expanded.sign_matmul(x, self.weight, None, self.scale, self.bias, bits=None)
+        if x.device.type == "cpu":
+            return expanded.sign_matmul(x, self.weight, None, self.scale, self.bias, bits=None)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.dense_weight(x.dtype), bias)
+
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out x in) in ``dtype``, by a single kernel."""
+        return self.weight * self.scale.to(dtype).unsqueeze(1)
 
 
 class CompactConv1d(nn.Module):

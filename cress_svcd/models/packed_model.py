@@ -21,6 +21,7 @@ from cress_svcd.models.compact import (
     CompactConv1d,
     Int8Embedding,
     Int8Projection,
+    constant,
     dequantize_rows,
     quantize_rows,
 )
@@ -326,7 +327,7 @@ def _replace_tables(model: nn.Module, names: list[str]) -> None:
     for name, old in kinds.items():
         if id(old.weight) not in shared:
             codes = torch.empty(old.weight.shape, dtype=torch.int8)
-            shared[id(old.weight)] = codes, torch.empty(len(codes))
+            shared[id(old.weight)] = constant(codes), constant(torch.empty(len(codes)))
         if id(old) not in made:
             kind = Int8Embedding if isinstance(old, nn.Embedding) else Int8Projection
             made[id(old)] = kind(old, *shared[id(old.weight)])

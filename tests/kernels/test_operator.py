@@ -8,7 +8,7 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import cpu, layouts, reference
+from cress_svcd.kernels import cpu, gpu, layouts, reference
 
 needs_cpu = pytest.mark.skipif(
     not kernels.backends()["cpu"].available, reason="the C kernels are not built"
@@ -121,6 +121,20 @@ def test_the_environment_chooses(monkeypatch):
     monkeypatch.delenv(layouts.BACKEND_VARIABLE)
     expected = "cpu" if kernels.backends()["cpu"].available else "torch"
     assert kernels.choose(device) == kernels.choose(device, "auto") == expected
+
+
+def test_the_environment_may_mean_the_device_that_a_model_is_moved_to(monkeypatch):
+    device = torch.device("cpu")
+    expected = kernels.choose(device)
+    monkeypatch.setenv(layouts.BACKEND_VARIABLE, "gpu")
+    monkeypatch.setattr(gpu, "why_unavailable", lambda: None)
+    assert kernels.choose(torch.device("cuda")) == "gpu"
+    assert kernels.choose(device) == expected
+    with pytest.raises(ConfigError, match="backend: gpu is not for a layer on cpu"):
+        kernels.choose(device, "gpu")
+    monkeypatch.setattr(gpu, "why_unavailable", lambda: "there is no GPU")
+    with pytest.raises(ConfigError, match="gpu cannot be used: there is no GPU"):
+        kernels.choose(device)
 
 
 def test_a_back_end_that_is_missing_says_why(monkeypatch):

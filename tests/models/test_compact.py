@@ -3,11 +3,13 @@
 import pytest
 import torch
 from fairseq.modules import Fp32GroupNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cress_svcd.models.compact import (
     CompactConv1d,
     Int8Embedding,
     Int8Projection,
+    constant,
     dequantize_rows,
     quantize_rows,
 )
@@ -49,6 +51,45 @@ def test_int8_tables():
     expected = torch.nn.functional.linear(x, whole, linear.bias)
     assert (projection(x) - expected).norm() < 1e-4 * expected.norm()
     assert projection(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_int8_projections_elsewhere_compute_in_the_inputs_type(dtype):
+    linear = torch.nn.Linear(16, 30)
+    codes, scale = quantize_rows(linear.weight)
+    projection = Int8Projection(linear, codes, scale)
+    projection.load_state_dict({"weight": codes, "scale": scale, "bias": linear.bias})
+    weight = projection.to(dtype).dense_weight(dtype)
+    whole = dequantize_rows(codes, scale)
+    assert weight.dtype == dtype and torch.allclose(weight.float(), whole, rtol=2e-2)
+    x = torch.empty(5, 1, 16, dtype=dtype, device="meta")
+    made = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            made.add(result.dtype)
+            return result
+
+    projection.to("meta")
+    with Watching():
+        assert projection(x).shape == (5, 1, 30)
+    assert made == {dtype}
+
+
+def test_a_shared_table_stays_one_wherever_it_goes():
+    embedding = torch.nn.Embedding(30, 16)
+    codes, scale = map(constant, quantize_rows(embedding.weight))
+    linear = torch.nn.Linear(16, 30, bias=False)
+    both = torch.nn.ModuleList(
+        [Int8Embedding(embedding, codes, scale), Int8Projection(linear, codes, scale)]
+    ).half()
+    if torch.cuda.is_available():
+        both.cuda()
+    looked_up, projected = both
+    assert looked_up.scale.dtype == torch.float16 and looked_up.weight.dtype == torch.int8
+    assert looked_up.weight.data_ptr() == projected.weight.data_ptr()
+    assert looked_up.scale.data_ptr() == projected.scale.data_ptr()
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
