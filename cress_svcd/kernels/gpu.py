@@ -1,9 +1,9 @@
 """Back end ``gpu``: Triton kernels that read a bit a weight.
 
-Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch; a program
-computes BLOCK_OUT outputs of one row.  Many: one launch rounds the rows, a second one multiplies
-them on the tensor cores (int8, or halves without rounding), unpacks signs on their way and scales
-the result.  float32 rows that are not rounded to 8 bits take a float32 product.
+Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch, on the tensor
+cores (int8) where rows are rounded to 8 bits.  Many: one launch rounds the rows, a second one
+multiplies them on the tensor cores (int8, or halves without rounding), unpacks signs on their way
+and scales the result.  float32 rows that are not rounded to 8 bits take a float32 product.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cress_svcd.kernels import bitpack, gpu_rows, reference
 from cress_svcd.kernels.gpu_rows import why_unavailable
+from cress_svcd.kernels.launching import Launcher, cover
 
 try:
     import triton
@@ -18,9 +19,10 @@ try:
 except ImportError:
     triton = None
 
-# More rows take two launches, which take a program that launches one by one longer than the work.
-FEW_ROWS = 8
-BLOCK_OUT, BLOCK_IN = 32, 256
+# Rows up to which a single launch serves: rounded ones, by tiles, and others, one by one.
+FUSED_ROWS, FEW_ROWS = 32, 8
+FUSED_TILE = 16, 32, 128, 4  # rows, outputs, inputs, warps
+BLOCK_OUT, BLOCK_IN = 32, 256  # of a row by itself
 
 
 def is_for(x: Tensor) -> bool:
@@ -36,16 +38,35 @@ if triton is not None:
         return (values + 12582912.0) - 12582912.0
 
     @triton.jit
+    def _signs_of(packed):
+        """Bytes (out x bytes) to -1 and +1 (out x 8 bytes) of int8."""
+        bit = tl.arange(0, 8).to(tl.uint8)
+        ones = (packed[:, :, None] >> bit[None, None, :]) & 1
+        return (ones.to(tl.int8) * 2 - 1).reshape(packed.shape[0], packed.shape[1] * 8)
+
+    @triton.jit
+    def _finish(total, step, row, rows, output, h, bias, y, out_features: tl.constexpr):
+        """y = total * step * h + bias for a tile of rows and outputs."""
+        exists, written = row < rows, output < out_features
+        value = total.to(tl.float32) * step[:, None]
+        if h is not None:
+            value *= tl.load(h + output, written, 0).to(tl.float32)[None, :]
+        if bias is not None:
+            value += tl.load(bias + output, written, 0).to(tl.float32)[None, :]
+        where = y + row[:, None].to(tl.int64) * out_features + output[None, :]
+        tl.store(where, value.to(y.dtype.element_ty), exists[:, None] & written[None, :])
+
+    @triton.jit
     def _few_rows_kernel(
-        x, x_stride, signs, row_bytes, g, h, bias, y, in_features, out_features,
-        has_g: tl.constexpr, has_h: tl.constexpr, has_bias: tl.constexpr, top: tl.constexpr,
-        block_out: tl.constexpr, block_in: tl.constexpr,
+        x, signs, g, h, bias, y,
+        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
+        top: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
     ):  # fmt: skip
         """One row times ``block_out`` sign rows; ``top`` 0: no rounding."""
         row = tl.program_id(0).to(tl.int64)
         outputs = tl.program_id(1) * block_out + tl.arange(0, block_out)
         written = outputs < out_features
-        x += row * x_stride
+        x += row * in_features
         columns = tl.arange(0, block_in)
         step = 1.0
         inverse = 1.0
@@ -55,7 +76,7 @@ if triton is not None:
             for start in range(0, in_features, block_in):
                 inside = start + columns < in_features
                 value = tl.load(x + start + columns, inside, 0).to(tl.float32)
-                if has_g:
+                if g is not None:
                     value *= tl.load(g + start + columns, inside, 0).to(tl.float32)
                 broken += value * 0.0  # NaN where the value is NaN or infinite
                 largest = tl.maximum(largest, tl.abs(value))
@@ -66,7 +87,7 @@ if triton is not None:
             index = start + columns
             inside = index < in_features
             value = tl.load(x + index, inside, 0).to(tl.float32)
-            if has_g:
+            if g is not None:
                 value *= tl.load(g + index, inside, 0).to(tl.float32)
             if top > 0:
                 value = _rounded(value * inverse)
@@ -75,39 +96,55 @@ if triton is not None:
             positive = ((packed >> (index % 8)[None, :]) & 1) != 0
             total += tl.sum(tl.where(positive, value[None, :], -value[None, :]), 1)
         total = total * step + tl.sum(broken)
-        if has_h:
+        if h is not None:
             total *= tl.load(h + outputs, written, 0).to(tl.float32)
-        if has_bias:
+        if bias is not None:
             total += tl.load(bias + outputs, written, 0).to(tl.float32)
         tl.store(y + row * out_features + outputs, total.to(y.dtype.element_ty), written)
 
+    @triton.jit(do_not_specialize=["rows"])
+    def _fused_kernel(
+        x, signs, g, h, bias, y, rows,
+        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
+        top: tl.constexpr,
+        block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
+    ):  # fmt: skip
+        """A tile of outputs; its rows are rounded to int8 here, once for each tile."""
+        row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+        output = tl.program_id(1) * block_out + tl.arange(0, block_out)
+        column = tl.arange(0, block_in)
+        byte = tl.arange(0, block_in // 8)
+        exists, written = (row < rows)[:, None], (output < out_features)[:, None]
+        x += row[:, None].to(tl.int64) * in_features
+        signs += output[:, None].to(tl.int64) * row_bytes
+        largest = tl.zeros((block_rows, block_in), tl.float32)
+        broken = tl.zeros((block_rows, block_in), tl.float32)
+        for start in range(0, in_features, block_in):
+            inside = (start + column < in_features)[None, :]
+            value = tl.load(x + (start + column)[None, :], exists & inside, 0).to(tl.float32)
+            if g is not None:
+                value *= tl.load(g + (start + column)[None, :], inside, 0).to(tl.float32)
+            broken += value * 0.0  # NaN where the value is NaN or infinite
+            largest = tl.maximum(largest, tl.abs(value))
+        damage = tl.sum(broken, 1)
+        step = tl.max(largest, 1) * (1.0 / top) + damage
+        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
+        total = tl.zeros((block_rows, block_out), tl.int32)
+        for start in range(0, in_features, block_in):
+            inside = (start + column < in_features)[None, :]
+            value = tl.load(x + (start + column)[None, :], exists & inside, 0).to(tl.float32)
+            if g is not None:
+                value *= tl.load(g + (start + column)[None, :], inside, 0).to(tl.float32)
+            value = tl.where(damage[:, None] == 0, _rounded(value * inverse[:, None]), 0.0)
+            given = (start // 8 + byte < row_bytes)[None, :]
+            packed = tl.load(signs + (start // 8 + byte)[None, :], written & given, 0)
+            total = tl.dot(value.to(tl.int8), _signs_of(packed).trans(), total, out_dtype=tl.int32)
+        _finish(total, step, row, rows, output, h, bias, y, out_features)
 
-def _few_rows(
-    rows: Tensor,
-    signs: Tensor,
-    g: Tensor | None,
-    h: Tensor | None,
-    bias: Tensor | None,
-    bits: int | None,
-) -> Tensor:
-    """The fused kernel; ``rows``: 2 dimensions, the last one dense."""
-    y = rows.new_empty(len(rows), len(signs))
-    grid = (len(rows), triton.cdiv(len(signs), BLOCK_OUT))
-    _few_rows_kernel[grid](
-        rows, rows.stride(0), signs, signs.stride(0), g, h, bias, y, rows.shape[1], len(signs),
-        has_g=g is not None, has_h=h is not None, has_bias=bias is not None,
-        top=0 if bits is None else 2 ** (bits - 1) - 1, block_out=BLOCK_OUT, block_in=BLOCK_IN,
-        enable_fp_fusion=False,  # a fused multiply-add would round levels differently from training
-    )  # fmt: skip
-    return y
-
-
-if triton is not None:
-
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows"])
     def _many_rows_kernel(
-        levels, steps, signs, row_bytes, h, bias, y, rows, in_features, out_features,
-        has_h: tl.constexpr, has_bias: tl.constexpr, whole: tl.constexpr,
+        levels, steps, signs, h, bias, y, rows,
+        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
         block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
         group: tl.constexpr,
     ):  # fmt: skip
@@ -121,7 +158,6 @@ if triton is not None:
         output = inner // height * block_out + tl.arange(0, block_out)
         column = tl.arange(0, block_in)
         byte = tl.arange(0, block_in // 8)
-        bit = tl.arange(0, 8)
         exists, written = row < rows, output < out_features
         of_row = levels + row[:, None].to(tl.int64) * in_features
         of_output = signs + output[:, None].to(tl.int64) * row_bytes
@@ -130,21 +166,56 @@ if triton is not None:
         for start in range(0, in_features, block_in):
             inside = exists[:, None] & (start + column < in_features)[None, :]
             given = start // 8 + byte < row_bytes
-            if whole:  # no row of signs ends within a block
+            if in_features % block_in == 0:  # no row of signs ends within a block
                 inside, given = exists[:, None], byte >= 0
             level = tl.load(of_row + (start + column)[None, :], inside, 0)
             where = of_output + (start // 8 + byte)[None, :]
             packed = tl.load(where, written[:, None] & given[None, :], 0)
-            ones = (packed[:, :, None] >> bit[None, None, :].to(tl.uint8)) & 1
-            sign = (ones.to(tl.int8) * 2 - 1).reshape(block_out, block_in).to(level.dtype)
+            sign = _signs_of(packed).to(level.dtype)
             total = tl.dot(level, sign.trans(), total, out_dtype=total.dtype)
-        value = total.to(tl.float32) * tl.load(steps + row, exists, 0)[:, None]
-        if has_h:
-            value *= tl.load(h + output, written, 0).to(tl.float32)[None, :]
-        if has_bias:
-            value += tl.load(bias + output, written, 0).to(tl.float32)[None, :]
-        where = y + row[:, None].to(tl.int64) * out_features + output[None, :]
-        tl.store(where, value.to(y.dtype.element_ty), exists[:, None] & written[None, :])
+        step = tl.load(steps + row, exists, 0)
+        _finish(total, step, row, rows, output, h, bias, y, out_features)
+
+    # A fused multiply-add would round levels differently from training.
+    _by_rows = Launcher(_few_rows_kernel, enable_fp_fusion=False)
+    _fused = Launcher(_fused_kernel, enable_fp_fusion=False)
+    _by_tiles = Launcher(_many_rows_kernel)
+
+
+def _few_rows(
+    rows: Tensor,
+    signs: Tensor,
+    g: Tensor | None,
+    h: Tensor | None,
+    bias: Tensor | None,
+    bits: int | None,
+) -> Tensor:
+    """In a single launch, a program for each row; ``rows`` (rows x in) lie dense."""
+    out_features, row_bytes = signs.shape
+    y = rows.new_empty(len(rows), out_features)
+    top = 0 if bits is None else 2 ** (bits - 1) - 1
+    constants = rows.shape[1], out_features, row_bytes, top, BLOCK_OUT, BLOCK_IN
+    programs = len(rows), cover(out_features, BLOCK_OUT), 1
+    _by_rows(programs, (rows, signs, g, h, bias, y), (), constants)
+    return y
+
+
+def _fused_rows(
+    rows: Tensor,
+    signs: Tensor,
+    g: Tensor | None,
+    h: Tensor | None,
+    bias: Tensor | None,
+    tile: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """8 bits in a single launch, by tiles; ``rows`` (rows x in) lie dense."""
+    out_features, row_bytes = signs.shape
+    y = rows.new_empty(len(rows), out_features)
+    block_rows, block_out, block_in, warps = tile or FUSED_TILE
+    constants = rows.shape[1], out_features, row_bytes, 127, block_rows, block_out, block_in
+    programs = cover(len(rows), block_rows), cover(out_features, block_out), 1
+    _fused(programs, (rows, signs, g, h, bias, y), (len(rows),), constants, warps)
+    return y
 
 
 # Rows up to which a tile of so many rows and outputs is used, with its warps (measured on an H200).
@@ -167,12 +238,9 @@ def _tiled(
         tuple(shape) for most, *shape in TILES if most is None or rows <= most
     )
     block_in = 128 if levels.dtype == torch.int8 else 64
-    grid = (triton.cdiv(rows, block_rows) * triton.cdiv(len(signs), block_out),)
-    _many_rows_kernel[grid](
-        levels, steps, signs, signs.stride(0), h, bias, y, rows, in_features, len(signs),
-        has_h=h is not None, has_bias=bias is not None, whole=in_features % block_in == 0,
-        block_rows=block_rows, block_out=block_out, block_in=block_in, group=8, num_warps=warps,
-    )  # fmt: skip
+    constants = in_features, *signs.shape, block_rows, block_out, block_in, 8
+    programs = cover(rows, block_rows) * cover(len(signs), block_out), 1, 1
+    _by_tiles(programs, (levels, steps, signs, h, bias, y), (rows,), constants, warps)
     return y
 
 
@@ -203,9 +271,12 @@ def sign_matmul(
 
     Without rounding (``bits`` None) and many rows of a half type, g * x is rounded to that type.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.stride(-1) != 1:
-        rows = rows.contiguous()
-    function = _few_rows if 0 < len(rows) <= FEW_ROWS else _many_rows
-    y = function(rows, signs.contiguous(), g, h, bias, bits)
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    signs = signs.contiguous()
+    if bits == 8 and 0 < len(rows) <= FUSED_ROWS:
+        y = _fused_rows(rows, signs, g, h, bias)
+    elif 0 < len(rows) <= FEW_ROWS:
+        y = _few_rows(rows, signs, g, h, bias, bits)
+    else:
+        y = _many_rows(rows, signs, g, h, bias, bits)
     return y.view(*x.shape[:-1], len(signs))

@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import Tensor
 
+from cress_svcd.kernels.launching import Launcher, cover
+
 try:
     import triton
     import triton.language as tl
@@ -31,10 +33,10 @@ def fits(x: Tensor) -> bool:
 
 if triton is not None:
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows"])
     def _quantize_kernel(
-        x, g, levels, steps, rows, width,
-        has_g: tl.constexpr, top: tl.constexpr, unit: tl.constexpr,
+        x, g, levels, steps, rows,
+        width: tl.constexpr, top: tl.constexpr, unit: tl.constexpr,
         block_rows: tl.constexpr, block: tl.constexpr,
     ):  # fmt: skip
         """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
@@ -43,7 +45,7 @@ if triton is not None:
         inside = (row < rows)[:, None] & (column < width)[None, :]
         where = row[:, None] * width + column[None, :]
         value = tl.load(x + where, inside, 0).to(tl.float32)
-        if has_g:
+        if g is not None:
             value *= tl.load(g + column, column < width, 0).to(tl.float32)[None, :]
         broken = tl.sum(value * 0.0, 1)  # NaN where a value is NaN or infinite, which max may pass
         step = tl.max(tl.abs(value), 1) * (1.0 / top) + broken
@@ -57,13 +59,15 @@ if triton is not None:
         tl.store(levels + where, (value * (1.0 / unit)).to(levels.dtype.element_ty), inside)
         tl.store(steps + row, step * unit, row < rows)
 
+    # A fused multiply-add would round levels differently.
+    _quantize = Launcher(_quantize_kernel, enable_fp_fusion=False)
 
-@functools.cache  # launches are what a small batch takes its time for
-def row_tile(width: int) -> dict[str, int]:
+
+@functools.cache
+def row_tile(width: int) -> tuple[int, int, int]:
     """Rows and columns of a program that holds whole rows of ``width``, and its warps."""
-    block = triton.next_power_of_2(width)
-    rows = max(1, TILE // block)
-    return {"block_rows": rows, "block": block, "num_warps": 4 if block <= 4096 else 8}
+    block = 1 << (width - 1).bit_length()
+    return max(1, TILE // block), block, 4 if block <= 4096 else 8
 
 
 def quantize(
@@ -87,11 +91,14 @@ def quantize(
     rows = x.numel() // width
     levels = torch.empty_like(x, dtype=dtype)
     steps = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
-    whole = bits is None or levels.dtype in (torch.float32, torch.int8)
-    tile = row_tile(width)
-    _quantize_kernel[(triton.cdiv(rows, tile["block_rows"]),)](
-        x, g, levels, steps, rows, width, has_g=g is not None,
-        top=1 if bits is None else 2 ** (bits - 1) - 1, unit=1 if whole else 2 ** (bits - 1),
-        enable_fp_fusion=False, **tile,  # a fused multiply-add would round levels differently
-    )  # fmt: skip
+    block_rows, block, warps = row_tile(width)
+    constants = (width, *_top_and_unit(bits, levels.dtype), block_rows, block)
+    _quantize((cover(rows, block_rows), 1, 1), (x, g, levels, steps), (rows,), constants, warps)
     return levels, steps
+
+
+@functools.cache
+def _top_and_unit(bits: int | None, dtype: torch.dtype) -> tuple[int, int]:
+    """The highest level, and what levels are divided by to be kept in ``dtype``."""
+    whole = bits is None or dtype in (torch.float32, torch.int8)
+    return 1 if bits is None else 2 ** (bits - 1) - 1, 1 if whole else 2 ** (bits - 1)

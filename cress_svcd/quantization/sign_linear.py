@@ -44,6 +44,7 @@ class _SignLinear(torch.autograd.Function):
     def forward(ctx, x, weight, g, h, bias, codes, bits, slope, after_backward):
         ctx.save_for_backward(x, weight, g, h, codes)
         ctx.slope, ctx.after_backward = slope, after_backward
+        ctx.type_of_bias = None if bias is None else bias.dtype
         ctx.fused = gpu_training.is_for(x, weight)
         # Not by rows of a flattened x: the output must not be a view, since fairseq's attention
         # scales it in place, which autograd forbids on a view that a function made.
@@ -79,7 +80,8 @@ class _SignLinear(torch.autograd.Function):
                 grad_weight.mul_(slope)
             if ctx.after_backward is not None:
                 ctx.after_backward()
-        grad_bias = _sum_rows(grad, exact) if need_bias else None
+        # CUDA sums halves in float32; in the bias's own type autograd need not cast the sum.
+        grad_bias = _sum_rows(grad, ctx.type_of_bias if ctx.fused else exact) if need_bias else None
         return grad_x, grad_weight, grad_g, grad_h, grad_bias, None, None, None, None
 
 

@@ -26,6 +26,10 @@ from cress_svcd.files import write_json
 from cress_svcd.kernels import gpu, gpu_rows
 
 CALLS = 20
+# Candidates of --tiles beside those that are in use: rows, outputs, (inputs,) warps.
+FUSED_TILES = {(16, 16, 128, 4), (16, 16, 256, 4), (16, 32, 256, 4), (16, 32, 128, 8),
+               (16, 64, 128, 4), (32, 32, 128, 4)}  # fmt: skip
+TILES = {(64, 128, 4), (128, 64, 4), (64, 256, 8), (16, 64, 4)}
 
 
 def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict[str, Callable]:
@@ -39,11 +43,15 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
         "packed": lambda: kernels.sign_matmul(x, signs, out_features, g, h, bias, 8, checked=True),
     }
     if tiles:
-        if rows <= 256:
-            chosen["few rows"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
-        for tile in sorted({tuple(shape) for _, *shape in gpu.TILES} | {(64, 128, 4), (128, 64, 4),
-                                                                       (64, 256, 8), (16, 64, 4)}):
-            chosen[f"tile {tile}"] = lambda tile=tile: gpu._tiled(
+        if rows <= 16:
+            chosen["row by row"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
+        if rows <= 128:
+            for tile in sorted({gpu.FUSED_TILE, *FUSED_TILES}):
+                chosen[f"fused {tile}"] = lambda tile=tile: gpu._fused_rows(
+                    x, signs, g, h, bias, tile
+                )
+        for tile in sorted({tuple(shape) for _, *shape in gpu.TILES} | TILES):
+            chosen[f"two launches {tile}"] = lambda tile=tile: gpu._tiled(
                 *gpu_rows.quantize(x, g, 8, torch.int8), signs, h, bias, x.dtype, tile
             )
     return chosen

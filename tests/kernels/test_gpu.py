@@ -34,6 +34,18 @@ def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vecto
 
 
 @needs_triton
+@pytest.mark.parametrize("rows, in_features, out_features", [(1, 64, 32), (5, 300, 45), (33, 77, 1)])
+@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
+def test_the_fused_tiles(operands, rows, in_features, out_features, vectors):
+    values = operands(rows, in_features, out_features)
+    x, signs, *given = (value.to(DEVICE) for value in values)
+    given = given if vectors else [None] * 3
+    y = gpu._fused_rows(x, kernels.pack_signs(signs), *given)
+    expected = reference.sign_matmul(x, signs, *given, 8)
+    assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
 @pytest.mark.parametrize("bits", [8, None])
 @pytest.mark.parametrize("tile", [tuple(shape) for _, *shape in gpu.TILES], ids=str)
 @pytest.mark.parametrize(
@@ -57,6 +69,8 @@ def test_broken_rows_stay_alone(operands):
     x, signs, g, h, bias = (value.to(DEVICE) for value in operands(4, 70, 20))
     x[1, 3], x[2, 0] = float("inf"), float("nan")
     y = gpu._few_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
+    assert y.isnan().all(1).tolist() == [False, True, True, False]
+    y = gpu._fused_rows(x, kernels.pack_signs(signs), g, h, bias)
     assert y.isnan().all(1).tolist() == [False, True, True, False]
     assert not gpu._few_rows(torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8).any()
     y = gpu._many_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
