@@ -180,13 +180,15 @@ class Runner:
         """Run commands side by side, each writing to the end of its log; one failure ends all."""
         with contextlib.ExitStack() as stack:
             processes = []
-            for command, log in commands:
+            cards = visible_gpus(self.environment) if len(commands) > 1 else []
+            for place, (command, log) in enumerate(commands):
                 sink = stack.enter_context(
                     log.open("w" if stage.together else "a", encoding="utf-8")
                 )
                 sink.write(f"$ {shlex.join(command)}\n")
                 sink.flush()
-                process = self._start(stage, command, sink, len(commands))
+                environment = self._share(place, len(commands), cards)
+                process = self._start(stage, command, sink, environment)
                 stack.callback(stop_process, process)
                 processes.append((command, log, process))
             for _ in _heartbeat(processes[0][1]):
@@ -201,12 +203,20 @@ class Runner:
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
                     )
 
-    def _start(self, stage: Stage, command: list[str], sink, beside: int) -> subprocess.Popen:
-        """Start one of ``beside`` commands that run at once, with its share of the cores."""
-        environment = dict(self.environment)
-        if beside > 1:
-            share = max(1, len(os.sched_getaffinity(0)) // beside)
-            environment.setdefault("OMP_NUM_THREADS", str(share))
+    def _share(self, place: int, beside: int, cards: list[str]) -> dict[str, str]:
+        """The environment of the command at ``place`` of ``beside`` that run at once: its share of
+        the cores, and one of the GPUs ``cards``."""
+        if beside == 1:
+            return self.environment
+        cores = max(1, len(os.sched_getaffinity(0)) // beside)
+        environment = {"OMP_NUM_THREADS": str(cores), **self.environment}
+        if len(cards) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
+        return environment
+
+    def _start(
+        self, stage: Stage, command: list[str], sink, environment: dict[str, str]
+    ) -> subprocess.Popen:
         try:
             return subprocess.Popen(
                 resolve(command),
@@ -257,6 +267,18 @@ def resolve(command: list[str]) -> list[str]:
     if command[0] in PROGRAMS:
         return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
     return command
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs that programs may use, named as in CUDA_VISIBLE_DEVICES; empty where none is found."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [card.strip() for card in given.split(",") if card.strip()]
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [] if found.returncode else found.stdout.split()
 
 
 def _failed(stage: Stage, log: Path, process: subprocess.Popen) -> bool:

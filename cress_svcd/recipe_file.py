@@ -13,7 +13,8 @@ A recipe file holds
     does:      one sentence for people
     commands:  list of argument lists; {key} is replaced by the setting of that name.  A list
                whose only item is "{key}" where the setting is a list is spliced in.
-    together:  true runs the commands side by side, each with a log of its own
+    together:  true runs the commands side by side, each with a log of its own, its share of the
+               cores, and, where there are several GPUs, one of them
     needs:     files that must exist before the stage starts; those outside of the setting out
                are looked for before anything is run
     makes:     files that exist when it has succeeded

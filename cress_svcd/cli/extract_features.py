@@ -16,7 +16,9 @@ Where the encoder's transformer is trained but its convolutions are not
   fairseq-train data/en-de … --hubert-model-path hubert.pt --freeze-hubert-convolutions \\
       --feature-cache data/en-de/convolved
 
-Both folders together are made in one pass.
+Both folders together are made in one pass.  --hubert-model-path also takes a speech translation
+checkpoint, whose encoder was trained on: what is then trained from that checkpoint (quant_transformer,
+--finetuned-st-model) with --freeze-hubert can read those features.
 """
 
 import argparse
@@ -135,7 +137,8 @@ def run(args: argparse.Namespace) -> None:
 def frozen_encoder(hubert_model_path: str) -> HubertEncoder:
     """The encoder of a checkpoint, on the CPU, in evaluation mode."""
     description, state = read_hubert(hubert_model_path)
-    encoder = HubertEncoder(description, frozen=True)
+    # A frozen encoder masks nothing, and one trained with a translation model has no mask_emb.
+    encoder = HubertEncoder(description, {"mask_prob": 0, "mask_channel_prob": 0}, frozen=True)
     encoder.load_pretrained(state, hubert_model_path)
     return encoder.eval()
 

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # Layers whose features are worth keeping: those of an encoder that is not trained at all, and of
 # one whose transformer is.
 OUTPUT, CONVOLUTIONS = "output", "convolutions"
+IN_TRANSLATION_MODEL = "encoder.hubert."  # what the encoder's tensors are called there
 # Parts of a pretraining checkpoint that only its loss needs.
 PRETRAINING_ONLY = ("final_proj.", "label_embs_concat", "target_glu.")
 
@@ -111,6 +112,8 @@ def _plain(config) -> dict:
 def read_hubert(path: str | os.PathLike) -> tuple[HubertDescription, dict[str, Tensor]]:
     """Read a HuBERT checkpoint as fairseq's pretraining writes it (or as released).
 
+    A speech translation checkpoint gives the speech encoder that was trained with it.
+
     Returns:
         the description, and the model's tensors by name.
     Raises:
@@ -124,6 +127,13 @@ def read_hubert(path: str | os.PathLike) -> tuple[HubertDescription, dict[str, T
             "'cress-svcd pretrain-hubert'"
         )
     model = _plain(state["cfg"]["model"])
+    if model.get("hubert_description"):
+        tensors = {
+            name.removeprefix(IN_TRANSLATION_MODEL): tensor
+            for name, tensor in state["model"].items()
+            if name.startswith(IN_TRANSLATION_MODEL)
+        }
+        return HubertDescription.from_json(model["hubert_description"]), tensors
     task = _plain(state["cfg"].get("task") or {})
     if model.get("_name") != "hubert":
         raise CheckpointError(

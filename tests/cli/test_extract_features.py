@@ -80,6 +80,29 @@ def test_training_from_features_equals_training_from_audio(
     np.testing.assert_allclose(losses, expected, atol=0.01)
 
 
+def test_of_an_encoder_trained_with_a_translation_model(prepared, hubert, tmp_path, run):
+    saved = [option for option in TRAIN if option != "--no-save"]
+    run(
+        "fairseq-train", prepared, "--hubert-model-path", hubert, *saved, "--save-dir", tmp_path,
+        "--lr", "0.1", "--no-epoch-checkpoints",
+    )  # fmt: skip
+    start = tmp_path / "checkpoint_last.pt"
+    (_, state), (_, before) = read_hubert(start), read_hubert(hubert)
+    name = "encoder.layers.0.fc1.weight"
+    assert not torch.equal(state[name], before[name])
+    run("cress-svcd", "extract-features", prepared, "--hubert-model-path", start, "-o", tmp_path)
+    common = [
+        "fairseq-train", prepared, *TRAIN[: TRAIN.index("--arch")], "--arch", "quant_transformer", "--finetuned-st-model",
+        start, "--hubert-model-path", start, "--freeze-hubert", *TRAIN[TRAIN.index("--dropout") :],
+        "--optimizer", "adam", "--lr", "0.001",
+    ]  # fmt: skip
+    from_audio, from_features = run(*common), run(*common, "--feature-cache", tmp_path)
+    expected = logged_losses(from_audio.stdout + from_audio.stderr)
+    losses = logged_losses(from_features.stdout + from_features.stderr)
+    assert len(losses) == 3
+    np.testing.assert_allclose(losses, expected, atol=0.01)
+
+
 def test_another_encoder_or_a_trained_one_is_refused(prepared, hubert, tmp_path, run):
     run("cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, "-o", tmp_path)
     other = tmp_path / "other.pt"

@@ -15,7 +15,7 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import ConfigError
-from cress_svcd.recipe import child_environment, resolve
+from cress_svcd.recipe import child_environment, resolve, visible_gpus
 from cress_svcd.recipe_file import load_recipe
 
 # Appends its arguments as a line to a file.
@@ -281,6 +281,29 @@ class TestTogether:
         kitchen.write(stage("both", show, show, together=True, output="{out}/all.txt"))
         assert kitchen.run() == 0
         assert (kitchen.out / "all.txt").read_text().count(f"threads {max(1, cores // 2)}\n") == 2
+
+    @pytest.mark.parametrize(
+        "given, dealt",
+        [("4,6", ["4", "6", "4"]), ("5", ["5"] * 3), ("", [""] * 3)],
+        ids=["two", "one", "none"],
+    )
+    def test_the_gpus_are_dealt_out(self, kitchen, monkeypatch, given, dealt):
+        show = ["{python}", "-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        kitchen.write(stage("three", show, show, show, together=True, output="{out}/all.txt"))
+        assert kitchen.run() == 0
+        printed = (kitchen.out / "all.txt").read_text().splitlines()
+        cards = [line for line in printed if not line.startswith("$")]
+        assert cards == [repr(card) for card in dealt]
+
+    def test_gpus_are_found_by_the_driver(self, tmp_path, monkeypatch):
+        driver = tmp_path / "nvidia-smi"
+        driver.write_text("#!/bin/sh\necho 0; echo 1\n")
+        driver.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        assert visible_gpus({}) == ["0", "1"]
+        driver.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+        assert visible_gpus({}) == []
 
     def test_one_failure_stops_the_others(self, kitchen, capsys):
         sleep = (
