@@ -4,11 +4,13 @@
 
 The command's output passes through.  Every second nvidia-smi tells the share of time in which the
 GPU was busy (it counts a GPU as busy while any kernel runs); the updates are read from fairseq's
-json log, from the second epoch on, when the data is in the page cache and kernels are chosen.
-Without nvidia-smi only the updates are measured.
+json log, from the second epoch on, when the data is in the page cache and kernels are chosen (of a
+run within one epoch, from the first log on).  Of several GPUs the mean is given, of those alone that
+CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
 """
 
 import json
+import os
 import re
 import shutil
 import statistics
@@ -32,6 +34,12 @@ QUERY = [
 ]
 
 
+def query() -> list[str]:
+    """The command that samples the GPUs of the training."""
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [*QUERY, f"--id={cards}"] if cards else QUERY
+
+
 def sample_gpu(process: subprocess.Popen, samples: list[tuple[float, int, int]]) -> None:
     """Append (time, utilisation in percent, memory in MiB) for each line that nvidia-smi prints."""
     for line in process.stdout:
@@ -48,9 +56,9 @@ def main() -> int:
     samples: list[tuple[float, int, int]] = []
     monitor = None
     if shutil.which("nvidia-smi"):
-        monitor = subprocess.Popen(QUERY, stdout=subprocess.PIPE, text=True)
+        monitor = subprocess.Popen(query(), stdout=subprocess.PIPE, text=True)
         threading.Thread(target=sample_gpu, args=(monitor, samples), daemon=True).start()
-    updates: list[tuple[float, int, float]] = []
+    updates: list[tuple[float, ...]] = []
     started = time.monotonic()
     process = subprocess.Popen(
         resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -60,7 +68,8 @@ def main() -> int:
         match = LOG_LINE.search(line)
         if match:
             logged = json.loads(match[1])
-            updates.append((time.monotonic(), int(logged["num_updates"]), float(logged["epoch"])))
+            fields = (float(logged[name]) for name in ("num_updates", "epoch", "update"))
+            updates.append((time.monotonic(), *fields))
     code = process.wait()
     if monitor is not None:
         monitor.terminate()
@@ -71,12 +80,15 @@ def main() -> int:
 
 def summarize(samples: list, updates: list, seconds: float) -> dict:
     """Figures of the steady state: from the first log of the second epoch to the last log."""
-    steady = [entry for entry in updates if entry[2] >= 2] or updates
+    steady = [entry for entry in updates if entry[2] >= 2]
+    if len(steady) < 2:
+        steady = updates
     result: dict = {"seconds": round(seconds, 1)}
     if len(steady) > 1:
-        (start, first, _), (end, last, _) = steady[0], steady[-1]
-        result["updates"] = last
+        (start, first, _, begun), (end, last, _, passed) = steady[0], steady[-1]
+        result["updates"] = int(last)
         result["updates_per_second"] = round((last - first) / (end - start), 2)
+        result["epochs_per_second"] = round((passed - begun) / (end - start), 6)
         busy = [use for moment, use, _ in samples if start <= moment <= end]
         if busy:
             result["gpu_busy_percent"] = round(statistics.mean(busy), 1)
