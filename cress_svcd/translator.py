@@ -32,7 +32,7 @@ from fairseq.tasks import TASK_REGISTRY
 
 from cress_svcd import kernels
 from cress_svcd.data.audio import SAMPLE_RATE, standardize
-from cress_svcd.data.dataset import SpeechTranslationDataset
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
 from cress_svcd.data.recordings import Audio, Segment, read_segments
 from cress_svcd.data.segmentation import Segmentation
 from cress_svcd.errors import CheckpointError, ConfigError
@@ -70,9 +70,16 @@ class Translation:
 class Waveforms(SpeechTranslationDataset):
     """Speech in memory, to be translated."""
 
-    def __init__(self, waves: Sequence[np.ndarray], dictionary: Dictionary, normalize: bool):
+    def __init__(
+        self,
+        waves: Sequence[np.ndarray],
+        dictionary: Dictionary,
+        normalize: bool,
+        length_multiple: int,
+    ):
+        sizes = [len(wave) for wave in waves]
         super().__init__(
-            [], [len(wave) for wave in waves], None, None, dictionary, normalize=normalize
+            [], sizes, None, None, dictionary, normalize=normalize, length_multiple=length_multiple
         )
         self.waves = waves
 
@@ -296,6 +303,7 @@ class Translator:
             [segment.wave for segment in window],
             self.task.tgt_dict,
             self.task.data_cfg.normalize,
+            GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
         )
         budget = round(self.batch_seconds * SAMPLE_RATE)
         for segment, (text, score, tokens) in zip(window, self._generate(waves, budget)):

@@ -28,11 +28,13 @@ from typing import Iterator
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cress_svcd.cli.prepare_text import audio_folder, read_config
 from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, round_up
 from cress_svcd.data.feature_cache import (
     FeatureCache,
     file_digest,
@@ -66,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=2,
-        help="processes that read and encode (default: %(default)s); 8 keep a GPU busy",
+        help="processes that read and encode (default: %(default)s); 8 keep a GPU busy, and several "
+        "GPUs share them",
     )
     parser.add_argument("--force", action="store_true", help="also what is up to date")
 
@@ -183,14 +186,24 @@ class Features(Dataset):
     def encode(self, wave: torch.Tensor) -> list[torch.Tensor]:
         if self.encoder is None:
             self.encoder = frozen_encoder(self.hubert_model_path)
-        self.encoder.to(self.device)
-        wave = wave.to(self.device).unsqueeze(0)
-        lengths = torch.tensor([wave.size(1)], device=self.device)
-        convolved, lengths = self.encoder.convolve(wave, lengths)
+        device = self._own_device()
+        self.encoder.to(device)
+        lengths = torch.tensor([len(wave)], device=device)
+        if device.type != "cpu":
+            wave = F.pad(wave, (0, round_up(len(wave), GPU_LENGTH_MULTIPLE) - len(wave)))
+        convolved, lengths = self.encoder.convolve(wave.to(device).unsqueeze(0), lengths)
         features = {CONVOLUTIONS: convolved}
         if OUTPUT in self.layers:
             features[OUTPUT], _ = self.encoder.transform(convolved, lengths)
-        return [features[layer][0].half().cpu() for layer in self.layers]
+        frames = int(lengths[0])
+        return [features[layer][0, :frames].half().cpu() for layer in self.layers]
+
+    def _own_device(self) -> torch.device:
+        """Processes that encode side by side are spread over the GPUs."""
+        worker = torch.utils.data.get_worker_info()
+        if self.device.type == "cpu" or worker is None:
+            return self.device
+        return torch.device(self.device.type, worker.id % torch.cuda.device_count())
 
 
 def encode(features: Features, workers: int) -> Iterator[list[np.ndarray]]:
@@ -206,7 +219,9 @@ def encode(features: Features, workers: int) -> Iterator[list[np.ndarray]]:
         for wave in DataLoader(waves, batch_size=None, num_workers=workers):
             yield [layer.numpy() for layer in features.encode(wave)]
         return
-    context, workers = ("spawn", min(workers, GPU_PROCESSES)) if on_gpu else (None, workers)
+    context = None
+    if on_gpu:
+        context, workers = "spawn", min(workers, GPU_PROCESSES * torch.cuda.device_count())
     for item in DataLoader(
         features, batch_size=None, num_workers=workers, multiprocessing_context=context
     ):

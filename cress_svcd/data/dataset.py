@@ -95,6 +95,16 @@ class EncodedSentences:
         return torch.from_numpy(self._tokens[end - self.sizes[index] : end].astype(np.int64))
 
 
+SAMPLES_A_FRAME = 320  # of HuBERT's features
+# To what batches are padded on a GPU, in samples: cuDNN plans each convolution anew for a new length.
+GPU_LENGTH_MULTIPLE = 8000
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-length // multiple) * multiple
+
+
 class SpeechTranslationDataset(FairseqDataset):
     """Segments of speech with their translations, and their transcripts if given.
 
@@ -109,6 +119,9 @@ class SpeechTranslationDataset(FairseqDataset):
         audio_root: folder that relative paths start from.
         normalize: bring each waveform to zero mean and unit variance.
         shuffle: put segments of equal length in a random order.
+        features: read in place of audio.
+        length_multiple: batches are padded to a multiple of so many samples (of features: of the
+            frames that are made of them).
     """
 
     def __init__(
@@ -123,8 +136,10 @@ class SpeechTranslationDataset(FairseqDataset):
         shuffle: bool = False,
         sample_rate: int = 16_000,
         features: FeatureCache | None = None,
+        length_multiple: int = 1,
     ):
         self.features = features
+        self.length_multiple = length_multiple
         self.audio = PackedStrings(audio)
         self.n_frames = np.asarray(n_frames, dtype=np.int64)
         self.targets = targets
@@ -192,7 +207,11 @@ class SpeechTranslationDataset(FairseqDataset):
         samples = [samples[i] for i in order.tolist()]
         lengths = lengths[order]
         # Waveforms are one-dimensional, cached features two-dimensional.
-        waves = torch.zeros(len(samples), *samples[0]["audio"].shape)
+        longest, *dimensions = samples[0]["audio"].shape
+        multiple = self.length_multiple
+        if dimensions:
+            multiple = max(1, multiple // SAMPLES_A_FRAME)
+        waves = torch.zeros(len(samples), round_up(longest, multiple), *dimensions)
         for row, sample in zip(waves, samples):
             row[: len(sample["audio"])] = sample["audio"]
         batch = {

@@ -7,7 +7,7 @@ from torch import Tensor
 from fairseq.data import HubertDataset
 
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.dataset import PackedStrings
+from cress_svcd.data.dataset import PackedStrings, round_up
 
 
 class SegmentHubertDataset(HubertDataset):
@@ -18,10 +18,20 @@ class SegmentHubertDataset(HubertDataset):
     Args:
         manifest_path, sample_rate, label_paths, ...: as of ``HubertDataset``; ``label_rates`` is a
             list with a rate for each kind of label, -1 for letters.
+        length_multiple: batches are padded to a multiple of so many samples; only for a model that
+            takes the padding's exact length, which fairseq's own does not.
     """
 
-    def __init__(self, manifest_path: str, sample_rate: int, label_paths: list[str], **options):
+    def __init__(
+        self,
+        manifest_path: str,
+        sample_rate: int,
+        label_paths: list[str],
+        length_multiple: int = 1,
+        **options,
+    ):
         super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
+        self.length_multiple = length_multiple
         # Python lists would be copied into each data-loading worker.
         self.audio_names = PackedStrings(self.audio_names)
         self.sizes = np.array(self.sizes, dtype=np.int64)
@@ -33,6 +43,9 @@ class SegmentHubertDataset(HubertDataset):
         """The waveform of a segment, float32 of shape (samples,)."""
         wave = read_audio(self.audio_names[index], self.audio_root, self.sample_rate)
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
+
+    def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:
+        return super().collater_audio(audios, round_up(audio_size, self.length_multiple))
 
     def get_label(self, index: int, label_idx: int) -> Tensor:
         """The labels of a segment as dictionary indices.

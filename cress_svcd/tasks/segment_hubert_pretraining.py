@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+import torch
+
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 from fairseq.tasks.hubert_pretraining import (
@@ -12,6 +14,7 @@ from fairseq.tasks.hubert_pretraining import (
     LabelEncoder,
 )
 
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
 from cress_svcd.data.hubert_dataset import SegmentHubertDataset
 from cress_svcd.errors import ConfigError
 
@@ -80,4 +83,8 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
             pad_audio=cfg.pad_audio,
             normalize=cfg.normalize,
             random_crop=cfg.random_crop,
+            # With transcripts the model is ours, which knows true lengths.
+            length_multiple=GPU_LENGTH_MULTIPLE
+            if cfg.transcripts and torch.cuda.is_available()
+            else 1,
         )

@@ -11,6 +11,7 @@ from typing import Optional
 
 import numpy as np
 import pandas
+import torch
 from omegaconf import II, OmegaConf, open_dict
 from torch import distributed
 
@@ -28,6 +29,7 @@ from fairseq.tasks.translation import (
 
 from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
 from cress_svcd.data.dataset import (
+    GPU_LENGTH_MULTIPLE,
     EncodedSentences,
     OneModeBatches,
     SpeechTranslationDataset,
@@ -131,6 +133,14 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         metadata={
             "help": "longest segment in training, in samples; longer ones are skipped and counted "
             "(validation and generation take any length)"
+        },
+    )
+    audio_length_multiple: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "pad batches of audio to a multiple of so many samples, which changes no result: "
+            "of each new length a GPU has to plan the convolutions anew, which takes longer than a "
+            "training step. Default: 8000 (half a second) on a GPU, else 1"
         },
     )
     eval_bleu_remove_bpe: Optional[str] = field(
@@ -399,7 +409,15 @@ class SpeechAndTextTranslationTask(TranslationTask):
             normalize=self.data_cfg.normalize,
             shuffle=training,
             features=self._cached_features(split, frame),
+            length_multiple=self.length_multiple,
         )
+
+    @property
+    def length_multiple(self) -> int:
+        """Of the samples of a batch."""
+        if self.cfg.audio_length_multiple is not None:
+            return max(1, self.cfg.audio_length_multiple)
+        return GPU_LENGTH_MULTIPLE if torch.cuda.is_available() and not self.cfg.cpu else 1
 
     def _cached_features(self, split: str, frame: pandas.DataFrame) -> FeatureCache | None:
         folder = self.cfg.feature_cache
@@ -746,4 +764,5 @@ class SpeechAndTextTranslationTask(TranslationTask):
             self.tgt_dict,
             audio_root=os.getcwd(),
             normalize=self.data_cfg.normalize,
+            length_multiple=self.length_multiple,
         )

@@ -136,7 +136,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     steps = args.steps or (4 if args.device == "cuda" else 1)
     systems = [name for name in args.systems if args.device == "cuda" or name != "svcd_unfused"]
-    folder = args.output / "training_step"
+    folder = args.output.resolve() / "training_step"
     folder.mkdir(parents=True, exist_ok=True)
     make_models(folder, ["fp32"])
     make_data(folder, args.sentences, args.seconds)

@@ -170,6 +170,20 @@ class TestCollater:
             assert np.array_equal(wave[:length].numpy(), recording[offset : offset + length])
             assert not wave[length:].any()
 
+    def test_padded_to_a_multiple(self, make):
+        dataset = make(length_multiple=1_000)
+        batch = dataset.collater([dataset[i] for i in (1, 2)])
+        waves, lengths = batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"]
+        assert waves.shape == (2, 3_000) and lengths.tolist() == [2_900, 700]
+        assert not waves[0, 2_900:].any()
+
+    def test_features_are_padded_to_the_same_time(self, make):
+        dataset = make(length_multiple=8_000)
+        frames = [torch.ones(length, 4) for length in (26, 3)]
+        samples = [dataset[index] | {"audio": frames[index]} for index in (0, 1)]
+        batch = dataset.collater(samples)["net_input"]
+        assert batch["src_tokens"].shape == (2, 50, 4) and batch["src_lengths"].tolist() == [26, 3]
+
     def test_texts_follow_the_order_of_the_speech(self, make, dictionary):
         dataset = make()
         batch = dataset.collater([dataset[i] for i in (1, 0, 2)])

@@ -65,6 +65,14 @@ def test_labels_are_right_also_beyond_ascii(dataset):
         assert frames.dtype == letters.dtype == torch.int64
 
 
+def test_batches_are_padded_to_a_multiple(dataset):
+    dataset.length_multiple = 8_000
+    batch = dataset.collater([dataset[index] for index in (0, 1)])
+    assert batch["net_input"]["source"].shape == (2, 16_000)
+    assert batch["net_input"]["padding_mask"].sum(dim=1).tolist() == [8_000, 6_400]
+    assert batch["target_lengths_list"][0].tolist() == [24, 29]
+
+
 def test_batches_are_padded(dataset):
     batch = dataset.collater([dataset[index] for index in (0, 1)])
     assert batch["net_input"]["source"].shape == (2, 9_600)

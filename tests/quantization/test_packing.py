@@ -53,6 +53,17 @@ def make_layer(options: dict, sizes=(75, 43), bias=True) -> QuantLinear:
     return layer.eval()
 
 
+def device_of(backend: str) -> str:
+    return "cuda" if backend == "gpu" else "cpu"
+
+
+def pack(layer: QuantLinear, backend: str):
+    """The packed layer, on a GPU for that back end; from inputs to outputs on the CPU."""
+    device = device_of(backend)
+    packed = PackedLinear.from_layer(copy.deepcopy(layer).to(device), backend=backend)
+    return lambda x: packed(x.to(device)).cpu()
+
+
 def distance(y, expected):
     return ((y - expected).norm() / expected.norm().clamp_min(1e-30)).item()
 
@@ -75,7 +86,7 @@ def test_the_same_outputs(options, backend, bias):
         if sizes[0] == 1 and options["method"] in ("onebit", "bitnet", "svcd"):
             continue  # a normalisation over one feature is 0 / 0, or nearly
         layer = make_layer(options, sizes, bias)
-        packed = PackedLinear.from_layer(layer, backend=backend)
+        packed = pack(layer, backend)
         exact = backend == "reference" or is_rounded_by_the_operator(layer)
         for rows in (1, 2, 8, 33, 64):
             x = torch.randn(rows, 3, sizes[0])
@@ -90,7 +101,7 @@ def test_levels_equal_those_of_training_to_the_bit():
         layer.h.fill_(1)
     x = torch.randn(1000, 200) * torch.logspace(-6, 6, 1000).unsqueeze(1)
     for backend in AVAILABLE:
-        assert torch.equal(PackedLinear.from_layer(layer, backend=backend)(x), layer(x)), backend
+        assert torch.equal(pack(layer, backend)(x), layer(x)), backend
 
 
 def test_a_state_makes_the_same_layer(options):
@@ -102,11 +113,13 @@ def test_a_state_makes_the_same_layer(options):
     saved = torch.load(file, weights_only=True)
     x = torch.randn(5, 75)
     for backend in AVAILABLE:
+        device = device_of(backend)
         again = PackedLinear(**saved["layer"], backend=backend).eval()
         again.load_state_dict(saved["state"])
+        again.to(device)
         for name, value in again.state_dict().items():
-            assert torch.equal(value, saved["state"][name]), (backend, name)
-        assert distance(again(x), packed(x)) < 1e-4
+            assert torch.equal(value.cpu(), saved["state"][name]), (backend, name)
+        assert distance(again(x.to(device)).cpu(), packed(x)) < 1e-4
 
 
 def test_unpacked_it_is_the_layer_again(options):
