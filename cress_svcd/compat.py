@@ -391,6 +391,17 @@ def let_workers_go() -> None:
 
 
 @functools.cache
+def attend_without_cudnn() -> None:
+    """Keep torch from computing attention by cuDNN.
+
+    Hopper GPUs prefer it where there is a padding mask, and cuDNN builds a graph for each new shape
+    of a batch, forward and backward: tens to hundreds of milliseconds for each attention.  Batches
+    of speech nearly all differ in shape; training made 2 updates a second with the GPU busy for
+    5 % of the time, until in a second epoch the shapes came again.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def apply() -> None:
     """Do all of the above once in this process."""
     # It announces at every start that it misses a package, which only speech synthesis needs.
@@ -406,3 +417,4 @@ def apply() -> None:
     send_checkpoints_as_plain_data()
     check_before_resuming()
     let_workers_go()
+    attend_without_cudnn()

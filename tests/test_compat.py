@@ -285,6 +285,10 @@ class TestLaunching:
         assert cfg.distributed_init_method is None and cfg.distributed_world_size == 1
 
 
+def test_attention_is_not_left_to_cudnn():
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_importing_the_package_prints_nothing(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", "import cress_svcd"], cwd=tmp_path, capture_output=True, text=True

@@ -191,27 +191,15 @@ class MaskedSubsampler(Conv1dSubsampler):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """B×T×C features of ``lengths`` frames → B×T'×C', lengths halved for each convolution."""
-        x = features
+        x = features.transpose(1, 2)
         for conv in self.conv_layers:
-            frames = torch.arange(x.size(1), device=x.device)
+            frames = torch.arange(x.size(2), device=x.device)
             padding = frames >= lengths.unsqueeze(1)
-            x = x.masked_fill(padding.unsqueeze(2), 0)
-            # cuDNN plans a convolution anew for each shape of a batch, which takes it longer than
-            # the rest of a training step.
-            if x.is_cuda and type(conv) is nn.Conv1d:
-                x = convolve_by_product(x, conv)
-            else:
-                x = conv(x.transpose(1, 2)).transpose(1, 2)
-            x = nn.functional.glu(x, dim=2)
+            # Contiguous: cuDNN has no fast strided convolution for the transposed layout.
+            x = conv(x.masked_fill(padding.unsqueeze(1), 0).contiguous())
+            x = nn.functional.glu(x, dim=1)
             lengths = torch.div(lengths - 1, 2, rounding_mode="floor") + 1
-        return x, lengths
-
-
-def convolve_by_product(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """``conv`` of the frames of B×T×C, as a matrix product of windows: B×T'×C'."""
-    x = nn.functional.pad(x, (0, 0, conv.padding[0], conv.padding[0]))
-    windows = x.unfold(1, conv.kernel_size[0], conv.stride[0]).transpose(2, 3).flatten(2)
-    return nn.functional.linear(windows, conv.weight.transpose(1, 2).flatten(1), conv.bias)
+        return x.transpose(1, 2), lengths
 
 
 class SpeechTextEncoder(TransformerEncoderBase):

@@ -139,8 +139,8 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         default=None,
         metadata={
             "help": "pad batches of audio to a multiple of so many samples, which changes no result: "
-            "of each new length a GPU has to plan the convolutions anew, which takes longer than a "
-            "training step. Default: 8000 (half a second) on a GPU, else 1"
+            "for each new length cuDNN plans HuBERT's convolutions anew. Default: 8000 (half a "
+            "second) on a GPU, else 1"
         },
     )
     eval_bleu_remove_bpe: Optional[str] = field(

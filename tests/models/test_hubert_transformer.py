@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.hubert_transformer import convolve_by_product
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationConfig
 
 ARCHS = [
@@ -76,14 +75,6 @@ def one(batch: dict, row: int) -> dict:
         "src_lengths": length.view(1),
         "prev_output_tokens": net_input["prev_output_tokens"][row : row + 1, :size],
     }
-
-
-@pytest.mark.parametrize("kernel, frames", [(5, 40), (5, 41), (3, 2), (1, 7)])
-def test_a_convolution_as_a_product(kernel, frames):
-    conv = torch.nn.Conv1d(6, 8, kernel, stride=2, padding=kernel // 2)
-    x = torch.randn(3, frames, 6)
-    expected = conv(x.transpose(1, 2)).transpose(1, 2)
-    torch.testing.assert_close(convolve_by_product(x, conv), expected)
 
 
 def test_speech_gives_the_same_alone_and_in_a_batch(model, batch):

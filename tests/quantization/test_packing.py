@@ -114,9 +114,8 @@ def test_a_state_makes_the_same_layer(options):
     x = torch.randn(5, 75)
     for backend in AVAILABLE:
         device = device_of(backend)
-        again = PackedLinear(**saved["layer"], backend=backend).eval()
+        again = PackedLinear(**saved["layer"], backend=backend, device=device).eval()
         again.load_state_dict(saved["state"])
-        again.to(device)
         for name, value in again.state_dict().items():
             assert torch.equal(value.cpu(), saved["state"][name]), (backend, name)
         assert distance(again(x.to(device)).cpu(), packed(x)) < 1e-4
