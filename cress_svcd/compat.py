@@ -390,7 +390,6 @@ def let_workers_go() -> None:
     torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
 
 
-@functools.cache
 def attend_without_cudnn() -> None:
     """Keep torch from computing attention by cuDNN.
 
@@ -402,6 +401,7 @@ def attend_without_cudnn() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+@functools.cache
 def apply() -> None:
     """Do all of the above once in this process."""
     # It announces at every start that it misses a package, which only speech synthesis needs.

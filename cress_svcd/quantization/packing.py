@@ -336,11 +336,13 @@ class PackedLinear(nn.Module):
         super()._apply(fn, recurse)
         device = self.h.device
         if device != before:
-            if before.type == "meta":  # nothing to take along; a state will be loaded
-                self.signs = torch.zeros_like(self.signs)
-            rows = self._rows()
+            rows = None if before.type == "meta" else self._rows()
             self.backend = kernels.choose(device, self._requested_backend)
-            self.signs = self._prepared(rows)
+            if rows is None:  # nothing to take along; a state will be loaded
+                size = self.planes * self.out_features, self.in_features
+                self.signs = kernels.blank(*size, self.backend, device)
+            else:
+                self.signs = self._prepared(rows)
         self._refresh()
         return self
 

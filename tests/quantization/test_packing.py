@@ -188,8 +188,9 @@ def test_it_compiles_whole():
     assert torch.equal(compiled(x), packed(x))
 
 
-def test_copies_and_meta_devices():
-    packed = PackedLinear.from_layer(make_layer({"method": "svcd"}))
+@pytest.mark.parametrize("backend", [name for name in AVAILABLE if name != "gpu"])
+def test_copies_and_meta_devices(backend):
+    packed = PackedLinear.from_layer(make_layer({"method": "svcd"}), backend=backend)
     x = torch.randn(4, 75)
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
     meta = copy.deepcopy(packed).to("meta")
