@@ -22,8 +22,9 @@ at 16 kHz: a talk, or a single segment under its name in the yaml or its id (ted
 Segments without text on either side or shorter than --min-frames are dropped, those longer than
 --max-frames from the training split only: a test set must keep its sentences.  A release that
 contradicts itself (missing files, different numbers of lines, broken rows, segments past the end
-of their talk) is an error.  --check-audio decodes every segment and drops those that are silent,
-unreadable, not finite or past the end.
+of their talk) is an error, and so is a recording that proves silent or broken where some of its
+segments are decoded (--no-audio-samples leaves that out).  --check-audio decodes every segment and
+drops those that are silent, unreadable, not finite or past the end.
 
 A second run does only what has changed since; --force does everything again.
 """
@@ -113,6 +114,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode every segment; drop and count those that cannot be used",
     )
+    audio.add_argument(
+        "--no-audio-samples",
+        action="store_true",
+        help="do not decode any segment: believe that recordings hold sound",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -137,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
         limits=Limits(args.min_frames, args.max_frames),
         standardize_audio=args.standardize_audio,
         check_audio=args.check_audio,
+        sample_audio=not args.no_audio_samples,
         workers=args.workers,
         force=args.force,
     )

@@ -26,9 +26,11 @@ from tqdm import tqdm
 from cress_svcd.data.audio import (
     SAMPLE_RATE,
     AudioInfo,
+    AudioSpec,
     NotFiniteError,
     audio_info,
     is_silent,
+    parse_audio_spec,
     read_audio,
     resampled_length,
 )
@@ -52,6 +54,7 @@ PRECUT_TOLERANCE_SECONDS = 0.1
 _YAML_ROWS_AT_ONCE = 5_000
 _ITEMS_PER_JOB = 64
 _WARNINGS_SHOWN = 5
+_RECORDINGS_LOOKED_INTO = 3_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -448,13 +451,19 @@ def read_headers(
 
 
 def prepare_split(
-    release: Release, split: str, limits: Limits, check_audio: bool = False, workers: int = 1
+    release: Release,
+    split: str,
+    limits: Limits,
+    check_audio: bool = False,
+    workers: int = 1,
+    sample_audio: bool = True,
 ) -> tuple[list[Segment], SplitReport]:
     """The segments of a split that can be used, talk by talk in order of time, and a report.
 
     Audio paths are relative to ``release.data``.  With ``check_audio`` each segment is decoded,
     and those that are silent, unreadable, past the end or not finite are dropped; without, a file
-    whose header cannot be read and a segment past its file's end are errors.
+    whose header cannot be read and a segment past its file's end are errors, and with
+    ``sample_audio`` so is a recording that proves silent or broken where it is looked into.
 
     Raises ReleaseError for a release that contradicts itself, or a split of which nothing is left.
     """
@@ -495,6 +504,8 @@ def prepare_split(
     _refuse_past_end(past_end, check_audio)
     if check_audio:
         segments = _drop_unusable(release, segments, dropped, workers)
+    elif sample_audio:
+        _look_into(release, segments, workers)
     report.dropped = dict(dropped)
     return segments, _complete(report, release, split, segments)
 
@@ -581,6 +592,40 @@ def _refuse_unreadable(
         )
     for error in errors[:_WARNINGS_SHOWN]:
         logger.warning("dropped: all segments of %s", error)
+
+
+def _look_into(release: Release, segments: list[Segment], workers: int) -> None:
+    """Decode some segments of each recording, their first second or all; of very many recordings,
+    of some.
+
+    Raises ReleaseError where samples are not finite, a recording is silent wherever it was looked
+    into, or it cannot be decoded.
+    """
+    recordings: dict[str, list[AudioSpec]] = {}
+    for segment in segments:
+        spec = parse_audio_spec(segment.audio)
+        recordings.setdefault(spec.path, []).append(spec)
+    every = len(recordings) // _RECORDINGS_LOOKED_INTO + 1
+    chosen = list(recordings.items())[::every]
+
+    def problem(recording: tuple[str, list[AudioSpec]]) -> str | None:
+        path, specs = recording
+        places = specs[len(specs) // 2], specs[0], specs[-1]
+        try:
+            second = audio_info(release.data / path).sample_rate
+            starts = (dataclasses.replace(at, frames=min(at.frames, second)) for at in places)
+            if all(is_silent(read_audio(str(at), release.data)) for at in (*starts, *places)):
+                return f"{release.data / path}: is silent"
+        except AudioError as error:
+            return str(error)
+        return None
+
+    found = _in_threads(problem, chosen, workers, "looking into recordings")
+    if problems := [message for message in found if message]:
+        raise ReleaseError(
+            f"{problems[0]} ({len(problems)} of {len(chosen)} recordings that were looked into are "
+            f"silent or broken; fetch them again, or let --check-audio drop such segments)"
+        )
 
 
 def _drop_unusable(

@@ -72,6 +72,7 @@ class PrepareOptions:
     limits: Limits = Limits()
     standardize_audio: bool = False
     check_audio: bool = False
+    sample_audio: bool = True
     workers: int = 1
     force: bool = False
 
@@ -229,7 +230,12 @@ def _prepare_manifest(
     def work() -> dict:
         logger.info("%s: reading", split)
         segments, report = prepare_split(
-            release, split, options.limits, options.check_audio, options.workers
+            release,
+            split,
+            options.limits,
+            options.check_audio,
+            options.workers,
+            options.sample_audio,
         )
         write_manifest(manifest, segments)
         return dataclasses.asdict(report)
@@ -240,6 +246,7 @@ def _prepare_manifest(
         "audio": _folder_digest(release.audio_folder(split)),
         "limits": dataclasses.asdict(options.limits),
         "check_audio": options.check_audio,
+        "sample_audio": options.sample_audio,
         "languages": languages,
     }
     summary.stage(("splits", split), inputs, [manifest], work)

@@ -59,7 +59,7 @@ def commands(folder: Path, segments: int, workers: int, megabytes: int) -> dict[
     lines = {
         "prepare": [
             "cress-svcd", "prepare-mustc", folder / "release", "-o", data, "--tgt-lang", "de",
-            "--vocab-size", min(10_000, 4 * segments), "--workers", workers,
+            "--vocab-size", min(10_000, 4 * segments), "--workers", workers, "--no-audio-samples",
         ],
         "text": [
             "cress-svcd", "prepare-text", data, "-o", folder / "text", "--with-speech-text",
