@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import published
-from cress_svcd.quantization.activations import accumulation_dtype
+from cress_svcd.quantization.activations import accumulation_dtype, autocast_dtype
 from cress_svcd.quantization.choices import require_choice
 from cress_svcd.quantization.codes import (
     TERNARY_DEAD_ZONE,
@@ -184,8 +184,9 @@ class BitLinear(QuantLinear):
         if self.variant == "paper":
             return self._published_forward(x)
         x = self.norm(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        lower = autocast_dtype(x)
+        if lower is not None:
+            x = x.to(lower)
         return sign_linear(
             x,
             self.weight,
