@@ -111,6 +111,32 @@ def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """yaml's safe loader, which refuses a key that stands twice in one mapping.
+
+    yaml keeps the last one and says nothing of the others.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """As yaml's; raises a yaml.MarkedYAMLError at the second of two equal keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], yaml.Mark] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name = key.tag, key.value
+            if name in seen:
+                raise yaml.composer.ComposerError(
+                    None,
+                    None,
+                    f"the key {key.value!r} stands twice in one mapping, first in line "
+                    f"{seen[name].line + 1}, which would be lost; leave one of them",
+                    key.start_mark,
+                )
+            seen[name] = key.start_mark
+        return node
+
+
 def read_yaml(path: str | os.PathLike, expected: str) -> dict:
     """Read keys and values.
 

@@ -139,6 +139,8 @@ class TestReading:
             ("", "expected a mapping"),
             ("rules: [{match: x}]\nexclude: {a: b}", "exclude: found"),
             ("rules:\n  - match: a\n  bits: [", ":3: not valid YAML"),
+            ("rules:\n  - match: a\n    bits: 1\n    'match': b", ":4: .*'match' .*twice.* line 2"),
+            ("rules: [{match: x}]\nrules: [{match: y}]", ":2: .*'rules' .*twice.* line 1"),
         ],
     )
     def test_mistakes_are_named(self, text, named, tmp_path):
@@ -229,11 +231,24 @@ class TestMatching:
         with pytest.raises(ConfigError, match="named twice"):
             policy({"match": "decoder.*"}, {"match": "*.fc1", "method": "full"}).resolve(translator)
 
-    def test_a_layer_named_twice_alike_is_not(self, translator):
+    def test_so_is_one_that_is_named_twice_alike(self, translator):
         """Also where one rule spells out what the other leaves to defaults."""
         same = {"bits": 1.0, "activation_bits": 8, "options": {"init": "svid"}}
-        specs = policy({"match": "decoder.*"}, {"match": "*.fc1", **same}).resolve(translator)
-        assert set(specs) >= DECODER
+        for rule in ({}, same):
+            with pytest.raises(ConfigError, match="decoder.layers.0.fc1 is named twice"):
+                policy({"match": "decoder.*"}, {"match": "*.fc1", **rule}).resolve(translator)
+
+    def test_patterns_of_one_rule_may_overlap(self, translator):
+        specs = policy({"match": ["decoder.*", "decoder.*.fc1"]}).resolve(translator)
+        assert set(specs) == DECODER
+
+    @pytest.mark.parametrize("pattern", ["encoder.*", "*.output_projection"])
+    def test_an_exclude_that_takes_nothing_from_its_rule_is_an_error(self, pattern, translator):
+        rule = {"match": "decoder.*", "exclude": ["*.fc1", pattern]}
+        with pytest.raises(ConfigError, match="takes nothing from the rule.*decoder") as caught:
+            policy(rule).resolve(translator)
+        assert f"exclude {pattern!r}" in str(caught.value)
+        assert policy(rule | {"exclude": ["*.fc1", "*.fc?"]}).resolve(translator)
 
     def test_nothing_left_is_an_error(self, translator):
         with pytest.raises(ConfigError, match="nothing is left"):
