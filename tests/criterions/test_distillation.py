@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from training_options import NO_DROPOUT, make_model, make_task, parse, save_start
+from training_options import NO_DROPOUT, make_model, make_task, parse, save_checkpoint, save_start
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.states import find_modules, watch_layers, watch_projections
@@ -294,6 +294,12 @@ class TestBadOptions:
         torch.save(state, tmp_path / "other.pt")
         with pytest.raises(CheckpointError, match="other.pt: .*another dictionary"):
             Setting(prepared, teacher, "--teacher-model", tmp_path / "other.pt")
+
+    def test_a_quantised_teacher(self, make, prepared, teacher, tmp_path):
+        student = make(distill=False)
+        path = save_checkpoint(tmp_path / "few.pt", student.cfg, student.task, student.model)
+        with pytest.raises(ConfigError, match="few.pt: has 16 quantised layers; expected the full"):
+            Setting(prepared, teacher, "--teacher-model", path)
 
     def test_a_teacher_that_is_none(self, prepared, teacher, hubert):
         with pytest.raises(CheckpointError, match="hubert.pt: is of arch 'hubert'"):
