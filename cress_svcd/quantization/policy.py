@@ -20,6 +20,9 @@ Patterns are those of ``fnmatch`` (``*`` crosses dots) over the names of ``model
 one of its own match, and no two rules may name the same layer, alike or not.  Only plain ``nn.Linear`` layers are touched.  Output
 projections and other heads (``HEADS``) stay in full precision unless a pattern ends in their name.
 Method ``full`` (or ``bits: full``) names layers that stay as they are.
+
+Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in int8 where
+``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
 """
 
 import dataclasses
@@ -41,6 +44,12 @@ FULL = "full"
 
 # Layers that turn states into a distribution over symbols.  A wildcard does not reach them.
 HEADS = ("output_projection", "lm_head", "final_proj", "ctc_head")
+
+# What no policy names, and the option of 'cress-svcd pack' that stores it in int8.
+_PACKED_IN_INT8 = {
+    nn.Embedding: "--int8-embeddings",
+    nn.Conv1d: "--int8-convolutions",
+}
 
 _COMMON = ("bits", "activation_bits")
 
@@ -340,6 +349,14 @@ def _hint(pattern: str, names: Mapping[str, list[str]], model: nn.Module) -> str
             return f"; {name} stays in full precision unless a pattern ends in its name"
         if any(layer.startswith(f"{name}.") for layer in names):
             return f"; {name} is a {kind}: write '{name}.*' for the layers in it"
+        module = model.get_submodule(name)
+        options = (_PACKED_IN_INT8[t] for t in _PACKED_IN_INT8 if isinstance(module, t))
+        option = next(options, None)
+        if option:
+            return (
+                f"; it matches {name}, of type {kind}: embeddings and convolutions are not "
+                f"quantised by a policy, but stored in int8 by 'cress-svcd pack {option}'"
+            )
         return f"; it matches {name}, a {kind}, which is not replaced"
     # Comparing patterns with patterns: numbers hide that two names are of one kind.
     kinds = {_without_numbers(layer): layer for layer in reversed(list(names))}

@@ -208,7 +208,7 @@ class TestMatching:
             ("decoder.layers.*.enc_attn.*", r"near names: decoder.layers.0.encoder_attn"),
             ("decoder.layers.*.fc3", r"near names: decoder.layers.0.fc"),
             ("decoder.layers.0", r"'decoder.layers.0\.\*'"),
-            ("decoder.embed_tokens", "an Embedding|a Embedding"),
+            ("decoder.embed_tokens", "of type Embedding: .*in int8 by .*pack --int8-embeddings"),
             ("*norm", "LayerNorm, which is not replaced"),
             ("decoder.output*", "decoder.output_projection stays in full precision"),
             ("qqq", "lie under: decoder, encoder"),
@@ -224,6 +224,11 @@ class TestMatching:
         with pytest.raises(ConfigError, match=named) as caught:
             rules[where].resolve(translator)
         assert repr(pattern) in str(caught.value)
+
+    def test_a_convolution_is_stored_in_int8_by_packing(self, translator):
+        translator.encoder.hubert.conv = nn.Conv1d(1, 2, 3)
+        with pytest.raises(ConfigError, match="hubert.conv, .*in int8 by .*--int8-convolutions"):
+            policy({"match": "*.conv"}).resolve(translator)
 
     def test_a_layer_named_twice_differently_is_an_error(self, translator):
         with pytest.raises(ConfigError, match=r"decoder.layers.0.fc1 is named twice.*'\*.fc1'"):
