@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder; name a file to write")
     if os.path.exists(path) and not os.path.isfile(path):
-        with _full_told(path):
+        with full_told(path):
             yield path
         return
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -56,8 +56,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _full_told(path: Path) -> Iterator[None]:
-    """Context in which a full device at ``path`` becomes a clear error."""
+def full_told(path: str | os.PathLike) -> Iterator[None]:
+    """Context in which a full disk or device under ``path``, where the block writes bit by bit,
+    becomes an OutputError."""
     try:
         yield
     except OSError as error:
