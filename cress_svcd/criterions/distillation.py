@@ -234,8 +234,10 @@ def check_options(options: DistillationOptions) -> None:
             f"--distill-temperature {options.distill_temperature}: expected more than 0"
         )
     if not options.teacher_model:
-        for term in ("hidden", "relation"):
-            if getattr(options, f"distill_{term}_weight") > 0:
+        for term in TERMS:
+            name = f"distill_{term}_weight"
+            # The default of one of them is above 0: it stands for "if there is a teacher".
+            if getattr(options, name) not in (0, getattr(DistillationOptions, name)):
                 raise ConfigError(f"--distill-{term}-weight needs --teacher-model")
 
 

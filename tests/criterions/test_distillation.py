@@ -284,9 +284,10 @@ class TestBadOptions:
         with pytest.raises(ConfigError, match=message):
             make(*flags)
 
-    def test_a_term_without_a_teacher(self, make):
-        with pytest.raises(ConfigError, match="--distill-hidden-weight needs --teacher-model"):
-            make("--distill-hidden-weight", "1", distill=False)
+    @pytest.mark.parametrize("option", ["--distill-hidden-weight", "--distill-kl-weight"])
+    def test_a_term_without_a_teacher(self, make, option):
+        with pytest.raises(ConfigError, match=f"{option} needs --teacher-model"):
+            make(option, "0.5", distill=False)
 
     def test_a_teacher_of_another_vocabulary(self, prepared, teacher, tmp_path):
         state = torch.load(teacher, weights_only=True)
