@@ -336,6 +336,7 @@ def test_a_truncated_file_is_refused(packed, tmp_path):
     "key, value, message",
     [
         ("version", VERSION + 1, f"format version {VERSION + 1}, and this program reads version"),
+        ("version", str(VERSION), f"format version '{VERSION}', and this program reads version"),
         ("format", "another", "'another', expected 'cress_svcd packed model'"),
     ],
 )
