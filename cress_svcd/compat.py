@@ -82,6 +82,8 @@ def explain_checkpoint_errors() -> None:
     """Make fairseq's readers of checkpoints and models name the file and the reason.
 
     torch's own message for a refused pickle recommends to load it unsafely; ours must not.
+    Of any dictionary that lacks ``optimizer_history`` fairseq thinks that it is a checkpoint of an
+    old release, and stops with "KeyError: 'best_loss'".
     """
     from fairseq import checkpoint_utils
 
@@ -95,7 +97,15 @@ def explain_checkpoint_errors() -> None:
         for check in _checks:
             check(path)
         with explained(path):
-            return read(path, *args, **kwargs)
+            try:
+                return read(path, *args, **kwargs)
+            except KeyError as error:
+                if error.args != ("best_loss",):
+                    raise
+                raise CheckpointError(
+                    f"{path}: holds no 'optimizer_history', so that fairseq cannot read it; "
+                    "expected a checkpoint as fairseq-train or one of our commands writes it"
+                ) from None
 
     @functools.wraps(load)
     def load_model_ensemble_and_task(filenames, *args, **kwargs):

@@ -21,29 +21,53 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
 
     Whatever goes wrong in the block (a full disk, an interrupt), ``path`` keeps its old content
-    and the temporary file is removed.  Missing parent folders are made.
+    and the temporary file is removed.  Missing parent folders are made.  A symbolic link stays one:
+    the file that it names is replaced.  What is no file (a pipe, a device) cannot be replaced; it
+    is yielded itself, and what the block writes has gone whatever happens next.
 
     Raises:
-        OutputError: the folder cannot be written to, or the disk is full.
+        OutputError: it is a folder or in one that cannot be written to, or the disk is full.
     """
     path = Path(path)
-    temporary = _make_temporary(path)
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: is a folder; name a file to write")
+    if os.path.exists(path) and not os.path.isfile(path):
+        with full_told(path):
+            yield path
+        return
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    temporary = _make_temporary(target)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
-        free = shutil.disk_usage(path.parent).free / 1e6
+        free = shutil.disk_usage(target.parent).free / 1e6
         raise OutputError(
             f"{path}: {error.strerror}; no file was left half-written, and what was there before "
-            f"is unchanged: make room in {path.parent} ({free:,.0f} MB free) or write elsewhere, "
+            f"is unchanged: make room in {target.parent} ({free:,.0f} MB free) or write elsewhere, "
             "and run the same command again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_told(path: str | os.PathLike) -> Iterator[None]:
+    """Context in which a full disk or device under ``path``, where the block writes bit by bit,
+    becomes an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise OutputError(
+            f"{path}: {error.strerror}; what was written until then is lost: write elsewhere, and "
+            "run the same command again"
+        ) from error
 
 
 def _make_temporary(path: Path) -> Path:
@@ -86,6 +110,32 @@ def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
         except RuntimeError as error:
             # torch covers the reason for a failed write with a complaint about its archive.
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """yaml's safe loader, which refuses a key that stands twice in one mapping.
+
+    yaml keeps the last one and says nothing of the others.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """As yaml's; raises a yaml.MarkedYAMLError at the second of two equal keys."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], yaml.Mark] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name = key.tag, key.value
+            if name in seen:
+                raise yaml.composer.ComposerError(
+                    None,
+                    None,
+                    f"the key {key.value!r} stands twice in one mapping, first in line "
+                    f"{seen[name].line + 1}, which would be lost; leave one of them",
+                    key.start_mark,
+                )
+            seen[name] = key.start_mark
+        return node
 
 
 def read_yaml(path: str | os.PathLike, expected: str) -> dict:

@@ -229,6 +229,8 @@ class Translator:
         for name, value, least in (("beam", beam, 1), ("max_len_b", max_len_b, 1)):
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected {least} or more")
+        if not math.isfinite(lenpen):
+            raise ConfigError(f"lenpen is {lenpen}, expected a finite number")
         if not 0 <= batch_seconds < math.inf:
             raise ConfigError(f"batch_seconds is {batch_seconds}, expected 0 or more")
         if threads is not None:

@@ -124,7 +124,15 @@ class TestCheckpoints:
     def test_a_foreign_one_is_named(self, tmp_path):
         torch.save({"weights": {"a": torch.zeros(2)}}, tmp_path / "foreign.pt")
         for read in self.read_in_each_way(tmp_path / "foreign.pt"):
-            with pytest.raises(CheckpointError, match="foreign.pt"):
+            with pytest.raises(CheckpointError, match="foreign.pt: holds no 'optimizer_history'"):
+                read()
+
+    def test_what_fairseqs_reader_misses_is_named(self, checkpoint):
+        state = torch.load(checkpoint, weights_only=True)
+        del state["optimizer_history"]
+        torch.save(state, checkpoint)
+        for read in self.read_in_each_way(checkpoint):
+            with pytest.raises(CheckpointError, match="checkpoint.pt: holds no 'optimizer_hist"):
                 read()
 
     def test_a_tensor_is_no_checkpoint(self, tmp_path):

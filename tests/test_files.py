@@ -1,12 +1,15 @@
 """Writing files all or nothing."""
 
+import errno
 import os
 import stat
+import threading
 
 import pytest
+import torch
 
 from cress_svcd.errors import ConfigError, OutputError
-from cress_svcd.files import read_yaml, replacing, write_json, write_text
+from cress_svcd.files import read_yaml, replacing, write_checkpoint, write_json, write_text
 
 
 def test_new_folders_are_made_and_nothing_else_is_left(tmp_path):
@@ -51,6 +54,66 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="x: cannot be written .*file"):
         write_text(tmp_path / "file" / "x", "new")
+
+
+@pytest.mark.parametrize("before", ["old", None], ids=["file", "missing"])
+def test_a_link_stays_and_its_file_is_replaced(tmp_path, before):
+    (tmp_path / "real").mkdir()
+    if before:
+        (tmp_path / "real" / "x").write_text(before)
+    (tmp_path / "link").symlink_to("real/x")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and os.readlink(tmp_path / "link") == "real/x"
+    assert (tmp_path / "real" / "x").read_text() == "new"
+    assert os.listdir(tmp_path / "real") == ["x"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A named pipe, and a function that gives what has come through it."""
+    os.mkfifo(tmp_path / "pipe")
+    arrived = []
+    reader = threading.Thread(
+        target=lambda: arrived.append((tmp_path / "pipe").read_bytes()), daemon=True
+    )
+    reader.start()
+
+    def read():
+        reader.join(timeout=20)
+        return arrived[0]
+
+    return tmp_path / "pipe", read
+
+
+def test_a_pipe_is_written_into(pipe):
+    path, read = pipe
+    write_text(path, "größe\n")
+    assert read() == "größe\n".encode()
+    assert stat.S_ISFIFO(path.stat().st_mode) and os.listdir(path.parent) == ["pipe"]
+
+
+def test_a_checkpoint_goes_through_a_linked_pipe(pipe, tmp_path):
+    path, read = pipe
+    (tmp_path / "link").symlink_to(path)
+    write_checkpoint(tmp_path / "link", {"x": torch.arange(5)})
+    (tmp_path / "read.pt").write_bytes(read())
+    assert torch.equal(torch.load(tmp_path / "read.pt")["x"], torch.arange(5))
+    assert stat.S_ISFIFO(path.stat().st_mode) and (tmp_path / "link").is_symlink()
+
+
+def test_a_full_device_is_a_clear_error(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe: No space left .* is lost"):
+        with replacing(tmp_path / "pipe"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(OutputError, match=f"{tmp_path}: is a folder; name a file"):
+        write_text(tmp_path, "new")
+    assert os.listdir(tmp_path) == []
 
 
 class TestYaml:

@@ -304,6 +304,8 @@ class TestRefusals:
         [
             {"beam": 0},
             {"max_len_b": 0},
+            {"lenpen": float("nan")},
+            {"lenpen": float("inf")},
             {"threads": 0},
             {"batch_seconds": -1},
             {"batch_seconds": float("nan")},

@@ -48,6 +48,7 @@ from cress_svcd.cli.translation_output import (
     OneStream,
     Output,
     Source,
+    discard_standard_output,
     open_stream,
 )
 from cress_svcd.data.audio import SUFFIXES, audio_info
@@ -168,7 +169,11 @@ class Progress:
     def fail(self, number: int, error: Exception) -> None:
         self.failed.add(number)
         source = self.sources[number]
-        self.tell(f"error: {str(error).replace(str(source.path), source.name)}")
+        reason, read_from = str(error), f"{source.path}:"
+        # As the user named it, where the message begins with the place that it was read from.
+        if reason.startswith(read_from):
+            reason = f"{source.name}:{reason.removeprefix(read_from)}"
+        self.tell(f"error: {reason}")
 
     def tell(self, message: str) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
@@ -235,8 +240,7 @@ def run(args: argparse.Namespace) -> int:
             translate(translator, sources, output, progress)
             return progress.status()
     except BrokenPipeError:
-        # The reader (head, less) has had enough; Python would complain again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_standard_output()  # the reader (head, less) has had enough
         return 0
 
 
@@ -244,7 +248,7 @@ def output_folder(args: argparse.Namespace, inputs: list[str]) -> Path | None:
     """The folder for a file for each recording; None: everything goes into one stream.
 
     Raises:
-        ConfigError: subtitles of several recordings in one stream, or of text.
+        ConfigError: subtitles of several recordings in one stream or file, or of text.
     """
     timed = FORMATS[args.output_format].timed
     if args.text and timed:
@@ -255,7 +259,8 @@ def output_folder(args: argparse.Namespace, inputs: list[str]) -> Path | None:
     several = args.from_list or len(inputs) > 1 or Path(inputs[0]).is_dir()
     if not (timed and several):
         return None
-    if not output or Path(output).exists():
+    names_file = output and Path(output).suffix.lower() == FORMATS[args.output_format].suffix
+    if not output or names_file or Path(output).exists():
         raise ConfigError(
             f"--output-format {args.output_format}: several recordings need a file each; give "
             "-o FOLDER/" + (f" ({output} is a file)" if output else "")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Callable, Iterator, Protocol, TextIO
 
 from tqdm import tqdm
 
-from cress_svcd.errors import ConfigError
-from cress_svcd.files import replacing, write_text
+from cress_svcd.errors import ConfigError, OutputError
+from cress_svcd.files import full_told, replacing, write_text
 from cress_svcd.translator import Translation
 
 
@@ -192,11 +193,25 @@ class FileEach:
         write_text(path, form.header + "".join(parts))
 
 
+def discard_standard_output() -> None:
+    """Let what is still to be written go nowhere; Python would fail again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextlib.contextmanager
 def open_stream(output: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when the block succeeds."""
+    """Standard output, or a file that appears when the block succeeds.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     if output is None:
-        yield sys.stdout
+        try:
+            with full_told("standard output"):
+                yield sys.stdout
+        except OutputError:
+            discard_standard_output()
+            raise
         return
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         yield stream

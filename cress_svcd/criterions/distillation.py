@@ -19,6 +19,7 @@ from cress_svcd.models.states import (
     watch_projections,
 )
 from cress_svcd.models.trained import load_trained
+from cress_svcd.quantization import quantized_layers
 from cress_svcd.quantization.distillation import hidden_state_loss, relation_loss, token_kl
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class Distillation:
 
     Raises:
         CheckpointError: the teacher's file is damaged, or of another vocabulary.
-        ConfigError: an option is out of range, or names what the teacher does not have.
+        ConfigError: an option is out of range, or names what the teacher does not have, or the
+            teacher is quantised.
     """
 
     def __init__(self, options: DistillationOptions, task):
@@ -112,6 +114,12 @@ class Distillation:
         self.options = options
         self.padding = task.target_dictionary.pad()
         self.teacher = load_trained(options.teacher_model, task)
+        count = len(quantized_layers(self.teacher))
+        if count:
+            raise ConfigError(
+                f"--teacher-model {options.teacher_model}: has {count} quantised layers; expected "
+                "the full-precision model, as that of --finetuned-st-model"
+            )
         if options.teacher_fp16:
             self.teacher.half()
         self.teacher_parts = self._parts(self.teacher)
@@ -226,8 +234,10 @@ def check_options(options: DistillationOptions) -> None:
             f"--distill-temperature {options.distill_temperature}: expected more than 0"
         )
     if not options.teacher_model:
-        for term in ("hidden", "relation"):
-            if getattr(options, f"distill_{term}_weight") > 0:
+        for term in TERMS:
+            name = f"distill_{term}_weight"
+            # The default of one of them is above 0: it stands for "if there is a teacher".
+            if getattr(options, name) not in (0, getattr(DistillationOptions, name)):
                 raise ConfigError(f"--distill-{term}-weight needs --teacher-model")
 
 

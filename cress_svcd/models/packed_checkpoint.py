@@ -85,7 +85,7 @@ def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     version = header.get("version")
     if version != VERSION:
         raise CheckpointError(
-            f"{path}: is a packed model of format version {version}, and this program reads "
+            f"{path}: is a packed model of format version {version!r}, and this program reads "
             f"version {VERSION}: update cress_svcd, or pack the checkpoint again with this one"
         )
     try:

@@ -18,6 +18,14 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The type to which an autocast around the call lowers products of ``x``; None without one."""
+    if x.is_meta:  # torch knows no autocast there, and raises when asked
+        return None
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def quantize_tokens(
     rows: Tensor, bits: int | None, gain: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import published
-from cress_svcd.quantization.activations import accumulation_dtype
+from cress_svcd.quantization.activations import accumulation_dtype, autocast_dtype
 from cress_svcd.quantization.choices import require_choice
 from cress_svcd.quantization.codes import (
     TERNARY_DEAD_ZONE,
@@ -146,7 +146,8 @@ class BitLinear(QuantLinear):
         """The codes (out x in, -1 and +1, ternary also 0) that this layer multiplies with.
 
         They are made once for a state of the weight and shared by all passes until the next
-        gradient (``CodeCache``); treat the result as read-only.
+        gradient (``CodeCache``); treat the result as read-only.  Those of a weight that was made in
+        inference mode are made each time.
 
         Args:
             dtype: type of the result; the weight's own by default.
@@ -154,6 +155,8 @@ class BitLinear(QuantLinear):
         dtype = dtype or self.weight.dtype
         if torch.compiler.is_compiling():  # a compiler fuses the codes, and cannot trace a cache
             self.clear_codes()  # the step being compiled may end in an update
+            return self._make_codes(dtype)
+        if self.weight.is_inference():  # it has no version that would tell of a change
             return self._make_codes(dtype)
         key = weight_key(self.weight), dtype, self.dead_zone
         return self._cache.get(key, partial(self._make_codes, dtype))
@@ -181,8 +184,9 @@ class BitLinear(QuantLinear):
         if self.variant == "paper":
             return self._published_forward(x)
         x = self.norm(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        lower = autocast_dtype(x)
+        if lower is not None:
+            x = x.to(lower)
         return sign_linear(
             x,
             self.weight,

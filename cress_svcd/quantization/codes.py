@@ -106,5 +106,9 @@ def _outside_inference_mode(make: Callable[[], Tensor]) -> Tensor:
 
 
 def weight_key(weight: Tensor) -> Hashable:
-    """What tells one state of ``weight`` from another: its memory, version, type and device."""
+    """What tells one state of ``weight`` from another: its memory, version, type and device.
+
+    Raises:
+        RuntimeError: it was made in inference mode, where tensors have no version.
+    """
     return weight.data_ptr(), weight._version, weight.dtype, weight.device

@@ -81,8 +81,8 @@ class QuantLinear(nn.Linear):
     def from_linear(cls, linear: nn.Linear, *, keep_weight: bool = True, **options: Any) -> Self:
         """The quantised form of ``linear``: its own weight and bias parameters, new vectors.
 
-        The parameters are shared with ``linear``, not copied, so that ties to other modules and
-        entries of an optimizer stay valid.
+        The parameters are shared with ``linear``, not copied, so that entries of an optimizer stay
+        valid.
 
         Args:
             keep_weight: False draws weight and bias anew, as the published code does, which

@@ -16,9 +16,13 @@ As YAML (or the same as a dictionary, which is what a checkpoint stores):
     exclude: [decoder.layers.0.*]
 
 Patterns are those of ``fnmatch`` (``*`` crosses dots) over the names of ``model.named_modules()``;
-``match`` and ``exclude`` take one or a list.  Only plain ``nn.Linear`` layers are touched.  Output
+``match`` and ``exclude`` take one or a list.  Every pattern must reach a layer, a rule's exclude
+one of its own match, and no two rules may name the same layer, alike or not.  Only plain ``nn.Linear`` layers are touched.  Output
 projections and other heads (``HEADS``) stay in full precision unless a pattern ends in their name.
 Method ``full`` (or ``bits: full``) names layers that stay as they are.
+
+Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in int8 where
+``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
 """
 
 import dataclasses
@@ -40,6 +44,12 @@ FULL = "full"
 
 # Layers that turn states into a distribution over symbols.  A wildcard does not reach them.
 HEADS = ("output_projection", "lm_head", "final_proj", "ctc_head")
+
+# What no policy names, and the option of 'cress-svcd pack' that stores it in int8.
+_PACKED_IN_INT8 = {
+    nn.Embedding: "--int8-embeddings",
+    nn.Conv1d: "--int8-convolutions",
+}
 
 _COMMON = ("bits", "activation_bits")
 
@@ -191,14 +201,15 @@ class Policy:
         """The policy in the YAML file ``path``.
 
         Raises:
-            ConfigError: the file is missing, is not YAML (with the line) or is no policy.
+            ConfigError: the file is missing, is not YAML or has a key twice (with the line), or is
+                no policy.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
         try:
-            data = yaml.safe_load(text)
+            data = yaml.load(text, files.UniqueKeyLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f":{mark.line + 1}" if mark else ""
@@ -233,8 +244,8 @@ class Policy:
                 forward pass of its own would lose it.
 
         Raises:
-            ConfigError: a pattern matches no layer (near names are listed), two rules give one
-                layer different settings, or nothing is left to quantise.
+            ConfigError: a pattern matches no layer (near names are listed), a rule's exclude takes
+                nothing from its match, two rules name one layer, or nothing is left to quantise.
         """
         names = _layer_names(model, types)
         excluded = {
@@ -247,13 +258,14 @@ class Policy:
             for layer, pattern in _layers_of(rule, names, model).items():
                 if layer in excluded:
                     continue
-                spec, earlier = found.setdefault(layer, (rule.spec, pattern))
-                if spec is not rule.spec and not spec.same_as(rule.spec):
+                if layer in found:
+                    spec, earlier = found[layer]
                     raise ConfigError(
                         f"policy: layer {layer} is named twice, by {earlier!r} as "
                         f"{spec.to_dict()} and by {pattern!r} as {rule.spec.to_dict()}; "
                         "exclude it from one of the rules"
                     )
+                found[layer] = rule.spec, pattern
         specs = {
             layer: found[layer][0]
             for layer in names
@@ -275,18 +287,25 @@ def _replaced(rule: Rule, changes: Mapping[str, Any]) -> Rule:
 
 
 def _layers_of(rule: Rule, names: Mapping[str, list[str]], model: nn.Module) -> dict[str, str]:
-    """First name of each layer that the rule names, and the pattern that named it."""
-    excluded = {
-        layer
-        for pattern in rule.exclude
-        for layer in _matching(f"exclude {pattern!r}", pattern, names, model)
-    }
+    """First name of each layer that the rule names, and the pattern that named it.
+
+    Patterns of one rule may overlap: they say the same of a layer.
+    """
     layers: dict[str, str] = {}
     for pattern in rule.match:
         for layer in _matching(f"match {pattern!r}", pattern, names, model):
-            if layer not in excluded:
-                layers.setdefault(layer, pattern)
-    return layers
+            layers.setdefault(layer, pattern)
+    excluded = set()
+    for pattern in rule.exclude:
+        taken = _matching(f"exclude {pattern!r}", pattern, names, model)
+        if layers.keys().isdisjoint(taken):
+            raise ConfigError(
+                f"policy: exclude {pattern!r} takes nothing from the rule that matches "
+                f"{', '.join(map(repr, rule.match))}: that does not name {taken[0]} anyway; leave "
+                "it out, or correct one of them"
+            )
+        excluded.update(taken)
+    return {layer: pattern for layer, pattern in layers.items() if layer not in excluded}
 
 
 def _layer_names(model: nn.Module, types: tuple[type[nn.Linear], ...]) -> dict[str, list[str]]:
@@ -330,6 +349,14 @@ def _hint(pattern: str, names: Mapping[str, list[str]], model: nn.Module) -> str
             return f"; {name} stays in full precision unless a pattern ends in its name"
         if any(layer.startswith(f"{name}.") for layer in names):
             return f"; {name} is a {kind}: write '{name}.*' for the layers in it"
+        module = model.get_submodule(name)
+        options = (_PACKED_IN_INT8[t] for t in _PACKED_IN_INT8 if isinstance(module, t))
+        option = next(options, None)
+        if option:
+            return (
+                f"; it matches {name}, of type {kind}: embeddings and convolutions are not "
+                f"quantised by a policy, but stored in int8 by 'cress-svcd pack {option}'"
+            )
         return f"; it matches {name}, a {kind}, which is not replaced"
     # Comparing patterns with patterns: numbers hide that two names are of one kind.
     kinds = {_without_numbers(layer): layer for layer in reversed(list(names))}

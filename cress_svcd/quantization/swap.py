@@ -1,8 +1,9 @@
 """Replacing a model's layers by quantised ones, and finding them again."""
 
+import collections
 import contextlib
 import dataclasses
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from torch import nn
 
@@ -35,8 +36,10 @@ def apply_policy(
 ) -> list[Replacement]:
     """Quantise in place the layers of ``model`` that ``policy`` names; trained weights are kept.
 
-    A module with several names is replaced once, under all of them.  Nothing changes if the policy
-    does not fit.
+    A module with several names is replaced once, under all of them.  A weight that another module
+    holds as well, as an embedding does that of a tied output projection, is copied: the codes say
+    what the layer computes and the embedding what it looks up, in training, packed and unpacked.
+    Nothing changes if the policy does not fit.
 
     Args:
         types: the exact types that may be replaced.
@@ -123,6 +126,7 @@ def _describe(data: Mapping[str, Any] | None) -> str:
 
 
 def _replace(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[Replacement]:
+    """Quantise the layers of these names; their weights become their own, see ``_untie``."""
     aliases: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         aliases.setdefault(id(module), []).append(name)
@@ -144,7 +148,25 @@ def _replace(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[Replaceme
                 new.activation_bits,
             )
         )
+    _untie(model, specs)
     return replacements
+
+
+def _untie(model: nn.Module, names: Iterable[str]) -> None:
+    """Copy the weight of each of these layers that another module of ``model`` holds as well.
+
+    A packed file has the codes of a layer but no latent weight, and unpacking makes another one of
+    them: written under a tie it would replace the embedding.
+    """
+    holders = collections.Counter(
+        id(parameter) for module in model.modules() for parameter in module._parameters.values()
+    )
+    for name in names:
+        layer = model.get_submodule(name)
+        weight = layer.weight
+        if holders[id(weight)] > 1:
+            holders[id(weight)] -= 1
+            layer.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
 
 
 @contextlib.contextmanager

@@ -284,6 +284,10 @@ class SpeechAndTextTranslationTask(TranslationTask):
             raise ConfigError("--ext-mt-training needs --text-data FOLDER (binary sentence pairs)")
         if not 0 < cfg.ext_mt_ratio <= 1:
             raise ConfigError(f"--ext-mt-ratio {cfg.ext_mt_ratio}: expected 0 < ratio <= 1")
+        if cfg.quant_calibrate < 0:
+            raise ConfigError(
+                f"--quant-calibrate {cfg.quant_calibrate}: expected a number of examples, or 0"
+            )
         if (
             len(self.training_modes) > 1
             and processes(cfg) > 1

@@ -37,6 +37,8 @@ RULES = {
     "svcd": [{"match": EVERYWHERE, "method": "svcd"}],
     "unrounded": [{"match": EVERYWHERE, "method": "svcd", "activation_bits": None}],
     "mixed": MIXED,
+    "projection": [{"match": "decoder.output_projection"}],
+    "everything": [{"match": ["*", "*.output_projection"]}],
     **{name: [{"match": EVERYWHERE, "method": name}] for name in METHODS if name != "svcd"},
 }
 
@@ -130,6 +132,17 @@ def test_packed_unpacked_and_trained_say_the_same(quantized, packed, waves, tmp_
     again = load_double(tmp_path / "again.pt")
     assert quantized_layers(again.model).keys() == packed_layers(translator.model).keys()
     require_same(again.translate_batch(waves), found)
+
+
+def test_a_packed_projection_leaves_the_embedding_alone(quantized, packed, waves, tmp_path):
+    path = packed("projection", "--dtype", "fp32", "--int8-embeddings")
+    found = load_double(path).translate_batch(waves)
+    command("unpack", path, "-o", tmp_path / "again.pt")
+    require_same(load_double(tmp_path / "again.pt").translate_batch(waves), found)
+    trained = torch.load(quantized("projection"), weights_only=True)["model"]
+    again = torch.load(tmp_path / "again.pt", weights_only=True)["model"]
+    table = "decoder.embed_tokens.weight"
+    torch.testing.assert_close(again[table], trained[table], rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["svcd", "unrounded"])
@@ -323,6 +336,7 @@ def test_a_truncated_file_is_refused(packed, tmp_path):
     "key, value, message",
     [
         ("version", VERSION + 1, f"format version {VERSION + 1}, and this program reads version"),
+        ("version", str(VERSION), f"format version '{VERSION}', and this program reads version"),
         ("format", "another", "'another', expected 'cress_svcd packed model'"),
     ],
 )

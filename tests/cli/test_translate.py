@@ -216,6 +216,18 @@ class TestOutput:
             recordings, "--output-format", "vtt", "-o", tmp_path / "one.vtt"
         )
         assert status == 2 and "one.vtt is a file" in err
+        files = [recordings / "a.WAV", recordings / "b.flac"]
+        status, _, err = translate(*files, "--output-format", "vtt", "-o", tmp_path / "new.vtt")
+        assert status == 2 and "new.vtt is a file" in err and not (tmp_path / "new.vtt").exists()
+
+    def test_a_full_disk_under_standard_output(self, translate, recordings, tmp_path, monkeypatch,
+                                               full_disk):  # fmt: skip
+        with open(tmp_path / "out.txt", "w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            with full_disk(3):
+                status, _, err = translate(recordings)
+            assert status == 2 and "error: standard output: File too large; what was writ" in err
+        # Closing it has not failed over what could not be written.
 
     def test_two_of_one_name_do_not_replace_each_other(self, translate, waves, tmp_path):
         for name in ("x.wav", "x.flac"):
@@ -271,6 +283,17 @@ class TestBadRecordings:
         status, out, err = translate(tmp_path / "silent.wav", recordings / "b.flac")
         assert status == 0 and out.splitlines() == segments(expected[1:2])
         assert "silent.wav: nothing is heard" in err and "in 1 of 2 recordings" in err
+
+    def test_each_is_called_as_it_was_named(self, translate, waves, tmp_path, monkeypatch):
+        """Once, also by a name that holds the path that it is read from."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a b.wav").write_text("no audio")
+        _, _, err = translate(".//./a b.wav")
+        assert "error: .//./a b.wav: is not audio" in err
+        for name in ("x.wav", "x.flac"):
+            soundfile.write(tmp_path / name, waves[0], RATE)
+        _, _, err = translate("./x.wav", ".//./x.flac", "-o", "out/")
+        assert "error: .//./x.flac: its output would take the place of that of ./x.wav;" in err
 
     def test_standard_input_is_called_by_its_name(self, translate, stdin):
         stdin(b"no audio at all")

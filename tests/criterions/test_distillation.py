@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from training_options import NO_DROPOUT, make_model, make_task, parse, save_start
+from training_options import NO_DROPOUT, make_model, make_task, parse, save_checkpoint, save_start
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.states import find_modules, watch_layers, watch_projections
@@ -284,9 +284,10 @@ class TestBadOptions:
         with pytest.raises(ConfigError, match=message):
             make(*flags)
 
-    def test_a_term_without_a_teacher(self, make):
-        with pytest.raises(ConfigError, match="--distill-hidden-weight needs --teacher-model"):
-            make("--distill-hidden-weight", "1", distill=False)
+    @pytest.mark.parametrize("option", ["--distill-hidden-weight", "--distill-kl-weight"])
+    def test_a_term_without_a_teacher(self, make, option):
+        with pytest.raises(ConfigError, match=f"{option} needs --teacher-model"):
+            make(option, "0.5", distill=False)
 
     def test_a_teacher_of_another_vocabulary(self, prepared, teacher, tmp_path):
         state = torch.load(teacher, weights_only=True)
@@ -294,6 +295,12 @@ class TestBadOptions:
         torch.save(state, tmp_path / "other.pt")
         with pytest.raises(CheckpointError, match="other.pt: .*another dictionary"):
             Setting(prepared, teacher, "--teacher-model", tmp_path / "other.pt")
+
+    def test_a_quantised_teacher(self, make, prepared, teacher, tmp_path):
+        student = make(distill=False)
+        path = save_checkpoint(tmp_path / "few.pt", student.cfg, student.task, student.model)
+        with pytest.raises(ConfigError, match="few.pt: has 16 quantised layers; expected the full"):
+            Setting(prepared, teacher, "--teacher-model", path)
 
     def test_a_teacher_that_is_none(self, prepared, teacher, hubert):
         with pytest.raises(CheckpointError, match="hubert.pt: is of arch 'hubert'"):

@@ -141,6 +141,16 @@ def test_codes_made_in_inference_mode_can_be_trained_with(layer, x):
     assert layer.weight.grad is not None
 
 
+def test_a_layer_made_in_inference_mode_sees_changes(x):
+    with torch.inference_mode():
+        layer = BitLinear.from_linear(nn.Linear(12, 8))
+        for _ in range(2):
+            assert torch.equal(codes_used(layer, x), signs(layer.weight))
+            layer.weight.neg_()
+    with torch.no_grad():
+        assert torch.equal(codes_used(layer, x), signs(layer.weight))
+
+
 @pytest.mark.parametrize("normalization", ["none", "layernorm"])
 def test_autocast_and_plain_passes_alternate(normalization, x):
     layer = BitLinear(12, 8, normalization=normalization)

@@ -19,6 +19,9 @@ from cress_svcd.quantization.uniform import absmax_step, best_step
 WIDTHS = [(name, bits) for name, method in METHODS.items() for bits in method.WEIGHT_BITS]
 
 
+VARIANTS = [*((name, {"bits": bits}) for name, bits in WIDTHS), ("svcd", {"variant": "paper"})]
+
+
 @pytest.fixture
 def linear():
     torch.manual_seed(0)
@@ -315,3 +318,12 @@ def test_every_option_is_an_attribute(name):
 def test_switches_are_true_or_false(name, option):
     with pytest.raises(ConfigError, match=option):
         METHODS[name](4, 4, **{option: "no"})
+
+
+@pytest.mark.parametrize("name, options", VARIANTS, ids=str)
+def test_shapes_can_be_had_on_meta(name, options):
+    layer = METHODS[name](32, 12, **options, device="meta")
+    y = layer(torch.empty(2, 5, 32, device="meta"))
+    assert y.is_meta and y.shape == (2, 5, 12)
+    y.sum().backward()
+    assert layer.weight.grad.is_meta and layer.weight.grad.shape == (12, 32)

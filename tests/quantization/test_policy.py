@@ -139,6 +139,8 @@ class TestReading:
             ("", "expected a mapping"),
             ("rules: [{match: x}]\nexclude: {a: b}", "exclude: found"),
             ("rules:\n  - match: a\n  bits: [", ":3: not valid YAML"),
+            ("rules:\n  - match: a\n    bits: 1\n    'match': b", ":4: .*'match' .*twice.* line 2"),
+            ("rules: [{match: x}]\nrules: [{match: y}]", ":2: .*'rules' .*twice.* line 1"),
         ],
     )
     def test_mistakes_are_named(self, text, named, tmp_path):
@@ -206,7 +208,7 @@ class TestMatching:
             ("decoder.layers.*.enc_attn.*", r"near names: decoder.layers.0.encoder_attn"),
             ("decoder.layers.*.fc3", r"near names: decoder.layers.0.fc"),
             ("decoder.layers.0", r"'decoder.layers.0\.\*'"),
-            ("decoder.embed_tokens", "an Embedding|a Embedding"),
+            ("decoder.embed_tokens", "of type Embedding: .*in int8 by .*pack --int8-embeddings"),
             ("*norm", "LayerNorm, which is not replaced"),
             ("decoder.output*", "decoder.output_projection stays in full precision"),
             ("qqq", "lie under: decoder, encoder"),
@@ -223,17 +225,35 @@ class TestMatching:
             rules[where].resolve(translator)
         assert repr(pattern) in str(caught.value)
 
+    def test_a_convolution_is_stored_in_int8_by_packing(self, translator):
+        translator.encoder.hubert.conv = nn.Conv1d(1, 2, 3)
+        with pytest.raises(ConfigError, match="hubert.conv, .*in int8 by .*--int8-convolutions"):
+            policy({"match": "*.conv"}).resolve(translator)
+
     def test_a_layer_named_twice_differently_is_an_error(self, translator):
         with pytest.raises(ConfigError, match=r"decoder.layers.0.fc1 is named twice.*'\*.fc1'"):
             policy({"match": "decoder.*"}, {"match": "*.fc1", "bits": 1.58}).resolve(translator)
         with pytest.raises(ConfigError, match="named twice"):
             policy({"match": "decoder.*"}, {"match": "*.fc1", "method": "full"}).resolve(translator)
 
-    def test_a_layer_named_twice_alike_is_not(self, translator):
+    def test_so_is_one_that_is_named_twice_alike(self, translator):
         """Also where one rule spells out what the other leaves to defaults."""
         same = {"bits": 1.0, "activation_bits": 8, "options": {"init": "svid"}}
-        specs = policy({"match": "decoder.*"}, {"match": "*.fc1", **same}).resolve(translator)
-        assert set(specs) >= DECODER
+        for rule in ({}, same):
+            with pytest.raises(ConfigError, match="decoder.layers.0.fc1 is named twice"):
+                policy({"match": "decoder.*"}, {"match": "*.fc1", **rule}).resolve(translator)
+
+    def test_patterns_of_one_rule_may_overlap(self, translator):
+        specs = policy({"match": ["decoder.*", "decoder.*.fc1"]}).resolve(translator)
+        assert set(specs) == DECODER
+
+    @pytest.mark.parametrize("pattern", ["encoder.*", "*.output_projection"])
+    def test_an_exclude_that_takes_nothing_from_its_rule_is_an_error(self, pattern, translator):
+        rule = {"match": "decoder.*", "exclude": ["*.fc1", pattern]}
+        with pytest.raises(ConfigError, match="takes nothing from the rule.*decoder") as caught:
+            policy(rule).resolve(translator)
+        assert f"exclude {pattern!r}" in str(caught.value)
+        assert policy(rule | {"exclude": ["*.fc1", "*.fc?"]}).resolve(translator)
 
     def test_nothing_left_is_an_error(self, translator):
         with pytest.raises(ConfigError, match="nothing is left"):

@@ -62,9 +62,12 @@ class TestSharedModules:
         assert isinstance(model["a"], BitLinear)
         assert model["b"][0] is model["a"]
 
-    def test_a_tied_weight_stays_tied(self, model):
+    def test_a_tied_weight_becomes_two(self, model):
+        """Unpacking makes a latent weight anew for each layer: they could not share one."""
+        weight = model["a"].weight
         apply_policy(model, policy("*"))
-        assert model["b"][1].weight is model["a"].weight
+        assert model["b"][1].weight is not model["a"].weight
+        assert torch.equal(model["b"][1].weight, weight) and torch.equal(model["a"].weight, weight)
         assert model["b"][1].g is not model["a"].g
 
     def test_the_map_rebuilds_both_names(self, model):
@@ -74,10 +77,14 @@ class TestSharedModules:
         assert fresh["b"][0] is fresh["a"]
         fresh.load_state_dict(model.state_dict())
 
-    def test_a_tied_embedding_stays_tied(self, translator):
-        apply_policy(translator, policy("*.output_projection"))
+    def test_a_projection_leaves_a_tied_embedding_alone(self, translator):
         decoder = translator.decoder
-        assert decoder.output_projection.weight is decoder.embed_tokens.weight
+        table = decoder.embed_tokens.weight
+        apply_policy(translator, policy("*.output_projection"))
+        assert decoder.embed_tokens.weight is table
+        assert decoder.output_projection.weight is not table
+        assert torch.equal(decoder.output_projection.weight, table)
+        assert decoder.output_projection.weight.requires_grad
 
 
 class TestCheckpoints:

@@ -67,3 +67,8 @@ def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
 def test_it_needs_a_start(prepared, hubert, tmp_path):
     with pytest.raises(ConfigError, match="--quant-calibrate needs --finetuned-st-model"):
         quantize(prepared, None, tmp_path, "--quant-calibrate", "4", "--hubert-model-path", hubert)
+
+
+def test_it_takes_a_number_of_examples(prepared):
+    with pytest.raises(ConfigError, match="--quant-calibrate -3: expected a number of examples"):
+        make_task(prepared, "--quant-calibrate", "-3")
