@@ -102,7 +102,22 @@ class TestCheckpoints:
             with pytest.raises(CheckpointError, match="checkpoint.pt: refused") as caught:
                 read()
             assert "weights_only" not in str(caught.value)
+            assert "safe_globals" not in str(caught.value) and "open" in str(caught.value)
         assert not marker.exists()
+
+    @pytest.mark.parametrize(
+        "advice, part",
+        [
+            ("Trying to load unsupported GLOBAL os.system whose module os is blocked.", "os.system"),
+            ("Can only build types allowlisted via `add_safe_globals`, but got <class 'x.Y'>",
+             "<class 'x.Y'>"),
+            ("Trying to call reduce: use `safe_globals`", "objects of its own"),
+            ("Unsupported operand 118", "Unsupported operand 118"),
+        ],
+    )  # fmt: skip
+    def test_of_torchs_advice_only_the_refused_part_is_passed_on(self, advice, part):
+        message = f"Weights only load failed, use weights_only.\nWeightsUnpickler error: {advice}"
+        assert compat.refused_part(message) == part
 
     @pytest.mark.parametrize("protocol", [2, 4])
     def test_a_bare_pickle_is_refused_and_not_executed(self, tmp_path, protocol):

@@ -148,6 +148,7 @@ class TestCheckpoints:
         torch.save(state, tmp_path / "evil.pt")
         said = self.refused(run, prepared, tmp_path / "evil.pt", elsewhere)
         assert "evil.pt: refused" in said and "weights_only=False" not in said
+        assert "add_safe_globals" not in said
         (tmp_path / "bare.pt").write_bytes(pickle.dumps(Malicious(marker)))
         assert "bare.pt: " in self.refused(run, prepared, tmp_path / "bare.pt", elsewhere)
         assert not marker.exists()
