@@ -16,6 +16,7 @@ import pickle
 import re
 import shutil
 import textwrap
+import zipfile
 from typing import Callable, Iterator
 
 import torch
@@ -99,9 +100,9 @@ def explain_checkpoint_errors() -> None:
             return read(path, *args, **kwargs)
 
     @functools.wraps(load)
-    def load_model_ensemble_and_task(filenames, *args, **kwargs):
-        with explained_model(", ".join(map(str, filenames))):
-            return load(filenames, *args, **kwargs)
+    def load_model_ensemble_and_task(filenames, arg_overrides=None, task=None, *args, **kwargs):
+        with explained_model(*filenames, task=task):
+            return load(filenames, arg_overrides, task, *args, **kwargs)
 
     load_checkpoint_to_cpu.explains_errors = True
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
@@ -377,20 +378,55 @@ class explained:
 
 
 @contextlib.contextmanager
-def explained_model(names: str) -> Iterator[None]:
-    """Context in which a failure to build the model of the checkpoints ``names`` names them."""
+def explained_model(*paths, task=None) -> Iterator[None]:
+    """Context in which a failure to build the model of the checkpoints at ``paths`` names them.
+
+    Args:
+        task: fairseq's, which builds the model: a checkpoint of another one is told to be that.
+    """
+    names = ", ".join(map(str, paths))
     try:
         yield
     except CressError as error:
         if str(error).startswith(names):
             raise
         raise type(error)(f"{names}: {error}") from None
-    except (RuntimeError, OSError, KeyError, ValueError, AssertionError) as error:
+    except (*UNREADABLE, AssertionError) as error:
+        _refuse_other_task(paths, task, error)
+        if isinstance(error, (AttributeError, TypeError)):
+            raise  # a bug of ours
         reason = textwrap.shorten(str(error), 500, placeholder=" …")
         raise CheckpointError(
             f"{names}: the model in it cannot be built ({type(error).__name__}: {reason}). "
             "Expected a checkpoint of one of our archs, written by this version of the code"
         ) from error
+
+
+def _refuse_other_task(paths: tuple, task, error: Exception) -> None:
+    """Raise CheckpointError for the first of ``paths`` that is of another task than ``task``."""
+    expected = getattr(getattr(task, "cfg", None), "_name", None)
+    for path in filter(os.path.isfile, paths if expected else ()):
+        found, arch = task_and_arch(path)
+        if found not in (None, expected):
+            raise CheckpointError(
+                f"{path}: is a checkpoint of the task {found} (arch {arch}); expected one of the "
+                f"task {expected}, as fairseq-train saves it: give that to --path"
+            ) from error
+
+
+def task_and_arch(path) -> tuple[str | None, str | None]:
+    """Names of task and arch in the checkpoint at ``path``, None where it does not say them.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    with explained(path):
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    cfg, args = state.get("cfg"), state.get("args")
+    if args is not None:
+        return getattr(args, "task", None), getattr(args, "arch", None)
+    task, model = ((cfg or {}).get(section) or {} for section in ("task", "model"))
+    return task.get("_name"), model.get("_name")
 
 
 def let_workers_go() -> None:

@@ -177,6 +177,17 @@ class TestCheckpoints:
         with pytest.raises(ConfigError, match="checkpoint.pt: .*an_arch_of_others"):
             checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
 
+    def test_one_of_another_task_is_told_to_be_that(self, prepared, hubert):
+        task = make_task(prepared)
+        with pytest.raises(CheckpointError, match="hubert.pt: .*task hubert_pretraining .*hubert"):
+            checkpoint_utils.load_model_ensemble([str(hubert)], task=task)
+
+    def test_an_error_of_ours_keeps_its_kind(self, checkpoint, prepared, monkeypatch):
+        task = make_task(prepared)
+        monkeypatch.setattr(task, "build_model", lambda cfg: cfg.missing.name)
+        with pytest.raises(AttributeError):
+            checkpoint_utils.load_model_ensemble([str(checkpoint)], task=task)
+
 
 def test_applying_twice_changes_nothing():
     functions = [

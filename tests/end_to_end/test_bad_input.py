@@ -100,6 +100,7 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     del state["model"]["decoder.layers.0.fc1.weight"]
     torch.save(state, root / "other_arch.pt")
     commands["other arch"] = generating(prepared, root / "other_arch.pt")
+    commands["other task"] = generating(prepared, hubert)
     commands["no checkpoint"] = generating(prepared, root / "nowhere.pt")
     commands["other language"] = generating(prepared, averaged, "--tgt-lang", "ro")
     commands["no split"] = generating(prepared, averaged, "--gen-subset", "tst-HE")
@@ -116,6 +117,7 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
         ("nan", r"nan\.wav:0:20000: 100 of 20000 samples are NaN"),
         ("missing", r"nowhere\.wav: does not exist"),
         ("other arch", r"other_arch\.pt: .*decoder\.layers\.0\.fc1\.weight"),
+        ("other task", r"hubert\.pt: is a checkpoint of the task hubert_pretraining .*expected"),
         ("no checkpoint", r"nowhere\.pt"),
         ("other language", r"tst-COMMON\.tsv: column tgt_lang holds de, but ro was asked for"),
         ("no split", r"tst-HE\.tsv: no such manifest; this data folder has dev, train, tst-COMMON"),
