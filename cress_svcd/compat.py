@@ -277,10 +277,11 @@ def launch_without_gpus() -> None:
 
 
 def check_before_resuming() -> None:
-    """Let a model look at the checkpoint that it is about to be resumed from.
+    """Let model and task look at the checkpoint that a training is about to be resumed from.
 
-    fairseq's trainer loads the weights alone: a model that was quantised under another policy
-    would go on without a word where the names agree, and fail without a reason where they do not.
+    fairseq's trainer loads the weights alone: a model that was quantised under another policy, or
+    trained with another dictionary, would go on without a word where the names agree, and fail
+    without a reason where they do not.
     """
     from fairseq.trainer import Trainer
 
@@ -290,13 +291,58 @@ def check_before_resuming() -> None:
 
     @functools.wraps(load)
     def load_checkpoint(self, filename, *args, **kwargs):
-        check = getattr(self.get_model(), "check_resumable", None)
-        if check is not None and os.path.isfile(filename):
-            check(filename)
-        return load(self, filename, *args, **kwargs)
+        if not os.path.isfile(filename):
+            return load(self, filename, *args, **kwargs)
+        check_model = getattr(self.get_model(), "check_resumable", None)
+        if check_model is not None:
+            check_model(filename)
+        check_task = getattr(self.task, "check_dictionary", None)
+        if check_task is not None:
+            with explained_model(filename):
+                check_task(read_mapped(filename).get("task_state") or {})
+        try:
+            return load(self, filename, *args, **kwargs)
+        except Exception as error:
+            # Only now: models may rename what is in old files while they load it.
+            if str(error).startswith("Cannot load model parameters"):
+                refuse_other_model(filename, self.get_model())
+            raise
 
     load_checkpoint.checks_the_model = True
     Trainer.load_checkpoint = load_checkpoint
+
+
+def read_mapped(path) -> dict:
+    """The checkpoint at ``path``, its tensors left on disk until they are used.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    with explained(path):
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def refuse_other_model(path, model: torch.nn.Module) -> None:
+    """Raise CheckpointError if the tensors of the checkpoint at ``path`` are not ``model``'s."""
+    saved, own = read_mapped(path).get("model") or {}, model.state_dict()
+    differing = [
+        f"{name}: file {_shape(saved, name)}, model {_shape(own, name)}"
+        for name in {**own, **saved}
+        if _shape(saved, name) != _shape(own, name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        _, arch = task_and_arch(path)
+        raise CheckpointError(
+            f"{path}: cannot be resumed: the checkpoint (arch {arch}) is of another model than the "
+            f"options describe: {'; '.join(differing[:4])}{more}. Give another --save-dir, or the "
+            "arch and the dimensions of the checkpoint (--arch, --encoder-layers, "
+            "--encoder-embed-dim, …)"
+        ) from None
+
+
+def _shape(tensors: dict, name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "has none"
 
 
 # What readers raise at bytes that are no checkpoint, or at one without what it should hold.
@@ -419,9 +465,7 @@ def task_and_arch(path) -> tuple[str | None, str | None]:
 
     Raises CheckpointError if it cannot be read.
     """
-    with explained(path):
-        mapped = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    state = read_mapped(path)
     cfg, args = state.get("cfg"), state.get("args")
     if args is not None:
         return getattr(args, "task", None), getattr(args, "arch", None)

@@ -188,6 +188,25 @@ class TestCheckpoints:
         with pytest.raises(AttributeError):
             checkpoint_utils.load_model_ensemble([str(checkpoint)], task=task)
 
+    @pytest.mark.parametrize(
+        "flags, difference",
+        [
+            (["--encoder-ffn-embed-dim", "64"], r"fc1\.weight: file \(48, 32\), model \(64, 32\)"),
+            (["--decoder-layers", "2"], r"layers\.1\.\S+: file has none, model .* and 22 more"),
+        ],
+    )
+    def test_of_a_model_that_cannot_be_resumed_the_tensors_are_named(
+        self, checkpoint, prepared, hubert, flags, difference
+    ):
+        cfg = parse(prepared, "--hubert-model-path", hubert, *flags)
+        model = make_model(cfg, make_task(prepared))
+        with pytest.raises(CheckpointError, match=rf"checkpoint.pt: .*{difference}.*--save-dir"):
+            compat.refuse_other_model(checkpoint, model)
+
+    def test_a_model_that_can_be_resumed_is_not_refused(self, checkpoint, prepared, hubert):
+        cfg = parse(prepared, "--hubert-model-path", hubert)
+        compat.refuse_other_model(checkpoint, make_model(cfg, make_task(prepared)))
+
 
 def test_applying_twice_changes_nothing():
     functions = [

@@ -311,6 +311,14 @@ class SpeechAndTextTranslationTask(TranslationTask):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Accept a checkpoint's task state, unless it was trained with another dictionary."""
+        self.check_dictionary(state_dict)
+        super().load_state_dict(state_dict)
+
+    def check_dictionary(self, state_dict: dict) -> None:
+        """Raise CheckpointError if a checkpoint's task state is of another dictionary.
+
+        One that does not tell its dictionary is let through.
+        """
         own = dictionary_digest(self.tgt_dict)
         digest = state_dict.get("dictionary_digest", own)
         if digest != own:
@@ -320,7 +328,6 @@ class SpeechAndTextTranslationTask(TranslationTask):
                 "trained with, or prepare this data with its vocabulary "
                 "(prepare-mustc --spm-model … --dictionary …)"
             )
-        super().load_state_dict(state_dict)
 
     # Datasets
 

@@ -100,6 +100,16 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     del state["model"]["decoder.layers.0.fc1.weight"]
     torch.save(state, root / "other_arch.pt")
     commands["other arch"] = generating(prepared, root / "other_arch.pt")
+    for name, change in (
+        ("resumed model", ["--encoder-ffn-embed-dim", "64"]),
+        ("resumed dictionary", []),
+    ):
+        state = torch.load(averaged, weights_only=True)
+        if not change:
+            state["task_state"]["dictionary_digest"] = "another"
+        (root / name).mkdir()
+        torch.save(state, root / name / "checkpoint_last.pt")
+        commands[name] = [*training(prepared), "--save-dir", root / name, *change]
     commands["other task"] = generating(prepared, hubert)
     commands["no checkpoint"] = generating(prepared, root / "nowhere.pt")
     commands["other language"] = generating(prepared, averaged, "--tgt-lang", "ro")
@@ -117,6 +127,11 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
         ("nan", r"nan\.wav:0:20000: 100 of 20000 samples are NaN"),
         ("missing", r"nowhere\.wav: does not exist"),
         ("other arch", r"other_arch\.pt: .*decoder\.layers\.0\.fc1\.weight"),
+        (
+            "resumed model",
+            r"_last\.pt: .*fc1\.weight: file \(48, 32\), model \(64, 32\).*--save-dir",
+        ),
+        ("resumed dictionary", r"_last\.pt: .*another dictionary \(digest another\)"),
         ("other task", r"hubert\.pt: is a checkpoint of the task hubert_pretraining .*expected"),
         ("no checkpoint", r"nowhere\.pt"),
         ("other language", r"tst-COMMON\.tsv: column tgt_lang holds de, but ro was asked for"),
