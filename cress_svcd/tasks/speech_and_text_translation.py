@@ -38,6 +38,7 @@ from cress_svcd.data.dataset import (
 )
 from cress_svcd.data.feature_cache import FeatureCache, file_digest
 from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.text_data import check_binary_pairs
 from cress_svcd.data.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.files import read_yaml
@@ -477,6 +478,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
                     f"{path}: another dictionary than {self.data_cfg.dictionary_path}; binarise "
                     "the text with the vocabulary of the speech data"
                 )
+        check_binary_pairs(folder, split, (self.cfg.source_lang, self.cfg.target_lang))
         return load_langpair_dataset(
             str(folder),
             split,

@@ -335,6 +335,33 @@ class TestErrors:
         with pytest.raises(ConfigError, match="dict.en.txt: another dictionary than"):
             mixed(data).load_dataset("train")
 
+    @pytest.mark.parametrize(
+        "file, change, message",
+        [
+            ("de.bin", lambda whole: b"", "de.bin: is empty"),
+            ("en.bin", lambda whole: whole[:-10], r"en.bin: \d+ bytes, expected \d+ for the 40"),
+            ("en.idx", lambda whole: b"", "en.idx: is empty"),
+            ("en.idx", lambda whole: whole[:6], "en.idx: is truncated: 6 bytes"),
+            ("de.idx", lambda whole: whole[:20], "de.idx: is truncated: 20 bytes"),
+            ("de.idx", lambda whole: whole[:-50], r"de.idx: .* expected 506 for 40 sentences"),
+            ("de.idx", None, "de.idx: no such file"),
+        ],
+    )
+    def test_external_text_that_is_damaged(self, data, file, change, message):
+        path = data / "binary" / f"train.en-de.{file}"
+        whole = path.read_bytes()
+        path.unlink()
+        if change is not None:
+            path.write_bytes(change(whole))
+        with pytest.raises(ConfigError, match=f"{message}.*prepare-mustc"):
+            mixed(data).load_dataset("train")
+
+    def test_external_text_of_another_length_on_each_side(self, data):
+        for end in ("bin", "idx"):
+            shutil.copy(data / f"binary/dev.en-de.de.{end}", data / f"binary/train.en-de.de.{end}")
+        with pytest.raises(ConfigError, match="en.idx: 40 sentences, but .*de.idx has 12"):
+            mixed(data).load_dataset("train")
+
     @pytest.mark.parametrize("ratio", ["0", "1.5", "-1"])
     def test_a_share_that_is_none(self, prepared, ratio):
         with pytest.raises(ConfigError, match="--ext-mt-ratio"):
