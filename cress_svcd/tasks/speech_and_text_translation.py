@@ -32,6 +32,7 @@ from cress_svcd.data.dataset import (
     GPU_LENGTH_MULTIPLE,
     EncodedSentences,
     OneModeBatches,
+    Places,
     SpeechTranslationDataset,
     check_language,
     text_dataset,
@@ -378,7 +379,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         return self._load_manifests(split, mode, training)
 
     def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
-        frames = []
+        frames, manifests = [], []
         for name in split.split(","):
             path = self.data_cfg.root / f"{name}.tsv"
             if not path.is_file():
@@ -391,6 +392,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
             check_language(frame, "src_lang", self.cfg.source_lang, str(path))
             frames.append(frame)
+            manifests.append((path, frame["id"]))
         frame = pandas.concat(frames, ignore_index=True)
         targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
         # Generation has no use for transcripts, and they may be in other words than training's.
@@ -418,6 +420,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             shuffle=training,
             features=self._cached_features(split, frame),
             length_multiple=self.length_multiple,
+            places=Places(manifests),
         )
 
     @property

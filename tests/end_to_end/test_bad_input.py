@@ -73,6 +73,13 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     rewrite_row(data, "train", 4, lambda fields: fields[:3])
     commands["broken row"] = training(data)
 
+    data = broken("length")
+    column = frame.columns.get_loc("n_frames")
+    rewrite_row(
+        data, "tst-COMMON", 3, lambda fields: [*fields[:column], "100", *fields[column + 1 :]]
+    )
+    commands["length"] = generating(data)
+
     data = broken("past the end")
     name = frame["audio"][0].split(":")[0]
     rewrite_row(data, "tst-COMMON", 7, with_audio(f"{name}:999999999:16000"))
@@ -122,7 +129,8 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     [
         ("no column", r"train\.tsv:1: no column tgt_text"),
         ("broken row", r"train\.tsv:6: 3 fields, expected 8"),
-        ("past the end", r"\.wav:999999999:16000: the segment ends at sample .* the file at \d+"),
+        ("length", r"tst-COMMON\.tsv:5: segment \S+: column n_frames says 100 samples"),
+        ("past the end", r"COMMON\.tsv:9: segment \S+: \S+\.wav:999999999:16000: the segment ends at sample .* the file at \d+"),
         *((kind, f"{file}.* {said}") for kind, (file, _, said) in BROKEN_AUDIO.items()),
         ("nan", r"nan\.wav:0:20000: 100 of 20000 samples are NaN"),
         ("missing", r"nowhere\.wav: does not exist"),
