@@ -55,6 +55,8 @@ MOST_TEXT_TOKENS = 65_536
 # What fairseq-generate takes where no batch size is given; meant for tokens, too few as samples.
 GENERATION_DEFAULT = 12_000
 DEFAULT_SPEECH_SAMPLES = 1_600_000
+# What one frame of HuBERT's features sees: shorter segments are lengthened by silence.
+SHORTEST_SEGMENT = 400
 
 
 @dataclass
@@ -226,6 +228,22 @@ def load_dictionary(path: Path) -> Dictionary:
         raise ConfigError(
             f"{path}: is no fairseq dictionary ({error}); expected 'piece count' in each line"
         ) from None
+
+
+def report_short(frame: pandas.DataFrame, split: str) -> None:
+    """Log how many segments are too short for a single frame of the speech encoder."""
+    short = frame["n_frames"] < SHORTEST_SEGMENT
+    if short.any():
+        logger.warning(
+            "%s: %d of %d segments have fewer than %d samples, too few for a frame of the speech "
+            "encoder, and are filled up with silence (the first: %s); prepare-mustc --min-frames "
+            "drops them",
+            split,
+            short.sum(),
+            len(frame),
+            SHORTEST_SEGMENT,
+            frame["id"][short.idxmax()],
+        )
 
 
 def processes(cfg: SpeechAndTextTranslationConfig) -> int:
@@ -407,6 +425,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
         sources = None
         if wants_sources and has_sources:
             sources = self._encode(frame["src_text"], f"{split}, src_text")
+        if mode == SPEECH:
+            report_short(frame, split)
         if mode == TEXT:
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
         return SpeechTranslationDataset(
@@ -523,6 +543,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             limits = tuple(
                 max_tokens if limit is None else min(limit, max_tokens) for limit in limits
             )
+        self._refuse_if_none_fits(dataset, dataset, limits)
         reused = dataset in self.dataset_to_epoch_iter
         # fairseq draws the batches once, in the epoch that it starts with, and keeps them: resumed
         # in a later epoch, training would find others than uninterrupted.  So always as in epoch 1.
@@ -582,6 +603,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
             tuple(min(limit, tokens) if tokens else limit for limit in limits)
             for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
         ]
+        for part, limits in zip(dataset.datasets, dataset.max_positions):
+            self._refuse_if_none_fits(dataset, part, limits)
         self._report_left_out(dataset)
         dataset.set_epoch(epoch)
         ratios = [self.cfg.ext_mt_ratio if mode == EXTERNAL else 1 for mode in dataset.id_to_mode]
@@ -604,6 +627,32 @@ class SpeechAndTextTranslationTask(TranslationTask):
             epoch=epoch,
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
+        )
+
+    def _refuse_if_none_fits(
+        self, dataset: FairseqDataset, part: FairseqDataset, limits: tuple | None
+    ) -> None:
+        """Raise ConfigError where an epoch of ``part`` (of ``dataset``, a split) has no batch.
+
+        fairseq would only say that the dataset is empty.
+        """
+        if len(part) and limits is None:
+            return
+        if len(part) and len(part.filter_indices_by_size(np.arange(len(part)), limits)[0]):
+            return
+        split = next((name for name, known in self.datasets.items() if known is dataset), "data")
+        if not len(part):
+            raise ConfigError(f"{split}: holds no sentence pairs; make the text anew")
+        speech = isinstance(part, SpeechTranslationDataset)
+        what, unit = ("segments", "samples") if speech else ("sentence pairs", "tokens")
+        sizes = np.array([part.size(index) for index in range(len(part))])
+        longest, shortest = sizes[sizes[:, 0].argmax()], sizes[sizes[:, 0].argmin()]
+        options = "--max-audio-positions, --max-tokens" if speech else "--max-tokens-text"
+        raise ConfigError(
+            f"{split}: none of its {len(part)} {what} is within the limits, {limits[0]} {unit} and "
+            f"{limits[1]} tokens of translation; the longest has {longest[0]} and {longest[1]}, "
+            f"the shortest {shortest[0]} and {shortest[1]}: raise {options} (or "
+            "--max-source-positions, --max-target-positions), or cut them shorter"
         )
 
     @staticmethod

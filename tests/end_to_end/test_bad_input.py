@@ -130,7 +130,11 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
         ("no column", r"train\.tsv:1: no column tgt_text"),
         ("broken row", r"train\.tsv:6: 3 fields, expected 8"),
         ("length", r"tst-COMMON\.tsv:5: segment \S+: column n_frames says 100 samples"),
-        ("past the end", r"COMMON\.tsv:9: segment \S+: \S+\.wav:999999999:16000: the segment ends at sample .* the file at \d+"),
+        (
+            "past the end",
+            r"COMMON\.tsv:9: segment \S+: \S+\.wav:999999999:16000: the segment ends at sample .* "
+            r"the file at \d+",
+        ),
         *((kind, f"{file}.* {said}") for kind, (file, _, said) in BROKEN_AUDIO.items()),
         ("nan", r"nan\.wav:0:20000: 100 of 20000 samples are NaN"),
         ("missing", r"nowhere\.wav: does not exist"),

@@ -367,6 +367,43 @@ class TestErrors:
         with pytest.raises(ConfigError, match="--ext-mt-ratio"):
             mixed(prepared, "--ext-mt-ratio", ratio)
 
+    @pytest.mark.parametrize(
+        "flags, options, message",
+        [
+            (["--max-audio-positions", "99"], {}, r"segments .* 99 samples .* longest has {most}"),
+            ([], {"max_tokens": 200}, r"segments is within the limits, 200 samples .*{most}"),
+            (["--max-source-positions", "1", "--mt-finetune"], {}, "sentence pairs .* 1 tokens"),
+            (
+                [*MIXED, "--text-data", "binary", "--max-audio-positions", "90"],
+                {},
+                "segments .* 90 samples .* {most}",
+            ),
+            (
+                [*MIXED, "--text-data", "binary", "--max-tokens-text", "2"],
+                {},
+                "sentence pairs .* 2 tokens",
+            ),
+        ],
+        ids=["positions", "tokens", "text", "mixed speech", "mixed text"],
+    )
+    def test_none_is_short_enough(self, prepared, flags, options, message):
+        flags = [prepared / "binary" if flag == "binary" else flag for flag in flags]
+        longest = int(read_manifest(prepared / "train.tsv")["n_frames"].max())
+        message = f"train: none of its 40 {message}".format(most=longest)
+        with pytest.raises(ConfigError, match=message):
+            batches(make_task(prepared, *flags), **options)
+
+    def test_segments_too_short_for_the_encoder_are_counted(self, data, prepared, caplog):
+        make_task(prepared).load_dataset("dev")
+        assert "fewer than" not in caplog.text
+        change_manifest(
+            data, "dev", lambda number, row: {**row, "n_frames": 399} if 0 < number < 4 else row
+        )
+        make_task(data).load_dataset("dev")
+        second = read_manifest(data / "dev.tsv")["id"][1]
+        assert "dev: 3 of 12 segments have fewer than 400 samples" in caplog.text
+        assert f"the first: {second}" in caplog.text
+
     def test_more_processes_than_batches_of_a_mode(self, prepared):
         task = mixed(prepared)
         task.load_dataset("train")
