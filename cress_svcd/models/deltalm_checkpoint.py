@@ -16,8 +16,8 @@ from cress_svcd.models.checkpoints import read_checkpoint, shorten
 
 logger = logging.getLogger(__name__)
 
-RELEASED_HEAD_WIDTH = 64
-"""Width of an attention head in the released base and large models; no file says it."""
+RELEASED_HEADS = {768: 12, 1024: 16}
+"""Width → attention heads of the released base and large models, whose files do not say it."""
 
 TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Embeddings: one row for each entry of the dictionary."""
