@@ -13,8 +13,10 @@ import importlib.util
 import logging
 import os
 import pickle
+import re
 import shutil
 import textwrap
+import zipfile
 from typing import Callable, Iterator
 
 import torch
@@ -108,9 +110,9 @@ def explain_checkpoint_errors() -> None:
                 ) from None
 
     @functools.wraps(load)
-    def load_model_ensemble_and_task(filenames, *args, **kwargs):
-        with explained_model(", ".join(map(str, filenames))):
-            return load(filenames, *args, **kwargs)
+    def load_model_ensemble_and_task(filenames, arg_overrides=None, task=None, *args, **kwargs):
+        with explained_model(*filenames, task=task):
+            return load(filenames, arg_overrides, task, *args, **kwargs)
 
     load_checkpoint_to_cpu.explains_errors = True
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
@@ -285,10 +287,11 @@ def launch_without_gpus() -> None:
 
 
 def check_before_resuming() -> None:
-    """Let a model look at the checkpoint that it is about to be resumed from.
+    """Let model and task look at the checkpoint that a training is about to be resumed from.
 
-    fairseq's trainer loads the weights alone: a model that was quantised under another policy
-    would go on without a word where the names agree, and fail without a reason where they do not.
+    fairseq's trainer loads the weights alone: a model that was quantised under another policy, or
+    trained with another dictionary, would go on without a word where the names agree, and fail
+    without a reason where they do not.
     """
     from fairseq.trainer import Trainer
 
@@ -298,13 +301,58 @@ def check_before_resuming() -> None:
 
     @functools.wraps(load)
     def load_checkpoint(self, filename, *args, **kwargs):
-        check = getattr(self.get_model(), "check_resumable", None)
-        if check is not None and os.path.isfile(filename):
-            check(filename)
-        return load(self, filename, *args, **kwargs)
+        if not os.path.isfile(filename):
+            return load(self, filename, *args, **kwargs)
+        check_model = getattr(self.get_model(), "check_resumable", None)
+        if check_model is not None:
+            check_model(filename)
+        check_task = getattr(self.task, "check_dictionary", None)
+        if check_task is not None:
+            with explained_model(filename):
+                check_task(read_mapped(filename).get("task_state") or {})
+        try:
+            return load(self, filename, *args, **kwargs)
+        except Exception as error:
+            # Only now: models may rename what is in old files while they load it.
+            if str(error).startswith("Cannot load model parameters"):
+                refuse_other_model(filename, self.get_model())
+            raise
 
     load_checkpoint.checks_the_model = True
     Trainer.load_checkpoint = load_checkpoint
+
+
+def read_mapped(path) -> dict:
+    """The checkpoint at ``path``, its tensors left on disk until they are used.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    with explained(path):
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def refuse_other_model(path, model: torch.nn.Module) -> None:
+    """Raise CheckpointError if the tensors of the checkpoint at ``path`` are not ``model``'s."""
+    saved, own = read_mapped(path).get("model") or {}, model.state_dict()
+    differing = [
+        f"{name}: file {_shape(saved, name)}, model {_shape(own, name)}"
+        for name in {**own, **saved}
+        if _shape(saved, name) != _shape(own, name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        _, arch = task_and_arch(path)
+        raise CheckpointError(
+            f"{path}: cannot be resumed: the checkpoint (arch {arch}) is of another model than the "
+            f"options describe: {'; '.join(differing[:4])}{more}. Give another --save-dir, or the "
+            "arch and the dimensions of the checkpoint (--arch, --encoder-layers, "
+            "--encoder-embed-dim, …)"
+        ) from None
+
+
+def _shape(tensors: dict, name: str) -> str:
+    return str(tuple(tensors[name].shape)) if name in tensors else "has none"
 
 
 # What readers raise at bytes that are no checkpoint, or at one without what it should hold.
@@ -342,6 +390,20 @@ def send_checkpoints_as_plain_data() -> None:
     distributed_utils.broadcast_object = broadcast_object
 
 
+def refused_part(message: str) -> str:
+    """What torch refused to unpickle, without its advice to allow it all the same.
+
+    ``…WeightsUnpickler error: Unsupported global: GLOBAL os.system was not an allowed…`` →
+    ``os.system``.
+    """
+    reason = message.split("WeightsUnpickler error:")[-1].strip()
+    named = re.search(r"GLOBAL (\S+)", reason) or re.search(r"\bgot (<class .*?>)", reason)
+    if named:
+        return named[1]
+    (first, *_) = reason.splitlines() or ["no details"]
+    return "objects of its own" if "safe_globals" in first or "weights_only" in first else first
+
+
 class explained:
     """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
 
@@ -355,11 +417,10 @@ class explained:
         if kind is None or not issubclass(kind, Exception) or issubclass(kind, CheckpointError):
             return False
         if issubclass(kind, pickle.UnpicklingError):
-            refused = str(error).split("WeightsUnpickler error:")[-1].strip().splitlines()
             raise CheckpointError(
                 f"{self.path}: refused: it holds more than tensors and plain data, or is not a "
-                f"checkpoint ({refused[0] if refused else error}). Nothing in it was executed. "
-                "Ask for a checkpoint as fairseq saves it."
+                f"checkpoint ({refused_part(str(error))}). Nothing in it was executed. Ask for a "
+                "checkpoint as fairseq saves it."
             ) from None
         if issubclass(kind, UNREADABLE):
             reason = str(error).strip().splitlines()
@@ -373,20 +434,53 @@ class explained:
 
 
 @contextlib.contextmanager
-def explained_model(names: str) -> Iterator[None]:
-    """Context in which a failure to build the model of the checkpoints ``names`` names them."""
+def explained_model(*paths, task=None) -> Iterator[None]:
+    """Context in which a failure to build the model of the checkpoints at ``paths`` names them.
+
+    Args:
+        task: fairseq's, which builds the model: a checkpoint of another one is told to be that.
+    """
+    names = ", ".join(map(str, paths))
     try:
         yield
     except CressError as error:
         if str(error).startswith(names):
             raise
         raise type(error)(f"{names}: {error}") from None
-    except (RuntimeError, OSError, KeyError, ValueError, AssertionError) as error:
+    except (*UNREADABLE, AssertionError) as error:
+        _refuse_other_task(paths, task, error)
+        if isinstance(error, (AttributeError, TypeError)):
+            raise  # a bug of ours
         reason = textwrap.shorten(str(error), 500, placeholder=" …")
         raise CheckpointError(
             f"{names}: the model in it cannot be built ({type(error).__name__}: {reason}). "
             "Expected a checkpoint of one of our archs, written by this version of the code"
         ) from error
+
+
+def _refuse_other_task(paths: tuple, task, error: Exception) -> None:
+    """Raise CheckpointError for the first of ``paths`` that is of another task than ``task``."""
+    expected = getattr(getattr(task, "cfg", None), "_name", None)
+    for path in filter(os.path.isfile, paths if expected else ()):
+        found, arch = task_and_arch(path)
+        if found not in (None, expected):
+            raise CheckpointError(
+                f"{path}: is a checkpoint of the task {found} (arch {arch}); expected one of the "
+                f"task {expected}, as fairseq-train saves it: give that to --path"
+            ) from error
+
+
+def task_and_arch(path) -> tuple[str | None, str | None]:
+    """Names of task and arch in the checkpoint at ``path``, None where it does not say them.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    state = read_mapped(path)
+    cfg, args = state.get("cfg"), state.get("args")
+    if args is not None:
+        return getattr(args, "task", None), getattr(args, "arch", None)
+    task, model = ((cfg or {}).get(section) or {} for section in ("task", "model"))
+    return task.get("_name"), model.get("_name")
 
 
 def let_workers_go() -> None:

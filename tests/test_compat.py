@@ -102,7 +102,22 @@ class TestCheckpoints:
             with pytest.raises(CheckpointError, match="checkpoint.pt: refused") as caught:
                 read()
             assert "weights_only" not in str(caught.value)
+            assert "safe_globals" not in str(caught.value) and "open" in str(caught.value)
         assert not marker.exists()
+
+    @pytest.mark.parametrize(
+        "advice, part",
+        [
+            ("Trying to load unsupported GLOBAL os.system whose module os is blocked.", "os.system"),
+            ("Can only build types allowlisted via `add_safe_globals`, but got <class 'x.Y'>",
+             "<class 'x.Y'>"),
+            ("Trying to call reduce: use `safe_globals`", "objects of its own"),
+            ("Unsupported operand 118", "Unsupported operand 118"),
+        ],
+    )  # fmt: skip
+    def test_of_torchs_advice_only_the_refused_part_is_passed_on(self, advice, part):
+        message = f"Weights only load failed, use weights_only.\nWeightsUnpickler error: {advice}"
+        assert compat.refused_part(message) == part
 
     @pytest.mark.parametrize("protocol", [2, 4])
     def test_a_bare_pickle_is_refused_and_not_executed(self, tmp_path, protocol):
@@ -169,6 +184,36 @@ class TestCheckpoints:
         torch.save(state, checkpoint)
         with pytest.raises(ConfigError, match="checkpoint.pt: .*an_arch_of_others"):
             checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
+
+    def test_one_of_another_task_is_told_to_be_that(self, prepared, hubert):
+        task = make_task(prepared)
+        with pytest.raises(CheckpointError, match="hubert.pt: .*task hubert_pretraining .*hubert"):
+            checkpoint_utils.load_model_ensemble([str(hubert)], task=task)
+
+    def test_an_error_of_ours_keeps_its_kind(self, checkpoint, prepared, monkeypatch):
+        task = make_task(prepared)
+        monkeypatch.setattr(task, "build_model", lambda cfg: cfg.missing.name)
+        with pytest.raises(AttributeError):
+            checkpoint_utils.load_model_ensemble([str(checkpoint)], task=task)
+
+    @pytest.mark.parametrize(
+        "flags, difference",
+        [
+            (["--encoder-ffn-embed-dim", "64"], r"fc1\.weight: file \(48, 32\), model \(64, 32\)"),
+            (["--decoder-layers", "2"], r"layers\.1\.\S+: file has none, model .* and 22 more"),
+        ],
+    )
+    def test_of_a_model_that_cannot_be_resumed_the_tensors_are_named(
+        self, checkpoint, prepared, hubert, flags, difference
+    ):
+        cfg = parse(prepared, "--hubert-model-path", hubert, *flags)
+        model = make_model(cfg, make_task(prepared))
+        with pytest.raises(CheckpointError, match=rf"checkpoint.pt: .*{difference}.*--save-dir"):
+            compat.refuse_other_model(checkpoint, model)
+
+    def test_a_model_that_can_be_resumed_is_not_refused(self, checkpoint, prepared, hubert):
+        cfg = parse(prepared, "--hubert-model-path", hubert)
+        compat.refuse_other_model(checkpoint, make_model(cfg, make_task(prepared)))
 
 
 def test_applying_twice_changes_nothing():

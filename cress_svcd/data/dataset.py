@@ -19,7 +19,7 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 
 from cress_svcd.data.audio import read_audio, standardize
 from cress_svcd.data.feature_cache import FeatureCache
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,26 @@ class PackedStrings:
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
         return self._bytes[start : self._ends[index]].tobytes().decode("utf-8")
+
+
+class Places:
+    """Where segments stand, for messages; indexing gives ``train.tsv:7: segment ted_1_5``.
+
+    Args:
+        manifests: path and ids of each manifest, one after the other.
+    """
+
+    def __init__(self, manifests: Iterable[tuple[str | os.PathLike, Iterable[str]]]):
+        ids = [(os.fspath(path), list(names)) for path, names in manifests]
+        self._paths = [path for path, _ in ids]
+        self._ends = np.cumsum([len(names) for _, names in ids])
+        self._ids = PackedStrings(name for _, names in ids for name in names)
+
+    def __getitem__(self, index: int) -> str:
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        # Lines count from 1, and the first is the header.
+        line = index - (int(self._ends[part - 1]) if part else 0) + 2
+        return f"{self._paths[part]}:{line}: segment {self._ids[index]}"
 
 
 class EncodedSentences:
@@ -105,6 +125,11 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
+# By how many samples n_frames may miss the audio: programs round the length of resampled speech in
+# other ways than ours, some from seconds.
+LENGTH_TOLERANCE = 16
+
+
 class SpeechTranslationDataset(FairseqDataset):
     """Segments of speech with their translations, and their transcripts if given.
 
@@ -122,6 +147,10 @@ class SpeechTranslationDataset(FairseqDataset):
         features: read in place of audio.
         length_multiple: batches are padded to a multiple of so many samples (of features: of the
             frames that are made of them).
+        places: of the segments, for messages.
+
+    Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
+    long as ``n_frames`` says, by which batches are filled.
     """
 
     def __init__(
@@ -137,8 +166,10 @@ class SpeechTranslationDataset(FairseqDataset):
         sample_rate: int = 16_000,
         features: FeatureCache | None = None,
         length_multiple: int = 1,
+        places: Places | None = None,
     ):
         self.features = features
+        self.places = places
         self.length_multiple = length_multiple
         self.audio = PackedStrings(audio)
         self.n_frames = np.asarray(n_frames, dtype=np.int64)
@@ -157,7 +188,7 @@ class SpeechTranslationDataset(FairseqDataset):
         if self.features is not None:
             wave = self.features[index]
         else:
-            wave = read_audio(self.audio[index], root=self.audio_root, sample_rate=self.sample_rate)
+            wave = self._read(index)
             wave = standardize(wave) if self.normalize else wave
         return {
             "id": index,
@@ -165,6 +196,22 @@ class SpeechTranslationDataset(FairseqDataset):
             "target": self.targets[index] if self.targets else None,
             "source": self.sources[index] if self.sources else None,
         }
+
+    def _read(self, index: int) -> np.ndarray:
+        """The waveform of a segment, which is as long as was announced."""
+        place = f"{self.places[index]}: " if self.places else ""
+        try:
+            wave = read_audio(self.audio[index], root=self.audio_root, sample_rate=self.sample_rate)
+        except AudioError as error:
+            raise type(error)(f"{place}{error}") from None
+        expected = int(self.n_frames[index])
+        if abs(len(wave) - expected) > LENGTH_TOLERANCE:
+            raise ManifestError(
+                f"{place}column n_frames says {expected} samples at {self.sample_rate} Hz, but "
+                f"{self.audio[index]} has {len(wave)}: batches are filled by n_frames; correct it, "
+                "or the audio, or prepare the data anew (prepare-mustc)"
+            )
+        return wave
 
     @property
     def sizes(self) -> np.ndarray:

@@ -229,7 +229,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises ReleaseError, ``path:line: ...``, for what is no YAML, or no list of segments.
     """
     lines = read_lines(path, ReleaseError)
-    starts = [number for number, line in enumerate(lines) if line.startswith("- ")]
+    starts = _row_starts(lines)
     cuts = starts[_YAML_ROWS_AT_ONCE::_YAML_ROWS_AT_ONCE]
     rows: list[Row] = []
     try:
@@ -245,6 +245,17 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise ReleaseError(f"{path}: holds no segments; expected a list of {{duration: ...}} rows")
     return rows
+
+
+def _row_starts(lines: list[str]) -> list[int]:
+    """Of each row the line that it starts in, from 0; of fewer rows in a style without dashes."""
+    return [number for number, line in enumerate(lines) if line.startswith("- ")]
+
+
+def _row_place(path: Path, number: int, starts: list[int]) -> str:
+    """``path:line: row N`` of the row of that number, which counts from 0."""
+    line = starts[number] + 1 if number < len(starts) else number + 1
+    return f"{path}:{line}: row {number + 1}"
 
 
 def _read_rows_at_once(path: Path, lines: list[str], starts: list[int]) -> list[Row]:
@@ -284,9 +295,7 @@ def _append_rows(rows: list[Row], document: Any, path: Path, starts: list[int]) 
         try:
             rows.append(_parse_row(item))
         except ValueError as error:
-            number = len(rows)
-            line = starts[number] + 1 if number < len(starts) else number + 1
-            raise ReleaseError(f"{path}:{line}: row {number + 1}: {error}") from None
+            raise ReleaseError(f"{_row_place(path, len(rows), starts)}: {error}") from None
 
 
 def _parse_row(item: Any) -> Row:
@@ -474,7 +483,7 @@ def prepare_split(
     _refuse_unreadable(split, headers, check_audio)
     report = SplitReport(len(rows), len(headers))
     dropped: collections.Counter[str] = collections.Counter()
-    past_end: list[str] = []
+    past_end: list[tuple[int, str]] = []
     segments = []
     for number in _by_talk_and_time(rows):
         row, place, info = rows[number], places[number], headers[places[number].path]
@@ -485,7 +494,7 @@ def prepare_split(
         if isinstance(span, str):
             dropped[span] += 1
             if span == PAST_END:
-                past_end.append(_past_end_message(release, split, number, row, place, info))
+                past_end.append((number, _past_end_message(release, row, place, info)))
             continue
         report.longer_than_limit_but_kept += span.n_frames > limits.max_frames
         report.clipped_at_end += span.overhang > 0
@@ -501,7 +510,7 @@ def prepare_split(
                 release.tgt_lang,
             )
         )
-    _refuse_past_end(past_end, check_audio)
+    _refuse_past_end(release.text_file(split, "yaml"), past_end, check_audio)
     if check_audio:
         segments = _drop_unusable(release, segments, dropped, workers)
     elif sample_audio:
@@ -561,23 +570,28 @@ def _seems_precut(place: Place, info: AudioInfo, frames: int, overhang: int) -> 
     return is_npy and overhang > tolerance and abs(info.frames - frames) <= tolerance
 
 
-def _past_end_message(
-    release: Release, split: str, number: int, row: Row, place: Place, info: AudioInfo
-) -> str:
+def _past_end_message(release: Release, row: Row, place: Place, info: AudioInfo) -> str:
     return (
-        f"{release.text_file(split, 'yaml')}: row {number + 1}: ends at "
-        f"{row.offset + row.duration:.2f} s, but {release.data / place.path} at "
+        f"ends at {row.offset + row.duration:.2f} s, but {release.data / place.path} at "
         f"{info.frames / info.sample_rate:.2f} s"
     )
 
 
-def _refuse_past_end(messages: list[str], check_audio: bool) -> None:
-    if messages and not check_audio:
+def _refuse_past_end(path: Path, past_end: list[tuple[int, str]], check_audio: bool) -> None:
+    """Raise ReleaseError, or log, for rows (number and message) of the yaml at ``path``."""
+    if not past_end:
+        return
+    starts = _row_starts(read_lines(path, ReleaseError))
+    messages = [
+        f"{_row_place(path, number, starts)}: {message}"
+        for number, message in sorted(past_end)[:_WARNINGS_SHOWN]
+    ]
+    if not check_audio:
         raise ReleaseError(
-            f"{messages[0]} ({len(messages)} such rows in all); fetch the audio again, mend the "
+            f"{messages[0]} ({len(past_end)} such rows in all); fetch the audio again, mend the "
             f"yaml, or let --check-audio drop such segments"
         )
-    for message in messages[:_WARNINGS_SHOWN]:
+    for message in messages:
         logger.warning("dropped: %s", message)
 
 

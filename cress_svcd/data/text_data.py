@@ -3,16 +3,24 @@
 import logging
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Sequence
 
+import numpy as np
+
 from cress_svcd.data.vocabulary import load_sentencepiece
+from cress_svcd.errors import ConfigError
 from cress_svcd.files import write_text
 
 logger = logging.getLogger(__name__)
 
 # Below that, starting another process takes longer than the work.
 _MIN_LINES_PER_PROCESS = 5_000
+
+# Of an index: magic number, version, code of the tokens' type, number of sentences.
+_INDEX_MAGIC = b"MMIDIDX\x00\x00"
+_INDEX_HEADER = struct.Struct("<9sQBQ")
 
 
 class PieceTokenizer:
@@ -82,6 +90,62 @@ def text_data_files(name: str, languages: Sequence[str]) -> list[str]:
     """Names of the files that :func:`binarize_pairs` writes."""
     pair = "-".join(languages)
     return [f"{name}.{pair}.{language}.{end}" for language in languages for end in ("bin", "idx")]
+
+
+def check_binary_pairs(folder: Path, name: str, languages: Sequence[str]) -> None:
+    """Refuse binary text that was cut short, before it is mapped into memory.
+
+    Looks at the index and the size of the files that :func:`binarize_pairs` writes, never at the
+    sentences.
+
+    Raises:
+        ConfigError: a file is missing, empty, shorter or longer than its index says, or one
+            language has more sentences than the other.
+    """
+    files = [folder / file for file in text_data_files(name, languages) if file.endswith(".idx")]
+    counts = [_check_binary(file) for file in files]
+    if len(set(counts) - {None}) > 1:
+        raise ConfigError(
+            f"{files[0]}: {counts[0]} sentences, but {files[1]} has {counts[1]}: they are no "
+            "pairs; make the text anew (prepare-mustc --text-data, or fairseq-preprocess)"
+        )
+
+
+def _check_binary(index: Path) -> int | None:
+    """Sentences of one language; None of a format other than the mapped one, whose size is free."""
+    from fairseq.data import indexed_dataset
+
+    content = index.with_suffix(".bin")
+    anew = "make the text anew (prepare-mustc --text-data, or fairseq-preprocess)"
+    for file in (index, content):
+        if not file.is_file() or file.stat().st_size == 0:
+            problem = "is empty (0 bytes)" if file.is_file() else "no such file"
+            raise ConfigError(f"{file}: {problem}; {anew}")
+    with index.open("rb") as file:
+        header = file.read(_INDEX_HEADER.size)
+    if not header.startswith(_INDEX_MAGIC[:8]) and len(header) >= len(_INDEX_MAGIC):
+        return None
+    if len(header) < _INDEX_HEADER.size:
+        raise ConfigError(
+            f"{index}: is truncated: {len(header)} bytes, fewer than its header has; {anew}"
+        )
+    _, _, code, count = _INDEX_HEADER.unpack(header)
+    # Of each sentence its length (32 bits) and where it starts (64 bits).
+    expected = _INDEX_HEADER.size + 12 * count
+    if index.stat().st_size != expected or code not in indexed_dataset._code_to_dtype:
+        raise ConfigError(
+            f"{index}: is truncated or damaged: {index.stat().st_size} bytes, expected {expected} "
+            f"for {count} sentences; {anew}"
+        )
+    lengths = np.fromfile(index, dtype=np.int32, count=count, offset=_INDEX_HEADER.size)
+    width = np.dtype(indexed_dataset._code_to_dtype[code]).itemsize
+    expected = int(lengths.sum(dtype=np.int64)) * width
+    if content.stat().st_size != expected:
+        raise ConfigError(
+            f"{content}: {content.stat().st_size} bytes, expected {expected} for the {count} "
+            f"sentences of {index.name}: it is truncated, or not of this index; {anew}"
+        )
+    return count
 
 
 def write_dictionaries(dictionary: Path, folder: Path, languages: Sequence[str]) -> None:

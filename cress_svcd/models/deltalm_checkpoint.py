@@ -16,11 +16,14 @@ from cress_svcd.models.checkpoints import read_checkpoint, shorten
 
 logger = logging.getLogger(__name__)
 
-RELEASED_HEAD_WIDTH = 64
-"""Width of an attention head in the released base and large models; no file says it."""
+RELEASED_HEADS = {768: 12, 1024: 16}
+"""Width → attention heads of the released base and large models, whose files do not say it."""
 
 TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Embeddings: one row for each entry of the dictionary."""
+
+MOST_SPARE_ROWS = 4
+"""Beyond so many rows for each of its entries a dictionary is hardly the whole of the model's."""
 
 PROJECTION = "decoder.output_projection.weight"
 
@@ -223,25 +226,38 @@ def fit_vocabulary(
 ) -> dict[str, Tensor]:
     """The tensors with the first ``entries`` rows of each embedding.
 
-    DeltaLM's embedding has some rows more than its dictionary has entries.
+    DeltaLM's embedding has some rows more than its dictionary has entries.  A table of several
+    times as many is cut as well, with a warning: the dictionary may be the model's first entries,
+    or another one, whose words would get the rows of others.
 
     Raises:
-        CheckpointError: the table has fewer rows than that, or so many more that the dictionary
-            can hardly be the model's.
+        CheckpointError: the table has fewer rows than that.
     """
     fitted = dict(state)
     for name in TABLES:
         if name not in state:
             continue
         rows = len(state[name])
-        if rows < entries or rows > 4 * entries:
+        if rows < entries:
             raise CheckpointError(
                 f"{source}: {name} has {rows:,} rows, the dictionary {entries:,} entries: it is "
                 "not this model's. Prepare the data with the sentencepiece model and the "
                 "dictionary that come with it (prepare-mustc --spm-model … --dictionary …); "
                 "'cress-svcd prune-vocabulary' makes model and dictionary smaller together"
             )
-        if rows > entries:
+        if rows > MOST_SPARE_ROWS * entries:
+            logger.warning(
+                "%s: %s has %d rows, the dictionary only %d entries: THE FIRST %d ROWS ARE TAKEN, "
+                "WHICH IS RIGHT ONLY IF THE DICTIONARY IS THE BEGINNING OF THE MODEL'S. Otherwise "
+                "prepare the data with the model's own (prepare-mustc --spm-model … --dictionary "
+                "…), or make both smaller together ('cress-svcd prune-vocabulary')",
+                source,
+                name,
+                rows,
+                entries,
+                entries,
+            )
+        elif rows > entries:
             logger.info("%s: %s: the first %d of %d rows taken", source, name, entries, rows)
         fitted[name] = state[name][:entries]
     return fitted

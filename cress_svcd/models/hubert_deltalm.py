@@ -19,7 +19,7 @@ from cress_svcd.models.checkpoints import require_dictionary, shorten, transfer
 from cress_svcd.models.deltalm import DeltaLMDecoder, DeltaLMEncoder
 from cress_svcd.models.deltalm_checkpoint import (
     PROJECTION,
-    RELEASED_HEAD_WIDTH,
+    RELEASED_HEADS,
     TABLES,
     DeltaLMDescription,
     fit_vocabulary,
@@ -72,13 +72,13 @@ class HubertDeltaLMConfig(HubertTransformerConfig):
     encoder_ffn_embed_dim: Optional[int] = _from_file("encoder FFN width")
     encoder_layers: Optional[int] = _from_file("encoder layers")
     encoder_attention_heads: Optional[int] = _from_file(
-        "encoder heads (released files do not say it: width / 64)"
+        "encoder heads; to be given where neither file nor width (768, 1024: as released) says it"
     )
     decoder_embed_dim: Optional[int] = _from_file("decoder width")
     decoder_ffn_embed_dim: Optional[int] = _from_file("decoder FFN width")
     decoder_layers: Optional[int] = _from_file("decoder layers")
     decoder_attention_heads: Optional[int] = _from_file(
-        "decoder heads (released files do not say it: width / 64)"
+        "decoder heads; to be given where neither file nor width (768, 1024: as released) says it"
     )
 
 
@@ -199,12 +199,13 @@ def _complete_side(
         option = f"{side}_{name}"
         given, found = getattr(cfg, option), getattr(dimensions, name)
         if found is None and given is None:  # heads, of which a released file says nothing
-            found, rest = divmod(dimensions.embed_dim, RELEASED_HEAD_WIDTH)
-            if rest:
+            found = RELEASED_HEADS.get(dimensions.embed_dim)
+            if found is None:
                 raise ConfigError(
-                    f"{source}: its {side} is {dimensions.embed_dim} wide, which is no multiple "
-                    f"of {RELEASED_HEAD_WIDTH}, the width of a head in the released models: give "
-                    f"--{option.replace('_', '-')}"
+                    f"{source}: does not say how many attention heads its {side} has, and "
+                    f"{dimensions.embed_dim} wide it is none of the released models "
+                    f"({', '.join(map(str, RELEASED_HEADS))}): give --{option.replace('_', '-')} "
+                    "as it was trained"
                 )
         if None not in (given, found) and given != found:
             raise ConfigError(

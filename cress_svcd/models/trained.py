@@ -39,7 +39,7 @@ def load_trained(path: str | os.PathLike, task: FairseqTask) -> BaseFairseqModel
             "project's archs"
         )
     require_dictionary(state, path, task.dictionary_digest)
-    with explained_model(str(path)):
+    with explained_model(path, task=task):
         cfg = OmegaConf.create(options)
         model = models.build_model(cfg, task, from_checkpoint=True)
         model.load_state_dict(state["model"], strict=True, model_cfg=cfg)

@@ -32,12 +32,14 @@ from cress_svcd.data.dataset import (
     GPU_LENGTH_MULTIPLE,
     EncodedSentences,
     OneModeBatches,
+    Places,
     SpeechTranslationDataset,
     check_language,
     text_dataset,
 )
 from cress_svcd.data.feature_cache import FeatureCache, file_digest
 from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.text_data import check_binary_pairs
 from cress_svcd.data.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.files import read_yaml
@@ -53,6 +55,8 @@ MOST_TEXT_TOKENS = 65_536
 # What fairseq-generate takes where no batch size is given; meant for tokens, too few as samples.
 GENERATION_DEFAULT = 12_000
 DEFAULT_SPEECH_SAMPLES = 1_600_000
+# What one frame of HuBERT's features sees: shorter segments are lengthened by silence.
+SHORTEST_SEGMENT = 400
 
 
 @dataclass
@@ -226,6 +230,22 @@ def load_dictionary(path: Path) -> Dictionary:
         ) from None
 
 
+def report_short(frame: pandas.DataFrame, split: str) -> None:
+    """Log how many segments are too short for a single frame of the speech encoder."""
+    short = frame["n_frames"] < SHORTEST_SEGMENT
+    if short.any():
+        logger.warning(
+            "%s: %d of %d segments have fewer than %d samples, too few for a frame of the speech "
+            "encoder, and are filled up with silence (the first: %s); prepare-mustc --min-frames "
+            "drops them",
+            split,
+            short.sum(),
+            len(frame),
+            SHORTEST_SEGMENT,
+            frame["id"][short.idxmax()],
+        )
+
+
 def processes(cfg: SpeechAndTextTranslationConfig) -> int:
     """How many train together; those of torchrun are counted only after the options are read."""
     if distributed.is_available() and distributed.is_initialized():
@@ -315,6 +335,14 @@ class SpeechAndTextTranslationTask(TranslationTask):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Accept a checkpoint's task state, unless it was trained with another dictionary."""
+        self.check_dictionary(state_dict)
+        super().load_state_dict(state_dict)
+
+    def check_dictionary(self, state_dict: dict) -> None:
+        """Raise CheckpointError if a checkpoint's task state is of another dictionary.
+
+        One that does not tell its dictionary is let through.
+        """
         own = dictionary_digest(self.tgt_dict)
         digest = state_dict.get("dictionary_digest", own)
         if digest != own:
@@ -324,7 +352,6 @@ class SpeechAndTextTranslationTask(TranslationTask):
                 "trained with, or prepare this data with its vocabulary "
                 "(prepare-mustc --spm-model … --dictionary …)"
             )
-        super().load_state_dict(state_dict)
 
     # Datasets
 
@@ -374,7 +401,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         return self._load_manifests(split, mode, training)
 
     def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
-        frames = []
+        frames, manifests = [], []
         for name in split.split(","):
             path = self.data_cfg.root / f"{name}.tsv"
             if not path.is_file():
@@ -387,6 +414,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
             check_language(frame, "src_lang", self.cfg.source_lang, str(path))
             frames.append(frame)
+            manifests.append((path, frame["id"]))
         frame = pandas.concat(frames, ignore_index=True)
         targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
         # Generation has no use for transcripts, and they may be in other words than training's.
@@ -401,6 +429,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
         sources = None
         if wants_sources and has_sources:
             sources = self._encode(frame["src_text"], f"{split}, src_text")
+        if mode == SPEECH:
+            report_short(frame, split)
         if mode == TEXT:
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
         return SpeechTranslationDataset(
@@ -414,6 +444,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             shuffle=training,
             features=self._cached_features(split, frame),
             length_multiple=self.length_multiple,
+            places=Places(manifests),
         )
 
     @property
@@ -474,6 +505,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
                     f"{path}: another dictionary than {self.data_cfg.dictionary_path}; binarise "
                     "the text with the vocabulary of the speech data"
                 )
+        check_binary_pairs(folder, split, (self.cfg.source_lang, self.cfg.target_lang))
         return load_langpair_dataset(
             str(folder),
             split,
@@ -515,6 +547,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             limits = tuple(
                 max_tokens if limit is None else min(limit, max_tokens) for limit in limits
             )
+        self._refuse_if_none_fits(dataset, dataset, limits)
         reused = dataset in self.dataset_to_epoch_iter
         # fairseq draws the batches once, in the epoch that it starts with, and keeps them: resumed
         # in a later epoch, training would find others than uninterrupted.  So always as in epoch 1.
@@ -574,6 +607,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
             tuple(min(limit, tokens) if tokens else limit for limit in limits)
             for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
         ]
+        for part, limits in zip(dataset.datasets, dataset.max_positions):
+            self._refuse_if_none_fits(dataset, part, limits)
         self._report_left_out(dataset)
         dataset.set_epoch(epoch)
         ratios = [self.cfg.ext_mt_ratio if mode == EXTERNAL else 1 for mode in dataset.id_to_mode]
@@ -596,6 +631,32 @@ class SpeechAndTextTranslationTask(TranslationTask):
             epoch=epoch,
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
+        )
+
+    def _refuse_if_none_fits(
+        self, dataset: FairseqDataset, part: FairseqDataset, limits: tuple | None
+    ) -> None:
+        """Raise ConfigError where an epoch of ``part`` (of ``dataset``, a split) has no batch.
+
+        fairseq would only say that the dataset is empty.
+        """
+        if len(part) and limits is None:
+            return
+        if len(part) and len(part.filter_indices_by_size(np.arange(len(part)), limits)[0]):
+            return
+        split = next((name for name, known in self.datasets.items() if known is dataset), "data")
+        if not len(part):
+            raise ConfigError(f"{split}: holds no sentence pairs; make the text anew")
+        speech = isinstance(part, SpeechTranslationDataset)
+        what, unit = ("segments", "samples") if speech else ("sentence pairs", "tokens")
+        sizes = np.array([part.size(index) for index in range(len(part))])
+        longest, shortest = sizes[sizes[:, 0].argmax()], sizes[sizes[:, 0].argmin()]
+        options = "--max-audio-positions, --max-tokens" if speech else "--max-tokens-text"
+        raise ConfigError(
+            f"{split}: none of its {len(part)} {what} is within the limits, {limits[0]} {unit} and "
+            f"{limits[1]} tokens of translation; the longest has {longest[0]} and {longest[1]}, "
+            f"the shortest {shortest[0]} and {shortest[1]}: raise {options} (or "
+            "--max-source-positions, --max-target-positions), or cut them shorter"
         )
 
     @staticmethod

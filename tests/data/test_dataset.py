@@ -13,11 +13,12 @@ from cress_svcd.data.audio import standardize
 from cress_svcd.data.dataset import (
     EncodedSentences,
     PackedStrings,
+    Places,
     SpeechTranslationDataset,
     check_language,
     text_dataset,
 )
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
 WORDS = "a dog sees the red house".split()
 TARGETS = ["the dog", "a red house sees the dog", "house", "the red dog sees"]
@@ -76,6 +77,13 @@ class TestPackedStrings:
     def test_takes_a_column_of_a_frame_and_numpys_indices(self):
         packed = PackedStrings(pandas.Series(["a", "", "größe"]))
         assert [packed[i] for i in np.arange(3)] == ["a", "", "größe"]
+
+
+def test_places_count_lines_in_each_manifest():
+    places = Places([("a.tsv", ["x", "y"]), ("b.tsv", pandas.Series(["z"]))])
+    assert [places[i] for i in range(3)] == [
+        "a.tsv:2: segment x", "a.tsv:3: segment y", "b.tsv:2: segment z",
+    ]  # fmt: skip
 
 
 class TestEncodedSentences:
@@ -143,6 +151,43 @@ class TestSegments:
         kept, left_out = dataset.filter_indices_by_size(indices, (None, 6))
         assert kept.tolist() == [3, 2, 0] and left_out == [1]
         assert dataset.filter_indices_by_size(indices, None) == (indices, [])
+
+
+class TestLengths:
+    """What a manifest says of its audio is compared with it."""
+
+    def segment(self, tmp_path, dictionary, audio, n_frames):
+        places = Places([("dev.tsv", ["ted_1"])])
+        dataset = SpeechTranslationDataset(
+            [audio], [n_frames], None, None, dictionary, tmp_path, places=places
+        )
+        return dataset[0]["audio"]
+
+    @pytest.mark.parametrize("n_frames", [750, 3_000])
+    def test_of_other_audio(self, tmp_path, recording, dictionary, n_frames):
+        message = rf"dev.tsv:2: segment ted_1: .* {n_frames} samples.* talk.wav:0:1500 has 1500"
+        with pytest.raises(ManifestError, match=message):
+            self.segment(tmp_path, dictionary, "talk.wav:0:1500", n_frames)
+
+    @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+    @pytest.mark.parametrize("rounding", [np.floor, np.ceil])
+    def test_rounded_in_another_way(self, tmp_path, dictionary, rate, rounding):
+        soundfile.write(tmp_path / "x.wav", np.zeros(10_007), rate)
+        n_frames = int(rounding(5_003 / rate * 16_000))
+        assert len(self.segment(tmp_path, dictionary, "x.wav:7:5003", n_frames)) > 0
+
+    def test_of_a_waveform_in_npy(self, tmp_path, dictionary):
+        np.save(tmp_path / "x.npy", np.zeros(2_000, np.float32))
+        assert len(self.segment(tmp_path, dictionary, "x.npy", 2_000)) == 2_000
+        with pytest.raises(ManifestError, match="x.npy has 2000"):
+            self.segment(tmp_path, dictionary, "x.npy", 1_000)
+
+    def test_cached_features_are_not_audio(self, make):
+        assert make(features=[np.zeros((3, 5), np.float32)] * 4)[0]["audio"].shape == (3, 5)
+
+    def test_audio_that_cannot_be_read_is_named_with_its_segment(self, tmp_path, dictionary):
+        with pytest.raises(AudioError, match="dev.tsv:2: segment ted_1: .*gone.wav: does not"):
+            self.segment(tmp_path, dictionary, "gone.wav", 10)
 
 
 class TestOrder:

@@ -317,7 +317,9 @@ def test_other_rates_and_channels(tmp_path, rate, channels, name):
 def test_segment_past_the_end(tmp_path):
     make_split(tmp_path, "train", [Talk("a.wav", [(0, 1, *PAIR), (9, 1.5, *PAIR), (11, 1, *PAIR)])])
     release = Release(tmp_path, "de")
-    message = r"train.yaml: row 2: ends at 10.50 s, but .*a.wav at 10.00 s \(2 such rows"
+    path = release.text_file("train", "yaml")
+    path.write_text("# written by hand\n" + path.read_text())
+    message = r"train.yaml:3: row 2: ends at 10.50 s, but .*a.wav at 10.00 s \(2 such rows"
     with pytest.raises(ReleaseError, match=message):
         prepare_split(release, "train", Limits())
     segments, report = prepare_split(release, "train", Limits(), check_audio=True)

@@ -73,6 +73,13 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     rewrite_row(data, "train", 4, lambda fields: fields[:3])
     commands["broken row"] = training(data)
 
+    data = broken("length")
+    column = frame.columns.get_loc("n_frames")
+    rewrite_row(
+        data, "tst-COMMON", 3, lambda fields: [*fields[:column], "100", *fields[column + 1 :]]
+    )
+    commands["length"] = generating(data)
+
     data = broken("past the end")
     name = frame["audio"][0].split(":")[0]
     rewrite_row(data, "tst-COMMON", 7, with_audio(f"{name}:999999999:16000"))
@@ -100,6 +107,17 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     del state["model"]["decoder.layers.0.fc1.weight"]
     torch.save(state, root / "other_arch.pt")
     commands["other arch"] = generating(prepared, root / "other_arch.pt")
+    for name, change in (
+        ("resumed model", ["--encoder-ffn-embed-dim", "64"]),
+        ("resumed dictionary", []),
+    ):
+        state = torch.load(averaged, weights_only=True)
+        if not change:
+            state["task_state"]["dictionary_digest"] = "another"
+        (root / name).mkdir()
+        torch.save(state, root / name / "checkpoint_last.pt")
+        commands[name] = [*training(prepared), "--save-dir", root / name, *change]
+    commands["other task"] = generating(prepared, hubert)
     commands["no checkpoint"] = generating(prepared, root / "nowhere.pt")
     commands["other language"] = generating(prepared, averaged, "--tgt-lang", "ro")
     commands["no split"] = generating(prepared, averaged, "--gen-subset", "tst-HE")
@@ -111,11 +129,22 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
     [
         ("no column", r"train\.tsv:1: no column tgt_text"),
         ("broken row", r"train\.tsv:6: 3 fields, expected 8"),
-        ("past the end", r"\.wav:999999999:16000: the segment ends at sample .* the file at \d+"),
+        ("length", r"tst-COMMON\.tsv:5: segment \S+: column n_frames says 100 samples"),
+        (
+            "past the end",
+            r"COMMON\.tsv:9: segment \S+: \S+\.wav:999999999:16000: the segment ends at sample .* "
+            r"the file at \d+",
+        ),
         *((kind, f"{file}.* {said}") for kind, (file, _, said) in BROKEN_AUDIO.items()),
         ("nan", r"nan\.wav:0:20000: 100 of 20000 samples are NaN"),
         ("missing", r"nowhere\.wav: does not exist"),
         ("other arch", r"other_arch\.pt: .*decoder\.layers\.0\.fc1\.weight"),
+        (
+            "resumed model",
+            r"_last\.pt: .*fc1\.weight: file \(48, 32\), model \(64, 32\).*--save-dir",
+        ),
+        ("resumed dictionary", r"_last\.pt: .*another dictionary \(digest another\)"),
+        ("other task", r"hubert\.pt: is a checkpoint of the task hubert_pretraining .*expected"),
         ("no checkpoint", r"nowhere\.pt"),
         ("other language", r"tst-COMMON\.tsv: column tgt_lang holds de, but ro was asked for"),
         ("no split", r"tst-HE\.tsv: no such manifest; this data folder has dev, train, tst-COMMON"),
@@ -148,6 +177,7 @@ class TestCheckpoints:
         torch.save(state, tmp_path / "evil.pt")
         said = self.refused(run, prepared, tmp_path / "evil.pt", elsewhere)
         assert "evil.pt: refused" in said and "weights_only=False" not in said
+        assert "add_safe_globals" not in said
         (tmp_path / "bare.pt").write_bytes(pickle.dumps(Malicious(marker)))
         assert "bare.pt: " in self.refused(run, prepared, tmp_path / "bare.pt", elsewhere)
         assert not marker.exists()

@@ -32,6 +32,7 @@ from cress_svcd.models.hubert_deltalm import HubertDeltaLM
 from cress_svcd.models.hubert_transformer import BUFFERS
 
 PAD = 1
+TWO_HEADS = dict.fromkeys(TINY_HEADS, 2)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ class TestReleasedFiles:
             tmp_path / "x.pt", 4, 3, width=128, inner=160, rows=110, positions=30,
             layernorm_embedding=normed,
         )  # fmt: skip
-        model = build(tmp_path / "x.pt", 107)
+        model = build(tmp_path / "x.pt", 107, **TWO_HEADS)
         cfg = model.cfg
         assert (cfg.encoder_layers, cfg.decoder_layers) == (4, 3)
         assert cfg.encoder_embed_dim == cfg.decoder_embed_dim == 128
@@ -166,7 +167,7 @@ class TestReleasedFiles:
         weights = make_deltalm(tmp_path / "x.pt", 12, 6)
         assert len(weights) == 392
         with caplog.at_level("INFO"):
-            model = build(tmp_path / "x.pt", 100)
+            model = build(tmp_path / "x.pt", 100, **TWO_HEADS)
         assert "392 tensors taken, 0 of the model's not in the file, 0 of the file's" in caplog.text
         own = model.decoder.layers[5]
         for name, module in {
@@ -176,6 +177,16 @@ class TestReleasedFiles:
         table = weights["src_embedding.embed_tokens.weight"]
         assert torch.equal(model.encoder.embed_tokens.weight, table[:100])
 
+    def test_of_a_much_smaller_dictionary_the_first_rows_are_taken_with_a_warning(self, caplog):
+        table = read_checkpoint(TINY)["weights"]["src_embedding.embed_tokens.weight"]
+        build(entries=30)
+        assert "TAKEN" not in caplog.text
+        model = build(entries=25)
+        assert torch.equal(model.encoder.embed_tokens.weight, table[:25])
+        levels = [record.levelname for record in caplog.records if "TAKEN" in record.getMessage()]
+        assert levels == ["WARNING"] * 2
+        assert "encoder.embed_tokens.weight has 120 rows, the dictionary only 25" in caplog.text
+
     def test_one_table_serves_all(self, tiny):
         table = tiny.encoder.embed_tokens.weight
         assert tiny.decoder.embed_tokens.weight is table
@@ -183,7 +194,7 @@ class TestReleasedFiles:
 
     def test_two_tables_stay_two(self, tmp_path):
         weights = make_deltalm(tmp_path / "x.pt", shared=False)
-        model = build(tmp_path / "x.pt")
+        model = build(tmp_path / "x.pt", **TWO_HEADS)
         for side, module in (("src", model.encoder), ("tgt", model.decoder)):
             table = weights[f"{side}_embedding.embed_tokens.weight"]
             assert torch.equal(module.embed_tokens.weight, table[:100])
@@ -199,10 +210,9 @@ class TestReleasedFiles:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("entries", [121, 25])
-    def test_another_dictionary(self, entries):
-        with pytest.raises(CheckpointError, match=f"120 rows, the dictionary {entries} entries"):
-            build(entries=entries)
+    def test_a_larger_dictionary(self):
+        with pytest.raises(CheckpointError, match="120 rows, the dictionary 121 entries"):
+            build(entries=121)
 
     def test_the_dictionary_of_another_fine_tuning(self, tiny, tmp_path):
         state = {"task_state": {"dictionary_digest": "other"}}
@@ -214,9 +224,16 @@ class TestRefused:
         with pytest.raises(ConfigError, match="--deltalm-model-path"):
             build(None)
 
-    def test_heads_that_no_one_knows(self):
-        with pytest.raises(ConfigError, match="32 wide.*--decoder-attention-heads"):
-            build(**dict.fromkeys(TINY_HEADS))
+    @pytest.mark.parametrize("side", ["encoder", "decoder"])
+    def test_heads_that_no_one_knows(self, side):
+        given = {**TINY_HEADS, f"{side}_attention_heads": None}
+        with pytest.raises(ConfigError, match=f"its {side}.* 32 wide.*--{side}-attention-heads"):
+            build(**given)
+
+    def test_heads_are_guessed_at_the_released_widths_alone(self, tmp_path):
+        make_deltalm(tmp_path / "x.pt", width=128)
+        with pytest.raises(ConfigError, match="x.pt: .*128 wide.*--decoder-attention-heads"):
+            build(tmp_path / "x.pt")
 
     def test_options_that_contradict_the_file(self):
         with pytest.raises(ConfigError, match=r"--encoder-layers 6: .*deltalm_tiny.pt has 3"):

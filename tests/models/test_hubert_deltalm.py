@@ -102,7 +102,7 @@ class TestDecoderOnly:
 
     def test_defaults_but_for_the_width(self, tmp_path):
         make_deltalm(tmp_path / "x.pt", width=128)
-        model = build(tmp_path / "x.pt", deltalm_decoder_only=True)
+        model = build(tmp_path / "x.pt", deltalm_decoder_only=True, decoder_attention_heads=2)
         assert len(model.encoder.layers) == 6
         assert model.encoder.layers[0].fc1.weight.shape == (2048, 128)
 

@@ -335,10 +335,74 @@ class TestErrors:
         with pytest.raises(ConfigError, match="dict.en.txt: another dictionary than"):
             mixed(data).load_dataset("train")
 
+    @pytest.mark.parametrize(
+        "file, change, message",
+        [
+            ("de.bin", lambda whole: b"", "de.bin: is empty"),
+            ("en.bin", lambda whole: whole[:-10], r"en.bin: \d+ bytes, expected \d+ for the 40"),
+            ("en.idx", lambda whole: b"", "en.idx: is empty"),
+            ("en.idx", lambda whole: whole[:6], "en.idx: is truncated: 6 bytes"),
+            ("de.idx", lambda whole: whole[:20], "de.idx: is truncated: 20 bytes"),
+            ("de.idx", lambda whole: whole[:-50], r"de.idx: .* expected 506 for 40 sentences"),
+            ("de.idx", None, "de.idx: no such file"),
+        ],
+    )
+    def test_external_text_that_is_damaged(self, data, file, change, message):
+        path = data / "binary" / f"train.en-de.{file}"
+        whole = path.read_bytes()
+        path.unlink()
+        if change is not None:
+            path.write_bytes(change(whole))
+        with pytest.raises(ConfigError, match=f"{message}.*prepare-mustc"):
+            mixed(data).load_dataset("train")
+
+    def test_external_text_of_another_length_on_each_side(self, data):
+        for end in ("bin", "idx"):
+            shutil.copy(data / f"binary/dev.en-de.de.{end}", data / f"binary/train.en-de.de.{end}")
+        with pytest.raises(ConfigError, match="en.idx: 40 sentences, but .*de.idx has 12"):
+            mixed(data).load_dataset("train")
+
     @pytest.mark.parametrize("ratio", ["0", "1.5", "-1"])
     def test_a_share_that_is_none(self, prepared, ratio):
         with pytest.raises(ConfigError, match="--ext-mt-ratio"):
             mixed(prepared, "--ext-mt-ratio", ratio)
+
+    @pytest.mark.parametrize(
+        "flags, options, message",
+        [
+            (["--max-audio-positions", "99"], {}, r"segments .* 99 samples .* longest has {most}"),
+            ([], {"max_tokens": 200}, r"segments is within the limits, 200 samples .*{most}"),
+            (["--max-source-positions", "1", "--mt-finetune"], {}, "sentence pairs .* 1 tokens"),
+            (
+                [*MIXED, "--text-data", "binary", "--max-audio-positions", "90"],
+                {},
+                "segments .* 90 samples .* {most}",
+            ),
+            (
+                [*MIXED, "--text-data", "binary", "--max-tokens-text", "2"],
+                {},
+                "sentence pairs .* 2 tokens",
+            ),
+        ],
+        ids=["positions", "tokens", "text", "mixed speech", "mixed text"],
+    )
+    def test_none_is_short_enough(self, prepared, flags, options, message):
+        flags = [prepared / "binary" if flag == "binary" else flag for flag in flags]
+        longest = int(read_manifest(prepared / "train.tsv")["n_frames"].max())
+        message = f"train: none of its 40 {message}".format(most=longest)
+        with pytest.raises(ConfigError, match=message):
+            batches(make_task(prepared, *flags), **options)
+
+    def test_segments_too_short_for_the_encoder_are_counted(self, data, prepared, caplog):
+        make_task(prepared).load_dataset("dev")
+        assert "fewer than" not in caplog.text
+        change_manifest(
+            data, "dev", lambda number, row: {**row, "n_frames": 399} if 0 < number < 4 else row
+        )
+        make_task(data).load_dataset("dev")
+        second = read_manifest(data / "dev.tsv")["id"][1]
+        assert "dev: 3 of 12 segments have fewer than 400 samples" in caplog.text
+        assert f"the first: {second}" in caplog.text
 
     def test_more_processes_than_batches_of_a_mode(self, prepared):
         task = mixed(prepared)
