@@ -17,9 +17,10 @@ As YAML (or the same as a dictionary, which is what a checkpoint stores):
 
 Patterns are those of ``fnmatch`` (``*`` crosses dots) over the names of ``model.named_modules()``;
 ``match`` and ``exclude`` take one or a list.  Every pattern must reach a layer, a rule's exclude
-one of its own match, and no two rules may name the same layer, alike or not.  Only plain ``nn.Linear`` layers are touched.  Output
-projections and other heads (``HEADS``) stay in full precision unless a pattern ends in their name.
-Method ``full`` (or ``bits: full``) names layers that stay as they are.
+one of its own match, and no two rules may name the same layer, alike or not.  Only plain
+``nn.Linear`` layers are touched.  Output projections and other heads (``HEADS``) stay in full
+precision unless a pattern ends in their name.  Method ``full`` (or ``bits: full``) names layers
+that stay as they are.
 
 Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in int8 where
 ``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
