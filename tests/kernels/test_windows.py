@@ -8,7 +8,7 @@ from cress_svcd import kernels
 from cress_svcd.kernels import cpu, windows
 
 needs_windows = pytest.mark.skipif(
-    not windows.is_available(), reason="this processor has no AMX for bf16, or it is not asked for"
+    not windows.is_available(), reason="no kernel for convolutions here, or it is not asked for"
 )
 # batch, frames, channels, outputs, taps, stride, padding, groups
 SHAPES = [
