@@ -87,6 +87,8 @@ class Int8Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """... x in -> ... x out, in x's type."""
+        if windows.can_project(x, self.weight) and can_use_kernel(x):
+            return windows.project(x, self.weight, self.scale, self.bias)
         if x.device.type == "cpu":
             return expanded.sign_matmul(x, self.weight, None, self.scale, self.bias, bits=None)
         bias = None if self.bias is None else self.bias.to(x.dtype)

@@ -118,6 +118,21 @@ static void *random_weights(int64_t blocks, int64_t steps, int64_t inputs, int t
     return type == WEIGHT_INT8 ? (void *)codes : (void *)halves;
 }
 
+/* int8 weights of the tiled layout, which are freed, as rows. */
+static int8_t *in_rows(const struct windows *w, int8_t *tiled)
+{
+    int64_t inputs = w->taps * w->channels, steps = windows_steps(w);
+    int8_t *rows = malloc((size_t)(w->groups * w->out * inputs));
+    for (int64_t o = 0; o < w->groups * w->out; o++)
+        for (int64_t j = 0; j < inputs; j++) {
+            int64_t own = o % w->out, tile = o / w->out * windows_out_tiles(w) + own / 16;
+            int64_t block = (tile * steps + j / 32) * BLOCK;
+            rows[o * inputs + j] = tiled[block + (j % 32 / 2 * 16 + own % 16) * 2 + j % 2];
+        }
+    free(tiled);
+    return rows;
+}
+
 static int check_windows(struct windows w, int isa, int threads)
 {
     int64_t across = w.groups * w.out, width = w.groups * w.channels;
@@ -126,6 +141,8 @@ static int check_windows(struct windows w, int isa, int threads)
     float *values = malloc((size_t)(blocks * BLOCK) * sizeof *values);
     void *weights = random_weights(blocks, steps, w.taps * w.channels, w.weight_type,
                                    values);
+    if (w.weights_in_rows)
+        weights = in_rows(&w, weights);
     float *x = random_floats(w.batch * w.frames * width);
     float *scale = random_floats(across), *bias = random_floats(across);
     float *y = random_floats(w.batch * w.count * across);
@@ -185,6 +202,9 @@ static int check_all_windows(int isa)
                     struct windows w = shapes[s];
                     w.weight_type = type, w.planes = planes, w.gelu = threads == 3;
                     failed |= check_windows(w, isa, threads);
+                    w.weights_in_rows = isa == ISA_AVX512_VNNI && windows_in_levels(&w);
+                    if (w.weights_in_rows)
+                        failed |= check_windows(w, isa, threads);
                 }
     return failed;
 }

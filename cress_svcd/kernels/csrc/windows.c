@@ -119,6 +119,14 @@ static void work(void *data)
     free(scratch.memory);
 }
 
+/* Weights in rows are for integers by AVX-512, which transposes them as it uses them. */
+static int can_use(const struct windows *w, int isa)
+{
+    return cress_windows_supported(isa) && w->weight_type >= 0 && w->weight_type < WEIGHT_COUNT &&
+           (w->planes == 1 || w->planes == 2) &&
+           (!w->weights_in_rows || (windows_in_levels(w) && isa == ISA_AVX512_VNNI));
+}
+
 /* A convolution over time, scaled, with a bias and GELU where they are wanted; see windows.h.
  *
  * isa: one that cress_windows_supported knows.  parallel: GOMP_parallel, or NULL for one thread.
@@ -126,8 +134,7 @@ static void work(void *data)
 EXPORT int cress_windows(const struct windows *w, int isa, int threads,
                          parallel_function *parallel)
 {
-    if (!cress_windows_supported(isa) || w->weight_type < 0 || w->weight_type >= WEIGHT_COUNT ||
-        w->planes < 1 || w->planes > 2)
+    if (!can_use(w, isa))
         return NOT_SUPPORTED;
     if (w->batch * w->count * w->groups * w->out == 0)
         return 0;

@@ -31,6 +31,7 @@ struct windows {
     int64_t count;              /* windows of an utterance */
     const void *weights;
     int weight_type, planes;    /* planes: 2, or 1 where x may be rounded to bf16 */
+    int weights_in_rows;        /* groups * out x taps x channels instead of the layout above */
     const float *scale, *bias;  /* (batch or 1) x groups * out; bias may be NULL */
     int64_t vector_stride;      /* from one utterance's scale and bias to the next's */
     int gelu;
@@ -53,6 +54,13 @@ static inline int64_t windows_steps(const struct windows *w)
 static inline int64_t windows_out_tiles(const struct windows *w)
 {
     return (w->out + TILE_OUT - 1) / TILE_OUT;
+}
+
+/* Whether AVX-512 multiplies integers.  Of few channels, scaling after each tap takes longer than
+ * float32 does. */
+static inline int windows_in_levels(const struct windows *w)
+{
+    return w->weight_type == WEIGHT_INT8 && w->channels % 4 == 0 && w->channels >= 16;
 }
 
 /* Windows ``first`` .. first + count of a group of an utterance, its output tiles first_tile ..

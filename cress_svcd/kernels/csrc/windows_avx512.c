@@ -16,11 +16,9 @@
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 enum {
-    LEVEL_ROWS = 4,   /* windows at a time, in three planes and two tiles: 24 sums in registers */
-    FLOAT_ROWS = 8,
+    LINES = 12,       /* windows times planes at a time: with two tiles, 24 sums in registers */
+    FLOAT_ROWS = 8,   /* windows at a time in float32 */
     QUAD = 4 * TILE_OUT, /* weights of four inputs: an operand of vpdpbusd */
-    MOST_PLANES = 3,
-    FEWEST_CHANNELS = 16, /* below, scaling after each tap takes longer than float32 */
 };
 
 /* The memory of a thread: frames and two tiles of weights as they are multiplied. */
@@ -31,32 +29,33 @@ struct buffers {
     int32_t *starts; /* taps x ACROSS: what the sums of the highest bytes begin with; levels only */
 };
 
-static int in_levels(const struct windows *w)
-{
-    return w->weight_type == WEIGHT_INT8 && w->channels % 4 == 0 && w->channels >= FEWEST_CHANNELS;
-}
-
 static int level_planes(const struct windows *w)
 {
     return w->planes == 2 ? 3 : 2;
 }
 
-static int64_t rounded(int64_t bytes)
+static int64_t rounded(int64_t value, int64_t to)
 {
-    return (bytes + 63) / 64 * 64;
+    return (value + to - 1) / to * to;
+}
+
+/* Windows that are multiplied at a time. */
+static int rows_at_once(const struct windows *w)
+{
+    return windows_in_levels(w) ? LINES / level_planes(w) : FLOAT_ROWS;
 }
 
 /* Bytes for ``count`` windows at a time; where ``memory`` is not NULL, the parts of it. */
 static size_t divide(const struct windows *w, int64_t count, char *memory, struct buffers *buffers)
 {
-    int levels = in_levels(w);
-    int64_t frames = (count - 1) * w->stride + w->taps;
+    int levels = windows_in_levels(w);
+    int64_t frames = (rounded(count, rows_at_once(w)) - 1) * w->stride + w->taps;
     int64_t number = levels ? level_planes(w) : (int64_t)sizeof(float);
     int64_t sizes[] = {
         FLOAT_ROWS * ACROSS * (int64_t)sizeof(float),
-        rounded(frames * w->channels * number),
-        rounded(2 * windows_steps(w) * BLOCK * (levels ? 1 : (int64_t)sizeof(float))),
-        levels ? rounded(frames * (int64_t)sizeof(float)) : 0,
+        rounded(frames * w->channels * number, 64),
+        2 * windows_steps(w) * BLOCK * (levels ? 1 : (int64_t)sizeof(float)),
+        levels ? rounded(frames * (int64_t)sizeof(float), 64) : 0,
         levels ? w->taps * ACROSS * (int64_t)sizeof(int32_t) : 0,
     };
     char *parts[sizeof sizes / sizeof *sizes];
@@ -149,7 +148,7 @@ INLINE void quantize_frame(const float *x, int64_t channels, int planes, uint8_t
 TARGET static void prepare_frames(const struct windows *w, int64_t utterance, int64_t group,
                                   int64_t first, int64_t count, const struct buffers *buffers)
 {
-    int levels = in_levels(w), planes = level_planes(w);
+    int levels = windows_in_levels(w), planes = level_planes(w);
     int64_t channels = w->channels, start = first * w->stride - w->padding;
     int64_t frames = (count - 1) * w->stride + w->taps;
     int64_t size = channels * (levels ? planes : (int64_t)sizeof(float));
@@ -199,20 +198,79 @@ TARGET static void expand_floats(const void *weights, int64_t first, int64_t cou
     }
 }
 
-/* The quads of a tile: four inputs as neighbours, from two pairs; and -128 times their sums. */
-TARGET static void expand_quads(const int8_t *weights, int64_t taps, int64_t quads, int8_t *bytes,
-                                int32_t *starts)
+/* A tile of pairs as quads: four inputs as neighbours. */
+TARGET static void quads_of_pairs(const int8_t *weights, int64_t quads, int8_t *bytes)
 {
     const __m512i order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
         19, 3, 18, 2, 17, 1, 16, 0);
+    for (int64_t quad = 0; quad < quads; quad++, weights += QUAD, bytes += QUAD)
+        _mm512_store_si512(bytes,
+                           _mm512_permutexvar_epi16(order, _mm512_loadu_si512(weights)));
+}
+
+/* 16 x 16 words of 32 bits, transposed. */
+INLINE void transpose(__m512i *words)
+{
+    __m512i pairs[16], fours[16], eights[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(words[i], words[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(words[i], words[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+            fours[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        eights[i] = _mm512_shuffle_i32x4(fours[i], fours[i + 4], 0x88);
+        eights[i + 4] = _mm512_shuffle_i32x4(fours[i], fours[i + 4], 0xdd);
+        eights[i + 8] = _mm512_shuffle_i32x4(fours[i + 8], fours[i + 12], 0x88);
+        eights[i + 12] = _mm512_shuffle_i32x4(fours[i + 8], fours[i + 12], 0xdd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        words[i] = _mm512_shuffle_i32x4(eights[i], eights[i + 8], 0x88);
+        words[i + 8] = _mm512_shuffle_i32x4(eights[i], eights[i + 8], 0xdd);
+    }
+}
+
+/* ``rows`` (of which it takes up to 16) of ``inputs`` weights as quads.
+ *
+ * A large matrix comes from memory each time, and sixteen rows at once are no order in which the
+ * processor would fetch ahead by itself: hence the prefetches, some tiles further on. */
+TARGET static void quads_of_rows(const int8_t *weights, int64_t rows, int64_t inputs,
+                                 int8_t *bytes)
+{
+    int64_t ahead = 8 * TILE_OUT * inputs, end = ahead + TILE_OUT * inputs;
+    for (int64_t j = ahead; j < end && j < rows * inputs; j += 64)
+        _mm_prefetch((const char *)weights + j, _MM_HINT_T1);
+    for (int64_t j = 0; j < inputs; j += 64, bytes += 16 * QUAD) {
+        int64_t left = inputs - j, quads = left < 64 ? left / 4 : 16;
+        __mmask16 mask = first_lanes(quads);
+        __m512i words[16];
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++)
+            words[r] = _mm512_maskz_loadu_epi32(r < rows ? mask : 0, weights + r * inputs + j);
+        transpose(words);
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; q++)
+            if (q < quads)
+                _mm512_store_si512(bytes + q * QUAD, words[q]);
+    }
+}
+
+/* -128 times the sums of a tile's weights, a tap after another. */
+TARGET static void sum_quads(const int8_t *bytes, int64_t taps, int64_t quads, int32_t *starts)
+{
     for (int64_t tap = 0; tap < taps; tap++, starts += ACROSS) {
         __m512i sums = _mm512_setzero_si512();
-        for (int64_t quad = 0; quad < quads; quad++, weights += QUAD, bytes += QUAD) {
-            __m512i four = _mm512_permutexvar_epi16(order, _mm512_loadu_si512(weights));
-            _mm512_store_si512(bytes, four);
-            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(-128), four);
-        }
+        for (int64_t quad = 0; quad < quads; quad++, bytes += QUAD)
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(-128), _mm512_load_si512(bytes));
         _mm512_store_si512(starts, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
     }
 }
@@ -222,13 +280,21 @@ TARGET static void expand_tiles(const struct windows *w, int64_t group, int64_t 
 {
     int64_t size = windows_steps(w) * BLOCK;
     int64_t first = (group * windows_out_tiles(w) + tile) * size;
-    if (!in_levels(w)) {
+    if (!windows_in_levels(w)) {
         expand_floats(w->weights, first, tiles * size, w->weight_type, buffers->weights);
         return;
     }
-    for (int t = 0; t < tiles; t++)
-        expand_quads((const int8_t *)w->weights + first + t * size, w->taps, w->channels / 4,
-                     (int8_t *)buffers->weights + t * size, buffers->starts + t * TILE_OUT);
+    int64_t inputs = w->taps * w->channels;
+    for (int t = 0; t < tiles; t++) {
+        int8_t *bytes = (int8_t *)buffers->weights + t * size;
+        int64_t o = (tile + t) * TILE_OUT;
+        if (w->weights_in_rows)
+            quads_of_rows((const int8_t *)w->weights + (group * w->out + o) * inputs, w->out - o,
+                          inputs, bytes);
+        else
+            quads_of_pairs((const int8_t *)w->weights + first + t * size, inputs / 4, bytes);
+        sum_quads(bytes, w->taps, w->channels / 4, buffers->starts + t * TILE_OUT);
+    }
 }
 
 /* Products */
@@ -241,7 +307,7 @@ INLINE __m512i add_products(__m512i sum, __m512i levels, __m512i weights)
     return sum;
 }
 
-/* Adds a tap of LEVEL_ROWS windows to their sums; planes and tiles are constants.
+/* Adds a tap of LINES / planes windows to their sums; planes and tiles are constants.
  *
  * bytes, steps: the tap's frame of the first window; the next one's is ``row`` bytes and ``stride``
  * frames on.  weights: the tap's quads; those of the second tile are ``next`` bytes on. */
@@ -249,36 +315,37 @@ INLINE void multiply_tap(const uint8_t *bytes, int64_t row, int64_t quads, int p
                          const int8_t *weights, int64_t next, int tiles, const int32_t *starts,
                          const float *steps, int64_t stride, float *sums)
 {
-    __m512i products[LEVEL_ROWS][MOST_PLANES][2];
-#pragma GCC unroll 4
-    for (int r = 0; r < LEVEL_ROWS; r++)
+    const int rows = LINES / planes;
+    __m512i products[LINES / 2][3][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int p = 0; p < planes; p++)
 #pragma GCC unroll 2
             for (int t = 0; t < tiles; t++)
                 products[r][p][t] = p ? _mm512_setzero_si512()
                                       : _mm512_load_si512(starts + t * TILE_OUT);
-    const uint8_t *last = bytes + 3 * row; /* a register addresses the first three */
+    const uint8_t *below = bytes + 3 * row; /* with a multiple of row a register addresses three */
     for (int64_t quad = 0; quad < quads; quad++) {
         __m512i four[2];
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++)
             four[t] = _mm512_load_si512(weights + t * next);
-#pragma GCC unroll 4
-        for (int r = 0; r < LEVEL_ROWS; r++)
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
             for (int p = 0; p < planes; p++) {
                 int32_t inputs;
-                memcpy(&inputs, (r == 3 ? last : bytes + r * row) + 4 * p, sizeof inputs);
+                memcpy(&inputs, (r < 3 ? bytes : below) + r % 3 * row + 4 * p, sizeof inputs);
                 __m512i levels = _mm512_set1_epi32(inputs);
 #pragma GCC unroll 2
                 for (int t = 0; t < tiles; t++)
                     products[r][p][t] = add_products(products[r][p][t], levels, four[t]);
             }
-        bytes += 4 * planes, last += 4 * planes, weights += QUAD;
+        bytes += 4 * planes, below += 4 * planes, weights += QUAD;
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < LEVEL_ROWS; r++)
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
             __m512 product = _mm512_cvtepi32_ps(products[r][0][t]);
@@ -298,7 +365,7 @@ INLINE void multiply_levels(const struct windows *w, int64_t first, int planes, 
     const uint8_t *bytes = (const uint8_t *)buffers->frames + first * w->stride * frame;
     const float *steps = buffers->steps + first * w->stride;
     const int8_t *weights = buffers->weights;
-    memset(buffers->sums, 0, LEVEL_ROWS * ACROSS * sizeof *buffers->sums);
+    memset(buffers->sums, 0, LINES / 2 * ACROSS * sizeof *buffers->sums);
     for (int64_t tap = 0; tap < w->taps; tap++)
         multiply_tap(bytes + tap * frame, w->stride * frame, quads, planes,
                      weights + tap * quads * QUAD, windows_steps(w) * BLOCK, tiles,
@@ -336,18 +403,15 @@ INLINE void multiply_floats(const struct windows *w, int64_t first, int tiles,
             _mm512_store_ps(buffers->sums + r * ACROSS + t * TILE_OUT, sums[r][t]);
 }
 
-/* Sums of the windows from ``first`` on; returns of how many. */
-TARGET static int64_t multiply(const struct windows *w, int64_t first, int tiles,
-                               const struct buffers *buffers)
+/* Sums of the windows from ``first`` on, rows_at_once of them. */
+TARGET static void multiply(const struct windows *w, int64_t first, int tiles,
+                            const struct buffers *buffers)
 {
-    if (!in_levels(w)) {
-        if (tiles == 2)
-            multiply_floats(w, first, 2, buffers);
-        else
-            multiply_floats(w, first, 1, buffers);
-        return FLOAT_ROWS;
-    }
-    if (level_planes(w) == 3 && tiles == 2)
+    if (!windows_in_levels(w) && tiles == 2)
+        multiply_floats(w, first, 2, buffers);
+    else if (!windows_in_levels(w))
+        multiply_floats(w, first, 1, buffers);
+    else if (level_planes(w) == 3 && tiles == 2)
         multiply_levels(w, first, 3, 2, buffers);
     else if (level_planes(w) == 3)
         multiply_levels(w, first, 3, 1, buffers);
@@ -355,7 +419,6 @@ TARGET static int64_t multiply(const struct windows *w, int64_t first, int tiles
         multiply_levels(w, first, 2, 2, buffers);
     else
         multiply_levels(w, first, 2, 1, buffers);
-    return LEVEL_ROWS;
 }
 
 TARGET void windows_avx512(const struct windows *w, int64_t utterance, int64_t group,
@@ -363,16 +426,16 @@ TARGET void windows_avx512(const struct windows *w, int64_t utterance, int64_t g
                            const struct windows_scratch *scratch)
 {
     struct buffers buffers;
-    int64_t padded = (count + FLOAT_ROWS - 1) / FLOAT_ROWS * FLOAT_ROWS;
-    divide(w, padded, scratch->memory, &buffers);
-    prepare_frames(w, utterance, group, first, padded, &buffers);
+    int64_t rows = rows_at_once(w);
+    divide(w, count, scratch->memory, &buffers);
+    prepare_frames(w, utterance, group, first, rounded(count, rows), &buffers);
     for (int64_t tile = first_tile; tile < end_tile; tile += 2) {
         int tiles = end_tile - tile >= 2 ? 2 : 1;
         expand_tiles(w, group, tile, tiles, &buffers);
-        for (int64_t r = 0, now; r < count; r += now) {
-            now = multiply(w, r, tiles, &buffers);
-            int64_t rows = count - r < now ? count - r : now;
-            write(w, utterance, group, first + r, rows, tile, tiles, buffers.sums);
+        for (int64_t r = 0; r < count; r += rows) {
+            multiply(w, r, tiles, &buffers);
+            write(w, utterance, group, first + r, count - r < rows ? count - r : rows, tile, tiles,
+                  buffers.sums);
         }
     }
 }
