@@ -10,7 +10,7 @@ Pure torch and C: this floor knows neither fairseq nor how weights came to be si
 AVX-512-VNNI, AVX2 and anything else) where it is built, ``gpu`` (Triton) on CUDA.  The environment
 variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the number of rows does.
 
-``windows`` has convolutions over time of int8 and half-precision weights, for processors with AMX.
+``windows`` has convolutions over time of int8 and half-precision weights, for AMX and AVX-512-VNNI.
 """
 
 from cress_svcd.kernels.bitpack import pack_signs, unpack_signs

@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL:
     if digest != build.source_digest():
         raise UnavailableError(f"{path.name} was built from other sources; {remedy}")
     loaded.cress_sign_matmul.argtypes = _ARGUMENTS
-    loaded.cress_windows.argtypes = [_pointer, _int, _pointer]
+    loaded.cress_windows.argtypes = [_pointer, _int, _int, _pointer]
     loaded.cress_vnni_peak.argtypes, loaded.cress_vnni_peak.restype = [_int64], _int64
     return loaded
 

@@ -87,6 +87,8 @@ class Int8Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """... x in -> ... x out, in x's type."""
+        if windows.can_project(x, self.weight) and can_use_kernel(x):
+            return windows.project(x, self.weight, self.scale, self.bias)
         if x.device.type == "cpu":
             return expanded.sign_matmul(x, self.weight, None, self.scale, self.bias, bits=None)
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -146,6 +148,10 @@ class CompactConv1d(nn.Module):
         """Whether ``kernels.windows`` computes this, in ``convolve_frames``."""
         return self.weight.dim() > len(self.shape)
 
+    @property
+    def _planes(self) -> int:
+        return 2 if self.compute is None else 1
+
     def use_backend(self, backend: str | None) -> None:
         """``kernels.windows`` belongs to the back end "cpu": by another one, torch convolves.
 
@@ -165,6 +171,7 @@ class CompactConv1d(nn.Module):
             and self.options["dilation"] == (1,)
             and kernels.choose(weight.device, self._requested_backend) == "cpu"
             and windows.is_available()
+            and windows.is_fast(weight.dtype, self._planes)
         )
 
     def _arrange(self) -> None:
@@ -229,7 +236,7 @@ class CompactConv1d(nn.Module):
         return windows.convolve(
             x, self.weight, self.shape, scale if gain is None else scale * gain,
             self.bias if bias is None else bias, stride=self.stride, padding=self.padding,
-            gelu=gelu, planes=2 if self.compute is None else 1, out=out,
+            gelu=gelu, planes=self._planes, out=out,
         )  # fmt: skip
 
     def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

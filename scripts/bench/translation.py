@@ -19,8 +19,10 @@ Methods:
     dynamic_int8   its linear layers by torch.ao.quantization.quantize_dynamic
     packed         every transformer layer in 1 bit; embeddings, output projection and convolutions
                    stored in int8; computed in fp32 but for 1-bit layers, the output projection and,
-                   with AMX, the convolutions (two bf16 planes of the input: 3e-6 from fp32)
-    packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions)
+                   with AMX, the convolutions (two bf16 planes of the input: 3e-6 from fp32);
+                   with AVX-512-VNNI, those in three int8 planes, as precise as fp32
+    packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions), or with
+                   AVX-512-VNNI in two int8 planes
 """
 
 import argparse

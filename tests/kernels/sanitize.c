@@ -15,8 +15,9 @@ int cress_sign_matmul(const float *x, int64_t rows, int64_t x_stride, const uint
                       int64_t in, int64_t out, const float *g, const float *h, const float *bias,
                       float *y, int planes, int isa, int threads, parallel_function *parallel);
 
-int cress_windows_supported(void);
-int cress_windows(const struct windows *windows, int threads, parallel_function *parallel);
+int cress_windows_supported(int isa);
+int cress_windows(const struct windows *windows, int isa, int threads,
+                  parallel_function *parallel);
 
 struct start {
     void (*work)(void *);
@@ -117,7 +118,22 @@ static void *random_weights(int64_t blocks, int64_t steps, int64_t inputs, int t
     return type == WEIGHT_INT8 ? (void *)codes : (void *)halves;
 }
 
-static int check_windows(struct windows w, int threads)
+/* int8 weights of the tiled layout, which are freed, as rows. */
+static int8_t *in_rows(const struct windows *w, int8_t *tiled)
+{
+    int64_t inputs = w->taps * w->channels, steps = windows_steps(w);
+    int8_t *rows = malloc((size_t)(w->groups * w->out * inputs));
+    for (int64_t o = 0; o < w->groups * w->out; o++)
+        for (int64_t j = 0; j < inputs; j++) {
+            int64_t own = o % w->out, tile = o / w->out * windows_out_tiles(w) + own / 16;
+            int64_t block = (tile * steps + j / 32) * BLOCK;
+            rows[o * inputs + j] = tiled[block + (j % 32 / 2 * 16 + own % 16) * 2 + j % 2];
+        }
+    free(tiled);
+    return rows;
+}
+
+static int check_windows(struct windows w, int isa, int threads)
 {
     int64_t across = w.groups * w.out, width = w.groups * w.channels;
     int64_t steps = windows_steps(&w), tiles = windows_out_tiles(&w);
@@ -125,13 +141,15 @@ static int check_windows(struct windows w, int threads)
     float *values = malloc((size_t)(blocks * BLOCK) * sizeof *values);
     void *weights = random_weights(blocks, steps, w.taps * w.channels, w.weight_type,
                                    values);
+    if (w.weights_in_rows)
+        weights = in_rows(&w, weights);
     float *x = random_floats(w.batch * w.frames * width);
     float *scale = random_floats(across), *bias = random_floats(across);
     float *y = random_floats(w.batch * w.count * across);
     w.x = x, w.weights = weights, w.scale = scale, w.y = y;
     w.bias = w.taps % 2 ? bias : NULL;
     w.x_stride = width, w.x_batch_stride = w.frames * width, w.y_batch_stride = w.count * across;
-    int status = cress_windows(&w, threads, in_threads);
+    int status = cress_windows(&w, isa, threads, in_threads);
     for (int64_t place = 0; place < w.batch * w.count * across && !status; place++) {
         int64_t o = place % across, t = place / across % w.count, b = place / across / w.count;
         int64_t group = o / w.out, own = o % w.out;
@@ -149,8 +167,8 @@ static int check_windows(struct windows w, int threads)
             exact *= 0.5 * (1 + erf(exact * sqrt(0.5)));
         double allowed = (w.planes == 2 ? 1e-5 : 5e-3) * (double)(w.taps * w.channels);
         if (!(fabs(y[place] - exact) <= allowed)) {
-            fprintf(stderr, "windows of %ld taps, type %d: %g is not %g\n", (long)w.taps,
-                    w.weight_type, y[place], exact);
+            fprintf(stderr, "isa %d windows of %ld taps, type %d: %g is not %g\n", isa,
+                    (long)w.taps, w.weight_type, y[place], exact);
             status = 1;
         }
     }
@@ -158,7 +176,7 @@ static int check_windows(struct windows w, int threads)
     return status;
 }
 
-static int check_all_windows(void)
+static int check_all_windows(int isa)
 {
     const struct windows shapes[] = {
         {.batch = 1, .frames = 1, .groups = 1, .channels = 1, .out = 1, .taps = 1, .stride = 1,
@@ -171,6 +189,10 @@ static int check_all_windows(void)
          .padding = 4, .count = 22},
         {.batch = 1, .frames = 3, .groups = 1, .channels = 70, .out = 100, .taps = 9, .stride = 3,
          .padding = 9, .count = 5},
+        {.batch = 2, .frames = 37, .groups = 2, .channels = 20, .out = 40, .taps = 5, .stride = 2,
+         .padding = 2, .count = 19},
+        {.batch = 1, .frames = 90, .groups = 1, .channels = 64, .out = 16, .taps = 3, .stride = 1,
+         .count = 88},
     };
     int failed = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
@@ -179,7 +201,10 @@ static int check_all_windows(void)
                 for (int threads = 1; threads <= 5; threads += 2) {
                     struct windows w = shapes[s];
                     w.weight_type = type, w.planes = planes, w.gelu = threads == 3;
-                    failed |= check_windows(w, threads);
+                    failed |= check_windows(w, isa, threads);
+                    w.weights_in_rows = isa == ISA_AVX512_VNNI && windows_in_levels(&w);
+                    if (w.weights_in_rows)
+                        failed |= check_windows(w, isa, threads);
                 }
     return failed;
 }
@@ -199,10 +224,11 @@ int main(void)
                     for (int threads = 1; threads <= 3; threads += 2)
                         failed |= check(rows[r], sizes[s][0], sizes[s][1], planes, isa, threads);
     }
-    if (cress_windows_supported()) {
-        printf("windows ");
-        failed |= check_all_windows();
-    }
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        if (cress_windows_supported(isa)) {
+            printf("windows:%d ", isa);
+            failed |= check_all_windows(isa);
+        }
     printf("checked\n");
     return failed != 0;
 }

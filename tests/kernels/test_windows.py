@@ -8,7 +8,7 @@ from cress_svcd import kernels
 from cress_svcd.kernels import cpu, windows
 
 needs_windows = pytest.mark.skipif(
-    not windows.is_available(), reason="this processor has no AMX for bf16, or it is not asked for"
+    not windows.is_available(), reason="no kernel for convolutions here, or it is not asked for"
 )
 # batch, frames, channels, outputs, taps, stride, padding, groups
 SHAPES = [
@@ -120,6 +120,31 @@ def test_any_strides():
         y = windows.convolve(x, tiles, (16, 4, 3), ones)
         expected = exact(x, whole, ones, torch.zeros(16), 1, 0, 1)
         assert distance(y, expected) < 1e-5
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 16), (5, 100, 64), (7, 33, 20), (70, 48, 132)], ids=str)
+def test_a_projection_from_rows_of_weights(sizes):
+    rows, out, width = sizes
+    torch.manual_seed(2)
+    x, weight = torch.randn(rows, width), torch.randint(-127, 128, (out, width), dtype=torch.int8)
+    if not windows.can_project(x, weight):
+        pytest.skip("no AVX-512-VNNI, or it is not asked for")
+    scale, bias = torch.rand(out), torch.randn(out)
+    expected = x.double() @ weight.double().t() * scale + bias
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 1e-2)):
+        y = windows.project(x.to(dtype).view(rows, 1, width), weight, scale, bias)
+        assert y.dtype == dtype and y.shape == (rows, 1, out)
+        assert distance(y.view(rows, out), expected) < tolerance
+    x[0, 3] = float("inf")
+    y = windows.project(x, weight, scale, None)
+    assert bool(y[0].isnan().all()) and bool(y[1:].isfinite().all())
+
+
+def test_projections_that_are_left_to_torch():
+    weight = torch.zeros(3, 18, dtype=torch.int8)
+    assert not windows.can_project(torch.zeros(1, 18), weight)
+    assert not windows.can_project(torch.zeros(1, 64), torch.zeros(3, 64))
+    assert not windows.can_project(torch.zeros(1, 64).double(), torch.zeros(3, 64).to(torch.int8))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cress_svcd.models.compact import CompactConv1d, quantize_rows
 from cress_svcd.models.hubert_encoder import masked_channel_norm
 
 needs_windows = pytest.mark.skipif(
-    not windows.is_available(), reason="this processor has no AMX for bf16, or it is not asked for"
+    not windows.is_available(), reason="no kernel for convolutions here, or it is not asked for"
 )
 LAYERS = [(48, 10, 5), (48, 3, 2), (32, 2, 2)]
 

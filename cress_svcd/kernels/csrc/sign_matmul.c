@@ -39,7 +39,7 @@ struct call {
 };
 
 static int isa_supported[ISA_COUNT]; /* 0: not known yet, 1: yes, 2: no; the same for all threads */
-static int gfni_supported;
+static int gfni_pays;
 
 /* Bit ``bit`` of ecx (word 0) or edx (word 1) of the extended features. */
 static int feature(int word, int bit)
@@ -56,6 +56,17 @@ static int feature(int word, int bit)
 static int has_gfni(void)
 {
     return feature(0, 8);
+}
+
+/* On AMD's cores (Zen 4) GFNI competes with vpdpbusd for its ports; shifts and masks do not. */
+static int has_fast_gfni(void)
+{
+#ifdef CRESS_X86
+    __builtin_cpu_init();
+    return has_gfni() && !__builtin_cpu_is("amd");
+#else
+    return 0;
+#endif
 }
 
 static int detect(int isa)
@@ -84,7 +95,7 @@ EXPORT int cress_supported(int isa)
     int known = __atomic_load_n(&isa_supported[isa], __ATOMIC_RELAXED);
     if (!known) {
         known = detect(isa) ? 1 : 2;
-        __atomic_store_n(&gfni_supported, has_gfni(), __ATOMIC_RELAXED);
+        __atomic_store_n(&gfni_pays, has_fast_gfni(), __ATOMIC_RELAXED);
         __atomic_store_n(&isa_supported[isa], known, __ATOMIC_RELEASE);
     }
     return known == 1;
@@ -117,8 +128,8 @@ static multiply_function *multiplier(int isa, int64_t count)
 #endif
 #ifdef CRESS_X86
     if (isa >= ISA_AVX512_VNNI)
-        return __atomic_load_n(&gfni_supported, __ATOMIC_RELAXED) ? multiply_avx512_gfni
-                                                                  : multiply_avx512;
+        return __atomic_load_n(&gfni_pays, __ATOMIC_RELAXED) ? multiply_avx512_gfni
+                                                             : multiply_avx512;
     if (isa == ISA_AVX2)
         return multiply_avx2;
 #endif

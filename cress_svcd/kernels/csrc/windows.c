@@ -13,7 +13,7 @@
 enum {
     OUT_OF_MEMORY = -1,
     NOT_SUPPORTED = -2,
-    AT_ONCE = 32,             /* windows in a step of windows_amx */
+    AT_ONCE = 32,             /* windows in a step of windows_amx, a multiple of others' */
     MOST_WINDOWS = 512,       /* windows of a piece, which share expanded weights */
     CACHED_BYTES = 1 << 20,   /* of a piece's input, so that it stays in the second-level cache */
 };
@@ -22,19 +22,23 @@ typedef void parallel_function(void (*work)(void *), void *data, unsigned thread
 
 struct call {
     const struct windows *windows;
+    int isa;
     int64_t piece_windows, row_pieces, out_pieces, pieces, next;
     int error;
 };
 
 int cress_supported(int isa);
 
-/* Whether this processor has what windows_amx needs, beyond what ISA_AMX does. */
-EXPORT int cress_windows_supported(void)
+/* Whether convolutions can use an instruction set here: ISA_AMX (which has to do bf16, too) or
+ * ISA_AVX512_VNNI. */
+EXPORT int cress_windows_supported(int isa)
 {
+    if (isa == ISA_AVX512_VNNI)
+        return cress_supported(isa);
 #ifdef CRESS_AMX
     unsigned eax, ebx, ecx, edx;
-    if (!cress_supported(ISA_AMX) || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) ||
-        !(edx >> 22 & 1)) /* AMX-BF16 */
+    if (isa != ISA_AMX || !cress_supported(ISA_AMX) ||
+        !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1)) /* AMX-BF16 */
         return 0;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1); /* AVX512-BF16 */
 #else
@@ -52,23 +56,43 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static void *reserve(const struct call *call, struct windows_scratch *scratch)
+/* Memory for a piece; false where there is none. */
+static int reserve(const struct call *call, struct windows_scratch *scratch)
 {
     const struct windows *w = call->windows;
-    int64_t frames = (rounded(call->piece_windows, AT_ONCE) - 1) * w->stride + w->taps;
+    int64_t count = rounded(call->piece_windows, AT_ONCE);
+#ifdef CRESS_X86
+    if (call->isa == ISA_AVX512_VNNI)
+        return (scratch->memory = aligned_alloc(64, windows_avx512_bytes(w, count))) != NULL;
+#endif
+    int64_t frames = (count - 1) * w->stride + w->taps;
     int64_t plane = rounded(frames * w->channels + STEP_IN, STEP_IN);
     int64_t weights = 2 * windows_steps(w) * BLOCK;
     int64_t sums = AT_ONCE * 2 * TILE_OUT;
     int64_t numbers = plane * w->planes + weights * (w->weight_type == WEIGHT_FP16 ? 2 : 1);
-    char *memory = aligned_alloc(64, (size_t)(sums * 4 + numbers * 2));
-    if (!memory)
-        return NULL;
-    scratch->sums = (float *)memory;
+    scratch->memory = aligned_alloc(64, (size_t)(sums * 4 + numbers * 2));
+    if (!scratch->memory)
+        return 0;
+    scratch->sums = scratch->memory;
     scratch->high = (uint16_t *)(scratch->sums + sums);
     scratch->low = scratch->high + (w->planes == 2 ? plane : 0);
     scratch->weights = scratch->low + plane;
     scratch->weights_low = scratch->weights + weights;
-    return memory;
+    return 1;
+}
+
+static windows_function *function(int isa)
+{
+#ifdef CRESS_AMX
+    if (isa == ISA_AMX)
+        return windows_amx;
+#endif
+#ifdef CRESS_X86
+    if (isa == ISA_AVX512_VNNI)
+        return windows_avx512;
+#endif
+    (void)isa;
+    return NULL;
 }
 
 static void work(void *data)
@@ -76,11 +100,11 @@ static void work(void *data)
     struct call *call = data;
     const struct windows *w = call->windows;
     struct windows_scratch scratch;
-    void *memory = reserve(call, &scratch);
-    if (!memory) {
+    if (!reserve(call, &scratch)) {
         __atomic_store_n(&call->error, OUT_OF_MEMORY, __ATOMIC_RELAXED);
         return;
     }
+    windows_function *multiply = function(call->isa);
     int64_t tiles = windows_out_tiles(w), piece;
     while ((piece = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->pieces) {
         int64_t part = piece % call->out_pieces, rest = piece / call->out_pieces;
@@ -89,22 +113,28 @@ static void work(void *data)
         int64_t count = smaller(call->piece_windows, w->count - first);
         int64_t first_tile = tiles * part / call->out_pieces;
         int64_t end_tile = tiles * (part + 1) / call->out_pieces;
-#ifdef CRESS_AMX
-        windows_amx(w, rest / w->groups, rest % w->groups, first, count, first_tile, end_tile,
-                    &scratch);
-#endif
-        (void)count, (void)first, (void)rest, (void)first_tile, (void)end_tile;
+        multiply(w, rest / w->groups, rest % w->groups, first, count, first_tile, end_tile,
+                 &scratch);
     }
-    free(memory);
+    free(scratch.memory);
+}
+
+/* Weights in rows are for integers by AVX-512, which transposes them as it uses them. */
+static int can_use(const struct windows *w, int isa)
+{
+    return cress_windows_supported(isa) && w->weight_type >= 0 && w->weight_type < WEIGHT_COUNT &&
+           (w->planes == 1 || w->planes == 2) &&
+           (!w->weights_in_rows || (windows_in_levels(w) && isa == ISA_AVX512_VNNI));
 }
 
 /* A convolution over time, scaled, with a bias and GELU where they are wanted; see windows.h.
  *
- * parallel: GOMP_parallel, or NULL for one thread.  Returns 0, OUT_OF_MEMORY or NOT_SUPPORTED. */
-EXPORT int cress_windows(const struct windows *w, int threads, parallel_function *parallel)
+ * isa: one that cress_windows_supported knows.  parallel: GOMP_parallel, or NULL for one thread.
+ * Returns 0, OUT_OF_MEMORY or NOT_SUPPORTED. */
+EXPORT int cress_windows(const struct windows *w, int isa, int threads,
+                         parallel_function *parallel)
 {
-    if (!cress_windows_supported() || w->weight_type < 0 || w->weight_type >= WEIGHT_COUNT ||
-        w->planes < 1 || w->planes > 2)
+    if (!can_use(w, isa))
         return NOT_SUPPORTED;
     if (w->batch * w->count * w->groups * w->out == 0)
         return 0;
@@ -114,7 +144,9 @@ EXPORT int cress_windows(const struct windows *w, int threads, parallel_function
     int64_t most = cached < AT_ONCE ? AT_ONCE : smaller(cached / AT_ONCE * AT_ONCE, MOST_WINDOWS);
     int64_t others = w->batch * w->groups;
     int64_t share = rounded(w->count * others / threads + 1, AT_ONCE);
-    struct call call = {.windows = w, .piece_windows = smaller(share, most), .out_pieces = 1};
+    struct call call = {
+        .windows = w, .isa = isa, .piece_windows = smaller(share, most), .out_pieces = 1,
+    };
     call.row_pieces = (w->count + call.piece_windows - 1) / call.piece_windows;
     int64_t pieces = others * call.row_pieces;
     if (pieces < threads) /* few windows: threads share them and split the outputs */

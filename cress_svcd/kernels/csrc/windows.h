@@ -3,9 +3,10 @@
  * In frames x channels a window of ``taps`` frames is a row of taps * channels numbers that lie
  * side by side, and the next window is the same row ``stride`` frames on: nothing is copied.
  *
- * The input is split into bf16 numbers, x = high + low with an error of 2^-17, both are multiplied
- * with the weights, and the sums are float32.  int8 and bf16 weights are exact in bf16; those of
- * fp16 are split too, and the product of both low parts is left out.
+ * AMX: the input is split into bf16 numbers, x = high + low with an error of 2^-17, both are
+ * multiplied with the weights, and the sums are float32.  int8 and bf16 weights are exact in bf16;
+ * those of fp16 are split too, and the product of both low parts is left out.
+ * AVX-512: see windows_avx512.c.
  *
  * Runtime layout of the weights: groups x out_tiles x steps blocks of 512 numbers; a block is 16
  * pairs of inputs x 16 outputs x 2.  Inputs are in the window's order, taps before channels;
@@ -29,7 +30,8 @@ struct windows {
     int64_t taps, stride, padding; /* frames of zeros before the first */
     int64_t count;              /* windows of an utterance */
     const void *weights;
-    int weight_type, planes;    /* planes: 2, or 1 to leave out the low parts of x */
+    int weight_type, planes;    /* planes: 2, or 1 where x may be rounded to bf16 */
+    int weights_in_rows;        /* groups * out x taps x channels instead of the layout above */
     const float *scale, *bias;  /* (batch or 1) x groups * out; bias may be NULL */
     int64_t vector_stride;      /* from one utterance's scale and bias to the next's */
     int gelu;
@@ -37,8 +39,9 @@ struct windows {
     int64_t y_batch_stride;
 };
 
-/* Memory of a thread, 64-byte aligned, and how many windows it takes at a time. */
+/* Memory of a thread, 64-byte aligned, and the parts of it that windows_amx uses. */
 struct windows_scratch {
+    void *memory;
     uint16_t *high, *low, *weights, *weights_low;
     float *sums;
 };
@@ -53,10 +56,22 @@ static inline int64_t windows_out_tiles(const struct windows *w)
     return (w->out + TILE_OUT - 1) / TILE_OUT;
 }
 
+/* Whether AVX-512 multiplies integers.  Of few channels, scaling after each tap takes longer than
+ * float32 does. */
+static inline int windows_in_levels(const struct windows *w)
+{
+    return w->weight_type == WEIGHT_INT8 && w->channels % 4 == 0 && w->channels >= 16;
+}
+
 /* Windows ``first`` .. first + count of a group of an utterance, its output tiles first_tile ..
  * end_tile.  The scratch has room for ``count`` rounded up to 32 windows. */
-void windows_amx(const struct windows *w, int64_t utterance, int64_t group, int64_t first,
-                 int64_t count, int64_t first_tile, int64_t end_tile,
-                 const struct windows_scratch *scratch);
+typedef void windows_function(const struct windows *w, int64_t utterance, int64_t group,
+                              int64_t first, int64_t count, int64_t first_tile, int64_t end_tile,
+                              const struct windows_scratch *scratch);
+
+windows_function windows_amx, windows_avx512;
+
+/* Bytes of memory that windows_avx512 needs for so many windows. */
+size_t windows_avx512_bytes(const struct windows *w, int64_t count);
 
 #endif

@@ -1,0 +1,442 @@
+/* AVX-512: int8 weights by vpdpbusd, as exactly as float32 would; other weights in float32.
+ *
+ * For vpdpbusd a frame (of a group) becomes levels, integers of 24 bits in three planes of bytes
+ * with a step of its own, so that an output depends on its own window alone; where two planes are
+ * asked for, of 16 bits.  The bytes are those of level + 2^23, all unsigned: the product with the
+ * highest is too large by 128 times the sum of the weights, and its sums begin below zero by that.
+ * Sums are integers within a tap, and scaled by its frame's step after it. */
+#include "windows.h"
+
+#ifdef CRESS_X86
+#include <immintrin.h>
+#include <string.h>
+
+#include "windows_write.h"
+
+#define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
+#define INLINE TARGET static inline __attribute__((always_inline))
+enum {
+    LINES = 12,       /* windows times planes at a time: with two tiles, 24 sums in registers */
+    FLOAT_ROWS = 8,   /* windows at a time in float32 */
+    QUAD = 4 * TILE_OUT, /* weights of four inputs: an operand of vpdpbusd */
+};
+
+/* The memory of a thread: frames and two tiles of weights as they are multiplied. */
+struct buffers {
+    float *sums;
+    void *frames, *weights;
+    float *steps;    /* of each frame; levels only */
+    int32_t *starts; /* taps x ACROSS: what the sums of the highest bytes begin with; levels only */
+};
+
+static int level_planes(const struct windows *w)
+{
+    return w->planes == 2 ? 3 : 2;
+}
+
+static int64_t rounded(int64_t value, int64_t to)
+{
+    return (value + to - 1) / to * to;
+}
+
+/* Windows that are multiplied at a time. */
+static int rows_at_once(const struct windows *w)
+{
+    return windows_in_levels(w) ? LINES / level_planes(w) : FLOAT_ROWS;
+}
+
+/* Bytes for ``count`` windows at a time; where ``memory`` is not NULL, the parts of it. */
+static size_t divide(const struct windows *w, int64_t count, char *memory, struct buffers *buffers)
+{
+    int levels = windows_in_levels(w);
+    int64_t frames = (rounded(count, rows_at_once(w)) - 1) * w->stride + w->taps;
+    int64_t number = levels ? level_planes(w) : (int64_t)sizeof(float);
+    int64_t sizes[] = {
+        FLOAT_ROWS * ACROSS * (int64_t)sizeof(float),
+        rounded(frames * w->channels * number, 64),
+        2 * windows_steps(w) * BLOCK * (levels ? 1 : (int64_t)sizeof(float)),
+        levels ? rounded(frames * (int64_t)sizeof(float), 64) : 0,
+        levels ? w->taps * ACROSS * (int64_t)sizeof(int32_t) : 0,
+    };
+    char *parts[sizeof sizes / sizeof *sizes];
+    int64_t total = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; total += sizes[i++])
+        parts[i] = memory ? memory + total : NULL;
+    *buffers = (struct buffers){(float *)parts[0], parts[1], parts[2], (float *)parts[3],
+                                (int32_t *)parts[4]};
+    return (size_t)total;
+}
+
+size_t windows_avx512_bytes(const struct windows *w, int64_t count)
+{
+    struct buffers unused;
+    return divide(w, count, NULL, &unused);
+}
+
+INLINE __mmask16 first_lanes(int64_t count)
+{
+    return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
+}
+
+/* Frames of float32 */
+
+/* Infinity becomes NaN, as it does where it is split into planes. */
+TARGET static void copy_frame(const float *x, int64_t channels, float *copy)
+{
+    for (int64_t c = 0; c < channels; c += 16) {
+        __mmask16 mask = first_lanes(channels - c);
+        __m512 values = _mm512_maskz_loadu_ps(mask, x + c);
+        values = _mm512_add_ps(values, _mm512_sub_ps(values, values));
+        _mm512_mask_storeu_ps(copy + c, mask, values);
+    }
+}
+
+/* Frames of levels */
+
+INLINE float largest(const float *x, int64_t channels)
+{
+    __m512i top = _mm512_setzero_si512(); /* as integers NaN is above infinity */
+    for (int64_t c = 0; c < channels; c += 16) {
+        __m512 values = _mm512_maskz_loadu_ps(first_lanes(channels - c), x + c);
+        top = _mm512_max_epi32(top, _mm512_castps_si512(_mm512_abs_ps(values)));
+    }
+    int32_t bits = _mm512_reduce_max_epi32(top);
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+/* The ``planes`` lowest bytes of 16 integers, the highest first, a quad of inputs after another. */
+INLINE __m512i planes_by_quads(__m512i levels, int planes)
+{
+    if (planes == 2) {
+        __m128i high = _mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 8));
+        __m128i low = _mm512_cvtepi32_epi8(levels);
+        return _mm512_castsi256_si512(_mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_unpacklo_epi32(high, low)), _mm_unpackhi_epi32(high, low),
+            1));
+    }
+    const __m512i order =
+        _mm512_setr_epi32(0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, 12, 13, 14, 15);
+    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 16)));
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 8)), 1);
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(levels), 2);
+    return _mm512_permutexvar_epi32(order, bytes);
+}
+
+/* A frame as levels; NaN or infinity in it makes its step NaN. */
+INLINE void quantize_frame(const float *x, int64_t channels, int planes, uint8_t *bytes,
+                           float *step)
+{
+    /* Less than 2^23 - 1 by more than rounding can add. */
+    float most = planes == 3 ? 8388592.0f : 32767.0f, top = largest(x, channels);
+    int finite = top <= 3.402823466e38f;
+    *step = finite ? top / most : top - top;
+    float inverse = finite ? 1.0f / (*step < 1e-32f ? 1e-32f : *step) : 0.0f;
+    for (int64_t c = 0; c < channels; c += 16) {
+        int64_t left = channels - c;
+        __mmask16 lanes = finite ? first_lanes(left) : 0;
+        __m512 values = _mm512_maskz_loadu_ps(lanes, x + c);
+        __m512i levels = _mm512_cvtps_epi32(_mm512_mul_ps(values, _mm512_set1_ps(inverse)));
+        levels = _mm512_add_epi32(levels, _mm512_set1_epi32(planes == 3 ? 1 << 23 : 1 << 15));
+        __mmask16 words = first_lanes((left < 16 ? left : 16) / 4 * planes);
+        _mm512_mask_storeu_epi32(bytes + c * planes, words, planes_by_quads(levels, planes));
+    }
+}
+
+/* The frames of ``count`` windows from ``first`` on; zeros outside of the utterance. */
+TARGET static void prepare_frames(const struct windows *w, int64_t utterance, int64_t group,
+                                  int64_t first, int64_t count, const struct buffers *buffers)
+{
+    int levels = windows_in_levels(w), planes = level_planes(w);
+    int64_t channels = w->channels, start = first * w->stride - w->padding;
+    int64_t frames = (count - 1) * w->stride + w->taps;
+    int64_t size = channels * (levels ? planes : (int64_t)sizeof(float));
+    const float *x = w->x + utterance * w->x_batch_stride + group * channels;
+    for (int64_t frame = 0; frame < frames; frame++) {
+        char *place = (char *)buffers->frames + frame * size;
+        const float *source = x + (start + frame) * w->x_stride;
+        if (start + frame < 0 || start + frame >= w->frames) {
+            memset(place, 0, (size_t)size);
+            if (levels)
+                buffers->steps[frame] = 0;
+        } else if (!levels)
+            copy_frame(source, channels, (float *)place);
+        else if (planes == 3)
+            quantize_frame(source, channels, 3, (uint8_t *)place, buffers->steps + frame);
+        else
+            quantize_frame(source, channels, 2, (uint8_t *)place, buffers->steps + frame);
+    }
+}
+
+/* Weights */
+
+/* ``count`` weights from ``first`` on as float32, inputs x 16 outputs. */
+TARGET static void expand_floats(const void *weights, int64_t first, int64_t count, int type,
+                                 float *floats)
+{
+    for (int64_t j = 0; j < count; j += 2 * TILE_OUT) {
+        __m512 even, odd; /* two inputs, which are neighbours in an output's lane */
+        if (type == WEIGHT_INT8) {
+            const __m256i *codes = (const __m256i *)((const int8_t *)weights + first + j);
+            __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(codes));
+            even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24));
+            odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8));
+        } else {
+            __m512i pairs = _mm512_loadu_si512((const uint16_t *)weights + first + j);
+            __m512i upper = _mm512_srli_epi32(pairs, 16);
+            if (type == WEIGHT_BF16) {
+                even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+                odd = _mm512_castsi512_ps(_mm512_slli_epi32(upper, 16));
+            } else {
+                even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+                odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(upper));
+            }
+        }
+        _mm512_store_ps(floats + j, even);
+        _mm512_store_ps(floats + j + TILE_OUT, odd);
+    }
+}
+
+/* A tile of pairs as quads: four inputs as neighbours. */
+TARGET static void quads_of_pairs(const int8_t *weights, int64_t quads, int8_t *bytes)
+{
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0);
+    for (int64_t quad = 0; quad < quads; quad++, weights += QUAD, bytes += QUAD)
+        _mm512_store_si512(bytes,
+                           _mm512_permutexvar_epi16(order, _mm512_loadu_si512(weights)));
+}
+
+/* 16 x 16 words of 32 bits, transposed. */
+INLINE void transpose(__m512i *words)
+{
+    __m512i pairs[16], fours[16], eights[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(words[i], words[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(words[i], words[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm512_unpacklo_epi64(pairs[i + j], pairs[i + j + 2]);
+            fours[i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[i + j], pairs[i + j + 2]);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        eights[i] = _mm512_shuffle_i32x4(fours[i], fours[i + 4], 0x88);
+        eights[i + 4] = _mm512_shuffle_i32x4(fours[i], fours[i + 4], 0xdd);
+        eights[i + 8] = _mm512_shuffle_i32x4(fours[i + 8], fours[i + 12], 0x88);
+        eights[i + 12] = _mm512_shuffle_i32x4(fours[i + 8], fours[i + 12], 0xdd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        words[i] = _mm512_shuffle_i32x4(eights[i], eights[i + 8], 0x88);
+        words[i + 8] = _mm512_shuffle_i32x4(eights[i], eights[i + 8], 0xdd);
+    }
+}
+
+/* ``rows`` (of which it takes up to 16) of ``inputs`` weights as quads.
+ *
+ * A large matrix comes from memory each time, and sixteen rows at once are no order in which the
+ * processor would fetch ahead by itself: hence the prefetches, some tiles further on. */
+TARGET static void quads_of_rows(const int8_t *weights, int64_t rows, int64_t inputs,
+                                 int8_t *bytes)
+{
+    int64_t ahead = 8 * TILE_OUT * inputs, end = ahead + TILE_OUT * inputs;
+    for (int64_t j = ahead; j < end && j < rows * inputs; j += 64)
+        _mm_prefetch((const char *)weights + j, _MM_HINT_T1);
+    for (int64_t j = 0; j < inputs; j += 64, bytes += 16 * QUAD) {
+        int64_t left = inputs - j, quads = left < 64 ? left / 4 : 16;
+        __mmask16 mask = first_lanes(quads);
+        __m512i words[16];
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++)
+            words[r] = _mm512_maskz_loadu_epi32(r < rows ? mask : 0, weights + r * inputs + j);
+        transpose(words);
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; q++)
+            if (q < quads)
+                _mm512_store_si512(bytes + q * QUAD, words[q]);
+    }
+}
+
+/* -128 times the sums of a tile's weights, a tap after another. */
+TARGET static void sum_quads(const int8_t *bytes, int64_t taps, int64_t quads, int32_t *starts)
+{
+    for (int64_t tap = 0; tap < taps; tap++, starts += ACROSS) {
+        __m512i sums = _mm512_setzero_si512();
+        for (int64_t quad = 0; quad < quads; quad++, bytes += QUAD)
+            sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(-128), _mm512_load_si512(bytes));
+        _mm512_store_si512(starts, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+    }
+}
+
+TARGET static void expand_tiles(const struct windows *w, int64_t group, int64_t tile, int tiles,
+                                const struct buffers *buffers)
+{
+    int64_t size = windows_steps(w) * BLOCK;
+    int64_t first = (group * windows_out_tiles(w) + tile) * size;
+    if (!windows_in_levels(w)) {
+        expand_floats(w->weights, first, tiles * size, w->weight_type, buffers->weights);
+        return;
+    }
+    int64_t inputs = w->taps * w->channels;
+    for (int t = 0; t < tiles; t++) {
+        int8_t *bytes = (int8_t *)buffers->weights + t * size;
+        int64_t o = (tile + t) * TILE_OUT;
+        if (w->weights_in_rows)
+            quads_of_rows((const int8_t *)w->weights + (group * w->out + o) * inputs, w->out - o,
+                          inputs, bytes);
+        else
+            quads_of_pairs((const int8_t *)w->weights + first + t * size, inputs / 4, bytes);
+        sum_quads(bytes, w->taps, w->channels / 4, buffers->starts + t * TILE_OUT);
+    }
+}
+
+/* Products */
+
+/* The barrier: without it gcc 12 keeps a second copy of each of 24 sums, on the stack. */
+INLINE __m512i add_products(__m512i sum, __m512i levels, __m512i weights)
+{
+    sum = _mm512_dpbusd_epi32(sum, levels, weights);
+    __asm__("" : "+v"(sum));
+    return sum;
+}
+
+/* Adds a tap of LINES / planes windows to their sums; planes and tiles are constants.
+ *
+ * bytes, steps: the tap's frame of the first window; the next one's is ``row`` bytes and ``stride``
+ * frames on.  weights: the tap's quads; those of the second tile are ``next`` bytes on. */
+INLINE void multiply_tap(const uint8_t *bytes, int64_t row, int64_t quads, int planes,
+                         const int8_t *weights, int64_t next, int tiles, const int32_t *starts,
+                         const float *steps, int64_t stride, float *sums)
+{
+    const int rows = LINES / planes;
+    __m512i products[LINES / 2][3][2];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int p = 0; p < planes; p++)
+#pragma GCC unroll 2
+            for (int t = 0; t < tiles; t++)
+                products[r][p][t] = p ? _mm512_setzero_si512()
+                                      : _mm512_load_si512(starts + t * TILE_OUT);
+    const uint8_t *below = bytes + 3 * row; /* with a multiple of row a register addresses three */
+    for (int64_t quad = 0; quad < quads; quad++) {
+        __m512i four[2];
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++)
+            four[t] = _mm512_load_si512(weights + t * next);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+            for (int p = 0; p < planes; p++) {
+                int32_t inputs;
+                memcpy(&inputs, (r < 3 ? bytes : below) + r % 3 * row + 4 * p, sizeof inputs);
+                __m512i levels = _mm512_set1_epi32(inputs);
+#pragma GCC unroll 2
+                for (int t = 0; t < tiles; t++)
+                    products[r][p][t] = add_products(products[r][p][t], levels, four[t]);
+            }
+        bytes += 4 * planes, below += 4 * planes, weights += QUAD;
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++) {
+            __m512 product = _mm512_cvtepi32_ps(products[r][0][t]);
+            for (int p = 1; p < planes; p++)
+                product = _mm512_fmadd_ps(product, _mm512_set1_ps(256),
+                                          _mm512_cvtepi32_ps(products[r][p][t]));
+            float *sum = sums + r * ACROSS + t * TILE_OUT;
+            __m512 step = _mm512_set1_ps(steps[r * stride]);
+            _mm512_store_ps(sum, _mm512_fmadd_ps(product, step, _mm512_load_ps(sum)));
+        }
+}
+
+INLINE void multiply_levels(const struct windows *w, int64_t first, int planes, int tiles,
+                            const struct buffers *buffers)
+{
+    int64_t frame = w->channels * planes, quads = w->channels / 4;
+    const uint8_t *bytes = (const uint8_t *)buffers->frames + first * w->stride * frame;
+    const float *steps = buffers->steps + first * w->stride;
+    const int8_t *weights = buffers->weights;
+    memset(buffers->sums, 0, LINES / 2 * ACROSS * sizeof *buffers->sums);
+    for (int64_t tap = 0; tap < w->taps; tap++)
+        multiply_tap(bytes + tap * frame, w->stride * frame, quads, planes,
+                     weights + tap * quads * QUAD, windows_steps(w) * BLOCK, tiles,
+                     buffers->starts + tap * ACROSS, steps + tap, w->stride, buffers->sums);
+}
+
+/* Sums of FLOAT_ROWS windows from ``first`` on; tiles is a constant. */
+INLINE void multiply_floats(const struct windows *w, int64_t first, int tiles,
+                            const struct buffers *buffers)
+{
+    int64_t row = w->stride * w->channels, inputs = w->taps * w->channels;
+    int64_t next = windows_steps(w) * BLOCK;
+    const float *x = (const float *)buffers->frames + first * row, *weights = buffers->weights;
+    const float *bases[FLOAT_ROWS / 2] = {x, x + 2 * row, x + 4 * row, x + 6 * row};
+    __m512 sums[FLOAT_ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < FLOAT_ROWS; r++)
+        sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+    for (int64_t j = 0; j < inputs; j++) {
+        __m512 weight[2];
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++)
+            weight[t] = _mm512_load_ps(weights + t * next + j * TILE_OUT);
+#pragma GCC unroll 8
+        for (int r = 0; r < FLOAT_ROWS; r++)
+#pragma GCC unroll 2
+            for (int t = 0; t < tiles; t++)
+                sums[r][t] = _mm512_fmadd_ps(_mm512_set1_ps(bases[r / 2][r % 2 * row + j]),
+                                             weight[t], sums[r][t]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < FLOAT_ROWS; r++)
+#pragma GCC unroll 2
+        for (int t = 0; t < tiles; t++)
+            _mm512_store_ps(buffers->sums + r * ACROSS + t * TILE_OUT, sums[r][t]);
+}
+
+/* Sums of the windows from ``first`` on, rows_at_once of them. */
+TARGET static void multiply(const struct windows *w, int64_t first, int tiles,
+                            const struct buffers *buffers)
+{
+    if (!windows_in_levels(w) && tiles == 2)
+        multiply_floats(w, first, 2, buffers);
+    else if (!windows_in_levels(w))
+        multiply_floats(w, first, 1, buffers);
+    else if (level_planes(w) == 3 && tiles == 2)
+        multiply_levels(w, first, 3, 2, buffers);
+    else if (level_planes(w) == 3)
+        multiply_levels(w, first, 3, 1, buffers);
+    else if (tiles == 2)
+        multiply_levels(w, first, 2, 2, buffers);
+    else
+        multiply_levels(w, first, 2, 1, buffers);
+}
+
+TARGET void windows_avx512(const struct windows *w, int64_t utterance, int64_t group,
+                           int64_t first, int64_t count, int64_t first_tile, int64_t end_tile,
+                           const struct windows_scratch *scratch)
+{
+    struct buffers buffers;
+    int64_t rows = rows_at_once(w);
+    divide(w, count, scratch->memory, &buffers);
+    prepare_frames(w, utterance, group, first, rounded(count, rows), &buffers);
+    for (int64_t tile = first_tile; tile < end_tile; tile += 2) {
+        int tiles = end_tile - tile >= 2 ? 2 : 1;
+        expand_tiles(w, group, tile, tiles, &buffers);
+        for (int64_t r = 0; r < count; r += rows) {
+            multiply(w, r, tiles, &buffers);
+            write(w, utterance, group, first + r, count - r < rows ? count - r : rows, tile, tiles,
+                  buffers.sums);
+        }
+    }
+}
+#endif
