@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from cress_svcd import kernels
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import published
+from cress_svcd.quantization.activations import autocast_dtype
 from cress_svcd.quantization.layer import QuantLinear
 from cress_svcd.quantization.planes import (
     latent_weight,
@@ -189,20 +190,30 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output (... x out) for x (... x in), in x's type.
 
+        Under autocast it has the type that the layer which was packed gives there.
+
         Raises:
             ValueError: x has another number of inputs.
         """
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x: found {tuple(x.shape)}, expected ... x {self.in_features}")
+        lower = autocast_dtype(x)
+        x = self._normalize(x)
+        if lower is not None and self.method == "svcd":  # BitLinear lowers it before it rounds
+            x = x.to(lower)
         y = kernels.sign_matmul(
-            self._quantize_input(self._normalize(x)),
+            self._quantize_input(x),
             self.signs,
             self.planes * self.out_features,
             *self._operands,
             self._bits,
             checked=True,
         )
-        return y if self._is_done else self._finish(y)
+        y = y if self._is_done else self._finish(y)
+        if lower is None:
+            return y
+        # These two scale after the product, by vectors that autocast leaves in float32.
+        return y.to(_EXACT if self._published or self.method == "onebit" else lower)
 
     def _normalize(self, x: Tensor) -> Tensor:
         """The norm, whose vectors may be of another type than x, which torch's modules refuse."""

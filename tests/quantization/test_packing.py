@@ -94,6 +94,18 @@ def test_the_same_outputs(options, backend, bias):
                 assert distance(packed(x), layer(x)) < (1e-6 if exact else 8e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_under_autocast_it_has_the_type_of_its_layer(options, dtype):
+    layer = make_layer(options)
+    packed = PackedLinear.from_layer(layer)
+    x = torch.randn(9, 75).to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        y, expected = packed(x), layer(x)
+    assert y.dtype is expected.dtype
+    assert distance(y.float(), expected.float()) < 0.08
+    assert packed(x).dtype is dtype
+
+
 def test_levels_equal_those_of_training_to_the_bit():
     """Without h and bias nothing is left but levels, their integer sums and the step."""
     layer = make_layer({"method": "svcd"}, (200, 70), bias=False)
