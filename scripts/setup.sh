@@ -4,11 +4,13 @@
 # Makes .venv in the project's root with everything pinned in scripts/pins.txt, and the project
 # itself.  A second run takes seconds.  Needs Python 3.11 or 3.12 with its headers and a C++
 # compiler; no root.
-#   --python PYTHON   interpreter to use (default: the newest of python3.12, python3.11, python3
-#                     that fits)
-#   --wheels FOLDER   install from wheels in FOLDER only, for a machine without a network; filled on
-#                     one that has been set up with a network, by .venv/bin/python -m pip download
-#                     --no-deps --no-build-isolation -r scripts/pins.txt -d FOLDER
+#   --python PYTHON   interpreter to use (default: that of an earlier .venv, else the first of
+#                     python3, python3.12, python3.11 that fits)
+#   --wheels FOLDER   install from packages in FOLDER only, for a machine without a network; filled
+#                     on one of the same kind (system, Python) that has been set up with a network,
+#                     by .venv/bin/python -m pip download --no-build-isolation
+#                     -r scripts/pins.txt -d FOLDER
+#                     which brings along what the pinned ones need (torch for GPUs: NVIDIA's)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 venv=$root/.venv
@@ -44,6 +46,27 @@ fi
 if [ -n "$wheels" ]; then
   [ -d "$wheels" ] || fail "--wheels $wheels: no such folder"
   wheels=$(cd "$wheels" && pwd)
+  missing=$("$python" - "$pins" "$wheels" <<'END'
+import pathlib, re, sys
+
+def normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+pins = [line.strip() for line in open(sys.argv[1]) if "==" in line and line[0] != "#"]
+# A local version ("+cpu") fits a pin without one.
+files = [
+    normal(re.sub(r"(\+|%2B)[\w.]+", "", file.name))
+    for file in pathlib.Path(sys.argv[2]).iterdir()
+    if file.name.endswith((".whl", ".tar.gz", ".zip"))
+]
+for pin in pins:
+    start = normal(pin.replace("==", "-"))
+    if not any(re.match(re.escape(start) + "-(?:.*-whl|tar-gz|zip)$", file) for file in files):
+        print(pin, end=" ")
+END
+)
+  [ -z "$missing" ] || fail "--wheels $wheels: no file for these versions of scripts/pins.txt: \
+${missing% }; fill it on a machine with a network (--help says how)"
 fi
 
 # What the environment depends on: if this is unchanged there is nothing to do.

@@ -38,7 +38,9 @@ shift
 cd "${SLURM_SUBMIT_DIR:-.}"
 [ ! -e .venv/bin/activate ] || . .venv/bin/activate
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Without a pipe into head: of many nodes scontrol would be ended by SIGPIPE, and the job with it.
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000))
 processes=${SLURM_GPUS_ON_NODE:-1}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((${SLURM_CPUS_PER_TASK:-1} / processes > 0 ?

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deltalm_files import TINY as TINY_DELTALM
+from deltalm_files import TINY_HEADS
+from fairseq_commands import run_series
+from large_vocabulary import write_vocabulary
 from training_options import TINY_MODEL
 
 from cress_svcd.cli.main import main
@@ -191,3 +195,76 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
     assert main(["recipe", str(recipe)]) == 0
     done = capsys.readouterr().out.count("done before")
     assert done == len(load_recipe(recipe).stages)
+
+
+@pytest.fixture
+def deltalm(translated, tmp_path) -> dict[str, str | list[str]]:
+    """What the DeltaLM branch of a recipe starts from: a release, DeltaLM's files, external text."""
+    release, folder = translated("es"), tmp_path / "deltalm"
+    folder.mkdir()
+    shutil.copy(TINY_DELTALM, folder / "deltalm-tiny.pt")
+    texts = {
+        language: (release / f"en-es/data/train/txt/train.{language}").read_text("utf-8")
+        for language in ("en", "es")
+    }
+    write_vocabulary(folder, "".join(texts.values()).splitlines(), 100)
+    external = []
+    for language, text in texts.items():
+        lines = text.splitlines()
+        pairs = [f"{one} {two}\n" for one, two in zip(lines, lines[1:])]
+        external.append(tmp_path / f"external.{language}")
+        external[-1].write_text("".join(pairs), encoding="utf-8")
+    return {
+        "mustc": str(release), "deltalm": str(folder), "external": [str(file) for file in external],
+    }  # fmt: skip
+
+
+def test_another_pair_with_deltalm_and_external_text(deltalm, hubert, tmp_path):
+    """All commands of the recipe in their order; those of fairseq share processes."""
+    steps = read_yaml(SCRIPTS / "recipes" / "steps.yaml", "the steps")["settings"]
+    heads = [f"--{name.replace('_', '-')}={number}" for name, number in TINY_HEADS.items()]
+    settings = {
+        **deltalm, "deltalm_size": "tiny", "hubert": str(hubert), "out": str(tmp_path / "out"),
+        "precision": ["--cpu"], "mt_updates": 8, "mt_tokens": 600, "st_samples": 400_000,
+        "st_update_freq": 1, "st_epochs": 1, "svcd_epochs": 1, "averaged": 1, "beam": 2,
+        "num_workers": 0, "packing": ["--dtype=fp32"],
+        "text_training": [*steps["text_training"], *heads],
+        "speech_training": [*steps["speech_training"], "--conv-channels=24"],
+    }  # fmt: skip
+    changes = {
+        key: yaml.safe_dump(value) if isinstance(value, list) else str(value)
+        for key, value in settings.items()
+    }
+    recipe = load_recipe(SCRIPTS / "recipes" / "en-es.yaml", changes)
+    assert "svcd-with-deltalm" in [stage.name for stage in recipe.stages]
+    waiting: dict[str, list[str]] = {}
+
+    def run_waiting() -> None:
+        outcomes = run_series(waiting, SCRIPTS.parent) if waiting else {}
+        for stage in recipe.stages:
+            if stage.name not in outcomes:
+                continue
+            outcome = outcomes[stage.name]
+            assert not outcome.failed, outcome.output[-3000:]
+            if stage.output:
+                Path(stage.output).parent.mkdir(exist_ok=True)
+                Path(stage.output).write_text(outcome.output, encoding="utf-8")
+            assert all(Path(file).exists() for file in stage.makes)
+        waiting.clear()
+
+    for stage in recipe.stages:
+        (command,) = stage.commands
+        if command[0].startswith("fairseq"):
+            waiting[stage.name] = command
+            continue
+        run_waiting()
+        assert all(Path(file).exists() for file in stage.needs), stage.name
+        assert main(command[1:]) == 0, stage.name
+        assert all(Path(file).exists() for file in stage.makes), stage.name
+    comparison = json.loads((tmp_path / "out" / "results" / "comparison.json").read_text())
+    scores = {row["name"]: row["bleu"] for row in comparison["systems"]}
+    assert scores.keys() == {"full", "svcd", "packed", "text"}
+    assert scores["packed"] == scores["svcd"]
+    # The external pairs are in the text that the translation model was trained on.
+    summary = json.loads((tmp_path / "out" / "text" / "summary.json").read_text())
+    assert summary["train"]["pairs"] == 40 + 39
