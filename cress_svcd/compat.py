@@ -15,10 +15,12 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import textwrap
 import zipfile
 from typing import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.utils.data
 
@@ -31,11 +33,15 @@ def register_safe_globals() -> None:
 
     torch >= 2.6 refuses every class it does not know.  HuBERT checkpoints hold their
     ``Dictionary`` objects and old fairseq checkpoints an ``argparse.Namespace``; both are plain
-    attribute holders, without code that runs while they are read.
+    attribute holders, without code that runs while they are read.  A training with --eval-bleu
+    leaves its counts of n-grams in its checkpoints, arrays of whole numbers: "Unsupported global:
+    numpy._core.multiarray._reconstruct".
     """
     from fairseq.data.dictionary import Dictionary
 
-    torch.serialization.add_safe_globals([Dictionary, argparse.Namespace])
+    counts = np.zeros(1, dtype=np.int64)
+    arrays = [counts.__reduce__()[0], np.ndarray, np.dtype, type(counts.dtype)]
+    torch.serialization.add_safe_globals([Dictionary, argparse.Namespace, *arrays])
 
 
 def _rebuild_choice(names: tuple[str, ...], value: str) -> enum.Enum:
@@ -261,11 +267,6 @@ def launch_without_gpus() -> None:
         launched = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"} <= os.environ.keys()
         if cfg.distributed_init_method is not None or not launched or torch.cuda.device_count():
             return infer(cfg, *args, **kwargs)
-        if cfg.ddp_backend == "fully_sharded":
-            raise ConfigError(
-                "--ddp-backend fully_sharded is fairscale's, which works on GPUs only, and there is "
-                "none here: give --ddp-backend legacy_ddp"
-            )
         cfg.distributed_init_method = "env://"
         cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
         cfg.distributed_rank = int(os.environ["RANK"])
@@ -284,6 +285,31 @@ def launch_without_gpus() -> None:
     infer_init_method.works_without_gpus = True
     distributed_utils.infer_init_method = infer_init_method
     distributed_fairseq_model.DistributedDataParallel = distribute
+
+
+def shard_with_torch() -> None:
+    """Have ``--ddp-backend fully_sharded`` use torch's sharding (:mod:`sharded_trainer`).
+
+    fairseq's is fairscale's: "Cannot find FullyShardedDataParallel. Please install fairscale".
+    That works on GPUs alone, makes one flat parameter of what is trained and what is frozen, hides
+    the parameter groups of quant_adam, and fairseq refuses --bf16 with it.
+    """
+    from fairseq.distributed import fsdp_enable_wrap
+    from fairseq.trainer import Trainer
+
+    # fairseq's commands have imported it by name before us.
+    for module in list(sys.modules.values()):
+        if getattr(module, "fsdp_enable_wrap", None) is fsdp_enable_wrap:
+            module.fsdp_enable_wrap = contextlib.nullcontext
+
+    def __new__(cls, cfg, *args, **kwargs):
+        distributed = getattr(cfg, "distributed_training", None)
+        if cls is Trainer and getattr(distributed, "ddp_backend", None) == "fully_sharded":
+            # Here, since torch's sharding takes a second to import.
+            from cress_svcd.sharded_trainer import ShardedTrainer as cls
+        return object.__new__(cls)
+
+    Trainer.__new__ = staticmethod(__new__)
 
 
 def check_before_resuming() -> None:
@@ -519,6 +545,7 @@ def apply() -> None:
     survive_overflow_on_cpus()
     launch_without_gpus()
     send_checkpoints_as_plain_data()
+    shard_with_torch()
     check_before_resuming()
     let_workers_go()
     attend_without_cudnn()
