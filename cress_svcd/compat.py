@@ -34,13 +34,13 @@ def register_safe_globals() -> None:
     torch >= 2.6 refuses every class it does not know.  HuBERT checkpoints hold their
     ``Dictionary`` objects and old fairseq checkpoints an ``argparse.Namespace``; both are plain
     attribute holders, without code that runs while they are read.  A training with --eval-bleu
-    leaves its counts of n-grams in its checkpoints, arrays of whole numbers: "Unsupported global:
-    numpy._core.multiarray._reconstruct".
+    leaves its counts of n-grams in its checkpoints, numpy's arrays of numbers (of several
+    processes, floating point): "Unsupported global: numpy._core.multiarray._reconstruct".
     """
     from fairseq.data.dictionary import Dictionary
 
-    counts = np.zeros(1, dtype=np.int64)
-    arrays = [counts.__reduce__()[0], np.ndarray, np.dtype, type(counts.dtype)]
+    numbers = [type(np.dtype(kind)) for kind in (np.int64, np.float64)]
+    arrays = [np.zeros(1).__reduce__()[0], np.ndarray, np.dtype, *numbers]
     torch.serialization.add_safe_globals([Dictionary, argparse.Namespace, *arrays])
 
 

@@ -74,9 +74,10 @@ class TestChoices:
 
 
 class TestCheckpoints:
-    def test_counts_of_a_validation_by_bleu_can_be_read(self, checkpoint):
+    @pytest.mark.parametrize("kind", [np.int64, np.float64])
+    def test_counts_of_a_validation_by_bleu_can_be_read(self, checkpoint, kind):
         state = torch.load(checkpoint)
-        state["extra_state"]["metrics"] = {"_bleu_counts": np.array([4, 1, 0, 0])}
+        state["extra_state"]["metrics"] = {"_bleu_counts": np.array([4, 1, 0, 0], kind)}
         torch.save(state, checkpoint)
         metrics = checkpoint_utils.load_checkpoint_to_cpu(checkpoint)["extra_state"]["metrics"]
         assert metrics["_bleu_counts"].tolist() == [4, 1, 0, 0]

@@ -57,14 +57,13 @@ def trained(command, elsewhere, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quantised_command(prepared, trained, run, elsewhere):
+def quantised_command(prepared, trained):
     """Makes the command of a quantised training with a teacher, both from that training."""
     start = trained[0] / "checkpoint_last.pt"
 
     def command(folder, *flags) -> list:
-        made = svcd_command(
-            prepared, folder, start, *QUANTISED, "--teacher-model", start, *flags
-        )  # fmt: skip
+        teacher = ["--teacher-model", start]
+        made = svcd_command(prepared, folder, start, *QUANTISED, *teacher, *flags)
         made.remove("--fp16")
         return made
 
@@ -109,7 +108,10 @@ def test_its_checkpoint_is_that_of_one_process(trained, command, run, elsewhere,
     states = [state["last_optimizer_state"]["state"] for state in (ours, theirs)]
     assert states[0].keys() == states[1].keys()
     assert states[0][0]["exp_avg"].shape == states[1][0]["exp_avg"].shape
-    tied = [ours["model"][f"{side}.weight"] for side in ("encoder.embed_tokens", "decoder.output_projection")]
+    tied = [
+        ours["model"][f"{table}.weight"]
+        for table in ("encoder.embed_tokens", "decoder.output_projection")
+    ]
     assert tied[0].data_ptr() == tied[1].data_ptr()
 
 
