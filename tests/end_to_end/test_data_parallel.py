@@ -69,7 +69,7 @@ def alone(run, make, elsewhere):
     return losses(result.stdout + result.stderr)
 
 
-@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp", "fully_sharded"])
+@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
 def test_two_processes_train_as_one_with_two_batches(alone, make, elsewhere, backend):
     result = torchrun(make("--update-freq", "1", "--ddp-backend", backend), elsewhere)
     assert result.returncode == 0, result.stdout[-5000:]

@@ -121,17 +121,11 @@ def test_fairseq_generate_reads_it(run, prepared, trained, quantised, elsewhere)
         assert "Translated 12 sentences" in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_it_is_resumed_by_any_number_of_processes(
-    run, command, trained, elsewhere, tmp_path, processes
-):
+def test_one_process_goes_on_from_it(run, command, trained, elsewhere, tmp_path):
     folder, output = trained
     shutil.copy(folder / "checkpoint1.pt", tmp_path / "checkpoint_last.pt")
-    if processes == 1:
-        result = run(*command(tmp_path, "--update-freq", "2"), cwd=elsewhere)
-        resumed = result.stdout + result.stderr
-    else:
-        resumed = torchrun(command(tmp_path, *SHARDED), elsewhere).stdout
+    result = run(*command(tmp_path, "--update-freq", "2"), cwd=elsewhere)
+    resumed = result.stdout + result.stderr
     assert "Loaded checkpoint" in resumed, resumed[-5000:]
     found = losses(resumed)
     assert_same(found, losses(output)[-len(found) :])
@@ -144,17 +138,6 @@ def test_a_quantised_model_learns_the_same_from_its_teacher(
     alone = run(*quantised_command(tmp_path, "--update-freq", "2"), cwd=elsewhere)
     assert_same(losses(output), losses(alone.stdout + alone.stderr))
     assert "distill_kl" in losses(output)[0]
-
-
-def test_half_precision_is_resumed_exactly(command, elsewhere, tmp_path):
-    flags = [*SHARDED, "--fp16", "--eval-bleu", "--eval-bleu-args", '{"beam": 2}']
-    first = torchrun(command(tmp_path / "first", *flags), elsewhere)
-    assert first.returncode == 0, first.stdout[-5000:]
-    (tmp_path / "second").mkdir()
-    shutil.copy(tmp_path / "first" / "checkpoint1.pt", tmp_path / "second" / "checkpoint_last.pt")
-    second = torchrun(command(tmp_path / "second", *flags), elsewhere)
-    found = losses(second.stdout)
-    assert found == losses(first.stdout)[-len(found) :] and len(found) > 3
 
 
 def test_a_single_process_is_refused_before_training(run, command, elsewhere, tmp_path):
