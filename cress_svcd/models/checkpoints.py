@@ -3,13 +3,12 @@
 import dataclasses
 import logging
 import os
-import zipfile
 from typing import Any, Mapping
 
 import torch
 from torch import nn
 
-from cress_svcd.compat import explained
+from cress_svcd.compat import explained, read_mapped
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.packed_checkpoint import is_packed
 
@@ -46,9 +45,7 @@ def model_options(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or another kind of checkpoint.
     """
-    mapped = zipfile.is_zipfile(path) if os.path.isfile(path) else False
-    with explained(path):
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    state = read_mapped(path)
     _require_unpacked(state, path)
     options = state.get("cfg") if isinstance(state, dict) else None
     options = options.get("model") if isinstance(options, dict) else None
