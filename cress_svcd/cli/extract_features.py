@@ -23,18 +23,30 @@ checkpoint, whose encoder was trained on: what is then trained from that checkpo
 
 import argparse
 import contextlib
+import copy
+import itertools
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator, Sequence
 
 import numpy as np
+import pandas
 import torch
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from fairseq.data import Dictionary
+
 from cress_svcd.cli.prepare_text import audio_folder, read_config
-from cress_svcd.data.audio import read_audio, standardize
-from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, round_up
+from cress_svcd.data.dataset import (
+    GPU_LENGTH_MULTIPLE,
+    Places,
+    SpeechTranslationDataset,
+    round_up,
+)
 from cress_svcd.data.feature_cache import (
     FeatureCache,
     file_digest,
@@ -45,8 +57,8 @@ from cress_svcd.data.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
-SPAWNED_FROM = 3000  # segments; fewer are done on a GPU before further processes have started
-GPU_PROCESSES = 8  # more share a GPU no better, and each takes half a gigabyte of it
+# On a GPU: segments of so many are put into batches of similar lengths, of so many samples.
+WINDOW, BATCH_SAMPLES = 512, 1_600_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,24 +80,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=2,
-        help="processes that read and encode (default: %(default)s); 8 keep a GPU busy, and several "
-        "GPUs share them",
+        help="processes that read the audio, and encode it where there is no GPU (default: "
+        "%(default)s); all visible GPUs encode",
     )
     parser.add_argument("--force", action="store_true", help="also what is up to date")
 
 
 class Waveforms(Dataset):
-    """The waveforms of a manifest, float32."""
+    """The waveforms of a manifest, float32, as the training's dataset reads and checks them."""
 
-    def __init__(self, audio: list[str], root: str, normalize: bool):
-        self.audio, self.root, self.normalize = audio, root, normalize
+    def __init__(self, manifest: Path, frame: pandas.DataFrame, root: str, normalize: bool):
+        self.segments = SpeechTranslationDataset(
+            frame["audio"], frame["n_frames"], None, None, Dictionary(), audio_root=root,
+            normalize=normalize, places=Places([(manifest, frame["id"])]),
+        )  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.audio)
+        return len(self.segments)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        wave = read_audio(self.audio[index], root=self.root)
-        return torch.from_numpy(standardize(wave) if self.normalize else wave)
+    def __getitem__(self, index: int) -> Tensor:
+        return self.segments[index]["audio"]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -102,11 +116,11 @@ def run(args: argparse.Namespace) -> None:
             f"was pretrained with normalize={description.normalize}: set the key to that"
         )
     encoder = frozen_encoder(args.hubert_model_path)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digest = file_digest(args.hubert_model_path)
     root = audio_folder(args.data, config)
     for split in args.splits:
-        frame = read_manifest(args.data / f"{split}.tsv")
+        manifest = args.data / f"{split}.tsv"
+        frame = read_manifest(manifest)
         about = {"segments": segments_digest(frame), "hubert": digest}
         wanted = {
             layer: folder
@@ -116,9 +130,8 @@ def run(args: argparse.Namespace) -> None:
         if not wanted:
             print(f"{split}: up to date")
             continue
-        waves = Waveforms(frame["audio"].tolist(), root, normalize)
-        features = Features(waves, encoder, args.hubert_model_path, device, list(wanted))
-        segments = encode(features, args.workers)
+        waves = Waveforms(manifest, frame, root, normalize)
+        segments = encode(waves, encoder, list(wanted), gpus(), args.workers)
         progress = tqdm(segments, total=len(frame), desc=f"encoding {split}", unit="segment")
         dimensions = {OUTPUT: encoder.output_dim, CONVOLUTIONS: encoder.convolutions[-1][0]}
         frames = 0
@@ -157,72 +170,119 @@ def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool
     return about["hubert"] == digest and about.get("layer", OUTPUT) == layer
 
 
-class Features(Dataset):
-    """Features of waveforms, frames×dimension of each of ``layers``, float16 on the CPU.
+def gpus() -> list[torch.device]:
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 
-    One utterance at a time: they stand in the manifest's order, which batches would pad heavily,
-    and the result is the same (see :class:`HubertEncoder`).
+
+def encode(
+    waves: Waveforms,
+    encoder: HubertEncoder,
+    layers: list[str],
+    devices: Sequence[torch.device],
+    workers: int,
+) -> Iterator[list[np.ndarray]]:
+    """Features of each waveform in turn, frames×dimension of each of ``layers``, float16.
+
+    Without ``devices`` each of the ``workers`` processes encodes what it reads, an utterance at a
+    time: in the manifest's order, batches would be mostly padding.
     """
+    if devices:
+        read = DataLoader(waves, batch_size=None, num_workers=workers)
+        yield from encode_in_batches(read, encoder, layers, devices)
+        return
+    features = Features(waves, encoder, layers)
+    for item in DataLoader(features, batch_size=None, num_workers=workers):
+        yield [layer.numpy() for layer in item]
 
-    def __init__(
-        self, waves: Waveforms, encoder: HubertEncoder, hubert_model_path: str,
-        device: torch.device, layers: list[str],
-    ):  # fmt: skip
-        self.waves, self.device, self.layers = waves, device, layers
-        self.encoder: HubertEncoder | None = encoder
-        self.hubert_model_path = hubert_model_path
 
-    def __getstate__(self) -> dict:
-        # A spawned process reads the encoder itself: sent, each tensor would take a file handle.
-        return {**self.__dict__, "encoder": None}
+class Features(Dataset):
+    """Features of single waveforms, frames×dimension of each of ``layers``, on the CPU."""
+
+    def __init__(self, waves: Waveforms, encoder: HubertEncoder, layers: list[str]):
+        self.waves, self.encoder, self.layers = waves, encoder, layers
 
     def __len__(self) -> int:
         return len(self.waves)
 
-    def __getitem__(self, index: int) -> list[torch.Tensor]:
-        return self.encode(self.waves[index])
-
-    @torch.inference_mode()
-    def encode(self, wave: torch.Tensor) -> list[torch.Tensor]:
-        if self.encoder is None:
-            self.encoder = frozen_encoder(self.hubert_model_path)
-        device = self._own_device()
-        self.encoder.to(device)
-        lengths = torch.tensor([len(wave)], device=device)
-        if device.type != "cpu":
-            wave = F.pad(wave, (0, round_up(len(wave), GPU_LENGTH_MULTIPLE) - len(wave)))
-        convolved, lengths = self.encoder.convolve(wave.to(device).unsqueeze(0), lengths)
-        features = {CONVOLUTIONS: convolved}
-        if OUTPUT in self.layers:
-            features[OUTPUT], _ = self.encoder.transform(convolved, lengths)
-        frames = int(lengths[0])
-        return [features[layer][0, :frames].half().cpu() for layer in self.layers]
-
-    def _own_device(self) -> torch.device:
-        """Processes that encode side by side are spread over the GPUs."""
-        worker = torch.utils.data.get_worker_info()
-        if self.device.type == "cpu" or worker is None:
-            return self.device
-        return torch.device(self.device.type, worker.id % torch.cuda.device_count())
+    def __getitem__(self, index: int) -> list[Tensor]:
+        (features,) = encode_batch([self.waves[index]], self.encoder, self.layers)
+        return features
 
 
-def encode(features: Features, workers: int) -> Iterator[list[np.ndarray]]:
-    """Features of each waveform, frames×dimension of each layer; ``workers`` processes share the
-    work.
+def encode_in_batches(
+    waves: Iterable[Tensor],
+    encoder: HubertEncoder,
+    layers: list[str],
+    devices: Sequence[torch.device],
+    window: int = WINDOW,
+    batch_samples: int = BATCH_SAMPLES,
+) -> Iterator[list[np.ndarray]]:
+    """As ``encode``, in batches of similar lengths, each on the next device that is free.
 
-    Of few segments on a GPU they only read, and this process encodes.  Otherwise each encodes by
-    itself: the launches of one process keep no GPU busy.  There they are spawned, since CUDA does
-    not survive a fork, which takes each some seconds.
+    A batch keeps a GPU busy; utterances one by one do not, and processes that do so side by side
+    take minutes to start (each needs a CUDA context of its own).
     """
-    waves, on_gpu = features.waves, features.device.type != "cpu"
-    if on_gpu and (workers < 2 or len(waves) < SPAWNED_FROM):
-        for wave in DataLoader(waves, batch_size=None, num_workers=workers):
-            yield [layer.numpy() for layer in features.encode(wave)]
-        return
-    context = None
-    if on_gpu:
-        context, workers = "spawn", min(workers, GPU_PROCESSES * torch.cuda.device_count())
-    for item in DataLoader(
-        features, batch_size=None, num_workers=workers, multiprocessing_context=context
-    ):
-        yield [layer.numpy() for layer in item]
+    idle: queue.SimpleQueue = queue.SimpleQueue()
+    for device in devices:
+        idle.put(copy.deepcopy(encoder).to(device))
+
+    def work(batch: list[Tensor]) -> list[list[Tensor]]:
+        own = idle.get()
+        try:
+            return encode_batch(batch, own, layers, GPU_LENGTH_MULTIPLE)
+        finally:
+            idle.put(own)
+
+    def begin(some: list[Tensor]) -> list[tuple[list[int], Future]]:
+        batches = similar_lengths([len(wave) for wave in some], batch_samples)
+        return [(batch, pool.submit(work, [some[index] for index in batch])) for batch in batches]
+
+    def finish(begun: list[tuple[list[int], Future]]) -> Iterator[list[np.ndarray]]:
+        done = [(index, features) for batch, future in begun
+                for index, features in zip(batch, future.result(), strict=True)]  # fmt: skip
+        for _, features in sorted(done, key=lambda item: item[0]):
+            yield [layer.numpy() for layer in features]
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        begun: list[tuple[list[int], Future]] = []
+        waiting = iter(waves)
+        # While one window is encoded, the next one is read.
+        while some := list(itertools.islice(waiting, window)):
+            following = begin(some)
+            yield from finish(begun)
+            begun = following
+        yield from finish(begun)
+
+
+def similar_lengths(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Indices of ``lengths`` in batches that padded hold at most so much; longer ones alone."""
+    batches: list[list[int]] = []
+    # Longest first, so that the first of a batch says how long the padded ones are.
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > most:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+@torch.inference_mode()
+def encode_batch(
+    waves: list[Tensor], encoder: HubertEncoder, layers: list[str], multiple: int = 1
+) -> list[list[Tensor]]:
+    """Features of ``layers`` of each waveform, frames×dimension, float16 on the CPU.
+
+    The batch is padded to a multiple of so many samples, which changes nothing in the result.
+    """
+    device = encoder.layer_norm.weight.device
+    lengths = torch.tensor([len(wave) for wave in waves])
+    padded = pad_sequence(waves, batch_first=True)
+    beyond = round_up(padded.size(1), multiple) - padded.size(1)
+    padded = torch.nn.functional.pad(padded, (0, beyond)).to(device)
+    convolved, frames = encoder.convolve(padded, lengths.to(device))
+    features = {CONVOLUTIONS: convolved}
+    if OUTPUT in layers:
+        features[OUTPUT], _ = encoder.transform(convolved, frames)
+    # One transfer a layer; each utterance's part is copied, or it would keep the whole alive.
+    found = [features[layer].half().cpu() for layer in layers]
+    return [[layer[row, :count].clone() for layer in found]
+            for row, count in enumerate(frames.tolist())]  # fmt: skip

@@ -1,16 +1,19 @@
 """extract-features: training from its output is training from audio."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from hubert_files import make_hubert
 
+from cress_svcd.cli import extract_features
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.data.manifest import read_manifest
-from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
 TRAIN = """--user-dir cress_svcd --task speech_and_text_translation --max-tokens 200000
 --criterion speech_and_text_translation --arch hubert_transformer --optimizer adam --lr 0.001
@@ -47,6 +50,46 @@ def test_features_are_the_encoders(prepared, hubert, tmp_path, capsys):
     swapped[5], swapped[7] = command[7], command[5]
     assert main(swapped) == 0
     assert "up to date" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devices):
+    torch.manual_seed(1)
+    lengths = [4000, 16000, 640, 9000, 7999, 8001, 300, 12000, 16000, 5000, 4001]
+    waves = [torch.randn(length) for length in lengths]
+    encoder, layers = extract_features.frozen_encoder(hubert), [OUTPUT, CONVOLUTIONS]
+    expected = [extract_features.encode_batch([wave], encoder, layers)[0] for wave in waves]
+    found = extract_features.encode_in_batches(
+        iter(waves), encoder, layers, [torch.device("cpu")] * devices, window=4, batch_samples=20000
+    )
+    found = list(found)
+    assert len(found) == len(waves)
+    for ours, alone in zip(found, expected):
+        for layer, reference in zip(ours, alone, strict=True):
+            assert layer.dtype == np.float16
+            np.testing.assert_allclose(layer, reference.numpy(), rtol=2e-3, atol=1e-3)
+
+
+def test_batches_are_of_similar_lengths_and_no_larger_than_asked_for():
+    batches = extract_features.similar_lengths([5, 30, 7, 6, 100, 29], 60)
+    assert batches == [[4], [1, 5], [2, 3, 0]]
+
+
+def test_a_length_that_is_not_the_recordings_names_its_line(prepared, hubert, tmp_path, capsys):
+    for name in ("config.yaml", "dev.tsv"):
+        shutil.copy(prepared / name, tmp_path)
+    lines = (tmp_path / "dev.tsv").read_text().splitlines()
+    header, row = lines[0].split("\t"), lines[2].split("\t")
+    frames = header.index("n_frames")
+    row[frames] = str(int(row[frames]) + 1000)
+    lines[2] = "\t".join(row)
+    (tmp_path / "dev.tsv").write_text("\n".join(lines) + "\n")
+    command = ["extract-features", str(tmp_path), "--hubert-model-path", str(hubert)]
+    command += ["-o", str(tmp_path / "out"), "--splits", "dev", "--workers", "0"]
+    assert main(command) != 0
+    error = capsys.readouterr().err
+    assert "dev.tsv:3: " in error and "n_frames" in error
+    assert not list(tmp_path.glob("out/dev*"))
 
 
 @pytest.mark.parametrize("folders", [[], ["-o", "same", "--convolutions", "same"]])
