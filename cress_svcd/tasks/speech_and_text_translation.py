@@ -593,6 +593,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         epoch: int = 1,
         data_buffer_size: int = 0,
         skip_remainder_batch: bool = False,
+        grouped_shuffling: bool = False,
         **_,
     ) -> iterators.GroupedEpochBatchIterator:
         text_tokens = self.cfg.max_tokens_text or DEFAULT_TEXT_TOKENS
@@ -620,6 +621,14 @@ class SpeechAndTextTranslationTask(TranslationTask):
                     "never see it; give smaller batches (--max-tokens, --max-tokens-text), a "
                     "larger --ext-mt-ratio, or fewer processes"
                 )
+        if grouped_shuffling:
+            # Neighbours are of similar length.  Of so many in a row each process takes its own, and
+            # all shuffle what they have in the same order.
+            samplers = [
+                batches[shard_id : len(batches) // num_shards * num_shards : num_shards]
+                for batches in samplers
+            ]
+            num_shards, shard_id = 1, 0
         return iterators.GroupedEpochBatchIterator(
             dataset=dataset,
             collate_fn=dataset.collater,

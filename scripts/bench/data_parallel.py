@@ -8,7 +8,9 @@ The base-size model (HuBERT-Base's dimensions trained along, 6 + 6 layers of 512
 10,000, random weights) is trained by fairseq-train as the recipes' stage st does it: audio read by
 seeking in recordings of ten minutes, segments as long as MuST-C's (6.4 s on average, from 1 to 20),
 --mt-finetune, every batch up to --max-tokens samples and --batch-size segments on each GPU, an
-update after every batch (the most communication there can be).  One GPU runs without torchrun.
+update after every batch (the most communication there can be).  The batches of an update are of
+similar length (--grouped-shuffling): else the GPUs wait for the one with the longest.  One GPU runs
+without torchrun.
 
 Throughput is seconds of speech a second from the first log to the last; ``scaling`` is that of one
 GPU times, ``idle_percent`` the share of time without any kernel, by nvidia-smi.  Writes
@@ -75,7 +77,7 @@ def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]
         "--st-training", "--mt-finetune", "--tgt-lang", "de", "--train-subset", "train",
         "--arch", "hubert_transformer", "--hubert-description", description,
         "--optimizer", "adam", "--lr", "1e-5", "--lr-scheduler", "fixed", "--clip-norm", "1",
-        "--max-tokens", str(args.max_tokens), "--batch-size", str(args.batch_size),
+        "--grouped-shuffling", "--max-tokens", str(args.max_tokens), "--batch-size", str(args.batch_size),
         "--max-update", str(args.updates), "--num-workers", str(args.num_workers),
         "--ddp-backend", args.ddp_backend, "--fp16-init-scale", "4", "--seed", "1", "--no-save",
         "--disable-validation", "--log-format", "json",

@@ -5,7 +5,8 @@
 The command's output passes through.  Every second nvidia-smi tells the share of time in which the
 GPU was busy (it counts a GPU as busy while any kernel runs); the updates are read from fairseq's
 json log, from the second epoch on, when the data is in the page cache and kernels are chosen (of a
-run within one epoch, from the first log on).  Of several GPUs the mean is given, of those alone that
+run within one epoch, from the first log on).  A run that is stopped (SIGTERM, SIGINT) is measured
+as far as it came.  Of several GPUs the mean is given, of those alone that
 CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,6 +65,9 @@ def main() -> int:
     process = subprocess.Popen(
         resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The command may not be in the process group that the signal was sent to.
+        signal.signal(number, lambda sent, _: process.send_signal(sent))
     for line in process.stdout:
         print(line, end="", flush=True)
         match = LOG_LINE.search(line)

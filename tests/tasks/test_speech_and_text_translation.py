@@ -174,6 +174,31 @@ class TestOrder:
         ids = [{(b["mode"], int(i)) for b in shard for i in b["id"]} for shard in shards]
         assert not ids[0] & ids[1]
 
+    @pytest.mark.parametrize("flags", [["--st-training"], MIXED], ids=["st", "mixed"])
+    def test_grouped_shuffling_gives_two_shards_similar_lengths(self, prepared, flags):
+        options = [*flags, "--text-data", prepared / "binary", "--batch-size-text", "2"]
+
+        def shards(grouped):
+            return [
+                batches(make_task(prepared, *options), max_sentences=2, num_shards=2,
+                        shard_id=shard, grouped_shuffling=grouped)
+                for shard in (0, 1)
+            ]  # fmt: skip
+
+        def difference(shards):
+            longest = [[batch["net_input"]["src_tokens"].size(1) for batch in shard
+                        if mode_of(batch) == "st"] for shard in shards]  # fmt: skip
+            return sum(abs(one - other) for one, other in zip(*longest, strict=True))
+
+        grouped, random = shards(True), shards(False)
+        modes = [[mode_of(batch) for batch in shard] for shard in grouped]
+        assert modes[0] == modes[1]
+        ids = [(mode_of(b), int(i)) for shard in grouped for b in shard for i in b["id"]]
+        assert len(set(ids)) == len(ids) == 40 * len(set(modes[0]))
+        lengths = [batch["net_input"]["src_tokens"].size(1) for batch in grouped[0]]
+        assert lengths != sorted(lengths)
+        assert difference(grouped) < difference(random) / 3
+
     def test_modes_are_mixed_within_an_epoch(self, prepared):
         modes = [batch["mode"] for batch in batches(mixed(prepared, "--max-tokens-text", "100"))]
         changes = sum(one != other for one, other in zip(modes, modes[1:]))
