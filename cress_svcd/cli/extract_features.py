@@ -28,7 +28,7 @@ import itertools
 import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
+from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas
@@ -57,8 +57,10 @@ from cress_svcd.data.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
-# On a GPU: segments of so many are put into batches of similar lengths, of so many samples.
+# So many segments in a row are put into batches of similar lengths, of so many samples: on a GPU to
+# keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.
 WINDOW, BATCH_SAMPLES = 512, 1_600_000
+CPU_WINDOW, CPU_BATCH_SAMPLES = 64, 480_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,30 +185,40 @@ def encode(
 ) -> Iterator[list[np.ndarray]]:
     """Features of each waveform in turn, frames×dimension of each of ``layers``, float16.
 
-    Without ``devices`` each of the ``workers`` processes encodes what it reads, an utterance at a
-    time: in the manifest's order, batches would be mostly padding.
+    Without ``devices`` each of the ``workers`` processes encodes what it reads.
     """
     if devices:
         read = DataLoader(waves, batch_size=None, num_workers=workers)
         yield from encode_in_batches(read, encoder, layers, devices)
         return
-    features = Features(waves, encoder, layers)
-    for item in DataLoader(features, batch_size=None, num_workers=workers):
-        yield [layer.numpy() for layer in item]
+    windows = Windows(waves, encoder, layers)
+    for window in DataLoader(windows, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+        yield from window
 
 
-class Features(Dataset):
-    """Features of single waveforms, frames×dimension of each of ``layers``, on the CPU."""
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+class Windows(Dataset):
+    """Features of so many waveforms in a row, on the CPU: for each a list as ``encode`` gives it."""
 
     def __init__(self, waves: Waveforms, encoder: HubertEncoder, layers: list[str]):
         self.waves, self.encoder, self.layers = waves, encoder, layers
 
     def __len__(self) -> int:
-        return len(self.waves)
+        return -(-len(self.waves) // CPU_WINDOW)
 
-    def __getitem__(self, index: int) -> list[Tensor]:
-        (features,) = encode_batch([self.waves[index]], self.encoder, self.layers)
-        return features
+    def __getitem__(self, number: int) -> list[list[np.ndarray]]:
+        start = number * CPU_WINDOW
+        indices = range(start, min(start + CPU_WINDOW, len(self.waves)))
+        waves = [self.waves[index] for index in indices]
+        found: list[list[np.ndarray]] = [[]] * len(waves)
+        for batch in similar_lengths([len(wave) for wave in waves], CPU_BATCH_SAMPLES):
+            encoded = encode_batch([waves[index] for index in batch], self.encoder, self.layers)
+            for index, features in zip(batch, encoded, strict=True):
+                found[index] = features
+        return found
 
 
 def encode_in_batches(
@@ -219,14 +231,13 @@ def encode_in_batches(
 ) -> Iterator[list[np.ndarray]]:
     """As ``encode``, in batches of similar lengths, each on the next device that is free.
 
-    A batch keeps a GPU busy; utterances one by one do not, and processes that do so side by side
-    take minutes to start (each needs a CUDA context of its own).
+    One process for all: those side by side take minutes to start (each needs a CUDA context).
     """
     idle: queue.SimpleQueue = queue.SimpleQueue()
     for device in devices:
         idle.put(copy.deepcopy(encoder).to(device))
 
-    def work(batch: list[Tensor]) -> list[list[Tensor]]:
+    def work(batch: list[Tensor]) -> list[list[np.ndarray]]:
         own = idle.get()
         try:
             return encode_batch(batch, own, layers, GPU_LENGTH_MULTIPLE)
@@ -241,7 +252,7 @@ def encode_in_batches(
         done = [(index, features) for batch, future in begun
                 for index, features in zip(batch, future.result(), strict=True)]  # fmt: skip
         for _, features in sorted(done, key=lambda item: item[0]):
-            yield [layer.numpy() for layer in features]
+            yield features
 
     with ThreadPoolExecutor(len(devices)) as pool:
         begun: list[tuple[list[int], Future]] = []
@@ -268,8 +279,8 @@ def similar_lengths(lengths: Sequence[int], most: int) -> list[list[int]]:
 @torch.inference_mode()
 def encode_batch(
     waves: list[Tensor], encoder: HubertEncoder, layers: list[str], multiple: int = 1
-) -> list[list[Tensor]]:
-    """Features of ``layers`` of each waveform, frames×dimension, float16 on the CPU.
+) -> list[list[np.ndarray]]:
+    """Features of ``layers`` of each waveform, frames×dimension, float16.
 
     The batch is padded to a multiple of so many samples, which changes nothing in the result.
     """
@@ -283,6 +294,6 @@ def encode_batch(
     if OUTPUT in layers:
         features[OUTPUT], _ = encoder.transform(convolved, frames)
     # One transfer a layer; each utterance's part is copied, or it would keep the whole alive.
-    found = [features[layer].half().cpu() for layer in layers]
-    return [[layer[row, :count].clone() for layer in found]
+    found = [features[layer].half().cpu().numpy() for layer in layers]
+    return [[layer[row, :count].copy() for layer in found]
             for row, count in enumerate(frames.tolist())]  # fmt: skip

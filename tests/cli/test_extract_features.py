@@ -67,7 +67,24 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
     for ours, alone in zip(found, expected):
         for layer, reference in zip(ours, alone, strict=True):
             assert layer.dtype == np.float16
-            np.testing.assert_allclose(layer, reference.numpy(), rtol=2e-3, atol=1e-3)
+            np.testing.assert_allclose(layer, reference, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_on_the_cpu_give_the_same_in_the_same_order(
+    prepared, hubert, workers, monkeypatch
+):
+    frame = read_manifest(prepared / "train.tsv")
+    root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
+    waves = extract_features.Waveforms(prepared / "train.tsv", frame, root, False)
+    monkeypatch.setattr(extract_features, "CPU_WINDOW", 7)
+    monkeypatch.setattr(extract_features, "CPU_BATCH_SAMPLES", 40000)
+    encoder = extract_features.frozen_encoder(hubert)
+    found = list(extract_features.encode(waves, encoder, [OUTPUT], [], workers))
+    assert len(found) == len(frame) and len(frame) % 7
+    for index, (features,) in enumerate(found):
+        ((alone,),) = extract_features.encode_batch([waves[index]], encoder, [OUTPUT])
+        np.testing.assert_allclose(features, alone, rtol=2e-3, atol=1e-3)
 
 
 def test_batches_are_of_similar_lengths_and_no_larger_than_asked_for():
