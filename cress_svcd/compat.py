@@ -329,13 +329,14 @@ def check_before_resuming() -> None:
     def load_checkpoint(self, filename, *args, **kwargs):
         if not os.path.isfile(filename):
             return load(self, filename, *args, **kwargs)
+        saved = read_mapped(filename)
         check_model = getattr(self.get_model(), "check_resumable", None)
         if check_model is not None:
-            check_model(filename)
+            check_model(saved, filename)
         check_task = getattr(self.task, "check_dictionary", None)
         if check_task is not None:
             with explained_model(filename):
-                check_task(read_mapped(filename).get("task_state") or {})
+                check_task(saved.get("task_state") or {})
         try:
             return load(self, filename, *args, **kwargs)
         except Exception as error:

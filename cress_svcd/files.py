@@ -112,7 +112,7 @@ def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """yaml's safe loader, which refuses a key that stands twice in one mapping.
 
     yaml keeps the last one and says nothing of the others.
@@ -138,6 +138,23 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return node
 
 
+def parse_yaml(text: str, where: str | os.PathLike) -> Any:
+    """What the YAML ``text`` says.
+
+    Args:
+        where: the file or option that it stands in, for messages.
+    Raises:
+        ConfigError: it is not YAML, or has a key twice; with the line.
+    """
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}{line}: is not valid YAML: {problem}") from None
+
+
 def read_yaml(path: str | os.PathLike, expected: str) -> dict:
     """Read keys and values.
 
@@ -145,16 +162,19 @@ def read_yaml(path: str | os.PathLike, expected: str) -> dict:
         path: YAML file.
         expected: what should have been there, for messages.
     Raises:
-        ConfigError: the file is missing, not YAML, or holds something else than keys and values.
+        ConfigError: the file is missing, not YAML, has a key twice (with the line), or holds
+            something else than keys and values.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); expected {expected}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML ({error}); expected {expected}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no text ({error}); expected {expected}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{error}; expected {expected}") from None
     if not isinstance(content, dict):
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"{path}: holds {found} and not keys and values; expected {expected}")

@@ -43,10 +43,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import read_yaml
+from cress_svcd.files import parse_yaml, read_yaml
 
 STAGE_KEYS = {
     "name", "does", "commands", "together", "needs", "makes", "when", "unless", "clears", "output",
@@ -237,10 +235,7 @@ def _settings(
 
 
 def _parse(path, key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: setting {key}: {text!r} is not YAML: {error}") from None
+    return parse_yaml(text, f"{path}: setting {key}: {text!r}")
 
 
 class _Filler(string.Formatter):

@@ -124,16 +124,18 @@ class TestYaml:
     @pytest.mark.parametrize(
         "content, found",
         [
-            (None, "cannot be read"),
-            (b"", "holds nothing"),
-            (b"- a", "holds a list"),
-            (b"a: [", "is not YAML"),
-            (b"\xff\xfe", "is not YAML"),
-            (b"a: !!python/object/apply:os.getcwd []", "is not YAML"),
+            (None, ": cannot be read"),
+            (b"", ": holds nothing"),
+            (b"- a", ": holds a list"),
+            (b"a: [", ":1: is not valid YAML"),
+            (b"\xff\xfe", ": is no text"),
+            (b"a: 1\nb: 2\na: 3", ":3: .*'a' stands twice in one mapping, first in line 1"),
+            (b"a:\n- {b: 1,\n   b: 2}", ":3: .*'b' stands twice in one mapping, first in line 2"),
+            (b"a: !!python/object/apply:os.getcwd []", ":1: is not valid YAML"),
         ],
     )
     def test_anything_else_is_an_error_with_what_is_expected(self, tmp_path, content, found):
         if content is not None:
             (tmp_path / "x.yaml").write_bytes(content)
-        with pytest.raises(ConfigError, match=rf"(?s)x.yaml: {found}.*; expected a config"):
+        with pytest.raises(ConfigError, match=rf"(?s)x.yaml{found}.*; expected a config"):
             read_yaml(tmp_path / "x.yaml", "a config")

@@ -34,7 +34,7 @@ from cress_svcd.data.hubert_corpus import (
 from cress_svcd.data.manifest import read_manifest
 from cress_svcd.data.speech_units import MfccFeatures, PhoneEvents, fit_clusters
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.files import write_json, write_text
+from cress_svcd.files import read_yaml, write_json, write_text
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_export import export_hubert
 from cress_svcd.models.hubert_features import HubertFeatures
@@ -140,15 +140,8 @@ class HubertPretraining:
 
     def _audio_root(self) -> str:
         path = self.data / "config.yaml"
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            root = content.get("audio_root") or ""
-        except (OSError, yaml.YAMLError, AttributeError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error}); expected the config of a prepared folder "
-                "('cress-svcd prepare-mustc')"
-            ) from None
-        return str((self.data / root).resolve())
+        content = read_yaml(path, "the config of a prepared folder ('cress-svcd prepare-mustc')")
+        return str((self.data / (content.get("audio_root") or "")).resolve())
 
     def _units_inputs(self, root: str) -> list:
         manifests = [self.data / f"{split}.tsv" for split in SPLITS]

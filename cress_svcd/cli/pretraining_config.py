@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 from typing import Any, Mapping
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +31,7 @@ from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.hubert_corpus import LETTERS, UNITS
 from cress_svcd.data.speech_units import FRAME_SHIFT, LABEL_RATE
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.files import parse_yaml, read_yaml
 from cress_svcd.models.hubert_encoder import parse_conv_layers, receptive_field
 
 MASKED_PREDICTION = "masked_prediction"
@@ -140,7 +140,7 @@ def load_pretraining_config(
     Raises:
         ConfigError: naming file and key, for what cannot be right.
     """
-    content = _read(path)
+    content = read_yaml(path, "sections as of fairseq (see configs/train)")
     for key, text in (changes or {}).items():
         _set(path, content, key, text)
     reader = _Reader(path, content)
@@ -160,18 +160,6 @@ def load_pretraining_config(
     )
 
 
-def _read(path: str | os.PathLike) -> dict:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections (see configs/train)")
-    return content
-
-
 def _set(path: str | os.PathLike, content: dict, key: str, text: str) -> None:
     *parents, last = key.split(".")
     node = content
@@ -179,10 +167,7 @@ def _set(path: str | os.PathLike, content: dict, key: str, text: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"{path}: key {key}: {parent} is no section")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: key {key}: {text!r} is not YAML: {error}") from None
+    node[last] = parse_yaml(text, f"{path}: key {key}: {text!r}")
 
 
 class _Reader:

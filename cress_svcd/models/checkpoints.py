@@ -45,7 +45,15 @@ def model_options(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged, or another kind of checkpoint.
     """
-    state = read_mapped(path)
+    return options_in(read_mapped(path), path)
+
+
+def options_in(state: Any, path: str | os.PathLike) -> dict[str, Any]:
+    """The model's options in ``state``, a checkpoint of fairseq-train that was read from ``path``.
+
+    Raises:
+        CheckpointError: it is another kind of checkpoint.
+    """
     _require_unpacked(state, path)
     options = state.get("cfg") if isinstance(state, dict) else None
     options = options.get("model") if isinstance(options, dict) else None

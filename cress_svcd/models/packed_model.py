@@ -80,6 +80,9 @@ def pack_tensors(
     }
     packed: Tensors = {}
     described: dict[str, Any] = {}
+    layers = {
+        name: spec for name, spec in layers.items() if not f"{name}.".startswith(TRAINING_ONLY)
+    }
     for name, spec in tqdm(layers.items(), desc="packing", unit="layer", disable=None):
         own = _take(rest, name)
         try:

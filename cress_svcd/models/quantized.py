@@ -15,7 +15,7 @@ import dataclasses
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 from omegaconf import II
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.checkpoints import (
     model_options,
+    options_in,
     read_checkpoint,
     require_dictionary,
     shorten,
@@ -254,9 +255,10 @@ class Quantized:
         if self.quantization_stage is not None:
             set_stage(self, self.quantization_stage if self.training else Stage())
 
-    def check_resumable(self, path: str) -> None:
-        """Raise ConfigError unless the checkpoint at ``path`` was trained under the same policy."""
-        saved = model_options(path).get("quantization_map")
+    def check_resumable(self, state: Mapping[str, Any], path: str) -> None:
+        """Raise ConfigError unless ``state``, the checkpoint at ``path``, was trained under the same
+        policy."""
+        saved = options_in(state, path).get("quantization_map")
         if not saved:
             raise ConfigError(
                 f"{path}: is not quantised and cannot be resumed as a quantised model; to start "

@@ -209,14 +209,7 @@ class Policy:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
-        try:
-            data = yaml.load(text, files.UniqueKeyLoader)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f":{mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or error
-            raise ConfigError(f"{path}{line}: not valid YAML: {problem}") from error
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(files.parse_yaml(text, path), str(path))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the policy as YAML, all or nothing."""

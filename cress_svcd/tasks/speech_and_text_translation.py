@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 import torch
 from omegaconf import II, OmegaConf, open_dict
+from sacrebleu.metrics import BLEU
 from torch import distributed
 
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, encoders, iterators
@@ -22,6 +23,7 @@ from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import (
+    EVAL_BLEU_ORDER,
     TranslationConfig,
     TranslationTask,
     load_langpair_dataset,
@@ -159,6 +161,8 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         },
     )
     save_dir: str = II("checkpoint.save_dir")
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    disable_validation: bool = II("dataset.disable_validation")
     restore_file: str = II("checkpoint.restore_file")
     cpu: bool = II("common.cpu")
     ddp_backend: str = II("distributed_training.ddp_backend")
@@ -256,6 +260,18 @@ def processes(cfg: SpeechAndTextTranslationConfig) -> int:
 def dictionary_digest(dictionary: Dictionary) -> str:
     """Short digest of the symbols in their order: the identity of a vocabulary."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()[:16]
+
+
+def counted_bleu(meters: dict) -> float:
+    """BLEU from the counts of a validation's batches, smoothed as fairseq does it."""
+    score = BLEU.compute_bleu(
+        correct=meters["_bleu_counts"].sum,
+        total=meters["_bleu_totals"].sum,
+        sys_len=int(meters["_bleu_sys_len"].sum),
+        ref_len=int(meters["_bleu_ref_len"].sum),
+        smooth_method="exp",
+    )
+    return round(score.score, 2)
 
 
 @register_task("speech_and_text_translation", dataclass=SpeechAndTextTranslationConfig)
@@ -686,6 +702,20 @@ class SpeechAndTextTranslationTask(TranslationTask):
 
     # Model
 
+    def build_criterion(self, cfg, from_checkpoint: bool = False):
+        """As fairseq's; called where a model is trained or validated, not where it translates.
+
+        Raises:
+            ConfigError: checkpoints are to be compared by what no validation would tell.
+        """
+        own = self.cfg
+        if not own.eval_bleu and not own.disable_validation and own.best_checkpoint_metric == "bleu":
+            raise ConfigError(
+                "--best-checkpoint-metric bleu needs --eval-bleu: validation translates and counts "
+                "BLEU only then; give it, or compare checkpoints by st_nll_loss"
+            )
+        return super().build_criterion(cfg, from_checkpoint)
+
     def build_model(self, cfg, from_checkpoint: bool = False):
         """Build the model; unless it comes from a checkpoint, start it from what ``cfg`` names."""
         architecture = ARCH_MODEL_REGISTRY.get(cfg._name)
@@ -782,6 +812,20 @@ class SpeechAndTextTranslationTask(TranslationTask):
         if stage is not None:
             metrics.log_scalar("quant_mix", stage.mix, weight=0, round=3)
         return result
+
+    def reduce_metrics(self, logging_outputs, criterion) -> None:
+        """As fairseq's, but the BLEU of empty translations, which a model may begin with, is 0.
+
+        fairseq logs none, and misses it where checkpoints are compared by it.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        totals = [log["_bleu_totals_0"] for log in logging_outputs if "_bleu_totals_0" in log]
+        if self.cfg.eval_bleu and totals and not any(totals):
+            for name in ("_bleu_counts", "_bleu_totals"):
+                metrics.log_scalar(name, np.zeros(EVAL_BLEU_ORDER, int))
+            metrics.log_scalar("_bleu_sys_len", 0)
+            metrics.log_scalar("_bleu_ref_len", sum(log["_bleu_ref_len"] for log in logging_outputs))
+            metrics.log_derived("bleu", counted_bleu)
 
     def optimizer_step(self, optimizer, model, update_num) -> None:
         """As fairseq's, after telling the optimizer the update's number."""

@@ -53,31 +53,34 @@ def full(prepared, hubert, tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("full") / "st.pt", prepared, hubert)
 
 
+def quantize(path, prepared, start, rules, *flags):
+    """Write a quantised checkpoint of these rules, its vectors not at their starting values."""
+    policy = path.with_suffix(".yaml")
+    Policy.from_dict({"rules": rules}).save(policy)
+    cfg = parse(
+        prepared, "--finetuned-st-model", start, "--quant-policy", policy, *flags,
+        arch="quant_transformer",
+    )  # fmt: skip
+    task = make_task(prepared)
+    torch.manual_seed(4)
+    model = task.build_model(cfg.model)
+    with torch.no_grad():
+        for layer in quantized_layers(model).values():
+            if hasattr(layer, "calibrate"):
+                layer.calibrate(torch.randn(50, layer.in_features))
+            for vector in layer.vectors().values():
+                vector.mul_(torch.rand_like(vector) + 0.5)
+    return save_checkpoint(path, cfg, task, model)
+
+
 @pytest.fixture(scope="module")
 def quantized(prepared, full, tmp_path_factory):
-    """Makes a quantised checkpoint of these rules, its vectors not at their starting values."""
+    """Makes the quantised checkpoint of a name in RULES."""
     folder = tmp_path_factory.mktemp("quantized")
-    task = make_task(prepared)
 
     def make(name):
         path = folder / f"{name}.pt"
-        if path.exists():
-            return path
-        policy = folder / f"{name}.yaml"
-        Policy.from_dict({"rules": RULES[name]}).save(policy)
-        cfg = parse(
-            prepared, "--finetuned-st-model", full, "--quant-policy", policy,
-            arch="quant_transformer",
-        )  # fmt: skip
-        torch.manual_seed(4)
-        model = task.build_model(cfg.model)
-        with torch.no_grad():
-            for layer in quantized_layers(model).values():
-                if hasattr(layer, "calibrate"):
-                    layer.calibrate(torch.randn(50, layer.in_features))
-                for vector in layer.vectors().values():
-                    vector.mul_(torch.rand_like(vector) + 0.5)
-        return save_checkpoint(path, cfg, task, model)
+        return path if path.exists() else quantize(path, prepared, full, RULES[name])
 
     return make
 
@@ -143,6 +146,19 @@ def test_a_packed_projection_leaves_the_embedding_alone(quantized, packed, waves
     again = torch.load(tmp_path / "again.pt", weights_only=True)["model"]
     table = "decoder.embed_tokens.weight"
     torch.testing.assert_close(again[table], trained[table], rtol=0, atol=0.05)
+
+
+def test_a_quantised_ctc_head_is_left_out(prepared, hubert, waves, tmp_path):
+    start = make_checkpoint(tmp_path / "st.pt", prepared, hubert, "--ctc-head")
+    rules = [{"match": ["decoder.layers.*", "encoder.ctc_head"]}]
+    trained = quantize(tmp_path / "trained.pt", prepared, start, rules, "--ctc-head")
+    assert "encoder.ctc_head" in json.loads(model_options(trained)["quantization_map"])
+    command("pack", trained, "-o", tmp_path / "packed.pt", "--dtype", "fp32")
+    command("unpack", tmp_path / "packed.pt", "-o", tmp_path / "again.pt")
+    assert "ctc_head" not in model_options(tmp_path / "again.pt")["quantization_map"]
+    expected = load_double(trained).translate_batch(waves)
+    for name in ("packed", "again"):
+        require_same(load_double(tmp_path / f"{name}.pt").translate_batch(waves), expected)
 
 
 @pytest.mark.parametrize("name", ["svcd", "unrounded"])

@@ -362,7 +362,12 @@ class TestReading:
         [
             ("", "holds nothing.*scripts/recipes"),
             ("- a", "holds a list"),
-            ("stages: [", "is not YAML"),
+            ("stages: [", ":1: is not valid YAML"),
+            ("name: x\nabout: y\nname: z", ":3: .*'name' stands twice.* line 1"),
+            (
+                "stages:\n  - name: a\n    commands: [[x]]\n    commands: [[y]]",
+                ":4: .*'commands' stands twice.* line 3",
+            ),
             ("name: x", "no key stages"),
             ("stages: [x]\nsettings: {out: o}", "stages: expected a list of keys"),
             ("settings: [out]\nstages: [{name: a, commands: [[x]]}]", "settings: expected keys"),
@@ -399,7 +404,8 @@ class TestReading:
             (["--set", "lnag=de"], "no setting lnag; it has"),
             (["--set", "lang"], "expected KEY=VALUE"),
             (["--set", "=x"], "expected KEY=VALUE"),
-            (["--set", "flags=[a"], "setting flags: '\\[a' is not YAML"),
+            (["--set", "flags=[a"], "setting flags: '\\[a':1: is not valid YAML"),
+            (["--set", "flags={a: 1, a: 2}"], "setting flags: .*'a' stands twice"),
             (["--from-stage", "7"], "no stage 7; there are 1 to 1: a"),
             (["--to-stage", "b"], "no stage b"),
         ],

@@ -10,6 +10,7 @@ from fairseq.models import build_model as build_of_fairseq
 from omegaconf import OmegaConf
 from training_options import TINY_MODEL, make_task
 
+from cress_svcd.compat import read_mapped
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import Policy, count_calls, quantization_map, quantized_layers
 from cress_svcd.quantization.shipped import shipped_policies
@@ -398,16 +399,18 @@ class TestCheckpoint:
         model, cfg = quantize(task, starts)
         path = tmp_path / "checkpoint_last.pt"
         save(path, model, cfg, task.state_dict())
-        model.check_resumable(path)
+        state = read_mapped(path)
+        model.check_resumable(state, path)
         other, _ = quantize(task, starts, **options)
         with pytest.raises(ConfigError, match=message) as caught:
-            other.check_resumable(path)
+            other.check_resumable(state, path)
         assert str(path) in str(caught.value)
 
     def test_in_full_precision_is_not_resumed(self, task, starts):
         model, _ = quantize(task, starts)
         with pytest.raises(ConfigError, match="--finetuned-st-model"):
-            model.check_resumable(starts["hubert_transformer"][0])
+            path, _ = starts["hubert_transformer"]
+            model.check_resumable(read_mapped(path), path)
 
 
 class TestSchedule:

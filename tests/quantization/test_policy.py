@@ -138,7 +138,7 @@ class TestReading:
             ("- x", "expected a mapping"),
             ("", "expected a mapping"),
             ("rules: [{match: x}]\nexclude: {a: b}", "exclude: found"),
-            ("rules:\n  - match: a\n  bits: [", ":3: not valid YAML"),
+            ("rules:\n  - match: a\n  bits: [", ":3: is not valid YAML"),
             ("rules:\n  - match: a\n    bits: 1\n    'match': b", ":4: .*'match' .*twice.* line 2"),
             ("rules: [{match: x}]\nrules: [{match: y}]", ":2: .*'rules' .*twice.* line 1"),
         ],

@@ -1,5 +1,6 @@
 """The task: which data it reads, what a batch holds, and what it refuses."""
 
+import math
 import re
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 from fairseq.data import Dictionary
+from fairseq.logging import metrics
 from hubert_files import make_hubert
 from training_options import make_model, make_task, parse
 
@@ -26,6 +28,10 @@ def data(prepared, tmp_path):
 
 def mixed(data, *flags):
     return make_task(data, *MIXED, "--text-data", data / "binary", *flags)
+
+
+def make_criterion(data, *flags):
+    return make_task(data, *flags).build_criterion(parse(data, *flags).criterion)
 
 
 def change_config(data, **changes):
@@ -442,6 +448,14 @@ class TestErrors:
         mixed(prepared, *flags, "--find-unused-parameters")
         make_task(prepared, *flags, "--st-training", "--mt-finetune")
 
+    def test_checkpoints_compared_by_a_bleu_that_is_not_counted(self, prepared):
+        metric = ("--best-checkpoint-metric", "bleu")
+        with pytest.raises(ConfigError, match="metric bleu needs --eval-bleu"):
+            make_criterion(prepared, *metric)
+        make_criterion(prepared, *metric, "--eval-bleu")
+        make_criterion(prepared, *metric, "--disable-validation")
+        make_criterion(prepared)
+
     def test_a_checkpoint_of_another_dictionary(self, data, prepared):
         state = make_task(prepared).state_dict()
         make_task(prepared).load_state_dict(state)
@@ -463,6 +477,28 @@ class TestErrors:
         change_config(data, standardize_audio=not normalize)
         with pytest.raises(ConfigError, match=f"standardize_audio is {not normalize}"):
             make_model(cfg, make_task(data))
+
+
+def test_empty_translations_have_a_bleu_of_0_and_count_among_others(prepared):
+    task = make_task(prepared, "--eval-bleu")
+    criterion = make_criterion(prepared)
+
+    def log(matched, words, reference):
+        found = {f"_bleu_{kind}_{n}": max(0, count - n) for n in range(4)
+                 for kind, count in (("counts", matched), ("totals", words))}  # fmt: skip
+        lengths = {"_bleu_sys_len": words, "_bleu_ref_len": reference}
+        return {**found, **lengths, "loss": 1, "nll_loss": 1, "ntokens": 1, "sample_size": 1}
+
+    def bleu(*batches):
+        with metrics.aggregate(new_root=True) as logged:
+            for batch in batches:
+                task.reduce_metrics([log(*batch)], criterion)
+        return logged.get_smoothed_values()["bleu"]
+
+    assert bleu((0, 0, 9)) == bleu((0, 0, 9), (0, 0, 4)) == 0
+    assert bleu((8, 8, 8)) == 100
+    shorter = 100 * math.exp(1 - 16 / 8)  # the brevity penalty
+    assert bleu((8, 8, 8), (0, 0, 8)) == bleu((0, 0, 8), (8, 8, 8)) == pytest.approx(shorter, abs=0.01)
 
 
 def test_the_digest_tells_dictionaries_apart(prepared):
