@@ -69,6 +69,24 @@ def is_said_to_you(mode: Mode) -> bool:
     return mode[1] in (Modal.CAN, Modal.MUST, Modal.SHOULD)
 
 
+@cache
+def _fitting_modes(
+    verb: str, to_you: bool, modes: tuple[Mode, ...]
+) -> tuple[tuple[Mode, float], ...]:
+    """Those of ``modes`` (none: of all) that ``verb`` is used in; ``to_you``: the subject is you."""
+    options = [option for option in modes_of(verb) if not modes or option[0] in modes]
+    if to_you and not modes:
+        options = [option for option in options if is_said_to_you(option[0])]
+    return tuple(options)
+
+
+@cache
+def _fitting_verbs(
+    verbs: tuple[str, ...], to_you: bool, modes: tuple[Mode, ...]
+) -> tuple[str, ...]:
+    return tuple(verb for verb in verbs if _fitting_modes(verb, to_you, modes))
+
+
 class Activities:
     """Clauses about people's doings, drawn with ``dice``."""
 
@@ -90,21 +108,12 @@ class Activities:
         ``modes``: the tenses and modals to choose from, any by default; verbs without one of
         them are left out.  ``bare``: nothing but what the verb needs.
         """
-        fitting = [v for v in verbs if self._fitting(v, subject, modes)]
-        verb = self._dice.usual(fitting)
-        mode = self._dice.weighted(self._fitting(verb, subject, modes))
+        to_you = subject == Pronoun(YOU)
+        verb = self._dice.usual(_fitting_verbs(verbs, to_you, modes))
+        mode = self._dice.weighted(_fitting_modes(verb, to_you, modes))
         if negative is None:
             negative = self._is_negative(verb, mode)
         return self._enacted(Deed(verb), subject, mode, negative, bare)
-
-    @staticmethod
-    def _fitting(
-        verb: str, subject: Participant | None, modes: tuple[Mode, ...]
-    ) -> list[tuple[Mode, float]]:
-        options = [option for option in modes_of(verb) if not modes or option[0] in modes]
-        if subject == Pronoun(YOU) and not modes:
-            options = [option for option in options if is_said_to_you(option[0])]
-        return options
 
     def deed(
         self, deed: Deed, subject: Participant | None, mode: Mode, negative: bool = False
