@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from fairseq_commands import generate_command, train_command
 
+from cress_svcd.cli.main import main
+
 # Inherited by the commands: tiny models run fastest on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -56,10 +58,10 @@ def baseline(run, prepared, hubert, text_model, elsewhere, tmp_path_factory) -> 
 
 
 @pytest.fixture(scope="session")
-def averaged(run, baseline) -> Path:
+def averaged(baseline) -> Path:
     """The baseline's last three checkpoints, averaged."""
     path = baseline.folder / "averaged.pt"
-    run("cress-svcd", "average", baseline.folder, "--last", "3", "-o", path)
+    assert main(["average", str(baseline.folder), "--last", "3", "-o", str(path)]) == 0
     return path
 
 
