@@ -1,5 +1,6 @@
 """fairseq's commands over the tiny corpus, as processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training_options import TINY_MODEL
+
+from cress_svcd.cli.main import main
+from cress_svcd.recipe import PROGRAMS, resolve
+from cress_svcd.recipe_file import Stage
 
 USER_DIR = Path(__file__).parents[1] / "cress_svcd"
 TASK = ["--user-dir", USER_DIR, "--task", "speech_and_text_translation", "--cpu"]
@@ -105,8 +110,6 @@ for name, (module, *arguments) in json.loads(sys.argv[1]).items():
 
 def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
     """Run several commands of fairseq one after the other in one process; a start takes seconds."""
-    from cress_svcd.recipe import PROGRAMS
-
     series = {
         name: [PROGRAMS[program], *map(str, arguments)]
         for name, (program, *arguments) in commands.items()
@@ -129,3 +132,45 @@ def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
             outcomes[last := name] = Outcome(output, False)
     assert outcomes.keys() == commands.keys(), result.stdout[-3000:]
     return outcomes
+
+
+def run_stages(stages: list[Stage], cwd: Path) -> None:
+    """Run all commands of a recipe's stages in their order, from ``cwd``, in few processes.
+
+    Ours run in this one; those of fairseq wait until a file is needed that is not there, and then
+    share one; others, as torchrun, have their own.
+    """
+    waiting: dict[str, list[str]] = {}
+    begun: list[Stage] = []
+
+    def finish() -> None:
+        outcomes = run_series(waiting, cwd) if waiting else {}
+        for name, outcome in outcomes.items():
+            assert not outcome.failed, f"{name}: {outcome.output[-3000:]}"
+        for stage in begun:
+            if stage.output:
+                assert len(stage.commands) == 1
+                Path(stage.output).parent.mkdir(exist_ok=True)
+                Path(stage.output).write_text(outcomes[f"{stage.name} 1"].output, encoding="utf-8")
+            assert all(Path(file).exists() for file in stage.makes), stage.name
+        waiting.clear()
+        begun.clear()
+
+    with contextlib.chdir(cwd):
+        for stage in stages:
+            if not all(Path(file).exists() for file in stage.needs):
+                finish()
+            assert all(Path(file).exists() for file in stage.needs), stage.name
+            begun.append(stage)
+            for number, command in enumerate(stage.commands, start=1):
+                if command[0] == "cress-svcd":
+                    assert main(command[1:]) == 0, stage.name
+                elif command[0].startswith("fairseq"):
+                    waiting[f"{stage.name} {number}"] = command
+                else:
+                    result = subprocess.run(
+                        resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                        text=True, timeout=600,
+                    )  # fmt: skip
+                    assert result.returncode == 0, f"{stage.name}: {result.stdout[-3000:]}"
+        finish()
