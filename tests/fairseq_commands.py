@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,35 +95,52 @@ class Outcome:
     failed: bool
 
 
+# Of several processes the first tells.
 SERIES = """
-import json, sys, traceback
+import json, os, sys, traceback
 from importlib import import_module
+from torch import distributed
+first = os.environ.get("RANK", "0") == "0"
 for name, (module, *arguments) in json.loads(sys.argv[1]).items():
-    print(f"\\n##### {name}", flush=True)
+    if distributed.is_initialized():
+        distributed.barrier()
+    if first:
+        print(f"\\n##### {name}", flush=True)
     sys.argv = [module, *arguments]
     try:
         import_module(module).cli_main()
     except BaseException:
-        traceback.print_exc(file=sys.stdout)
-        print("##### failed", flush=True)
+        if first:
+            traceback.print_exc(file=sys.stdout)
+            print("##### failed", flush=True)
 """
 
 
-def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
-    """Run several commands of fairseq one after the other in one process; a start takes seconds."""
+def run_series(
+    commands: dict[str, list], cwd: Path, launch: tuple[str, ...] = ()
+) -> dict[str, Outcome]:
+    """Run several commands of fairseq one after the other in one process; a start takes seconds.
+
+    Args:
+        launch: what starts a Python script in several processes that work together.
+    """
     series = {
         name: [PROGRAMS[program], *map(str, arguments)]
         for name, (program, *arguments) in commands.items()
     }
-    result = subprocess.run(
-        [sys.executable, "-c", SERIES, json.dumps(series)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "series.py"
+        script.write_text(SERIES, encoding="utf-8")
+        words = [*(launch or [sys.executable]), str(script), json.dumps(series)]
+        result = subprocess.run(
+            words,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
     outcomes = {}
     for part in result.stdout.split("\n##### ")[1:]:
         name, _, output = part.partition("\n")
