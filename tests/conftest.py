@@ -83,6 +83,13 @@ def run_command(*command, cwd=None, check=True, **options) -> subprocess.Complet
     return result
 
 
+def run_here(*command) -> None:
+    """Run one of our commands in this process: to start one takes seconds."""
+    from cress_svcd.cli.main import main
+
+    assert main([str(item) for item in command]) == 0
+
+
 @pytest.fixture(scope="session")
 def run():
     """Runs commands as processes; see :func:`run_command`."""
@@ -100,9 +107,7 @@ def release(tmp_path_factory) -> Path:
             text = "".join(f"{pair[side]}\n" for pair in part)
             (folder / f"{split}.{language}").write_text(text, encoding="utf-8")
         arguments += ["--split", split, folder / f"{split}.en", folder / f"{split}.de"]
-    run_command(
-        "cress-svcd", "speak", *arguments, "--tgt-lang", "de", "-o", folder, "--workers", "1"
-    )
+    run_here("speak", *arguments, "--tgt-lang", "de", "-o", folder, "--workers", "1")
     return folder
 
 
@@ -110,8 +115,8 @@ def release(tmp_path_factory) -> Path:
 def prepared(release, tmp_path_factory) -> Path:
     """The release, prepared: manifests, vocabulary of 50 pieces, config, binary text."""
     folder = tmp_path_factory.mktemp("prepared")
-    run_command(
-        "cress-svcd", "prepare-mustc", release, "-o", folder, "--tgt-lang", "de",
+    run_here(
+        "prepare-mustc", release, "-o", folder, "--tgt-lang", "de",
         "--vocab-size", "50", "--text-data", "--workers", "1",
     )  # fmt: skip
     return folder

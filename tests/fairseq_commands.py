@@ -1,14 +1,20 @@
 """fairseq's commands over the tiny corpus, as processes."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from training_options import TINY_MODEL
+
+from cress_svcd.cli.main import main
+from cress_svcd.recipe import PROGRAMS, resolve
+from cress_svcd.recipe_file import Stage
 
 USER_DIR = Path(__file__).parents[1] / "cress_svcd"
 TASK = ["--user-dir", USER_DIR, "--task", "speech_and_text_translation", "--cpu"]
@@ -89,37 +95,52 @@ class Outcome:
     failed: bool
 
 
+# Of several processes the first tells.
 SERIES = """
-import json, sys, traceback
+import json, os, sys, traceback
 from importlib import import_module
+from torch import distributed
+first = os.environ.get("RANK", "0") == "0"
 for name, (module, *arguments) in json.loads(sys.argv[1]).items():
-    print(f"\\n##### {name}", flush=True)
+    if distributed.is_initialized():
+        distributed.barrier()
+    if first:
+        print(f"\\n##### {name}", flush=True)
     sys.argv = [module, *arguments]
     try:
         import_module(module).cli_main()
     except BaseException:
-        traceback.print_exc(file=sys.stdout)
-        print("##### failed", flush=True)
+        if first:
+            traceback.print_exc(file=sys.stdout)
+            print("##### failed", flush=True)
 """
 
 
-def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
-    """Run several commands of fairseq one after the other in one process; a start takes seconds."""
-    from cress_svcd.recipe import PROGRAMS
+def run_series(
+    commands: dict[str, list], cwd: Path, launch: tuple[str, ...] = ()
+) -> dict[str, Outcome]:
+    """Run several commands of fairseq one after the other in one process; a start takes seconds.
 
+    Args:
+        launch: what starts a Python script in several processes that work together.
+    """
     series = {
         name: [PROGRAMS[program], *map(str, arguments)]
         for name, (program, *arguments) in commands.items()
     }
-    result = subprocess.run(
-        [sys.executable, "-c", SERIES, json.dumps(series)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "series.py"
+        script.write_text(SERIES, encoding="utf-8")
+        words = [*(launch or [sys.executable]), str(script), json.dumps(series)]
+        result = subprocess.run(
+            words,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
     outcomes = {}
     for part in result.stdout.split("\n##### ")[1:]:
         name, _, output = part.partition("\n")
@@ -129,3 +150,45 @@ def run_series(commands: dict[str, list], cwd: Path) -> dict[str, Outcome]:
             outcomes[last := name] = Outcome(output, False)
     assert outcomes.keys() == commands.keys(), result.stdout[-3000:]
     return outcomes
+
+
+def run_stages(stages: list[Stage], cwd: Path) -> None:
+    """Run all commands of a recipe's stages in their order, from ``cwd``, in few processes.
+
+    Ours run in this one; those of fairseq wait until a file is needed that is not there, and then
+    share one; others, as torchrun, have their own.
+    """
+    waiting: dict[str, list[str]] = {}
+    begun: list[Stage] = []
+
+    def finish() -> None:
+        outcomes = run_series(waiting, cwd) if waiting else {}
+        for name, outcome in outcomes.items():
+            assert not outcome.failed, f"{name}: {outcome.output[-3000:]}"
+        for stage in begun:
+            if stage.output:
+                assert len(stage.commands) == 1
+                Path(stage.output).parent.mkdir(exist_ok=True)
+                Path(stage.output).write_text(outcomes[f"{stage.name} 1"].output, encoding="utf-8")
+            assert all(Path(file).exists() for file in stage.makes), stage.name
+        waiting.clear()
+        begun.clear()
+
+    with contextlib.chdir(cwd):
+        for stage in stages:
+            if not all(Path(file).exists() for file in stage.needs):
+                finish()
+            assert all(Path(file).exists() for file in stage.needs), stage.name
+            begun.append(stage)
+            for number, command in enumerate(stage.commands, start=1):
+                if command[0] == "cress-svcd":
+                    assert main(command[1:]) == 0, stage.name
+                elif command[0].startswith("fairseq"):
+                    waiting[f"{stage.name} {number}"] = command
+                else:
+                    result = subprocess.run(
+                        resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                        text=True, timeout=600,
+                    )  # fmt: skip
+                    assert result.returncode == 0, f"{stage.name}: {result.stdout[-3000:]}"
+        finish()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fairseq_commands import generate_command, train_command
+from fairseq_commands import generate_command, run_series, train_command
+
+from cress_svcd.cli.main import main
 
 # Inherited by the commands: tiny models run fastest on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,48 +20,62 @@ def elsewhere(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("elsewhere")
 
 
-@pytest.fixture(scope="session")
-def text_model(run, prepared, elsewhere, tmp_path_factory) -> Path:
-    """A translation model, trained on text alone."""
-    folder = tmp_path_factory.mktemp("mt")
-    run(
-        *train_command(prepared, folder, mode=["--ext-mt-training"]),
-        "--text-data", prepared / "binary", "--max-epoch", "8", "--batch-size-text", "8",
-        "--no-epoch-checkpoints", cwd=elsewhere,
-    )  # fmt: skip
-    return folder / "checkpoint_last.pt"
-
-
 @dataclass
 class Training:
-    """A finished training: its command, its folder and what it printed."""
+    """A finished training: its folder and what it printed."""
 
-    command: list
     folder: Path
     output: str
 
 
 @pytest.fixture(scope="session")
-def baseline(run, prepared, hubert, text_model, elsewhere, tmp_path_factory) -> Training:
-    """The baseline, after which the checkpoints that it started from are gone."""
+def trainings(prepared, hubert, elsewhere, tmp_path_factory) -> tuple[Path, Training]:
+    """A translation model, trained on text alone, and the baseline that starts from it.
+
+    What the baseline started from is gone afterwards; the text model lies elsewhere.
+    """
     folder = tmp_path_factory.mktemp("baseline")
     starts = tmp_path_factory.mktemp("starts")
-    command = [
-        *train_command(prepared, folder, "--text-data", prepared / "binary", "--max-epoch", "8"),
-        "--hubert-model-path", shutil.copy(hubert, starts / "hubert.pt"),
-        "--load-pretrained-mt-encoder-decoder-from", shutil.copy(text_model, starts / "mt.pt"),
-        "--tensorboard-logdir", folder / "tensorboard",
-    ]  # fmt: skip
-    result = run(*command, cwd=elsewhere)
+    binary = ["--text-data", prepared / "binary"]
+    text_model = starts / "mt" / "checkpoint_last.pt"
+    commands = {
+        "text": [
+            *train_command(prepared, text_model.parent, *binary, mode=["--ext-mt-training"]),
+            "--max-epoch", "8", "--batch-size-text", "8", "--no-epoch-checkpoints",
+            "--num-workers", "0",
+        ],
+        "baseline": [
+            *train_command(prepared, folder, *binary, "--max-epoch", "8"),
+            "--hubert-model-path", shutil.copy(hubert, starts / "hubert.pt"),
+            "--load-pretrained-mt-encoder-decoder-from", text_model,
+            "--tensorboard-logdir", folder / "tensorboard",
+        ],
+    }  # fmt: skip
+    outcomes = run_series(commands, elsewhere)
+    for outcome in outcomes.values():
+        assert not outcome.failed, outcome.output[-3000:]
+    kept = shutil.copy(text_model, tmp_path_factory.mktemp("mt") / "mt.pt")
     shutil.rmtree(starts)
-    return Training(command, folder, result.stdout + result.stderr)
+    return kept, Training(folder, outcomes["baseline"].output)
 
 
 @pytest.fixture(scope="session")
-def averaged(run, baseline) -> Path:
+def text_model(trainings) -> Path:
+    """The translation model."""
+    return trainings[0]
+
+
+@pytest.fixture(scope="session")
+def baseline(trainings) -> Training:
+    """The baseline."""
+    return trainings[1]
+
+
+@pytest.fixture(scope="session")
+def averaged(baseline) -> Path:
     """The baseline's last three checkpoints, averaged."""
     path = baseline.folder / "averaged.pt"
-    run("cress-svcd", "average", baseline.folder, "--last", "3", "-o", path)
+    assert main(["average", str(baseline.folder), "--last", "3", "-o", str(path)]) == 0
     return path
 
 

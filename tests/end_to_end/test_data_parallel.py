@@ -7,7 +7,7 @@ import yaml
 from fairseq_commands import records, train_command
 from tone_corpus import write_prepared
 from training_options import NO_DROPOUT
-from two_processes import kill_one_at_update, torchrun
+from two_processes import kill_one_at_update, torchrun, torchrun_series
 
 from cress_svcd.cli.main import main
 
@@ -69,28 +69,42 @@ def alone(run, make, elsewhere):
     return losses(result.stdout + result.stderr)
 
 
-@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
-def test_two_processes_train_as_one_with_two_batches(alone, make, elsewhere, backend):
-    result = torchrun(make("--update-freq", "1", "--ddp-backend", backend), elsewhere)
-    assert result.returncode == 0, result.stdout[-5000:]
-    found = losses(result.stdout)
+BACKENDS = ["legacy_ddp", "pytorch_ddp"]
+
+
+@pytest.fixture(scope="module")
+def together(make, elsewhere):
+    """Trainings in the same two processes."""
+    commands = {
+        **{name: make("--update-freq", "1", "--ddp-backend", name) for name in BACKENDS},
+        "mixed": make("--update-freq", "2", mode=MIXED),
+        "refused": make("--ddp-backend", "pytorch_ddp", mode=MIXED),
+    }
+    return torchrun_series(commands, elsewhere)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_train_as_one_with_two_batches(alone, together, backend):
+    outcome = together[backend]
+    assert not outcome.failed, outcome.output[-5000:]
+    found = losses(outcome.output)
     assert len(found) == len(alone) > 5
     for one, other in zip(alone, found):
         assert other == pytest.approx(one, rel=2e-3, abs=2e-3)
 
 
-def test_two_processes_take_batches_of_the_same_mode(make, elsewhere):
-    result = torchrun(make("--update-freq", "2", mode=MIXED), elsewhere)
-    assert result.returncode == 0, result.stdout[-5000:]
-    found = losses(result.stdout)
+def test_two_processes_take_batches_of_the_same_mode(together):
+    outcome = together["mixed"]
+    assert not outcome.failed, outcome.output[-5000:]
+    found = losses(outcome.output)
     assert {"st_loss", "mt_loss"} <= {name for record in found for name in record}
     assert sum("ext_mt_loss" in record for record in found) >= 2
 
 
-def test_mixed_modes_under_pytorch_ddp_are_refused_before_they_hang(make, elsewhere):
-    result = torchrun(make("--ddp-backend", "pytorch_ddp", mode=MIXED), elsewhere)
-    assert result.returncode != 0
-    assert "give --ddp-backend legacy_ddp or --find-unused-parameters" in result.stdout
+def test_mixed_modes_under_pytorch_ddp_are_refused_before_they_hang(together):
+    refused = together["refused"]
+    assert refused.failed and not records(refused.output, "train_inner")
+    assert "give --ddp-backend legacy_ddp or --find-unused-parameters" in refused.output
 
 
 def test_masked_prediction_in_two_processes_sums_over_both(tmp_path, elsewhere):

@@ -16,6 +16,7 @@ from fairseq_commands import (
     svcd_command,
 )
 
+from cress_svcd.cli.main import main
 from cress_svcd.quantization import Policy
 
 POLICY = {"rules": [{"match": "decoder.layers.*.encoder_attn.*"}, {"match": "*.fc1", "bits": 1.58}]}
@@ -82,10 +83,11 @@ def test_the_command_of_the_description(trained):
 
 
 @pytest.fixture(scope="module")
-def translated(run, trained, prepared, elsewhere):
+def translated(trained, prepared, elsewhere):
     """What fairseq-generate prints from the checkpoint, and from the average of two."""
     folder = trained[0] / "described"
-    run("cress-svcd", "average", folder, "--last", "2", "-o", folder / "averaged.pt")
+    average = ["average", folder, "--last", "2", "-o", folder / "averaged.pt"]
+    assert main([str(word) for word in average]) == 0
     commands = {
         name: generate_command(prepared, folder / f"{name}.pt", "--num-workers", "0", *flags)
         for name, flags in (("checkpoint_last", []), ("averaged", ["--batch-size", "1"]))

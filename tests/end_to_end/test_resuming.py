@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq_commands import measured, records, train_command
+from fairseq_commands import measured, records, run_series, train_command
 
 from cress_svcd.recipe import resolve
 
@@ -46,23 +46,42 @@ def kill_at_update(command: list, update: int, log: Path, cwd: Path) -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_after_sigkill_losses_and_weights_are_those_of_an_uninterrupted_run(
-    run, prepared, hubert, elsewhere, tmp_path, mode
-):
-    options = MODES[mode]
-    whole = run(*command(prepared, hubert, tmp_path / "whole", options), cwd=elsewhere)
-    wanted = records(whole.stdout + whole.stderr, "train_inner")
-    epoch_of = {record["num_updates"]: record["epoch"] for record in wanted}
+def updates(outcomes: dict, mode: str) -> list[dict]:
+    assert not outcomes[mode].failed, outcomes[mode].output[-3000:]
+    return records(outcomes[mode].output, "train_inner")
 
-    interrupted = command(prepared, hubert, tmp_path / "killed", options)
-    log = tmp_path / "killed.log"
-    # In the middle of the second epoch.
-    kill_at_update(interrupted, len(wanted) // 2, log, elsewhere)
-    before = records(log.read_text(), "train_inner")
+
+@pytest.fixture(scope="module")
+def trained(prepared, hubert, elsewhere, tmp_path_factory):
+    """A folder with what was logged, by mode: uninterrupted, until it was killed, and from then on."""
+    folder = tmp_path_factory.mktemp("resuming")
+
+    def commands(name: str) -> dict[str, list]:
+        return {
+            mode: command(prepared, hubert, folder / name / mode, options)
+            for mode, options in MODES.items()
+        }
+
+    whole = run_series(commands("whole"), elsewhere)
+    killed = {}
+    for mode, interrupted in commands("killed").items():
+        log = folder / f"{mode}.log"
+        # In the middle of the second epoch.
+        kill_at_update(interrupted, len(updates(whole, mode)) // 2, log, elsewhere)
+        killed[mode] = records(log.read_text(), "train_inner")
+    resumed = run_series(commands("killed"), elsewhere)
+    logged = {
+        mode: (updates(whole, mode), killed[mode], updates(resumed, mode)) for mode in MODES
+    }
+    return folder, logged
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_sigkill_losses_and_weights_are_those_of_an_uninterrupted_run(trained, mode):
+    folder, logged = trained
+    wanted, before, after = logged[mode]
+    epoch_of = {record["num_updates"]: record["epoch"] for record in wanted}
     assert len(before) < len(wanted) and before[-1]["epoch"] == 2
-    result = run(*interrupted, cwd=elsewhere)
-    after = records(result.stdout + result.stderr, "train_inner")
     assert after[0]["epoch"] == 2 == epoch_of[after[0]["num_updates"]]
     assert int(after[0]["num_updates"]) > 1, "it started from the beginning"
 
@@ -73,7 +92,7 @@ def test_after_sigkill_losses_and_weights_are_those_of_an_uninterrupted_run(
         measured(record) for record in wanted[-len(after) :]
     ]
     models = [
-        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"]
+        torch.load(folder / name / mode / "checkpoint_last.pt", weights_only=True)["model"]
         for name in ("whole", "killed")
     ]
     assert models[0].keys() == models[1].keys()

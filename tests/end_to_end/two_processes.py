@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from fairseq_commands import Outcome, run_series
+
 from cress_svcd.recipe import resolve
 
 PROCESSES = 2
@@ -19,13 +21,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def launch() -> list[str]:
+    """What starts a script, or a module after ``-m``, in two processes."""
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(PROCESSES),
+        "--master_addr", "127.0.0.1", "--master_port", str(free_port()),
+    ]  # fmt: skip
+
+
 def torchrun_command(command: list) -> list[str]:
     """One of our commands, or of fairseq, in two processes."""
     _, _, module, *arguments = resolve([str(item) for item in command])
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(PROCESSES),
-        "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "-m", module, *arguments,
-    ]  # fmt: skip
+    return [*launch(), "-m", module, *arguments]
+
+
+def torchrun_series(commands: dict[str, list], cwd) -> dict[str, Outcome]:
+    """Run several of fairseq's commands one after the other in the same two processes."""
+    return run_series(commands, cwd, tuple(launch()))
 
 
 def torchrun(command: list, cwd) -> subprocess.CompletedProcess:
