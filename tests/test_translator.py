@@ -213,6 +213,16 @@ def test_a_back_end_for_a_model_without_packed_layers_is_told(checkpoint, caplog
     assert "no packed layers" in caplog.text
 
 
+def test_static_steps_say_the_same(checkpoint, waves):
+    static, eager = (
+        Translator.load(checkpoint, **SEARCH, decoder=name) for name in ("static", "eager")
+    )
+    for a, b in zip(static.translate_batch(waves), eager.translate_batch(waves), strict=True):
+        assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-4)
+    assert static.generator.model.decoded_by == "static"
+    assert eager.generator.model.decoded_by.startswith("eager")
+
+
 def test_threads_are_set(checkpoint):
     before = torch.get_num_threads()
     try:
@@ -312,6 +322,7 @@ class TestRefusals:
             {"device": "abacus"},
             {"backend": "abacus"},
             {"backend": "gpu"},
+            {"decoder": "abacus"},
         ],
         ids=str,
     )

@@ -116,9 +116,9 @@ class Shape:
     """Tensors for batches of up to so many sentences and frames, and the recordings on them.
 
     Caches (H heads of D): ``own`` layers·2 x rows x H x target x D, keys and values alternating,
-    and ``other`` layers·2 x sentences x H x source x D of the encoder's states.  A row is a beam of
-    a sentence; those of one lie together, so the encoder's keys and values are held once for all
-    of them.
+    and ``other`` layers·2 x sentences x H x source x D of the encoder's states.  A row is a beam
+    of a sentence; those of one lie together, so the encoder's keys and values are held once for
+    all of them.
     """
 
     def __init__(self, decoder: nn.Module, like: Tensor, sentences: int, beam: int, source: int):
@@ -179,6 +179,15 @@ class StaticDecoder:
         self._now: Shape | None = None
         self._rows = self._position = self._target = 0
         self._ordered = False  # whether the shape's order is the one to go on with
+
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded; False where the device of the last batch has no graphs."""
+        return self._recorder is not None and self._recorder.records
+
+    def bytes(self) -> int:
+        """Of all caches; recordings hold no more than the caches of a shape again."""
+        return sum(shape.bytes() for shape in self._shapes.values())
 
     @torch.no_grad()
     def begin(self, encoder_out: dict[str, list[Tensor]], beam: int) -> None:
@@ -271,7 +280,7 @@ class StaticDecoder:
         self._shapes.move_to_end(key)
         while len(self._shapes) > 1 and (
             len(self._shapes) > MOST_SHAPES
-            or sum(shape.bytes() for shape in self._shapes.values()) > MOST_BYTES
+            or self.bytes() > MOST_BYTES
         ):
             self._shapes.popitem(last=False)
         return self._shapes[key]
@@ -313,7 +322,7 @@ class StaticDecoder:
         yield from self.model.decoder.buffers()
 
     def _cover_positions(self, tokens: Tensor) -> None:
-        """Have sinusoidal positions for all steps that are recorded: fairseq makes them if asked."""
+        """Have sinusoidal positions for all steps of a recording: fairseq makes them if asked."""
         positions = self.model.decoder.embed_positions
         if isinstance(positions, SinusoidalPositionalEmbedding):
             positions(tokens.new_zeros(1, self._target), incremental_state={})

@@ -67,12 +67,24 @@ class RecordedEnsemble(EnsembleModel):
         """Around the search of one batch.  The steps' tensors are shared: other threads wait."""
         with self._turn:
             told, self.why_eager = self.why_eager, self._why_eager()
-            if told != self.why_eager:
-                logger.info("decoder: %s", f"eager: {self.why_eager}" if self.why_eager else "static")
-            if self.why_eager is None and self._static is None:
-                self._static = StaticDecoder(self.single_model)
             self._begins = self.why_eager is None
+            if self._begins and self._static is None:
+                self._static = StaticDecoder(self.single_model)
             yield
+            if told != self.why_eager:
+                logger.info("decoder: %s", self.decoded_by)
+
+    @property
+    def decoded_by(self) -> str:
+        """What decoded the last batch, in words."""
+        if self.why_eager is not None:
+            return f"eager ({self.why_eager})"
+        return "static, recorded" if self._static.records else "static"
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the static decoder's caches, which are kept from batch to batch."""
+        return 0 if self._static is None else self._static.bytes()
 
     def _why_eager(self) -> str | None:
         model = self.single_model

@@ -322,7 +322,8 @@ class TestWhen:
         if reason == "trained":
             model._is_generation_fast = False
         if reason == "paper":
-            rule = {"match": "decoder.layers.0.fc1", "method": "svcd", "options": {"variant": "paper"}}
+            rule = {"match": "decoder.layers.0.fc1", "method": "svcd"}
+            rule["options"] = {"variant": "paper"}
             apply_policy(model, Policy.from_dict({"rules": [rule]}))
             model.eval()
         theirs = SequenceGenerator(models, dictionary, beam_size=3, max_len_b=9)
@@ -378,7 +379,7 @@ def test_half_precision_on_cuda(dictionary, small_sizes, kind, beam):
             model.decoder.reorder_incremental_state_scripting(cache, order)
             decoder.reorder(order)
             tokens = tokens[order]
-    assert decoder._recorder.records
+    assert decoder.records
 
 
 @needs_cuda
