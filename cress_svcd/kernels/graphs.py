@@ -8,6 +8,7 @@ everywhere.
 """
 
 import logging
+import threading
 from typing import Callable
 
 import torch
@@ -15,6 +16,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 WARMING = 2  # calls before a recording: kernels are compiled and chosen, workspaces allocated
+_TURN = threading.Lock()  # torch records one graph at a time
 
 
 class Recorder:
@@ -30,38 +32,56 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-
-    @property
-    def records(self) -> bool:
-        """Whether there are graphs on the device."""
-        return self._pool is not None
+        self.records = device.type == "cuda"  # False also from the first failure on
+        self._pool = self._stream = self._first = None
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """What does the same as ``function``, by a single launch where the device has graphs.
 
-        A function that cannot be recorded is returned itself, with a warning.
+        A function that cannot be recorded is returned itself, with a warning, and so are all that
+        follow: a failure costs more than a recording saves.
         """
         if not self.records:
             return function
-        with torch.cuda.device(self.device):
-            self._warm(function)
-            graph = torch.cuda.CUDAGraph()
+        with _TURN, torch.cuda.device(self.device):
+            current = torch.cuda.current_stream()
             try:
-                # Other threads, such as those that pin memory, may go on.
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                    function()
+                if self._stream is None:
+                    self._prepare()
+                self._warm(function)
+                return self._capture(function).replay
             except RuntimeError as error:
+                self.records = False
+                torch.cuda.set_stream(current)  # which torch leaves undone if a recording fails
                 logger.warning("no CUDA graph, every kernel is launched by itself: %s", error)
                 return function
-        return graph.replay
 
-    @staticmethod
-    def _warm(function: Callable[[], None]) -> None:
-        """Call it on a stream of its own, as torch demands before a recording."""
-        side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+    def _prepare(self) -> None:
+        # Torch's own stream for recordings belongs to whichever device came first.
+        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+        # Torch refuses a pool that all graphs have left: this one stays.
+        self._first = self._capture(lambda: torch.zeros(1, device=self.device))
+
+    def _capture(self, function: Callable[[], object]) -> "torch.cuda.CUDAGraph":
+        """The graph of what ``function`` launches."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as those that pin memory, may go on.
+        with torch.cuda.graph(
+            graph, self._pool, self._stream, capture_error_mode="thread_local"
+        ):
+            function()
+        return graph
+
+    def _warm(self, function: Callable[[], None]) -> None:
+        """Call it as torch demands before a recording: on another stream than the current one.
+
+        It is the stream of the recording, so that workspaces that libraries keep for each stream
+        are allocated here and not in the pool.
+        """
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             for _ in range(WARMING):
                 function()
-        current.wait_stream(side)
+        current.wait_stream(self._stream)
