@@ -16,7 +16,7 @@ layers may be plain, quantised or packed; scores are those of fairseq up to roun
 
 import functools
 from collections import OrderedDict
-from typing import Callable, Iterator
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
 from cress_svcd.kernels.graphs import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
+from cress_svcd.models.recorded import derived_tensors, state_of
 from cress_svcd.quantization import BitLinear
 from cress_svcd.quantization.packing import PackedLinear
 
@@ -173,7 +174,7 @@ class StaticDecoder:
         """
         self.model = model
         self._shapes: OrderedDict[tuple, Shape] = OrderedDict()
-        self._weights: tuple = ()
+        self._state: tuple = ()
         self._kept: list = []
         self._recorder: Recorder | None = None
         self._now: Shape | None = None
@@ -297,29 +298,15 @@ class StaticDecoder:
 
     def _forget_if_changed(self, states: Tensor) -> None:
         """Forget all recordings if they are of other weights."""
-        weights = states.device, states.dtype, *map(_identity, self._tensors())
-        if weights == self._weights:
+        decoder = self.model.decoder
+        state = state_of(decoder, states.device, states.dtype)
+        if state == self._state:
             return
-        self._weights = weights
+        self._state = state
         self._now = None
         self._shapes.clear()
         self._recorder = Recorder(states.device)
-        # What layers make of their weights and may make anew: recordings would read freed memory.
-        self._kept = [
-            value
-            for module in self.model.decoder.modules()
-            for value in vars(module).values()
-            if isinstance(value, tuple | Tensor)
-        ]
-        self._kept += [
-            module.codes(states.dtype)
-            for module in self.model.decoder.modules()
-            if isinstance(module, BitLinear)
-        ]
-
-    def _tensors(self) -> Iterator[Tensor]:
-        yield from self.model.decoder.parameters()
-        yield from self.model.decoder.buffers()
+        self._kept = derived_tensors(decoder, states.dtype)
 
     def _cover_positions(self, tokens: Tensor) -> None:
         """Have sinusoidal positions for all steps of a recording: fairseq makes them if asked."""
@@ -384,12 +371,6 @@ class StaticDecoder:
         learned = isinstance(positions, LearnedPositionalEmbedding)
         table = positions.weight if learned else positions.weights
         return table.index_select(0, step + (positions.padding_idx + 1))
-
-
-def _identity(tensor: Tensor) -> tuple:
-    """What changes where a tensor or what it holds is replaced."""
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), tensor.dtype, version
 
 
 def _block(

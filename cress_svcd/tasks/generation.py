@@ -1,6 +1,7 @@
-"""fairseq's search over steps that are recorded once (``models.static_decoder``).
+"""fairseq's search over steps that are recorded once (``models.static_decoder``), after an encoder
+whose layers are (``models.recorded``).
 
-Everything but the decoder's steps is fairseq's: hypotheses and scores are the same up to rounding.
+All else is fairseq's: hypotheses and scores are the same up to rounding.
 Hypotheses carry no attention weights.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.models.recorded import RecordedEncoder
 from cress_svcd.models.static_decoder import StaticDecoder, why_unsupported
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class RecordedEnsemble(EnsembleModel):
         self.decoder: str | None = None
         self.why_eager: str | None = "nothing has been decoded"
         self._static: StaticDecoder | None = None
+        self._encoder: RecordedEncoder | None = None
         self._begins = False  # the encoder's states are there, their rows not yet
         self._turn = threading.Lock()
 
@@ -70,6 +73,7 @@ class RecordedEnsemble(EnsembleModel):
             self._begins = self.why_eager is None
             if self._begins and self._static is None:
                 self._static = StaticDecoder(self.single_model)
+                self._encoder = RecordedEncoder(self.single_model)
             yield
             if told != self.why_eager:
                 logger.info("decoder: %s", self.decoded_by)
@@ -98,6 +102,13 @@ class RecordedEnsemble(EnsembleModel):
         if torch.is_autocast_enabled(device.type):
             return "autocast"
         return why_unsupported(model)
+
+    def forward_encoder(self, net_input: dict[str, Tensor]) -> list[dict]:
+        """As fairseq's, its layers recorded."""
+        if self.why_eager is not None:
+            return super().forward_encoder(net_input)
+        with self._encoder.in_place():
+            return super().forward_encoder(net_input)
 
     def reorder_encoder_out(self, encoder_outs: list[dict] | None, new_order: Tensor) -> list[dict]:
         """As fairseq's, unless steps are recorded: these keep the states of each sentence once."""

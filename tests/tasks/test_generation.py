@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import graphs
+from cress_svcd.models import recorded as recorded_module
 from cress_svcd.models import static_decoder
 from cress_svcd.models.hubert_transformer import (
     HubertTransformer,
@@ -256,6 +257,27 @@ def test_a_broken_batch_leaves_nothing_behind(dictionary, small_sizes):
         model.encoder.layer_norm.weight[0] = value
     for part in (sample, batch([3, 2])):
         require_same(eager.generate([model], part), static.generate([model], part))
+
+
+def test_an_encoder_is_recorded_at_the_second_sight_of_a_shape(
+    dictionary, small_sizes, monkeypatch
+):
+    model = make(dictionary, encoder_layers=3)
+    eager, static = searches(model, dictionary, beam_size=2, max_len_b=5)
+    layers = model.encoder.layers
+    recorded = []
+    for number, lengths in enumerate([[9, 4], [9, 4], [9, 9], [9, 5], [5], [5], [9, 9]]):
+        sample = batch(lengths, seed=number)
+        require_same(eager.generate([model], sample), static.generate([model], sample))
+        recorded.append(static.model._encoder.parts[0][1].recorded)
+        assert model.encoder.layers is layers and len(layers) == 3
+    assert recorded == [0, 1, 1, 1, 1, 2, 3]
+    monkeypatch.setattr(recorded_module, "MOST_ENCODER_SHAPES", 2)
+    for lengths in ([7], [7]):
+        static.generate([model], batch(lengths))
+    assert static.model._encoder.parts[0][1].recorded == 2
+    monkeypatch.setattr(recorded_module, "MOST_ENCODER_ROWS", 3)
+    require_same(eager.generate([model], sample), static.generate([model], sample))
 
 
 def test_memory_is_bounded(dictionary, small_sizes, monkeypatch):
