@@ -1,7 +1,7 @@
 """Recorded steps give the hypotheses and scores of fairseq's own search.
 
 On the CPU the steps are the same, only not recorded; what is recorded is tested where there is a
-GPU:  python -m pytest tests/tasks/test_generation.py -k cuda
+GPU:  python -m pytest tests/tasks/test_recorded_generation.py -k cuda
 """
 
 import threading
