@@ -5,6 +5,7 @@ before are recorded, and only small ones, whose kernels are shorter than their l
 """
 
 import contextlib
+import functools
 from collections import OrderedDict
 from typing import Any, Callable, Iterator
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cress_svcd.kernels.graphs import Recorder
-from cress_svcd.quantization import BitLinear
+from cress_svcd.quantization.codes import CodeCache
 
 MOST_ENCODER_ROWS = 4096  # frames of all sentences
 MOST_ENCODER_SHAPES = 8  # recorded ones
@@ -36,26 +37,29 @@ def state_of(module: nn.Module, *further: Any) -> tuple:
     return tuple(state)
 
 
-def derived_tensors(module: nn.Module, dtype: torch.dtype) -> list:
-    """What layers made of their weights and may make anew: a recording would read freed memory if
-    nobody kept it.
+def derived_tensors(module: nn.Module) -> list:
+    """What layers made of their weights and may make anew: a recording reads what there was when it
+    was made, so that it must be held with it."""
+    held = [value for part in module.modules() for value in vars(part).values()]
+    codes = [value.codes for value in held if isinstance(value, CodeCache)]
+    return codes + [value for value in held if isinstance(value, tuple | Tensor)]
 
-    Args:
-        dtype: in which the layers compute.
-    """
-    kept = []
-    for part in module.modules():
-        kept += [value for value in vars(part).values() if isinstance(value, tuple | Tensor)]
-        if isinstance(part, BitLinear):
-            kept.append(part.codes(dtype))
-    return kept
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks there, which a recording would not call."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class _Recording:
     """A recorded run of layers: where its input is copied to, and its output."""
 
     def __init__(
-        self, run: Callable[..., Tensor], recorder: Recorder, x: Tensor, mask: Tensor | None
+        self,
+        run: Callable[..., Tensor],
+        recorder: Recorder,
+        held: Callable[[], list],
+        x: Tensor,
+        mask: Tensor | None,
     ) -> None:
         with torch.inference_mode(False):
             self.x = torch.empty_like(x)
@@ -63,6 +67,7 @@ class _Recording:
             self.y = torch.empty_like(x)
         self._fill(x, mask)
         self._replay = recorder.record(lambda: self.y.copy_(run(self.x, self.mask)))
+        self._held = held()
 
     def _fill(self, x: Tensor, mask: Tensor | None) -> None:
         self.x.copy_(x)
@@ -87,7 +92,6 @@ class RecordedLayers(nn.Module):
         self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
         self._seen: set[tuple] = set()
         self._state: tuple = ()
-        self._kept: list = []
         self._recorder: Recorder | None = None
 
     def forward(self, x: Tensor, need_weights: bool = False, **mask: Tensor | None) -> Any:
@@ -106,7 +110,8 @@ class RecordedLayers(nn.Module):
         return (y, (None, y)) if beside else y
 
     def _call(self, run: Callable[..., Tensor], x: Tensor, padding: Tensor | None) -> Tensor:
-        if x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
+        watched = any(map(is_watched, self._layers[0].modules()))
+        if watched or x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
             return run(x, padding)
         self._forget_if_changed(x)
         key = *x.shape, padding is None
@@ -116,7 +121,8 @@ class RecordedLayers(nn.Module):
                     self._seen.clear()
                 self._seen.add(key)
                 return run(x, padding)
-            self._recordings[key] = _Recording(run, self._recorder, x, padding)
+            held = functools.partial(derived_tensors, self._layers[0])
+            self._recordings[key] = _Recording(run, self._recorder, held, x, padding)
             while len(self._recordings) > MOST_ENCODER_SHAPES:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
@@ -130,7 +136,6 @@ class RecordedLayers(nn.Module):
         self._state = state
         self._recordings.clear()
         self._recorder = Recorder(x.device)
-        self._kept = derived_tensors(layers, x.dtype)
 
     @property
     def recorded(self) -> int:

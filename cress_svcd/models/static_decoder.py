@@ -34,15 +34,19 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
 from cress_svcd.kernels.graphs import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
-from cress_svcd.models.recorded import derived_tensors, state_of
+from cress_svcd.models.recorded import derived_tensors, is_watched, state_of
 from cress_svcd.quantization import BitLinear
 from cress_svcd.quantization.packing import PackedLinear
 
 # Sizes are rounded up to few values, a recording for each: see ``rounded``.
 LEAST_SENTENCES, LEAST_SOURCE, LEAST_TARGET = 1, 64, 32
 # Of shapes of batches; each has its caches and some recordings.
-MOST_SHAPES = 8
+MOST_SHAPES = 16
 MOST_BYTES = 1 << 30
+# Of a batch; caches for all steps of a range take up to four times the memory of those for the steps
+# that there are, and the more rows, the less there is to win.
+MOST_ROWS = 2048
+SOURCE = ("source",)  # the key of a recording
 # Without cuDNN's, which makes a plan for each shape.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -80,6 +84,8 @@ def why_unsupported(model: nn.Module) -> str | None:
     for module in decoder.modules():
         if isinstance(module, FairseqDropout) and module.apply_during_inference:
             return "dropout is retained"
+        if is_watched(module):
+            return f"a hook watches a {type(module).__name__}"
         if _depends_on_batch(module):
             return "a layer of variant paper scales by a maximum over its whole input"
     return None
@@ -140,7 +146,9 @@ class Shape:
         self.places = zeros(0)
         entries = decoder.output_projection.out_features
         self.scores = like.new_zeros(self.rows, entries, dtype=torch.float32)
-        self.recordings: dict[tuple, Callable[[], None]] = {}
+        # What a recording reads beside parameters and buffers is held with it.
+        self.recordings: dict[tuple, tuple[Callable[[], None], list]] = {}
+        self.batches = 0
 
     def bytes(self) -> int:
         """Of all tensors."""
@@ -156,7 +164,8 @@ class Shape:
             own[:, :, :, : self.target] = self.own
             self.places = torch.arange(target, device=own.device)
         self.own, self.target = own, target
-        self.recordings = {key: run for key, run in self.recordings.items() if key == ("source",)}
+        source = self.recordings.get(SOURCE)
+        self.recordings = {} if source is None else {SOURCE: source}
 
 
 class StaticDecoder:
@@ -175,7 +184,6 @@ class StaticDecoder:
         self.model = model
         self._shapes: OrderedDict[tuple, Shape] = OrderedDict()
         self._state: tuple = ()
-        self._kept: list = []
         self._recorder: Recorder | None = None
         self._now: Shape | None = None
         self._rows = self._position = self._target = 0
@@ -218,7 +226,12 @@ class StaticDecoder:
         if padding:
             hidden = padding[0].bool()[:, None, None]
             shape.other_mask[:sentences, :, :, :frames].masked_fill_(hidden, float("-inf"))
-        self._run(("source",), functools.partial(self._project_source, shape))
+        shape.batches += 1
+        project = functools.partial(self._project_source, shape)
+        if shape.batches == 1:  # it may be the last one, and a recording runs it thrice
+            project()
+        else:
+            self._run(SOURCE, project)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, temperature: float = 1.0) -> Tensor:
@@ -239,6 +252,7 @@ class StaticDecoder:
         if position > self._target:
             self._target = rounded(position, LEAST_TARGET, fine=False)
             shape.make_room(self._target)
+            self._bound_memory()
             self._cover_positions(tokens)
         shape.tokens[:rows].copy_(tokens[:, -1])
         shape.step.fill_(self._position)
@@ -279,12 +293,15 @@ class StaticDecoder:
             with torch.inference_mode(False):
                 self._shapes[key] = Shape(self.model.decoder, states, *key)
         self._shapes.move_to_end(key)
+        self._bound_memory()
+        return self._shapes[key]
+
+    def _bound_memory(self) -> None:
+        """Forget the shapes that were used longest ago, never the current one."""
         while len(self._shapes) > 1 and (
-            len(self._shapes) > MOST_SHAPES
-            or self.bytes() > MOST_BYTES
+            len(self._shapes) > MOST_SHAPES or self.bytes() > MOST_BYTES
         ):
             self._shapes.popitem(last=False)
-        return self._shapes[key]
 
     def _run(self, key: tuple, function: Callable[[], None]) -> None:
         """Run the recording ``key`` of the current shape, made of ``function`` if need be."""
@@ -292,9 +309,10 @@ class StaticDecoder:
         if key not in shape.recordings:
             order = shape.order.clone()
             shape.order.copy_(shape.same)  # to be called again and again must move no beam
-            shape.recordings[key] = self._recorder.record(function)
+            shape.recordings[key] = self._recorder.record(function), derived_tensors(self.model.decoder)
             shape.order.copy_(order)
-        shape.recordings[key]()
+        run, _ = shape.recordings[key]
+        run()
 
     def _forget_if_changed(self, states: Tensor) -> None:
         """Forget all recordings if they are of other weights."""
@@ -306,7 +324,6 @@ class StaticDecoder:
         self._now = None
         self._shapes.clear()
         self._recorder = Recorder(states.device)
-        self._kept = derived_tensors(decoder, states.dtype)
 
     def _cover_positions(self, tokens: Tensor) -> None:
         """Have sinusoidal positions for all steps of a recording: fairseq makes them if asked."""

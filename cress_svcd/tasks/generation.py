@@ -18,7 +18,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.recorded import RecordedEncoder
-from cress_svcd.models.static_decoder import StaticDecoder, why_unsupported
+from cress_svcd.models.static_decoder import MOST_ROWS, StaticDecoder, why_unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,9 @@ class RecordedEnsemble(EnsembleModel):
         if self.why_eager is not None:
             return super().reorder_encoder_out(encoder_outs, new_order)
         if self._begins:  # fairseq repeats each sentence for its beams
+            if len(new_order) > MOST_ROWS:
+                self.why_eager = f"a batch of more than {MOST_ROWS} rows"
+                return super().reorder_encoder_out(encoder_outs, new_order)
             sentences = encoder_outs[0]["encoder_out"][0].size(1)
             self._static.begin(encoder_outs[0], len(new_order) // sentences)
             self._begins = False

@@ -71,7 +71,7 @@ class Device:
 
     def finish(self) -> None:
         """Wait for what has been begun."""
-        if self.is_gpu:
+        if self.is_gpu and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
 
     def held(self) -> int | None:
