@@ -13,6 +13,7 @@ from fairseq import search, utils
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import graphs
@@ -144,12 +145,15 @@ BATCHES = [[7], [9, 4, 6], [5] * 7, [12, 3], [7]]
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
 @pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed"])
-def test_the_search_is_that_of_fairseq(dictionary, small_sizes, kind, pre_norm, beam, device):
+def test_the_search_is_that_of_fairseq(
+    dictionary, small_sizes, caplog, kind, pre_norm, beam, device
+):
     model = make(dictionary, kind, pre_norm, device=device)
     samples = [batch(lengths, device, number) for number, lengths in enumerate(BATCHES)]
     found = require_same_search(model, dictionary, samples, beam_size=beam)
     assert len({tuple(words) for words in found}) > 5  # or nothing would have been compared
     assert len({len(words) for words in found}) > 2 and max(map(len, found)) > 8
+    assert "no CUDA graph" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -226,6 +230,43 @@ def test_lengths_beyond_the_first_recording(dictionary):
         model, dictionary, [batch([70, 5])], min_len=65, max_len_b=70, beam_size=2
     )
     assert all(len(words) > 64 for words in found)
+
+
+class Asked(TorchDispatchMode):
+    """Raises where a recorded function would wait for the device or bring a number to it."""
+
+    FORBIDDEN = (
+        "_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal.default", "unique",
+    )  # fmt: skip
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = str(function)
+        assert not any(forbidden in name for forbidden in self.FORBIDDEN), name
+        for index in arguments[1] if name.startswith(("aten.index.", "aten.index_put")) else ():
+            assert not isinstance(index, torch.Tensor) or index.dtype != torch.bool, name
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
+@pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed", "onebit", "tbt-packed"])
+def test_nothing_that_is_recorded_asks_the_device(
+    dictionary, small_sizes, monkeypatch, kind, pre_norm
+):
+    recorded = []
+
+    def record(self, function):
+        function()
+        with Asked():
+            function()
+        recorded.append(function)
+        return function
+
+    monkeypatch.setattr(graphs.Recorder, "record", record)
+    model = make(dictionary, kind, pre_norm, dtype=torch.float32)
+    _, static = searches(model, dictionary)
+    for _ in range(2):
+        static.generate([model], batch([9, 4, 6]))
+    assert len(recorded) >= 3  # keys and values of the source, a step, an encoder
 
 
 def test_weights_may_change_between_batches(dictionary, small_sizes):
@@ -379,7 +420,7 @@ def test_sizes_are_rounded_up_to_few():
 @needs_cuda
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed"])
-def test_half_precision_on_cuda(dictionary, small_sizes, kind, beam):
+def test_half_precision_on_cuda(dictionary, small_sizes, caplog, kind, beam):
     """Scores of each step, teacher-forced, so that a tie cannot part the two."""
     model = make(dictionary, kind, dtype=torch.float16, device="cuda")
     sample = batch([9, 4, 6], "cuda")
@@ -401,39 +442,22 @@ def test_half_precision_on_cuda(dictionary, small_sizes, kind, beam):
             model.decoder.reorder_incremental_state_scripting(cache, order)
             decoder.reorder(order)
             tokens = tokens[order]
-    assert decoder.records
+    assert decoder.records and "no CUDA graph" not in caplog.text
 
 
 @needs_cuda
-def test_a_recording_on_cuda_is_replayed():
-    x = torch.zeros(4, device="cuda")
-    calls = []
-
-    def double():
-        calls.append(0)
-        torch.add(x, 1, out=y)
-
-    y = torch.zeros(4, device="cuda")
-    run = graphs.Recorder(x.device).record(double)
-    before = len(calls)
-    x.fill_(5)
-    run()
-    assert y.tolist() == [6] * 4 and len(calls) == before
-
-
-@needs_cuda
-def test_what_cannot_be_recorded_on_cuda_runs_as_it_is(caplog):
-    x = torch.ones(4, device="cuda")
-    seen = []
-    run = graphs.Recorder(x.device).record(lambda: seen.append(x.sum().item()))
-    assert "no CUDA graph" in caplog.text
-    run()
-    assert seen[-1] == 4
-
-
-def test_without_graphs_a_function_is_called_as_it_is():
-    def function():
-        """Nothing."""
-
-    recorder = graphs.Recorder(torch.device("cpu"))
-    assert not recorder.records and recorder.record(function) is function
+@pytest.mark.parametrize("kind", ["plain", "svcd-packed"])
+def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind):
+    """Batches that come again, among others, in half precision: recordings do not disturb each
+    other, and the encoder's give what its layers gave."""
+    model = make(dictionary, kind, dtype=torch.float16, device="cuda", encoder_layers=3)
+    _, static = searches(model, dictionary, beam_size=3, min_len=6, max_len_b=6)
+    first = {}
+    for _ in range(4):
+        for number, lengths in enumerate(BATCHES):
+            found = static.generate([model], batch(lengths, "cuda", number))
+            for hypotheses, expected in zip(found, first.setdefault(number, found)):
+                best, other = hypotheses[0], expected[0]
+                assert best["tokens"].tolist() == other["tokens"].tolist()
+                torch.testing.assert_close(best["score"], other["score"], rtol=0, atol=1e-2)
+    assert static.model.decoded_by == "static, recorded" and "no CUDA graph" not in caplog.text
