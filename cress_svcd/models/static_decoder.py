@@ -43,8 +43,8 @@ LEAST_SENTENCES, LEAST_SOURCE, LEAST_TARGET = 1, 64, 32
 # Of shapes of batches; each has its caches and some recordings.
 MOST_SHAPES = 16
 MOST_BYTES = 1 << 30
-# Of a batch; caches for all steps of a range take up to four times the memory of those for the steps
-# that there are, and the more rows, the less there is to win.
+# Of a batch: caches for all steps of a range take up to four times the memory of those for the
+# steps that there are, and the more rows, the less there is to win.
 MOST_ROWS = 2048
 SOURCE = ("source",)  # the key of a recording
 # Without cuDNN's, which makes a plan for each shape.
@@ -309,7 +309,8 @@ class StaticDecoder:
         if key not in shape.recordings:
             order = shape.order.clone()
             shape.order.copy_(shape.same)  # to be called again and again must move no beam
-            shape.recordings[key] = self._recorder.record(function), derived_tensors(self.model.decoder)
+            run = self._recorder.record(function)
+            shape.recordings[key] = run, derived_tensors(self.model.decoder)
             shape.order.copy_(order)
         run, _ = shape.recordings[key]
         run()

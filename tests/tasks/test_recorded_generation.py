@@ -5,6 +5,7 @@ GPU:  python -m pytest tests/tasks/test_recorded_generation.py -k cuda
 """
 
 import threading
+import weakref
 from argparse import Namespace
 
 import pytest
@@ -14,6 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import graphs
@@ -26,6 +28,7 @@ from cress_svcd.models.hubert_transformer import (
 )
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import pack_model
+from cress_svcd.tasks import generation
 from cress_svcd.tasks.generation import (
     DECODER_VARIABLE,
     RecordedGenerator,
@@ -269,6 +272,72 @@ def test_nothing_that_is_recorded_asks_the_device(
     assert len(recorded) >= 3  # keys and values of the source, a step, an encoder
 
 
+class Trace(Asked):
+    """Notes, too, which memory operations take that they have not made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.taken = {}, {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        given = {memory(tensor): tensor for tensor in tensors_of((arguments, options))}
+        self.taken |= {key: tensor for key, tensor in given.items() if key not in self.made}
+        result = super().__torch_dispatch__(function, types, arguments, options)
+        new = {memory(tensor): tensor for tensor in tensors_of(result)}
+        self.made |= {key: tensor for key, tensor in new.items() if key not in given}
+        return result
+
+
+def tensors_of(tree):
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def memory(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+KINDS = ["plain", "svcd", "svcd-packed", "ternary", "onebit", "onebit-packed", "tbt", "tbt-packed"]
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["sinusoidal", "learned"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_recorded_takes_only_what_stays(dictionary, kind, learned, monkeypatch):
+    """Tensors that it is given, parameters, buffers, and what is held with the recording."""
+    model = make(dictionary, kind, dtype=torch.float32, decoder_learned_pos=learned)
+    traces = []
+
+    def record(self, function):
+        function()
+        with Trace() as trace:
+            function()
+        traces.append(trace)
+        return function
+
+    monkeypatch.setattr(graphs.Recorder, "record", record)
+    _, static = searches(model, dictionary, max_len_b=20)
+    for _ in range(2):
+        static.generate([model], batch([9, 4, 6]))
+    (shape,) = static.model._static._shapes.values()
+    (layers,) = (part for _, part in static.model._encoder.parts)
+    (of_encoder,) = layers._recordings.values()
+    held = [held for _, held in shape.recordings.values()]
+    stays = [vars(shape), vars(of_encoder), held, *model.parameters(), *model.buffers()]
+    stays = set(map(memory, tensors_of(stays)))
+    assert len(traces) == len(shape.recordings) + 1 == 3
+    for trace in traces:
+        assert trace.made and not [t for key, t in trace.taken.items() if key not in stays]
+
+
+def test_recordings_hold_the_codes_that_they_read(dictionary, small_sizes):
+    model = make(dictionary, "svcd", dtype=torch.float32)
+    _, static = searches(model, dictionary)
+    static.generate([model], batch([9, 4]))
+    layer = model.decoder.layers[0].fc1
+    codes = weakref.ref(layer.codes())
+    layer.codes(torch.float16)  # as another caller may ask, whose codes take the place
+    assert codes() is not None
+
+
 def test_weights_may_change_between_batches(dictionary, small_sizes):
     model, other = make(dictionary, "svcd-packed"), make(dictionary, "svcd-packed")
     eager, static = searches(model, dictionary)
@@ -376,6 +445,16 @@ class TestWhen:
         with pytest.raises(ConfigError, match="CRESS_SVCD_DECODER: found 'abacus', expected auto"):
             choose_decoder(torch.device("cpu"))
 
+    def test_of_few_rows(self, dictionary, small_sizes, monkeypatch):
+        monkeypatch.setattr(generation, "MOST_ROWS", 10)
+        model = make(dictionary)
+        eager, static = searches(model, dictionary)
+        for size in (2, 3, 2):
+            sample = batch([9] * size)
+            require_same(eager.generate([model], sample), static.generate([model], sample))
+            told = "eager (a batch of more than 10 rows)" if size > 2 else "static"
+            assert static.model.decoded_by == told
+
     @pytest.mark.parametrize("reason", ["several", "trained", "autocast", "chosen", "paper"])
     def test_else_fairseqs_steps_do_it(self, dictionary, reason):
         model = make(dictionary, dtype=torch.float32)
@@ -407,6 +486,9 @@ class TestWhen:
         model = make(dictionary)
         model.decoder.layers[0].dropout_module.apply_during_inference = True
         assert "dropout" in static_decoder.why_unsupported(model)
+        model = make(dictionary)
+        model.decoder.layers[0].fc1.register_forward_hook(lambda *_: None)
+        assert "a hook watches a Linear" == static_decoder.why_unsupported(model)
         assert "NoneType" in static_decoder.why_unsupported(torch.nn.Linear(1, 1))
 
 
@@ -418,31 +500,41 @@ def test_sizes_are_rounded_up_to_few():
 
 
 @needs_cuda
+@pytest.mark.parametrize("lengths", [[9], [9, 4, 6]], ids=len)
 @pytest.mark.parametrize("beam", [1, 5])
-@pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed"])
-def test_half_precision_on_cuda(dictionary, small_sizes, caplog, kind, beam):
-    """Scores of each step, teacher-forced, so that a tie cannot part the two."""
-    model = make(dictionary, kind, dtype=torch.float16, device="cuda")
-    sample = batch([9, 4, 6], "cuda")
-    encoder_out = model.encoder.forward_torchscript(sample["net_input"])
-    order = torch.arange(3, device="cuda").repeat_interleave(beam)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_recorded_steps_on_cuda(dictionary, small_sizes, kind, dtype, beam, lengths):
+    """Scores of each step, teacher-forced, so that a tie cannot part the ways: fairseq's steps,
+    static ones, and these recorded, which are the same kernels."""
+    model = make(dictionary, kind, dtype=dtype, device="cuda")
+    sentences = len(lengths)
+    encoder_out = model.encoder.forward_torchscript(batch(lengths, "cuda")["net_input"])
+    order = torch.arange(sentences, device="cuda").repeat_interleave(beam)
     repeated = model.encoder.reorder_encoder_out(encoder_out, order)
-    tokens = torch.randint(4, 4 + PIECES, (3 * beam, 21), device="cuda")
+    tokens = torch.randint(4, 4 + PIECES, (sentences * beam, 21), device="cuda")
     tokens[:, 0] = 2
-    decoder, cache = static_decoder.StaticDecoder(model), {}
-    decoder.begin(encoder_out, beam)
+    plain, recorded = (static_decoder.StaticDecoder(model) for _ in range(2))
+    plain.begin(encoder_out, beam)
+    plain._recorder.records = False
+    for _ in range(2):  # what is recorded at a second batch, too
+        recorded.begin(encoder_out, beam)
+    cache = {}
+    exact = dtype == torch.float32
     with torch.no_grad():
         for step in range(1, 21):
             logits, _ = model.decoder(tokens[:, :step], repeated, incremental_state=cache)
             expected = model.get_normalized_probs((logits[:, -1:], None), log_probs=True)[:, 0]
-            found = decoder.step(tokens[:, :step])
+            alone, found = (part.step(tokens[:, :step]) for part in (plain, recorded))
+            torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 if exact else 1e-3)
             error = (found.exp() - expected.exp()).abs().max()
-            assert error < (5e-3 if kind == "plain" else 5e-2)
-            order = torch.arange(3 * beam, device="cuda").view(3, beam).flip(1).flatten()
+            assert error < ((1e-4 if exact else 5e-3) if kind == "plain" else 5e-2)
+            order = torch.arange(sentences * beam, device="cuda").view(-1, beam).flip(1).flatten()
             model.decoder.reorder_incremental_state_scripting(cache, order)
-            decoder.reorder(order)
+            plain.reorder(order)
+            recorded.reorder(order)
             tokens = tokens[order]
-    assert decoder.records and "no CUDA graph" not in caplog.text
+    assert recorded.records and not plain.records
 
 
 @needs_cuda
