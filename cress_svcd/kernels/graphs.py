@@ -7,6 +7,7 @@ Where the device has no graphs ``run`` is ``step`` itself, so that all but the r
 everywhere.
 """
 
+import functools
 import logging
 import threading
 from typing import Callable
@@ -25,15 +26,16 @@ class Recorder:
     Such a function reads and writes tensors that outlive it, in place; it neither waits for the
     device nor decides by values on it; and to call it twice is to call it once, since it is called
     before it is recorded.  What it allocates lies in one pool for all recordings of a recorder,
-    which takes no more memory than the largest of them: their temporary tensors share it, so they
-    must not run at the same time.  A recording holds addresses, not tensors: whoever keeps one
+    which takes no more memory than the largest of them: their temporary tensors share it.  So do
+    all recorders of a device the workspaces of libraries.  Recordings must therefore not run at the
+    same time, on several streams.  A recording holds addresses, not tensors: whoever keeps one
     keeps what it works on.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.records = device.type == "cuda"  # False also from the first failure on
-        self._pool = self._stream = self._first = None
+        self._pool = self._first = None
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
         """What does the same as ``function``, by a single launch where the device has graphs.
@@ -46,7 +48,7 @@ class Recorder:
         with _TURN, torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             try:
-                if self._stream is None:
+                if self._pool is None:
                     self._prepare()
                 self._warm(function)
                 return self._capture(function).replay
@@ -57,31 +59,41 @@ class Recorder:
                 return function
 
     def _prepare(self) -> None:
-        # Torch's own stream for recordings belongs to whichever device came first.
-        self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
         # Torch refuses a pool that all graphs have left: this one stays.
-        self._first = self._capture(lambda: torch.zeros(1, device=self.device))
+        anything = functools.partial(torch.zeros, 1, device=self.device)
+        self._warm(anything)
+        self._first = self._capture(anything)
 
     def _capture(self, function: Callable[[], object]) -> "torch.cuda.CUDAGraph":
         """The graph of what ``function`` launches."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as those that pin memory, may go on.
         with torch.cuda.graph(
-            graph, self._pool, self._stream, capture_error_mode="thread_local"
+            graph, self._pool, _stream(self.device), capture_error_mode="thread_local"
         ):
             function()
         return graph
 
-    def _warm(self, function: Callable[[], None]) -> None:
+    def _warm(self, function: Callable[[], object]) -> None:
         """Call it as torch demands before a recording: on another stream than the current one.
 
         It is the stream of the recording, so that workspaces that libraries keep for each stream
         are allocated here and not in the pool.
         """
-        current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        current, side = torch.cuda.current_stream(), _stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             for _ in range(WARMING):
                 function()
-        current.wait_stream(self._stream)
+        current.wait_stream(side)
+
+
+@functools.cache
+def _stream(device: torch.device) -> "torch.cuda.Stream":
+    """The one on which recordings are made.
+
+    Torch's own is of whichever device came first, and with one for each recorder cuBLAS would hold
+    as many workspaces, of 32 MB on recent GPUs.
+    """
+    return torch.cuda.Stream(device)
