@@ -37,6 +37,7 @@ from cress_svcd.data.recordings import Audio, Segment, read_segments
 from cress_svcd.data.segmentation import Segmentation
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization.packing import use_backend
+from cress_svcd.tasks.generation import choose_decoder
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 
 logger = logging.getLogger(__name__)
@@ -185,14 +186,17 @@ class Translator:
         batch_seconds: float = BATCH_SECONDS,
         segmentation: Segmentation | None = Segmentation(),
         backend: str | None = None,
+        decoder: str | None = None,
     ):
         """See :meth:`load`."""
+        choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
         self.model, self.task, self.device = model, task, device
         self.batch_seconds, self.segmentation = batch_seconds, segmentation
         model.to(device).eval()
         choose_backend(model, backend, device)
         model.prepare_for_inference_(Namespace(generation=generation))
         self.generator = task.build_generator([model], generation)
+        self.generator.model.decoder = decoder
 
     @classmethod
     def load(
@@ -208,6 +212,7 @@ class Translator:
         fp16: bool = False,
         batch_seconds: float = BATCH_SECONDS,
         segmentation: Segmentation | None = Segmentation(),
+        decoder: str | None = None,
     ) -> "Translator":
         """Load a checkpoint of fairseq-train or of our commands.
 
@@ -223,6 +228,8 @@ class Translator:
             fp16: compute in half precision.
             batch_seconds: speech in a batch; 0: each segment alone.
             segmentation: how recordings are cut; None: they are not.
+            decoder: static (steps recorded as CUDA graphs) or eager, see
+                ``tasks.generation.choose_decoder``; default: static on CUDA.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
@@ -238,12 +245,15 @@ class Translator:
                 raise ConfigError(f"threads is {threads}, expected 1 or more")
             torch.set_num_threads(threads)
         chosen = choose_device(device)
-        kernels.choose(chosen, backend)  # a wrong name should not wait for the model
+        kernels.choose(chosen, backend)  # wrong names should not wait for the model
+        choose_decoder(chosen, decoder)
         model, task = load_model(Path(path), Path(data) if data else None)
         if fp16:
             model.half()
         generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
-        translator = cls(model, task, generation, chosen, batch_seconds, segmentation, backend)
+        translator = cls(
+            model, task, generation, chosen, batch_seconds, segmentation, backend, decoder
+        )
         return_memory()
         return translator
 

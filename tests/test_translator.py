@@ -213,6 +213,19 @@ def test_a_back_end_for_a_model_without_packed_layers_is_told(checkpoint, caplog
     assert "no packed layers" in caplog.text
 
 
+def test_static_steps_say_the_same(checkpoint, waves):
+    static, eager = (
+        Translator.load(checkpoint, **SEARCH, decoder=name) for name in ("static", "eager")
+    )
+    expected = eager.translate_batch(waves)
+    for _ in range(3):  # the encoder is recorded the second time, and replayed
+        for a, b in zip(static.translate_batch(waves), expected, strict=True):
+            assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-4)
+    assert [layers.recorded for _, layers in static.generator.model._encoder.parts] == [1, 1]
+    assert static.generator.model.decoded_by == "static"
+    assert eager.generator.model.decoded_by.startswith("eager")
+
+
 def test_threads_are_set(checkpoint):
     before = torch.get_num_threads()
     try:
@@ -312,6 +325,7 @@ class TestRefusals:
             {"device": "abacus"},
             {"backend": "abacus"},
             {"backend": "gpu"},
+            {"decoder": "abacus"},
         ],
         ids=str,
     )

@@ -190,12 +190,13 @@ def _few_rows(
     bias: Tensor | None,
     bits: int | None,
 ) -> Tensor:
-    """In a single launch, a program for each row; ``rows`` (rows x in) lie dense."""
+    """In a single launch, a program for each row; ``rows`` (... x in) lie dense."""
+    *shape, in_features = rows.shape
     out_features, row_bytes = signs.shape
-    y = rows.new_empty(len(rows), out_features)
+    y = rows.new_empty((*shape, out_features))
     top = 0 if bits is None else 2 ** (bits - 1) - 1
-    constants = rows.shape[1], out_features, row_bytes, top, BLOCK_OUT, BLOCK_IN
-    programs = len(rows), cover(out_features, BLOCK_OUT), 1
+    constants = in_features, out_features, row_bytes, top, BLOCK_OUT, BLOCK_IN
+    programs = rows.numel() // in_features, cover(out_features, BLOCK_OUT), 1
     _by_rows(programs, (rows, signs, g, h, bias, y), (), constants)
     return y
 
@@ -208,18 +209,26 @@ def _fused_rows(
     bias: Tensor | None,
     tile: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """8 bits in a single launch, by tiles; ``rows`` (rows x in) lie dense."""
+    """8 bits in a single launch, by tiles; ``rows`` (... x in) lie dense."""
+    *shape, in_features = rows.shape
     out_features, row_bytes = signs.shape
-    y = rows.new_empty(len(rows), out_features)
+    count = rows.numel() // in_features
+    y = rows.new_empty((*shape, out_features))
     block_rows, block_out, block_in, warps = tile or FUSED_TILE
-    constants = rows.shape[1], out_features, row_bytes, 127, block_rows, block_out, block_in
-    programs = cover(len(rows), block_rows), cover(out_features, block_out), 1
-    _fused(programs, (rows, signs, g, h, bias, y), (len(rows),), constants, warps)
+    constants = in_features, out_features, row_bytes, 127, block_rows, block_out, block_in
+    programs = -(-count // block_rows), -(-out_features // block_out), 1
+    _fused(programs, (rows, signs, g, h, bias, y), (count,), constants, warps)
     return y
 
 
 # Rows up to which a tile of so many rows and outputs is used, with its warps (measured on an H200).
 TILES = ((32, 16, 32, 4), (192, 32, 64, 4), (None, 128, 64, 4))
+
+
+def _tile_for(rows: int) -> tuple[int, int, int]:
+    for most, *tile in TILES:
+        if most is None or rows <= most:
+            return tile
 
 
 def _tiled(
@@ -231,15 +240,16 @@ def _tiled(
     dtype: torch.dtype,
     tile: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """(levels @ signs^T) * steps * h + bias by the kernel above; ``levels`` int8 or half."""
-    rows, in_features = levels.shape
-    y = levels.new_empty(rows, len(signs), dtype=dtype)
-    block_rows, block_out, warps = tile or next(
-        tuple(shape) for most, *shape in TILES if most is None or rows <= most
-    )
-    block_in = 128 if levels.dtype == torch.int8 else 64
-    constants = in_features, *signs.shape, block_rows, block_out, block_in, 8
-    programs = cover(rows, block_rows) * cover(len(signs), block_out), 1, 1
+    """(levels @ signs^T) * steps * h + bias by the kernel above; ``levels`` (... x in) int8 or
+    half."""
+    *shape, in_features = levels.shape
+    out_features, row_bytes = signs.shape
+    rows = levels.numel() // in_features
+    y = levels.new_empty((*shape, out_features), dtype=dtype)
+    block_rows, block_out, warps = tile or _tile_for(rows)
+    block_in = 128 if levels.dtype is torch.int8 else 64
+    constants = in_features, out_features, row_bytes, block_rows, block_out, block_in, 8
+    programs = -(-rows // block_rows) * -(-out_features // block_out), 1, 1
     _by_tiles(programs, (levels, steps, signs, h, bias, y), (rows,), constants, warps)
     return y
 
@@ -255,7 +265,7 @@ def _many_rows(
     if gpu_rows.fits(rows) and (bits == 8 or (bits is None and rows.dtype != torch.float32)):
         levels, step = gpu_rows.quantize(rows, g, bits, torch.int8 if bits == 8 else None)
         return _tiled(levels, step, signs, h, bias, rows.dtype)
-    matrix = bitpack.unpack_signs(signs, rows.shape[1], torch.float32)
+    matrix = bitpack.unpack_signs(signs, rows.shape[-1], torch.float32)
     return reference.sign_matmul(rows, matrix, g, h, bias, bits)
 
 
@@ -271,12 +281,10 @@ def sign_matmul(
 
     Without rounding (``bits`` None) and many rows of a half type, g * x is rounded to that type.
     """
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    signs = signs.contiguous()
-    if bits == 8 and 0 < len(rows) <= FUSED_ROWS:
-        y = _fused_rows(rows, signs, g, h, bias)
-    elif 0 < len(rows) <= FEW_ROWS:
-        y = _few_rows(rows, signs, g, h, bias, bits)
-    else:
-        y = _many_rows(rows, signs, g, h, bias, bits)
-    return y.view(*x.shape[:-1], len(signs))
+    x, signs = x.contiguous(), signs.contiguous()
+    rows = x.numel() // x.shape[-1]
+    if bits == 8 and 0 < rows <= FUSED_ROWS:
+        return _fused_rows(x, signs, g, h, bias)
+    if 0 < rows <= FEW_ROWS:
+        return _few_rows(x, signs, g, h, bias, bits)
+    return _many_rows(x, signs, g, h, bias, bits)

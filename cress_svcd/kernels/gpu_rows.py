@@ -90,7 +90,7 @@ def quantize(
     width = x.shape[-1]
     rows = x.numel() // width
     levels = torch.empty_like(x, dtype=dtype)
-    steps = x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+    steps = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
     block_rows, block, warps = row_tile(width)
     constants = (width, *_top_and_unit(bits, levels.dtype), block_rows, block)
     _quantize((cover(rows, block_rows), 1, 1), (x, g, levels, steps), (rows,), constants, warps)

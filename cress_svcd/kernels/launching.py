@@ -33,9 +33,16 @@ class Launcher:
         warps: int = 4,
     ) -> None:
         """Run as many ``programs`` on the device of the first tensor, the current one."""
-        key = constants, warps, tensors[0].device, *[t is not None and t.dtype for t in tensors]
+        types, addresses = [], 0
+        for tensor in tensors:
+            if tensor is None:
+                types.append(None)
+            else:
+                types.append(tensor.dtype)
+                addresses |= tensor.data_ptr()
+        key = constants, warps, tensors[0].device, *types
         compiled = self._compiled.get(key)
-        aligned = all([t is None or t.data_ptr() % ALIGNED == 0 for t in tensors])
+        aligned = addresses % ALIGNED == 0
         if compiled is not None and aligned:
             compiled[programs](*tensors, *sizes, *constants)
             return

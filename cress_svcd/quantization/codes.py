@@ -89,6 +89,12 @@ class CodeCache:
         if entry is not None:
             self._entry = None, entry[1]
 
+    @property
+    def codes(self) -> Tensor | None:
+        """Those of the last ``get``, for whoever must keep their memory."""
+        entry = self._entry
+        return None if entry is None else entry[1]
+
     def clear(self) -> None:
         """Forget the codes and their memory."""
         self._entry = None

@@ -203,7 +203,7 @@ class PackedLinear(nn.Module):
             x = x.to(lower)
         y = kernels.sign_matmul(
             self._quantize_input(x),
-            self.signs,
+            self._buffers["signs"],  # found at once: torch looks for an attribute elsewhere first
             self.planes * self.out_features,
             *self._operands,
             self._bits,

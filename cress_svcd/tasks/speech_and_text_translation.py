@@ -48,6 +48,7 @@ from cress_svcd.files import read_yaml
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.models.packed_model import build_packed, read_description
 from cress_svcd.tasks.calibration import calibrate, is_resumed
+from cress_svcd.tasks.generation import RecordedGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -835,6 +836,12 @@ class SpeechAndTextTranslationTask(TranslationTask):
         super().optimizer_step(optimizer, model, update_num)
 
     # Generation
+
+    def build_generator(self, models, args, seq_gen_cls=None, *arguments, **options):
+        """As fairseq's, its decoder's steps recorded on CUDA; see ``generation``."""
+        if seq_gen_cls is None and not getattr(args, "print_alignment", None):
+            seq_gen_cls = RecordedGenerator
+        return super().build_generator(models, args, seq_gen_cls, *arguments, **options)
 
     @property
     def source_dictionary(self) -> Dictionary | None:

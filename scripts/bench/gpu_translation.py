@@ -15,12 +15,18 @@ for any program, and the library workspaces that all methods share are not in it
 measures the parts of a translation, waiting for the GPU before and after each: their sum is more
 than the whole.  Writes gpu_translation.json.  Exit status 2: there is no GPU, or no Triton.
 
-Methods:
+Models:
     float16       the plain checkpoint
     packed        every transformer layer in 1 bit, the rest in float16 (pack --dtype fp16)
     packed_int8   the same; embeddings, output projection and convolutions stored in int8
 
---device cpu rehearses all but the memory, in float32, where there is no GPU:
+A method is a model and the way in which it decodes (--decoders): ``eager``, fairseq's own steps, or
+``static``, steps recorded as CUDA graphs.  ``ratio`` is to the plain model in the first of these
+ways, ``same_decoder`` to it in the method's own.  ``caches_mb`` is what a static decoder keeps from
+batch to batch (of all batches so far), within ``peak_mb`` neither it nor what the driver takes for
+graphs.
+
+--device cpu rehearses all but the memory and the recording, in float32, where there is no GPU:
 
     python scripts/bench/gpu_translation.py -o runs/rehearsal --device cpu --batches 1 2 \\
         --rounds 1 --seconds 1 --tokens 5
@@ -49,6 +55,7 @@ PACKED = {
     "packed": ["--dtype", "fp16"],
     "packed_int8": ["--dtype", "fp16", "--int8-embeddings", "--int8-convolutions"],
 }
+DECODERS = ("eager", "static")
 WARMING = 2  # translations before the first round: kernels are compiled and chosen
 
 
@@ -64,7 +71,7 @@ class Device:
 
     def finish(self) -> None:
         """Wait for what has been begun."""
-        if self.is_gpu:
+        if self.is_gpu and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
 
     def held(self) -> int | None:
@@ -84,15 +91,16 @@ def megabytes(more: int | None, less: int | None) -> float | None:
     return None if more is None or less is None else round((more - less) / 1e6, 1)
 
 
-def load(path: Path, device: Device, beam: int) -> tuple[Translator, dict]:
+def load(path: Path, device: Device, beam: int, decoder: str) -> tuple[Translator, dict]:
     """The translator of a checkpoint, and what loading it shows."""
     before, start = device.held(), time.perf_counter()
     translator = Translator.load(
         path, data=path.parent, device=device.kind, fp16=device.is_gpu, beam=beam,
-        segmentation=None,
+        segmentation=None, decoder=decoder,
     )  # fmt: skip
     device.finish()
     return translator, {
+        "decoder": decoder,
         "load_seconds": round(time.perf_counter() - start, 2),
         "file_mb": round(path.stat().st_size / 1e6, 1),
         "weights_mb": megabytes(device.held(), before),
@@ -129,6 +137,10 @@ def translate(
     return taken
 
 
+def ratio(rounds: list[dict[str, float]], name: str, base: str) -> float:
+    return round(statistics.median(times[name] / times[base] for times in rounds), 3)
+
+
 def measure_batches(
     translators: dict[str, Translator], size: int, device: Device, args: argparse.Namespace
 ) -> dict[str, dict]:
@@ -147,11 +159,16 @@ def measure_batches(
         for _ in tqdm(range(args.rounds), desc=f"batches of {size}", unit="round")
     ]  # fmt: skip
     base = next(iter(translators))
+    plain = base.partition(".")[0]
+    same = {name: f"{plain}.{name.partition('.')[2]}" for name in translators}
     return {
         name: {
             "milliseconds": [round(1000 * times[name], 2) for times in rounds],
             "median_ms": round(1000 * statistics.median(times[name] for times in rounds), 2),
-            "ratio": round(statistics.median(times[name] / times[base] for times in rounds), 3),
+            "ratio": ratio(rounds, name, base),
+            "same_decoder": ratio(rounds, name, same[name]),
+            "caches_mb": megabytes(translators[name].generator.model.cache_bytes, 0),
+            "decoded_by": translators[name].generator.model.decoded_by,
             "beside_weights_mb": beside[name],
         }
         for name in translators
@@ -161,11 +178,13 @@ def measure_batches(
 def measure(device: Device, args: argparse.Namespace) -> dict:
     folder = args.output / "gpu_translation_models"
     folder.mkdir(parents=True, exist_ok=True)
-    files = make_models(folder, [device.dtype, *PACKED], PACKED)
+    files = make_models(folder, [device.dtype, *args.models], PACKED)
     translators, results = {}, {}
-    for name, path in tqdm(files.items(), desc="loading", unit="model"):
-        translators[name], results[name] = load(path, device, args.beam)
-    whole = results[device.dtype]["weights_mb"]
+    methods = [(model, decoder) for model in files for decoder in args.decoders]
+    for model, decoder in tqdm(methods, desc="loading", unit="model"):
+        name = f"{model}.{decoder}"
+        translators[name], results[name] = load(files[model], device, args.beam, decoder)
+    whole = next(iter(results.values()))["weights_mb"]
     for result in results.values():
         result["share_of_weights"] = whole and round(result["weights_mb"] / whole, 3)
         result["batches"] = {}
@@ -194,21 +213,21 @@ def measure(device: Device, args: argparse.Namespace) -> dict:
 
 def table(report: dict) -> str:
     results = report["results"]
-    lines = [f"{'':28}" + "".join(f"{name:>14}" for name in results)]
+    lines = [f"{'':28}" + "".join(f"{name:>20}" for name in results)]
 
     def row(title: str, values: list) -> None:
         cells = ("-" if value is None else value for value in values)
-        lines.append(f"{title:28}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{title:28}" + "".join(f"{cell:>20}" for cell in cells))
 
     for key in ("file_mb", "load_seconds", "weights_mb", "share_of_weights"):
         row(key, [result[key] for result in results.values()])
     for size, first in next(iter(results.values()))["batches"].items():
         batches = [result["batches"][size] for result in results.values()]
         lines.append(f"batches of {size}")
-        for key in ("median_ms", "ratio", "peak_mb"):
+        for key in ("median_ms", "ratio", "same_decoder", "peak_mb", "caches_mb"):
             row(f"  {key}", [batch[key] for batch in batches])
         for part in first["parts_ms"]:
-            row(f"    {part}", [batch["parts_ms"][part] for batch in batches])
+            row(f"    {part}", [batch["parts_ms"].get(part) for batch in batches])
     return "\n".join(lines)
 
 
@@ -221,6 +240,8 @@ def main() -> int:
     parser.add_argument(
         "--batches", nargs="+", type=int, default=[1, 8, 32], help="sentences in a batch"
     )
+    parser.add_argument("--models", nargs="*", default=list(PACKED), choices=PACKED)
+    parser.add_argument("--decoders", nargs="+", default=list(DECODERS), choices=DECODERS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a recording")
     parser.add_argument("--tokens", type=int, default=25, help="of a translation")
     parser.add_argument("--beam", type=int, default=5)

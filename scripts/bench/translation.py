@@ -190,16 +190,17 @@ class Stopwatch:
 def watched(translator, finish: Callable[[], None] = lambda: None) -> Stopwatch:
     """A stopwatch on the parts of the translator's model."""
     watch, model = Stopwatch(finish), translator.model
-    hubert = model.encoder.hubert
+    hubert, ensemble = model.encoder.hubert, translator.generator.model
     watch.watch(translator.task, "inference_step", "search")
     watch.watch(model.encoder, "forward_torchscript", "encoder")
     watch.watch(hubert, "_convolve", "HuBERT convolutions")
     watch.watch(hubert.encoder, "forward", "HuBERT transformer")
     watch.watch(hubert.encoder.pos_conv, "forward", "HuBERT positions")
     watch.watch(model.encoder.subsampler, "forward", "subsampler")
-    watch.watch(model.decoder, "forward", "decoder")
+    watch.watch(ensemble, "forward_decoder", "decoder")
     watch.watch(model.decoder.output_projection, "forward", "output projection")
-    watch.watch(model.decoder, "reorder_incremental_state_scripting", "reordering")
+    watch.watch(ensemble, "reorder_incremental_state", "reordering")
+    watch.watch(ensemble, "reorder_encoder_out", "reordering")
     return watch
 
 
