@@ -229,7 +229,7 @@ class Translator:
             batch_seconds: speech in a batch; 0: each segment alone.
             segmentation: how recordings are cut; None: they are not.
             decoder: static (steps recorded as CUDA graphs) or eager, see
-                ``tasks.generation.choose_decoder``; default: static on CUDA.
+                ``tasks.generation.choose_decoder``.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
