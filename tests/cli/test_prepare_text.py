@@ -126,7 +126,7 @@ class TestErrors:
     @pytest.mark.parametrize("content", ["- a", "a: [", ""])
     def test_a_config_that_is_none(self, data, flags, capsys, content):
         (data / "config.yaml").write_text(content)
-        self.check(capsys, "config.yaml: ", data, *flags)
+        self.check(capsys, "config.yaml:", data, *flags)
 
     @pytest.mark.parametrize(
         "key, value",

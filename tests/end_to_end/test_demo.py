@@ -1,10 +1,13 @@
 """The demo's recipe, on a smaller language: a model that listens, seen by what it does without."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
+from fairseq_commands import run_stages
+
+from cress_svcd.recipe import Runner
+from cress_svcd.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = {
@@ -41,11 +44,12 @@ def write_text(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def report(run, tmp_path_factory) -> dict:
+def report(tmp_path_factory) -> dict:
     out = tmp_path_factory.mktemp("demo")
     write_text(out / "text")
     settings = {
         "out": out,
+        "workers": 1,
         "train": "[fairseq-train]",  # two processes, and what starts them, take longer to start
         "voices": "[en-us]",
         "vocab_size": 70,
@@ -65,10 +69,12 @@ def report(run, tmp_path_factory) -> dict:
         "everything_updates": 30,
         "everything_samples": 480_000,
     }
-    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    recipe = ROOT / "scripts" / "recipes" / "demo.yaml"
-    run("cress-svcd", "recipe", recipe, "--from-stage", "speech", *changes, cwd=ROOT)
-    return json.loads((out / "report.json").read_text(encoding="utf-8"))
+    changes = {key: str(value) for key, value in settings.items()}
+    recipe = load_recipe(ROOT / "scripts" / "recipes" / "demo.yaml", changes)
+    text, *stages = recipe.stages
+    assert text.name == "text"
+    run_stages(stages, ROOT)
+    return Runner(recipe).write_report()
 
 
 def test_a_model_that_listens_fails_with_the_recordings_shuffled(report):
