@@ -23,7 +23,6 @@ checkpoint, whose encoder was trained on: what is then trained from that checkpo
 
 import argparse
 import contextlib
-import copy
 import itertools
 import queue
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.data / 'config.yaml'}: key standardize_audio is {normalize}, but the encoder "
             f"was pretrained with normalize={description.normalize}: set the key to that"
         )
-    encoder = frozen_encoder(args.hubert_model_path)
+    encoders = [frozen_encoder(args.hubert_model_path).to(device) for device in devices()]
     digest = file_digest(args.hubert_model_path)
     root = audio_folder(args.data, config)
     for split in args.splits:
@@ -133,9 +132,9 @@ def run(args: argparse.Namespace) -> None:
             print(f"{split}: up to date")
             continue
         waves = Waveforms(manifest, frame, root, normalize)
-        segments = encode(waves, encoder, list(wanted), gpus(), args.workers)
+        segments = encode(waves, encoders, list(wanted), args.workers)
         progress = tqdm(segments, total=len(frame), desc=f"encoding {split}", unit="segment")
-        dimensions = {OUTPUT: encoder.output_dim, CONVOLUTIONS: encoder.convolutions[-1][0]}
+        dimensions = {OUTPUT: encoders[0].output_dim, CONVOLUTIONS: encoders[0].convolutions[-1][0]}
         frames = 0
         with contextlib.ExitStack() as stack:
             adders = [
@@ -172,28 +171,32 @@ def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool
     return about["hubert"] == digest and about.get("layer", OUTPUT) == layer
 
 
-def gpus() -> list[torch.device]:
-    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+def devices() -> list[torch.device]:
+    """All GPUs that are visible, else the CPU."""
+    gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return gpus or [torch.device("cpu")]
 
 
 def encode(
-    waves: Waveforms,
-    encoder: HubertEncoder,
-    layers: list[str],
-    devices: Sequence[torch.device],
-    workers: int,
+    waves: Waveforms, encoders: Sequence[HubertEncoder], layers: list[str], workers: int
 ) -> Iterator[list[np.ndarray]]:
     """Features of each waveform in turn, frames×dimension of each of ``layers``, float16.
 
-    Without ``devices`` each of the ``workers`` processes encodes what it reads.
+    On the CPU each of the ``workers`` processes encodes what it reads.
     """
-    if devices:
-        read = DataLoader(waves, batch_size=None, num_workers=workers)
-        yield from encode_in_batches(read, encoder, layers, devices)
+    if encoders[0].layer_norm.weight.is_cuda:
+        yield from encode_in_batches(read(waves, workers), encoders, layers)
         return
-    windows = Windows(waves, encoder, layers)
+    windows = Windows(waves, encoders[0], layers)
     for window in DataLoader(windows, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
         yield from window
+
+
+def read(waves: Waveforms, workers: int) -> Iterator[Tensor]:
+    """The waveforms in turn, read by other processes."""
+    for wave in DataLoader(waves, batch_size=None, num_workers=workers):
+        # What comes from another process holds a file open: a window of them would be too many.
+        yield wave.clone()
 
 
 def _as_it_is(item: Any) -> Any:
@@ -223,19 +226,18 @@ class Windows(Dataset):
 
 def encode_in_batches(
     waves: Iterable[Tensor],
-    encoder: HubertEncoder,
+    encoders: Sequence[HubertEncoder],
     layers: list[str],
-    devices: Sequence[torch.device],
     window: int = WINDOW,
     batch_samples: int = BATCH_SAMPLES,
 ) -> Iterator[list[np.ndarray]]:
-    """As ``encode``, in batches of similar lengths, each on the next device that is free.
+    """As ``encode``, in batches of similar lengths, each by the next encoder that is free.
 
     One process for all: those side by side take minutes to start (each needs a CUDA context).
     """
     idle: queue.SimpleQueue = queue.SimpleQueue()
-    for device in devices:
-        idle.put(copy.deepcopy(encoder).to(device))
+    for encoder in encoders:
+        idle.put(encoder)
 
     def work(batch: list[Tensor]) -> list[list[np.ndarray]]:
         own = idle.get()
@@ -254,7 +256,7 @@ def encode_in_batches(
         for _, features in sorted(done, key=lambda item: item[0]):
             yield features
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with ThreadPoolExecutor(len(encoders)) as pool:
         begun: list[tuple[list[int], Future]] = []
         waiting = iter(waves)
         # While one window is encoded, the next one is read.

@@ -1,5 +1,7 @@
 """extract-features: training from its output is training from audio."""
 
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -59,8 +61,9 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
     waves = [torch.randn(length) for length in lengths]
     encoder, layers = extract_features.frozen_encoder(hubert), [OUTPUT, CONVOLUTIONS]
     expected = [extract_features.encode_batch([wave], encoder, layers)[0] for wave in waves]
+    encoders = [extract_features.frozen_encoder(hubert) for _ in range(devices)]
     found = extract_features.encode_in_batches(
-        iter(waves), encoder, layers, [torch.device("cpu")] * devices, window=4, batch_samples=20000
+        iter(waves), encoders, layers, window=4, batch_samples=20000
     )
     found = list(found)
     assert len(found) == len(waves)
@@ -68,6 +71,21 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
         for layer, reference in zip(ours, alone, strict=True):
             assert layer.dtype == np.float16
             np.testing.assert_allclose(layer, reference, rtol=2e-3, atol=1e-3)
+
+
+def test_a_window_that_other_processes_read_takes_few_open_files(prepared):
+    frame = read_manifest(prepared / "train.tsv")
+    root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
+    waves = extract_features.Waveforms(prepared / "train.tsv", frame, root, False)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + len(frame) - 5, limits[1])
+    )
+    try:
+        found = list(extract_features.read(waves, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [len(wave) for wave in found] == frame["n_frames"].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -80,7 +98,7 @@ def test_windows_on_the_cpu_give_the_same_in_the_same_order(
     monkeypatch.setattr(extract_features, "CPU_WINDOW", 7)
     monkeypatch.setattr(extract_features, "CPU_BATCH_SAMPLES", 40000)
     encoder = extract_features.frozen_encoder(hubert)
-    found = list(extract_features.encode(waves, encoder, [OUTPUT], [], workers))
+    found = list(extract_features.encode(waves, [encoder], [OUTPUT], workers))
     assert len(found) == len(frame) and len(frame) % 7
     for index, (features,) in enumerate(found):
         ((alone,),) = extract_features.encode_batch([waves[index]], encoder, [OUTPUT])
