@@ -47,13 +47,17 @@ def command(prepared, hubert):
     return command
 
 
-@pytest.fixture(scope="module")
-def trained(command, elsewhere, tmp_path_factory):
-    """A fully sharded training: its folder and its output."""
-    folder = tmp_path_factory.mktemp("sharded")
+def train_sharded(command, folder, elsewhere) -> tuple:
+    """The folder and the output of a fully sharded training."""
     result = torchrun(command(folder, *SHARDED), elsewhere)
     assert result.returncode == 0, result.stdout[-5000:]
     return folder, result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(command, elsewhere, tmp_path_factory):
+    """A fully sharded training: its folder and its output."""
+    return train_sharded(command, tmp_path_factory.mktemp("sharded"), elsewhere)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +78,7 @@ def quantised_command(prepared, trained):
 def quantised(quantised_command, elsewhere, tmp_path_factory):
     """A fully sharded quantised training: its folder and its output."""
     folder = tmp_path_factory.mktemp("sharded_quantised")
-    result = torchrun(quantised_command(folder, *SHARDED), elsewhere)
-    assert result.returncode == 0, result.stdout[-5000:]
-    return folder, result.stdout
+    return train_sharded(quantised_command, folder, elsewhere)
 
 
 @pytest.fixture(scope="module")
