@@ -24,6 +24,7 @@ from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models import front_end
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
+from cress_svcd.models.positions import ConvolutionalPositions
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ class HubertEncoder(HubertModel):
         # [None]: build without the label embeddings, which only the pretraining loss uses.
         super().__init__(cfg, task_cfg, [None])
         self.remove_pretraining_modules()
+        self.encoder.pos_conv = ConvolutionalPositions(*self.encoder.pos_conv)
         self.description = description
         self.convolutions = parse_conv_layers(cfg.conv_feature_layers)
         self.output_dim: int = cfg.encoder_embed_dim
