@@ -1,7 +1,7 @@
 """Back end ``gpu``: Triton kernels that read a bit a weight.
 
 Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch, on the tensor
-cores (int8) where rows are rounded to 8 bits.  Many: one launch rounds the rows, a second one
+cores (int8) where rows are rounded to 8 bits (``gpu_whole``, here for wider ones).  Many: one launch rounds the rows, a second one
 multiplies them on the tensor cores (int8, or halves without rounding), unpacks signs on their way
 and scales the result.  float32 rows that are not rounded to 8 bits take a float32 product.
 """
@@ -9,13 +9,15 @@ and scales the result.  float32 rows that are not rounded to 8 bits take a float
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels import bitpack, gpu_rows, reference
+from cress_svcd.kernels import bitpack, gpu_rows, gpu_whole, reference
 from cress_svcd.kernels.gpu_rows import why_unavailable
 from cress_svcd.kernels.launching import Launcher, cover
 
 try:
     import triton
     import triton.language as tl
+
+    from cress_svcd.kernels.gpu_whole import _rounded, _signs_of
 except ImportError:
     triton = None
 
@@ -31,18 +33,6 @@ def is_for(x: Tensor) -> bool:
 
 
 if triton is not None:
-
-    @triton.jit
-    def _rounded(values):
-        # Below 2^22 this rounds to an integer, halves to even, as torch.round does.
-        return (values + 12582912.0) - 12582912.0
-
-    @triton.jit
-    def _signs_of(packed):
-        """Bytes (out x bytes) to -1 and +1 (out x 8 bytes) of int8."""
-        bit = tl.arange(0, 8).to(tl.uint8)
-        ones = (packed[:, :, None] >> bit[None, None, :]) & 1
-        return (ones.to(tl.int8) * 2 - 1).reshape(packed.shape[0], packed.shape[1] * 8)
 
     @triton.jit
     def _finish(total, step, row, rows, output, h, bias, y, out_features: tl.constexpr):
@@ -283,6 +273,8 @@ def sign_matmul(
     """
     x, signs = x.contiguous(), signs.contiguous()
     rows = x.numel() // x.shape[-1]
+    if bits == 8 and 0 < rows <= gpu_whole.MOST_ROWS and x.shape[-1] <= gpu_whole.WIDEST:
+        return gpu_whole.sign_matmul(x, signs, g, h, bias)
     if bits == 8 and 0 < rows <= FUSED_ROWS:
         return _fused_rows(x, signs, g, h, bias)
     if 0 < rows <= FEW_ROWS:

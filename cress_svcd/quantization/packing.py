@@ -215,6 +215,13 @@ class PackedLinear(nn.Module):
         # These two scale after the product, by vectors that autocast leaves in float32.
         return y.to(_EXACT if self._published or self.method == "onebit" else lower)
 
+    def kernel_operands(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None] | None:
+        """Signs in storage form, g, h and bias, if the layer is one product of 8-bit levels with
+        them and nothing else, and they lie there in this form; else None."""
+        is_product = self._is_done and self._bits == 8 and self.settings["normalization"] == "none"
+        is_stored = self.signs.dtype == torch.uint8 and self.signs.dim() == 2
+        return (self.signs, *self._operands) if is_product and is_stored else None
+
     def _normalize(self, x: Tensor) -> Tensor:
         """The norm, whose vectors may be of another type than x, which torch's modules refuse."""
         kind = self.settings["normalization"]

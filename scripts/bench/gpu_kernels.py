@@ -4,7 +4,9 @@
     python scripts/bench/gpu_kernels.py -o runs/bench
     python scripts/bench/gpu_kernels.py -o runs/bench --tiles       # every kernel at every size
 
-A layer computes from float16 to float16, bias included, 8-bit activations.  Two times each:
+A layer computes from float16 to float16, bias included, 8-bit activations.  HuBERT-Base's
+convolutional positions (--positions: batches of 5 seconds each) are timed as well, by torch and by
+``kernels.gpu_windows``.  Two times each:
 ``device``, in a CUDA graph, without the microseconds in which Python and torch launch a kernel;
 ``eager``, as a program sees it that calls the layer many times in a row.  A round times all methods
 in turn; medians over the rounds, ratios within a round.  Writes gpu_kernels.json.
@@ -23,13 +25,16 @@ from tqdm import tqdm
 
 from cress_svcd import kernels
 from cress_svcd.files import write_json
-from cress_svcd.kernels import gpu, gpu_rows
+from cress_svcd.kernels import gpu, gpu_rows, gpu_whole, gpu_windows
 
 CALLS = 20
 # Candidates of --tiles beside those that are in use: rows, outputs, (inputs,) warps.
-FUSED_TILES = {(16, 16, 128, 4), (16, 16, 256, 4), (16, 32, 256, 4), (16, 32, 128, 8),
-               (16, 64, 128, 4), (32, 32, 128, 4)}  # fmt: skip
+FUSED_TILES = {(16, 16, 256, 4), (16, 32, 256, 4), (16, 64, 128, 4), (32, 32, 128, 4)}
+WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 4), (16, 32, 8), (16, 64, 4), (16, 64, 8),
+               (32, 64, 8)}  # fmt: skip
 TILES = {(64, 128, 4), (128, 64, 4), (64, 256, 8), (16, 64, 4)}
+WINDOW_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
+CHANNELS, GROUPS, TAPS, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
 
 
 def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict[str, Callable]:
@@ -45,16 +50,37 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
     if tiles:
         if rows <= 16:
             chosen["row by row"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
-        if rows <= 128:
-            for tile in sorted({gpu.FUSED_TILE, *FUSED_TILES}):
-                chosen[f"fused {tile}"] = lambda tile=tile: gpu._fused_rows(
-                    x, signs, g, h, bias, tile
-                )
+        for tile in sorted({gpu.FUSED_TILE, *FUSED_TILES}) if rows <= 128 else []:
+            chosen[f"fused {tile}"] = lambda tile=tile: gpu._fused_rows(x, signs, g, h, bias, tile)
+        held = in_features <= gpu_whole.WIDEST and rows <= 256
+        for tile in sorted(WHOLE_TILES) if held else []:
+            chosen[f"whole {tile}"] = lambda tile=tile: gpu_whole.sign_matmul(
+                x, signs, g, h, bias, tile=tile
+            )
         for tile in sorted({tuple(shape) for _, *shape in gpu.TILES} | TILES):
             chosen[f"two launches {tile}"] = lambda tile=tile: gpu._tiled(
                 *gpu_rows.quantize(x, g, 8, torch.int8), signs, h, bias, x.dtype, tile
             )
     return chosen
+
+
+def positions(batch: int, tiles: bool) -> dict[str, Callable]:
+    factory = {"device": "cuda", "dtype": torch.float16}
+    x = torch.randn(batch, FRAMES, CHANNELS, **factory)
+    weight = torch.randn(CHANNELS, CHANNELS // GROUPS, TAPS, **factory)
+    bias = torch.rand(CHANNELS, **factory)
+    chosen = {
+        "float16": lambda: F.conv1d(
+            x.transpose(1, 2), weight, bias, padding=TAPS // 2, groups=GROUPS
+        )
+    }
+    for tile in sorted(WINDOW_TILES) if tiles else []:
+        chosen[f"windows {tile}"] = lambda tile=tile: gpu_windows.convolve(
+            x, weight, bias, GROUPS, TAPS // 2, tile
+        )
+    return chosen | {
+        "windows": lambda: gpu_windows.convolve(x, weight, bias, GROUPS, TAPS // 2)
+    }
 
 
 def graph_of(call: Callable) -> torch.cuda.CUDAGraph:
@@ -76,8 +102,12 @@ def microseconds(run: Callable, calls: int) -> float:
 
 
 def measure(rows: int, shape: str, args: argparse.Namespace) -> dict:
-    out_features, in_features = map(int, shape.split("x"))
-    calls = methods(rows, in_features, out_features, args.tiles)
+    """Times of a layer for so many rows, or of the positions for so many utterances."""
+    if shape == "positions":
+        calls = positions(rows, args.tiles)
+    else:
+        out_features, in_features = map(int, shape.split("x"))
+        calls = methods(rows, in_features, out_features, args.tiles)
     graphs = {name: graph_of(call) for name, call in calls.items()}
 
     def eager(call: Callable) -> None:
@@ -116,6 +146,7 @@ def main() -> int:
                                                         "1024x1024", "4096x1024"],
                         metavar="OUTxIN")  # fmt: skip
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 5, 16, 64, 256, 1024, 4096])
+    parser.add_argument("--positions", nargs="*", type=int, default=[1, 8, 32], metavar="BATCH")
     parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
@@ -125,13 +156,14 @@ def main() -> int:
     torch.manual_seed(0)
     args.output.mkdir(parents=True, exist_ok=True)
     sizes = [(rows, shape) for shape in args.shapes for rows in args.rows]
+    sizes += [(batch, "positions") for batch in args.positions]
     layers = [measure(rows, shape, args) for rows, shape in tqdm(sizes, desc="layers")]
     report = {"machine": torch.cuda.get_device_name(), "layers": layers}
     write_json(args.output / "gpu_kernels.json", report)
     for layer in layers:
         for name, figures in layer["methods"].items():
             sys.stdout.write(
-                f"{layer['shape']:>10} {layer['rows']:>5} {name:20} {figures['device_us']:8.1f} us "
+                f"{layer['shape']:>10} {layer['rows']:>5} {name:28} {figures['device_us']:8.1f} us "
                 f"({figures['device_ratio']:.2f})  eager {figures['eager_us']:8.1f} us "
                 f"({figures['eager_ratio']:.2f})\n"
             )

@@ -7,9 +7,10 @@ import os
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from cress_svcd import kernels
-from cress_svcd.kernels import gpu, gpu_rows, reference
+from cress_svcd.kernels import gpu, gpu_rows, gpu_whole, reference
 
 CUDA = gpu.why_unavailable() is None
 needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu.why_unavailable()))
@@ -36,13 +37,42 @@ def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vecto
 @needs_triton
 @pytest.mark.parametrize("rows, in_features, out_features", [(1, 64, 32), (5, 300, 45), (33, 77, 1)])
 @pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
-def test_the_fused_tiles(operands, rows, in_features, out_features, vectors):
+@pytest.mark.parametrize("kernel", [gpu._fused_rows, gpu_whole.sign_matmul], ids=["tiles", "whole"])
+def test_the_fused_tiles(operands, kernel, rows, in_features, out_features, vectors):
     values = operands(rows, in_features, out_features)
     x, signs, *given = (value.to(DEVICE) for value in values)
     given = given if vectors else [None] * 3
-    y = gpu._fused_rows(x, kernels.pack_signs(signs), *given)
+    y = kernel(x, kernels.pack_signs(signs), *given)
     expected = reference.sign_matmul(x, signs, *given, 8)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("activation", [gpu_whole.NONE, gpu_whole.RELU, gpu_whole.GELU])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("tile", [None, (16, 64, 8)], ids=str)
+def test_what_stands_around_a_product(operands, dtype, activation, parts, tile):
+    """As if norm, layers, activation and residual were torch's, one after the other."""
+    rows, in_features, out_features = 5, 72, 64
+    layers = [operands(rows, in_features, out_features, seed) for seed in range(parts)]
+    x, residual = layers[0][0].to(DEVICE, dtype), torch.randn(rows, parts * out_features)
+    residual = residual.to(DEVICE, dtype)
+    weight, bias = (torch.randn(in_features, device=DEVICE) for _ in range(2))
+    functions = {gpu_whole.RELU: F.relu, gpu_whole.GELU: F.gelu}
+    normed = F.layer_norm(x.float(), (in_features,), weight, bias, 1e-3).to(dtype)
+    expected = []
+    for _, signs, *given in layers:
+        signs, *given = (value.to(DEVICE) for value in (signs, *given))
+        y = reference.sign_matmul(normed.float(), signs, *given, 8).to(dtype)
+        expected.append(functions[activation](y) if activation else y)
+    signs, g, h, shift = (torch.cat(values).to(DEVICE) for values in list(zip(*layers))[1:])
+    y = gpu_whole.sign_matmul(
+        x, kernels.pack_signs(signs), g, h, shift, parts=parts, activation=activation,
+        norm=gpu_whole.Norm(weight, bias, 1e-3), residual=residual, tile=tile,
+    )  # fmt: skip
+    error = (y - residual - torch.cat(expected, 1)).float().norm() / y.float().norm()
+    assert y.dtype == dtype and error < (1e-2 if dtype == torch.float16 else 2e-3)  # levels tip over
 
 
 @needs_triton
@@ -70,8 +100,9 @@ def test_broken_rows_stay_alone(operands):
     x[1, 3], x[2, 0] = float("inf"), float("nan")
     y = gpu._few_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
     assert y.isnan().all(1).tolist() == [False, True, True, False]
-    y = gpu._fused_rows(x, kernels.pack_signs(signs), g, h, bias)
-    assert y.isnan().all(1).tolist() == [False, True, True, False]
+    for kernel in (gpu._fused_rows, gpu_whole.sign_matmul):
+        y = kernel(x, kernels.pack_signs(signs), g, h, bias)
+        assert y.isnan().all(1).tolist() == [False, True, True, False]
     assert not gpu._few_rows(torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8).any()
     y = gpu._many_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
     assert y.isnan().all(1).tolist() == [False, True, True, False]
