@@ -32,8 +32,10 @@ from fairseq.modules import (
 )
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
+from cress_svcd.kernels import gpu_whole
 from cress_svcd.kernels.graphs import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
+from cress_svcd.models.packed_steps import PackedStep
 from cress_svcd.models.recorded import derived_tensors, is_watched, state_of
 from cress_svcd.quantization import BitLinear
 from cress_svcd.quantization.packing import PackedLinear
@@ -186,6 +188,7 @@ class StaticDecoder:
         self._state: tuple = ()
         self._recorder: Recorder | None = None
         self._now: Shape | None = None
+        self._packed: list[PackedStep | None] | None = None  # by layer
         self._rows = self._position = self._target = 0
         self._ordered = False  # whether the shape's order is the one to go on with
 
@@ -217,6 +220,8 @@ class StaticDecoder:
         )
         self._rows, self._position, self._target = sentences * beam, 0, 0
         self._ordered = False
+        if self._packed is None and shape.rows <= gpu_whole.MOST_ROWS:
+            self._packed = [PackedStep.of(layer) for layer in self.model.decoder.layers]
         # Broken numbers of an earlier batch would come through masks: their weight is 0, not they.
         shape.own.zero_()
         shape.states.zero_()
@@ -322,7 +327,7 @@ class StaticDecoder:
         if state == self._state:
             return
         self._state = state
-        self._now = None
+        self._now = self._packed = None
         self._shapes.clear()
         self._recorder = Recorder(states.device)
 
@@ -355,26 +360,18 @@ class StaticDecoder:
             x = x + self._position_row(shape.step).to(x.dtype)
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
+        few = shape.rows <= gpu_whole.MOST_ROWS
         with sdpa_kernel(ATTENTION):
             for number, layer in enumerate(decoder.layers):
                 keys, values = 2 * number, 2 * number + 1
-                x = _block(
-                    layer, layer.self_attn_layer_norm, x,
-                    functools.partial(
-                        _attend, layer.self_attn, shape, own[keys], own[values], mask
-                    ),
-                )  # fmt: skip
-                x = _block(
-                    layer, layer.encoder_attn_layer_norm, x,
-                    functools.partial(
-                        _attend_to_source, layer.encoder_attn, shape, shape.other[keys],
-                        shape.other[values],
-                    ),
-                )  # fmt: skip
-                x = _block(
-                    layer, layer.final_layer_norm, x,
-                    lambda y, layer=layer: layer.fc2(layer.activation_fn(layer.fc1(y))),
-                )  # fmt: skip
+                past = functools.partial(
+                    _over_past, layer.self_attn, shape, own[keys], own[values], mask
+                )
+                source = functools.partial(
+                    _over_source, layer.encoder_attn, shape, shape.other[keys], shape.other[values]
+                )
+                packed = self._packed[number] if few else None
+                x = _layer(layer, past, source, x) if packed is None else packed(past, source, x)
         if decoder.layer_norm is not None:
             x = decoder.layer_norm(x)
         if decoder.project_out_dim is not None:
@@ -391,6 +388,27 @@ class StaticDecoder:
         return table.index_select(0, step + (positions.padding_idx + 1))
 
 
+def _layer(layer: nn.Module, past: Callable, source: Callable, x: Tensor) -> Tensor:
+    """A decoder layer by its modules; x: rows x C.
+
+    Args:
+        past: query, key, value of ``x`` (rows x C each) → ``_over_past``'s.
+        source: query → ``_over_source``'s.
+    """
+    own, other = layer.self_attn, layer.encoder_attn
+    x = _block(
+        layer, layer.self_attn_layer_norm, x,
+        lambda y: own.out_proj(past(own.q_proj(y), own.k_proj(y), own.v_proj(y))),
+    )  # fmt: skip
+    x = _block(
+        layer, layer.encoder_attn_layer_norm, x,
+        lambda y: other.out_proj(source(other.q_proj(y))),
+    )  # fmt: skip
+    return _block(
+        layer, layer.final_layer_norm, x, lambda y: layer.fc2(layer.activation_fn(layer.fc1(y)))
+    )
+
+
 def _block(
     layer: nn.Module, norm: nn.Module, x: Tensor, inner: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -400,30 +418,34 @@ def _block(
     return norm(layer.residual_connection(inner(x), x))
 
 
-def _attend(
+def _over_past(
     attention: MultiheadAttention,
     shape: Shape,
     keys: Tensor,
     values: Tensor,
     mask: Tensor,
-    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
 ) -> Tensor:
-    """Each row (rows x C) to its own past; its key and value are written where the step is."""
-    for cache, project in ((keys, attention.k_proj), (values, attention.v_proj)):
-        cache.index_copy_(2, shape.step, _halves(project(x), shape.heads).unsqueeze(2))
-    query = _halves(attention.q_proj(x), shape.heads).unsqueeze(2)
+    """What each row (rows x C) finds in its own past; key and value are written where the step
+    is."""
+    for cache, projected in ((keys, key), (values, value)):
+        cache.index_copy_(2, shape.step, _halves(projected, shape.heads).unsqueeze(2))
+    query = _halves(query, shape.heads).unsqueeze(2)
     mixed = F.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask[None, None, None], scale=attention.scaling
     )
-    return attention.out_proj(mixed.flatten(1))
+    return mixed.flatten(1)
 
 
-def _attend_to_source(
-    attention: MultiheadAttention, shape: Shape, keys: Tensor, values: Tensor, x: Tensor
+def _over_source(
+    attention: MultiheadAttention, shape: Shape, keys: Tensor, values: Tensor, query: Tensor
 ) -> Tensor:
-    """Each row (rows x C) to the states of its sentence: beams are queries of one sequence."""
-    query = _halves(attention.q_proj(x), shape.heads).unflatten(0, (shape.sentences, shape.beam))
+    """What each row (rows x C) finds in the states of its sentence: beams are queries of one
+    sequence."""
+    query = _halves(query, shape.heads).unflatten(0, (shape.sentences, shape.beam))
     mixed = F.scaled_dot_product_attention(
         query.transpose(1, 2), keys, values, attn_mask=shape.other_mask, scale=attention.scaling
     )
-    return attention.out_proj(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
+    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
