@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 DECODER_VARIABLE = "CRESS_SVCD_DECODER"
 DECODERS = ("static", "eager")
-STATIC_ON: tuple[str, ...] = ()  # kinds of devices where it is the default: not yet measured on CUDA
+STATIC_ON = ("cuda",)  # kinds of devices where it is the default
 
 
 def choose_decoder(device: torch.device, name: str | None = None) -> str:

@@ -92,7 +92,7 @@ def batch(lengths, device="cpu", seed=0):
         tokens[row, :length] = torch.randint(4, 4 + PIECES, (length,), generator=generator)
         tokens[row, length - 1] = 2
     sample = {"src_tokens": tokens.to(device), "src_lengths": torch.tensor(lengths).to(device)}
-    return {"id": torch.arange(len(lengths)), "net_input": sample}
+    return {"id": torch.arange(len(lengths), device=device), "net_input": sample}
 
 
 def searches(model, dictionary, **options):
@@ -482,7 +482,7 @@ class TestWhen:
     def test_where_it_is_asked_for(self, monkeypatch):
         monkeypatch.delenv(DECODER_VARIABLE, raising=False)
         assert choose_decoder(torch.device("cpu")) == "eager"
-        assert choose_decoder(torch.device("cuda")) == "eager"  # until it has been measured
+        assert choose_decoder(torch.device("cuda")) == "static"
         monkeypatch.setenv(DECODER_VARIABLE, "eager")
         assert choose_decoder(torch.device("cuda"), "auto") == "eager"
         assert choose_decoder(torch.device("cuda"), "static") == "static"
@@ -550,36 +550,55 @@ def test_sizes_are_rounded_up_to_few():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_steps_on_cuda(dictionary, small_sizes, kind, dtype, beam, lengths):
-    """Scores of each step, teacher-forced, so that a tie cannot part the ways: fairseq's steps,
-    static ones, and these recorded, which are the same kernels."""
+    """Probabilities of each step, teacher-forced, so that a tie cannot part the ways: of fairseq's
+    steps, of static ones, and of these recorded, which are the same kernels."""
     model = make(dictionary, kind, dtype=dtype, device="cuda")
-    sentences = len(lengths)
-    encoder_out = model.encoder.forward_torchscript(batch(lengths, "cuda")["net_input"])
-    order = torch.arange(sentences, device="cuda").repeat_interleave(beam)
-    repeated = model.encoder.reorder_encoder_out(encoder_out, order)
-    tokens = torch.randint(4, 4 + PIECES, (sentences * beam, 21), device="cuda")
-    tokens[:, 0] = 2
-    plain, recorded = (static_decoder.StaticDecoder(model) for _ in range(2))
-    plain.begin(encoder_out, beam)
+    exact = make(dictionary, kind, dtype=torch.float32, device="cuda")
+    sample, sentences = batch(lengths, "cuda")["net_input"], len(lengths)
+    steps, recorded = FairseqSteps(model, sample, beam), static_decoder.StaticDecoder(model)
+    reference, plain = FairseqSteps(exact, sample, beam), static_decoder.StaticDecoder(model)
+    plain.begin(steps.encoder_out, beam)
     plain._recorder.records = False
     for _ in range(2):  # what is recorded at a second batch, too
-        recorded.begin(encoder_out, beam)
-    cache = {}
-    exact = dtype == torch.float32
-    with torch.no_grad():
-        for step in range(1, 21):
-            logits, _ = model.decoder(tokens[:, :step], repeated, incremental_state=cache)
-            expected = model.get_normalized_probs((logits[:, -1:], None), log_probs=True)[:, 0]
-            alone, found = (part.step(tokens[:, :step]) for part in (plain, recorded))
-            torch.testing.assert_close(found, alone, rtol=0, atol=1e-5 if exact else 1e-3)
-            error = (found.exp() - expected.exp()).abs().max()
-            assert error < ((1e-4 if exact else 5e-3) if kind == "plain" else 5e-2)
-            order = torch.arange(sentences * beam, device="cuda").view(-1, beam).flip(1).flatten()
-            model.decoder.reorder_incremental_state_scripting(cache, order)
-            plain.reorder(order)
-            recorded.reorder(order)
-            tokens = tokens[order]
+        recorded.begin(steps.encoder_out, beam)
+    tokens = torch.randint(4, 4 + PIECES, (sentences * beam, 21), device="cuda")
+    tokens[:, 0] = 2
+    order = torch.arange(sentences * beam, device="cuda").view(-1, beam).flip(1).flatten()
+    own_errors, their_errors = [], []
+    for step in range(1, 21):
+        expected, theirs, alone, found = (
+            part.step(tokens[:, :step]).exp() for part in (reference, steps, plain, recorded)
+        )
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-3)
+        own_errors.append((found - expected).abs().max().item())
+        their_errors.append((theirs - expected).abs().max().item())
+        for part in (reference, steps, plain, recorded):
+            part.reorder(order)
+        tokens = tokens[order]
+    # In half precision fairseq's steps are not exact, either, and 8-bit levels tip over.
+    assert max(own_errors) <= 3 * max(their_errors) + (1e-4 if kind == "plain" else 2e-2)
     assert recorded.records and not plain.records
+
+
+class FairseqSteps:
+    """fairseq's incremental decoding, as ``StaticDecoder`` is called."""
+
+    def __init__(self, model, sample, beam):
+        self.model, self.cache = model, {}
+        with torch.no_grad():
+            self.encoder_out = model.encoder.forward_torchscript(sample)
+            rows = torch.arange(len(sample["src_tokens"]), device=sample["src_tokens"].device)
+            self.repeated = model.encoder.reorder_encoder_out(
+                self.encoder_out, rows.repeat_interleave(beam)
+            )
+
+    @torch.no_grad()
+    def step(self, tokens):
+        logits, _ = self.model.decoder(tokens, self.repeated, incremental_state=self.cache)
+        return self.model.get_normalized_probs((logits[:, -1:], None), log_probs=True)[:, 0]
+
+    def reorder(self, order):
+        self.model.decoder.reorder_incremental_state_scripting(self.cache, order)
 
 
 @needs_cuda
