@@ -273,7 +273,7 @@ def sign_matmul(
     """
     x, signs = x.contiguous(), signs.contiguous()
     rows = x.numel() // x.shape[-1]
-    if bits == 8 and 0 < rows <= gpu_whole.MOST_ROWS and x.shape[-1] <= gpu_whole.WIDEST:
+    if bits == 8 and gpu_whole.fits(rows, x.shape[-1], x.device):
         return gpu_whole.sign_matmul(x, signs, g, h, bias)
     if bits == 8 and 0 < rows <= FUSED_ROWS:
         return _fused_rows(x, signs, g, h, bias)

@@ -23,7 +23,9 @@ except ImportError:
 WIDEST = 2048  # inputs of a row
 MOST_ROWS = 192  # with more, rows are better rounded once, and not by each program (on an H200)
 ROWS = 16  # of a program
+OUTPUTS = 16, 32, 64  # of a program
 PROGRAMS = 132  # that run at once
+LEAST_SHARED = 48 << 10  # bytes of memory that every GPU gives a program
 NONE, RELU, GELU = 0, 1, 2  # activations
 
 
@@ -125,7 +127,7 @@ def sign_matmul(
     Everything is rounded to x's type where it would be if each part stood by itself.
 
     Args:
-        x: ... x in, dense, of float32 or half types; in at most WIDEST.
+        x: ... x in, dense, of float32 or half types, that ``fits``.
         signs: out x bytes, in storage form.
         g: in, or None for ones; with ``parts`` layers side by side parts x in.
         h, bias: out, or None for ones and zeros.
@@ -138,7 +140,8 @@ def sign_matmul(
     out_features, row_bytes = signs.shape
     rows = x.numel() // in_features
     y = x.new_empty((*shape, out_features))
-    block_rows, block_out, warps = tile or tile_for(rows, in_features, out_features)
+    room = shared_memory(x.device)
+    block_rows, block_out, warps = tile or tile_for(rows, in_features, out_features, room)
     norm_weight, norm_bias, eps = norm or (None, None, 0.0)
     constants = (
         in_features, out_features, row_bytes, out_features // parts, eps, activation,
@@ -150,16 +153,42 @@ def sign_matmul(
     return y
 
 
+def fits(rows: int, in_features: int, device: torch.device) -> bool:
+    """Whether ``sign_matmul`` is for so many rows of so many inputs there."""
+    return 0 < rows <= MOST_ROWS and in_features <= WIDEST and (
+        _bytes(in_features, OUTPUTS[0]) <= shared_memory(device)
+    )
+
+
 @functools.cache
-def tile_for(rows: int, in_features: int, out_features: int) -> tuple[int, int, int]:
+def shared_memory(device: torch.device) -> int:
+    """Bytes that the operands of a program may take; the rest is the compiler's."""
+    if device.type != "cuda":
+        return LEAST_SHARED
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED) * 3 // 4
+
+
+def _bytes(in_features: int, block_out: int) -> int:
+    return (ROWS + block_out) * _width(in_features)
+
+
+@functools.cache
+def tile_for(
+    rows: int, in_features: int, out_features: int, room: int
+) -> tuple[int, int, int]:
     """Rows and outputs of a program, and its warps (measured on an H200).
 
     The fewer outputs, the sooner a program is done, as long as all run at once.
     """
-    for block_out in (16, 32, 64):
+    chosen = OUTPUTS[0]
+    for block_out in OUTPUTS:
+        if _bytes(in_features, block_out) > room:
+            break
+        chosen = block_out
         if cover(rows, ROWS) * cover(out_features, block_out) <= PROGRAMS:
             break
-    return ROWS, block_out, 8 if block_out == 64 or in_features > 1024 else 4
+    return ROWS, chosen, 8 if chosen == OUTPUTS[-1] or in_features > 1024 else 4
 
 
 @functools.cache

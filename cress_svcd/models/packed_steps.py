@@ -76,10 +76,11 @@ class PackedStep:
             or layer.activation_fn not in ACTIVATIONS
             or any(type(norm) is not nn.LayerNorm or norm.bias is None for norm in norms)
             or any(operands is None for operands in together)
-            or any(projection.in_features > gpu_whole.WIDEST for projection in projections)
             or own.q_proj.out_features % PART
-            or not all(gpu.is_for(operands[0]) for operands in together)
-        ):
+            or not all(gpu.is_for(signs) for signs, *_ in together)
+            or not all(gpu_whole.fits(1, projection.in_features, projection.signs.device)
+                       for projection in projections)
+        ):  # fmt: skip
             return None
         vectors = [[operand is None for operand in operands] for operands in together[:3]]
         sizes = {projection.out_features for projection in projections[:3]}

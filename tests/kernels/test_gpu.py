@@ -94,6 +94,18 @@ def test_the_tiled_kernel(operands, bits, tile, rows, in_features, out_features,
     assert error < (1e-6 if bits == 8 else 1e-3)  # unrounded levels are halves
 
 
+def test_tiles_fit_the_gpu():
+    few, many = 5, gpu_whole.MOST_ROWS
+    assert gpu_whole.tile_for(few, 512, 2048, 170 << 10) == (16, 16, 4)
+    assert gpu_whole.tile_for(40, 512, 2048, 170 << 10) == (16, 64, 8)
+    assert gpu_whole.tile_for(many, 2048, 512, 170 << 10) == (16, 64, 8)
+    assert gpu_whole.tile_for(many, 2048, 512, 74 << 10) == (16, 16, 8)  # of a GeForce
+    assert gpu_whole.tile_for(many, 1024, 512, 48 << 10) == (16, 32, 4)
+    anywhere = torch.device("cpu")
+    assert gpu_whole.fits(many, 1024, anywhere) and not gpu_whole.fits(many, 2048, anywhere)
+    assert not gpu_whole.fits(many + 1, 64, anywhere) and not gpu_whole.fits(0, 64, anywhere)
+
+
 @needs_triton
 def test_broken_rows_stay_alone(operands):
     x, signs, g, h, bias = (value.to(DEVICE) for value in operands(4, 70, 20))
