@@ -2,15 +2,17 @@
 """Time training on several GPUs of one machine, and how long they stand idle.
 
     python scripts/bench/data_parallel.py -o runs/bench --gpus 1 2
+    python scripts/bench/data_parallel.py -o runs/bench --gpus 1 2 --batches 2 --updates 160
     python scripts/bench/data_parallel.py -o runs/bench --gpus 1 2 --ddp-backend pytorch_ddp
 
 The base-size model (HuBERT-Base's dimensions trained along, 6 + 6 layers of 512, a vocabulary of
 10,000, random weights) is trained by fairseq-train as the recipes' stage st does it: audio read by
 seeking in recordings of ten minutes, segments as long as MuST-C's (6.4 s on average, from 1 to 20),
---mt-finetune, every batch up to --max-tokens samples and --batch-size segments on each GPU, an
-update after every batch (the most communication there can be).  The batches of an update are of
-similar length (--grouped-shuffling): else the GPUs wait for the one with the longest.  One GPU runs
-without torchrun.
+--mt-finetune, every batch up to --max-tokens samples and --batch-size segments.  An update is of
+--batches batches, whatever the number of GPUs: 8 as in the recipes, so that the training is the
+same; as many as there are GPUs is the most communication there can be.  The batches of an update
+are of similar length (--grouped-shuffling): else the GPUs wait for the one with the longest.  One
+GPU runs without torchrun.
 
 Throughput is seconds of speech a second from the first log to the last; ``scaling`` is that of one
 GPU times, ``idle_percent`` the share of time without any kernel, by nvidia-smi.  Writes
@@ -19,7 +21,7 @@ data_parallel.json.
 --device cpu rehearses with processes of one thread, on small batches:
 
     python scripts/bench/data_parallel.py -o runs/rehearsal --device cpu --gpus 1 2 \\
-        --updates 6 --max-tokens 60000 --batch-size 2
+        --updates 6 --batches 2 --max-tokens 60000 --batch-size 2
 """
 
 import argparse
@@ -78,6 +80,7 @@ def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]
         "--arch", "hubert_transformer", "--hubert-description", description,
         "--optimizer", "adam", "--lr", "1e-5", "--lr-scheduler", "fixed", "--clip-norm", "1",
         "--grouped-shuffling", "--max-tokens", str(args.max_tokens), "--batch-size", str(args.batch_size),
+        "--update-freq", str(args.batches // processes),
         "--max-update", str(args.updates), "--num-workers", str(args.num_workers),
         "--ddp-backend", args.ddp_backend, "--fp16-init-scale", "4", "--seed", "1", "--no-save",
         "--disable-validation", "--log-format", "json",
@@ -138,8 +141,11 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=3_000_000, help="samples, of a GPU")
     parser.add_argument("--batch-size", type=int, default=32, help="segments, of a GPU")
     parser.add_argument("--num-workers", type=int, default=4, help="that read audio, of a GPU")
-    parser.add_argument("--updates", type=int, default=160)
+    parser.add_argument("--batches", type=int, default=8, help="of an update, of all GPUs")
+    parser.add_argument("--updates", type=int, default=32)
     args = parser.parse_args()
+    if any(args.batches % processes for processes in args.gpus):
+        parser.error(f"--batches {args.batches} is no multiple of each of --gpus {args.gpus}")
     args.precision = args.precision or ("fp16" if args.device == "cuda" else "fp32")
     folder = args.output / "data_parallel"
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,7 @@ def main() -> int:
     for run in runs.values():
         run["scaling"] = round(run["speech_seconds_per_second"] / base, 2)
     report = {"machine": machine(args.device), "precision": args.precision,
-              "ddp_backend": args.ddp_backend, "gpus": runs}  # fmt: skip
+              "ddp_backend": args.ddp_backend, "batches": args.batches, "gpus": runs}  # fmt: skip
     write_json(args.output / "data_parallel.json", report)
     for processes, run in runs.items():
         sys.stdout.write(
