@@ -7,7 +7,6 @@ Where the device has no graphs ``run`` is ``step`` itself, so that all but the r
 everywhere.
 """
 
-import contextlib
 import functools
 import logging
 import threading
@@ -56,15 +55,8 @@ class Recorder:
             except RuntimeError as error:
                 self.records = False
                 torch.cuda.set_stream(current)  # which torch leaves undone if a recording fails
-                self._end_failed_recording()
                 logger.warning("no CUDA graph, every kernel is launched by itself: %s", error)
                 return function
-
-    def _end_failed_recording(self) -> None:
-        """Record something else: torch's generator of random numbers takes itself for recorded
-        until a recording succeeds, and refuses to be used."""
-        with contextlib.suppress(RuntimeError):
-            self._capture(functools.partial(torch.zeros, 1, device=self.device))
 
     def _prepare(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()

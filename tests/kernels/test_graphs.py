@@ -67,7 +67,6 @@ def test_what_cannot_be_recorded_runs_as_it_is(counter, caplog):
     assert torch.cuda.current_stream() == stream and not recorder.records
     run()
     assert seen[-1] == 20
-    assert torch.rand(2, device=counter.x.device).shape == (2,)  # which torch's state had forbidden
     assert recorder.record(counter) is counter  # nor is anything later
 
 
