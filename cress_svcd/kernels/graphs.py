@@ -41,7 +41,8 @@ class Recorder:
         """What does the same as ``function``, by a single launch where the device has graphs.
 
         A function that cannot be recorded is returned itself, with a warning, and so are all that
-        follow: a failure costs more than a recording saves.
+        follow: a failure costs more than a recording saves.  It also costs the process torch's
+        random numbers on that device (torch 2.11), which a search without sampling does not need.
         """
         if not self.records:
             return function
