@@ -1,9 +1,10 @@
 """Back end ``gpu``: Triton kernels that read a bit a weight.
 
 Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch, on the tensor
-cores (int8) where rows are rounded to 8 bits (``gpu_whole``, here for wider ones).  Many: one launch rounds the rows, a second one
-multiplies them on the tensor cores (int8, or halves without rounding), unpacks signs on their way
-and scales the result.  float32 rows that are not rounded to 8 bits take a float32 product.
+cores (int8) where rows are rounded to 8 bits: by ``gpu_whole`` or, if they are wide, here.  Many:
+one launch rounds the rows, a second one multiplies them on the tensor cores (int8, or halves
+without rounding), unpacks signs on their way and scales the result.  float32 rows that are not
+rounded to 8 bits take a float32 product.
 """
 
 import torch

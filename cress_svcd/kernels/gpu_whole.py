@@ -155,9 +155,8 @@ def sign_matmul(
 
 def fits(rows: int, in_features: int, device: torch.device) -> bool:
     """Whether ``sign_matmul`` is for so many rows of so many inputs there."""
-    return 0 < rows <= MOST_ROWS and in_features <= WIDEST and (
-        _bytes(in_features, OUTPUTS[0]) <= shared_memory(device)
-    )
+    held = 0 < rows <= MOST_ROWS and in_features <= WIDEST
+    return held and _bytes(in_features, OUTPUTS[0]) <= shared_memory(device)
 
 
 @functools.cache
@@ -174,9 +173,7 @@ def _bytes(in_features: int, block_out: int) -> int:
 
 
 @functools.cache
-def tile_for(
-    rows: int, in_features: int, out_features: int, room: int
-) -> tuple[int, int, int]:
+def tile_for(rows: int, in_features: int, out_features: int, room: int) -> tuple[int, int, int]:
     """Rows and outputs of a program, and its warps (measured on an H200).
 
     The fewer outputs, the sooner a program is done, as long as all run at once.

@@ -89,7 +89,7 @@ def convolve(
     everything, channels, taps = weight.shape
     out = everything // groups
     block_out = max(LEAST_OUT, 1 << (out - 1).bit_length())
-    rows = weight.view(groups, out, channels, taps).permute(0, 3, 2, 1)
+    rows = weight.reshape(groups, out, channels, taps).permute(0, 3, 2, 1)
     rows = F.pad(rows, (0, block_out - out)).contiguous()
     y = x.new_empty(batch, frames, everything)
     block_frames, block_in, warps = tile or TILE

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fairseq.modules import gelu
 
-from cress_svcd.kernels import gpu, gpu_whole
+from cress_svcd.kernels import gpu, gpu_rows, gpu_whole
 from cress_svcd.quantization.packing import PackedLinear
 
 ACTIVATIONS: dict[Callable, int] = {F.relu: gpu_whole.RELU, gelu: gpu_whole.GELU}
@@ -75,6 +75,7 @@ class PackedStep:
             not layer.normalize_before
             or layer.activation_fn not in ACTIVATIONS
             or any(type(norm) is not nn.LayerNorm or norm.bias is None for norm in norms)
+            or norms[0].weight.dtype not in gpu_rows.TYPES
             or any(operands is None for operands in together)
             or own.q_proj.out_features % PART
             or not all(gpu.is_for(signs) for signs, *_ in together)

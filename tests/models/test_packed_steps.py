@@ -90,5 +90,6 @@ def test_what_modules_must_do(changes):
 
 def test_a_layer_on_another_back_end(monkeypatch):
     assert PackedStep.of(decoder_layer()) is not None
+    assert PackedStep.of(decoder_layer().double()) is None
     monkeypatch.setattr(gpu, "is_for", lambda x: False)
     assert PackedStep.of(decoder_layer()) is None
