@@ -56,7 +56,7 @@ def report(tmp_path_factory) -> dict:
         "hubert_options": "[--set, masked_prediction.optimization.max_update=5, "
         "--set, ctc.optimization.max_update=150, --set, ctc.lr_scheduler.warmup_updates=40, "
         "--set, dataset.max_tokens=120000, --set, task.max_sample_size=120000]",
-        "mt_updates": 90,
+        "mt_updates": 200,
         "mt_warmup": 40,
         "st_updates": 100,
         "st_warmup": 40,
