@@ -3,22 +3,13 @@
     TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu.py   (needs the package triton)
 """
 
-import os
-
 import pytest
 import torch
 from torch.nn import functional as F
+from triton_marks import DEVICE, needs_cuda, needs_triton
 
 from cress_svcd import kernels
 from cress_svcd.kernels import gpu, gpu_rows, gpu_whole, reference
-
-CUDA = gpu.why_unavailable() is None
-needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu.why_unavailable()))
-needs_triton = pytest.mark.skipif(
-    not CUDA and (gpu.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
-    reason="neither a GPU nor Triton's interpreter",
-)
-DEVICE = "cuda" if CUDA else "cpu"
 
 
 @needs_triton

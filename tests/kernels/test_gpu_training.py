@@ -5,23 +5,15 @@ They also run in Triton's interpreter, without a GPU:
     TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_training.py   (needs triton)
 """
 
-import os
-
 import pytest
 import torch
+from triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
 
 from cress_svcd.kernels import gpu_rows, gpu_training
 from cress_svcd.quantization import METHODS
 from cress_svcd.quantization.activations import quantize_tokens
 from cress_svcd.quantization.sign_linear import _fused_gradients, _gradients
 
-CUDA = gpu_rows.why_unavailable() is None
-DEVICE = "cuda" if CUDA else "cpu"
-needs_cuda = pytest.mark.skipif(not CUDA, reason=str(gpu_rows.why_unavailable()))
-needs_triton = pytest.mark.skipif(
-    not CUDA and (gpu_rows.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
-    reason="neither a GPU nor Triton's interpreter",
-)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # rows, in, out: several rows a program, one, and sizes that fill no block
 SHAPES = [(7, 64, 32), (3, 300, 45), (5, 2100, 9), (1, 1, 1)]

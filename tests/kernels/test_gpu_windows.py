@@ -3,23 +3,15 @@
     TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_windows.py   (needs triton)
 """
 
-import os
-
 import pytest
 import torch
 from fairseq.models.wav2vec.wav2vec2 import make_conv_pos
 from torch import nn
 from torch.nn import functional as F
+from triton_marks import CUDA, DEVICE, needs_triton
 
 from cress_svcd.kernels import gpu_windows
 from cress_svcd.models.positions import ConvolutionalPositions
-
-CUDA = gpu_windows.why_unavailable() is None
-DEVICE = "cuda" if CUDA else "cpu"
-needs_triton = pytest.mark.skipif(
-    not CUDA and (gpu_windows.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
-    reason="neither a GPU nor Triton's interpreter",
-)
 
 
 @needs_triton

@@ -3,27 +3,19 @@
     TRITON_INTERPRET=1 python -m pytest tests/models/test_packed_steps.py   (needs triton)
 """
 
-import os
-
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
+from triton_marks import CUDA, DEVICE, needs_triton
 
-from cress_svcd.kernels import gpu, gpu_whole
+from cress_svcd.kernels import gpu
 from cress_svcd.models.packed_steps import PackedStep
 from cress_svcd.models.static_decoder import _layer
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import pack_model
 from fairseq.models.transformer import TransformerConfig
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
-
-CUDA = gpu.why_unavailable() is None
-DEVICE = "cuda" if CUDA else "cpu"
-needs_triton = pytest.mark.skipif(
-    not CUDA and (gpu_whole.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
-    reason="neither a GPU nor Triton's interpreter",
-)
 
 
 @pytest.fixture(autouse=True)
