@@ -131,7 +131,7 @@ def sign_matmul(
         signs: out x bytes, in storage form.
         g: in, or None for ones; with ``parts`` layers side by side parts x in.
         h, bias: out, or None for ones and zeros.
-        parts: layers of equally many outputs, a multiple of 64 of them unless there is one layer.
+        parts: layers of equally many outputs, a multiple of OUTPUTS[-1] unless there is one layer.
         activation: NONE, RELU or GELU.
         residual: ... x out, dense.
         tile: rows and outputs of a program, and its warps, for measurements.

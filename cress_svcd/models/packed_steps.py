@@ -17,7 +17,6 @@ from cress_svcd.kernels import gpu, gpu_rows, gpu_whole
 from cress_svcd.quantization.packing import PackedLinear
 
 ACTIVATIONS: dict[Callable, int] = {F.relu: gpu_whole.RELU, gelu: gpu_whole.GELU}
-PART = 64  # outputs: see ``gpu_whole.sign_matmul``
 
 
 class _Product:
@@ -77,7 +76,7 @@ class PackedStep:
             or any(type(norm) is not nn.LayerNorm or norm.bias is None for norm in norms)
             or norms[0].weight.dtype not in gpu_rows.TYPES
             or any(operands is None for operands in together)
-            or own.q_proj.out_features % PART
+            or own.q_proj.out_features % gpu_whole.OUTPUTS[-1]
             or not all(gpu.is_for(signs) for signs, *_ in together)
             or not all(gpu_whole.fits(1, projection.in_features, projection.signs.device)
                        for projection in projections)
