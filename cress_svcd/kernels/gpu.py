@@ -1,16 +1,17 @@
 """Back end ``gpu``: Triton kernels that read a bit a weight.
 
-Few rows: scale by g, maximum, rounding, product, step, h and bias in a single launch, on the tensor
-cores (int8) where rows are rounded to 8 bits: by ``gpu_whole`` or, if they are wide, here.  Many:
-one launch rounds the rows, a second one multiplies them on the tensor cores (int8, or halves
-without rounding), unpacks signs on their way and scales the result.  float32 rows that are not
-rounded to 8 bits take a float32 product.
+Rows that are rounded to 8 bits are multiplied on the tensor cores (int8): few of them by
+``gpu_whole`` in a single launch, many by ``gpu_planes`` in two.  Others: few in a single launch, many
+halves that are not rounded on the tensor cores as well, signs unpacked on their way; the rest takes
+a float32 product.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels import bitpack, gpu_rows, gpu_whole, reference
+from cress_svcd.kernels import bitpack, gpu_planes, gpu_rows, gpu_whole, reference
 from cress_svcd.kernels.gpu_rows import why_unavailable
 from cress_svcd.kernels.launching import Launcher, cover
 
@@ -22,10 +23,9 @@ try:
 except ImportError:
     triton = None
 
-# Rows up to which a single launch serves: rounded ones, by tiles, and others, one by one.
-FUSED_ROWS, FEW_ROWS = 32, 8
-FUSED_TILE = 16, 32, 128, 4  # rows, outputs, inputs, warps
+FEW_ROWS = 8  # up to which they are not rounded to 8 bits, and multiplied one by one
 BLOCK_OUT, BLOCK_IN = 32, 256  # of a row by itself
+HALVES_IN = 64  # inputs of a tile of halves
 
 
 def is_for(x: Tensor) -> bool:
@@ -94,45 +94,6 @@ if triton is not None:
         tl.store(y + row * out_features + outputs, total.to(y.dtype.element_ty), written)
 
     @triton.jit(do_not_specialize=["rows"])
-    def _fused_kernel(
-        x, signs, g, h, bias, y, rows,
-        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
-        top: tl.constexpr,
-        block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
-    ):  # fmt: skip
-        """A tile of outputs; its rows are rounded to int8 here, once for each tile."""
-        row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
-        output = tl.program_id(1) * block_out + tl.arange(0, block_out)
-        column = tl.arange(0, block_in)
-        byte = tl.arange(0, block_in // 8)
-        exists, written = (row < rows)[:, None], (output < out_features)[:, None]
-        x += row[:, None].to(tl.int64) * in_features
-        signs += output[:, None].to(tl.int64) * row_bytes
-        largest = tl.zeros((block_rows, block_in), tl.float32)
-        broken = tl.zeros((block_rows, block_in), tl.float32)
-        for start in range(0, in_features, block_in):
-            inside = (start + column < in_features)[None, :]
-            value = tl.load(x + (start + column)[None, :], exists & inside, 0).to(tl.float32)
-            if g is not None:
-                value *= tl.load(g + (start + column)[None, :], inside, 0).to(tl.float32)
-            broken += value * 0.0  # NaN where the value is NaN or infinite
-            largest = tl.maximum(largest, tl.abs(value))
-        damage = tl.sum(broken, 1)
-        step = tl.max(largest, 1) * (1.0 / top) + damage
-        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
-        total = tl.zeros((block_rows, block_out), tl.int32)
-        for start in range(0, in_features, block_in):
-            inside = (start + column < in_features)[None, :]
-            value = tl.load(x + (start + column)[None, :], exists & inside, 0).to(tl.float32)
-            if g is not None:
-                value *= tl.load(g + (start + column)[None, :], inside, 0).to(tl.float32)
-            value = tl.where(damage[:, None] == 0, _rounded(value * inverse[:, None]), 0.0)
-            given = (start // 8 + byte < row_bytes)[None, :]
-            packed = tl.load(signs + (start // 8 + byte)[None, :], written & given, 0)
-            total = tl.dot(value.to(tl.int8), _signs_of(packed).trans(), total, out_dtype=tl.int32)
-        _finish(total, step, row, rows, output, h, bias, y, out_features)
-
-    @triton.jit(do_not_specialize=["rows"])
     def _many_rows_kernel(
         levels, steps, signs, h, bias, y, rows,
         in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
@@ -152,8 +113,7 @@ if triton is not None:
         exists, written = row < rows, output < out_features
         of_row = levels + row[:, None].to(tl.int64) * in_features
         of_output = signs + output[:, None].to(tl.int64) * row_bytes
-        integers: tl.constexpr = levels.dtype.element_ty == tl.int8
-        total = tl.zeros((block_rows, block_out), tl.int32 if integers else tl.float32)
+        total = tl.zeros((block_rows, block_out), tl.float32)
         for start in range(0, in_features, block_in):
             inside = exists[:, None] & (start + column < in_features)[None, :]
             given = start // 8 + byte < row_bytes
@@ -163,13 +123,12 @@ if triton is not None:
             where = of_output + (start // 8 + byte)[None, :]
             packed = tl.load(where, written[:, None] & given[None, :], 0)
             sign = _signs_of(packed).to(level.dtype)
-            total = tl.dot(level, sign.trans(), total, out_dtype=total.dtype)
+            total = tl.dot(level, sign.trans(), total)
         step = tl.load(steps + row, exists, 0)
         _finish(total, step, row, rows, output, h, bias, y, out_features)
 
     # A fused multiply-add would round levels differently from training.
     _by_rows = Launcher(_few_rows_kernel, enable_fp_fusion=False)
-    _fused = Launcher(_fused_kernel, enable_fp_fusion=False)
     _by_tiles = Launcher(_many_rows_kernel)
 
 
@@ -192,26 +151,6 @@ def _few_rows(
     return y
 
 
-def _fused_rows(
-    rows: Tensor,
-    signs: Tensor,
-    g: Tensor | None,
-    h: Tensor | None,
-    bias: Tensor | None,
-    tile: tuple[int, int, int, int] | None = None,
-) -> Tensor:
-    """8 bits in a single launch, by tiles; ``rows`` (... x in) lie dense."""
-    *shape, in_features = rows.shape
-    out_features, row_bytes = signs.shape
-    count = rows.numel() // in_features
-    y = rows.new_empty((*shape, out_features))
-    block_rows, block_out, block_in, warps = tile or FUSED_TILE
-    constants = in_features, out_features, row_bytes, 127, block_rows, block_out, block_in
-    programs = -(-count // block_rows), -(-out_features // block_out), 1
-    _fused(programs, (rows, signs, g, h, bias, y), (count,), constants, warps)
-    return y
-
-
 # Rows up to which a tile of so many rows and outputs is used, with its warps (measured on an H200).
 TILES = ((32, 16, 32, 4), (192, 32, 64, 4), (None, 128, 64, 4))
 
@@ -231,15 +170,13 @@ def _tiled(
     dtype: torch.dtype,
     tile: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """(levels @ signs^T) * steps * h + bias by the kernel above; ``levels`` (... x in) int8 or
-    half."""
+    """(levels @ signs^T) * steps * h + bias by the kernel above; ``levels`` (... x in) are halves."""
     *shape, in_features = levels.shape
     out_features, row_bytes = signs.shape
     rows = levels.numel() // in_features
     y = levels.new_empty((*shape, out_features), dtype=dtype)
     block_rows, block_out, warps = tile or _tile_for(rows)
-    block_in = 128 if levels.dtype is torch.int8 else 64
-    constants = in_features, out_features, row_bytes, block_rows, block_out, block_in, 8
+    constants = in_features, out_features, row_bytes, block_rows, block_out, HALVES_IN, 8
     programs = -(-rows // block_rows) * -(-out_features // block_out), 1, 1
     _by_tiles(programs, (levels, steps, signs, h, bias, y), (rows,), constants, warps)
     return y
@@ -253,8 +190,8 @@ def _many_rows(
     bias: Tensor | None,
     bits: int | None,
 ) -> Tensor:
-    if gpu_rows.fits(rows) and (bits == 8 or (bits is None and rows.dtype != torch.float32)):
-        levels, step = gpu_rows.quantize(rows, g, bits, torch.int8 if bits == 8 else None)
+    if bits is None and rows.dtype != torch.float32 and gpu_rows.fits(rows):
+        levels, step = gpu_rows.quantize(rows, g, None)
         return _tiled(levels, step, signs, h, bias, rows.dtype)
     matrix = bitpack.unpack_signs(signs, rows.shape[-1], torch.float32)
     return reference.sign_matmul(rows, matrix, g, h, bias, bits)
@@ -274,10 +211,24 @@ def sign_matmul(
     """
     x, signs = x.contiguous(), signs.contiguous()
     rows = x.numel() // x.shape[-1]
-    if bits == 8 and gpu_whole.fits(rows, x.shape[-1], x.device):
-        return gpu_whole.sign_matmul(x, signs, g, h, bias)
-    if bits == 8 and 0 < rows <= FUSED_ROWS:
-        return _fused_rows(x, signs, g, h, bias)
+    if bits == 8 and gpu_rows.fits(x):
+        return eight_bit(x, signs, g, h, bias)
     if 0 < rows <= FEW_ROWS:
         return _few_rows(x, signs, g, h, bias, bits)
     return _many_rows(x, signs, g, h, bias, bits)
+
+
+def eight_bit(
+    x: Tensor,
+    signs: Tensor,
+    g: Tensor | None,
+    h: Tensor | None,
+    bias: Tensor | None,
+    **around: Any,
+) -> Tensor:
+    """``gpu_whole.sign_matmul``, arguments and all, or ``gpu_planes``'s for many or wide rows; for x
+    that ``gpu_rows.fits``."""
+    rows, (out_features, _) = x.numel() // x.shape[-1], signs.shape
+    if tile := gpu_whole.tile_on(x.device, rows, x.shape[-1], out_features):
+        return gpu_whole.sign_matmul(x, signs, g, h, bias, tile=tile, **around)
+    return gpu_planes.sign_matmul(x, signs, g, h, bias, **around)

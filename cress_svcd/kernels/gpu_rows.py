@@ -54,8 +54,6 @@ if triton is not None:
         if top > 1:
             # Below 2^22 this rounds to an integer, halves to even, as torch.round does.
             value = (value + 12582912.0) - 12582912.0
-        if levels.dtype.element_ty == tl.int8:
-            value = tl.where(broken[:, None] == 0, value, 0.0)  # the step tells
         tl.store(levels + where, (value * (1.0 / unit)).to(levels.dtype.element_ty), inside)
         tl.store(steps + row, step * unit, row < rows)
 
@@ -70,26 +68,22 @@ def row_tile(width: int) -> tuple[int, int, int]:
     return max(1, TILE // block), block, 4 if block <= 4096 else 8
 
 
-def quantize(
-    x: Tensor, g: Tensor | None, bits: int | None, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, g: Tensor | None, bits: int | None) -> tuple[Tensor, Tensor]:
     """Levels and steps of the rows of g * x, as ``quantization.activations.quantize_tokens`` makes
     them, to the bit.
 
     Args:
         x: ... x in, of TYPES; ``g``: in, or None for ones.
         bits: width of a level; None rounds nothing: levels within -1 and 1.
-        dtype: of the levels, x's by default.  Halves hold levels below 1, so that a sum of many
-            cannot overflow.  torch.int8 (8 bits) holds integers; a row with NaN or infinity has
-            zeros there and NaN for its step.
 
     Returns:
-        Levels (... x in) and steps (... x 1, float32).
+        Levels (... x in, x's type: halves hold levels below 1, so that a sum of many cannot
+        overflow) and steps (... x 1, float32).
     """
     x = x.contiguous()
     width = x.shape[-1]
     rows = x.numel() // width
-    levels = torch.empty_like(x, dtype=dtype)
+    levels = torch.empty_like(x)
     steps = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
     block_rows, block, warps = row_tile(width)
     constants = (width, *_top_and_unit(bits, levels.dtype), block_rows, block)
@@ -100,5 +94,5 @@ def quantize(
 @functools.cache
 def _top_and_unit(bits: int | None, dtype: torch.dtype) -> tuple[int, int]:
     """The highest level, and what levels are divided by to be kept in ``dtype``."""
-    whole = bits is None or dtype in (torch.float32, torch.int8)
+    whole = bits is None or dtype == torch.float32
     return 1 if bits is None else 2 ** (bits - 1) - 1, 1 if whole else 2 ** (bits - 1)

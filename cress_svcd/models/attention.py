@@ -35,8 +35,7 @@ class CallingAttention(MultiheadAttention):
             or need_weights
             or need_head_weights
             or before_softmax
-            or self.bias_k is not None
-            or self.add_zero_attn
+            or not self.is_plain
         ):
             return super().forward(
                 query,
@@ -51,23 +50,38 @@ class CallingAttention(MultiheadAttention):
                 need_head_weights,
             )
         queries, keys, values = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        added = added_to_scores(key_padding_mask, attn_mask, queries.dtype)
+        return self.out_proj(self.mix(queries, keys, values, added)), None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there are no further keys than those that it is given."""
+        return self.bias_k is None and not self.add_zero_attn
+
+    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None) -> Tensor:
+        """What the output projection takes (T×B×C), of projected queries (T×B×C), keys and values
+        (S×B×C).
+
+        Args:
+            added: to scores of B×heads×T×S.
+        """
         dropout = self.dropout_module
         mixed = F.scaled_dot_product_attention(
             self._heads(queries),
             self._heads(keys),
             self._heads(values),
-            attn_mask=_added_to_scores(key_padding_mask, attn_mask, queries.dtype),
+            attn_mask=added,
             dropout_p=dropout.p if self.training or dropout.apply_during_inference else 0.0,
             scale=self.scaling,
         )
-        return self.out_proj(mixed.permute(2, 0, 1, 3).flatten(2)), None
+        return mixed.permute(2, 0, 1, 3).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
         """T×B×C → B×heads×T×width."""
         return x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
 
 
-def _added_to_scores(
+def added_to_scores(
     padding: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
     """What both masks add to scores of B×heads×T×S."""

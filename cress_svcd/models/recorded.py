@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cress_svcd.kernels.graphs import Recorder
+from cress_svcd.models.attention import added_to_scores
+from cress_svcd.models.packed_layers import PackedEncoderLayer
 from cress_svcd.quantization.codes import CodeCache
 
 MOST_ENCODER_ROWS = 4096  # frames of all sentences
@@ -83,7 +85,7 @@ class _Recording:
 class RecordedLayers(nn.Module):
     """All layers of an encoder in the place of one of them.
 
-    They stay the modules of the encoder; here they are only called.  See ``recorded_layers``.
+    They stay the modules of the encoder; here they are only called.  See ``RecordedEncoder``.
     """
 
     def __init__(self, layers: nn.ModuleList) -> None:
@@ -92,28 +94,23 @@ class RecordedLayers(nn.Module):
         self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
         self._seen: set[tuple] = set()
         self._state: tuple = ()
+        self._packed: list[PackedEncoderLayer | None] = [None] * len(layers)
         self._recorder: Recorder | None = None
 
     def forward(self, x: Tensor, need_weights: bool = False, **mask: Tensor | None) -> Any:
         """What the last layer gives for T×B×C states, and for HuBERT's layers what they give beside
         them; ``mask``, under the name that the layers give it: B×T, True is padding."""
         (name, padding), = mask.items()
-        beside = name == "self_attn_padding_mask"
+        y = self._call(name, x, padding)
+        return (y, (None, y)) if name == "self_attn_padding_mask" else y
 
-        def run(states: Tensor, padding: Tensor | None) -> Tensor:
-            for layer in self._layers[0]:
-                result = layer(states, **{name: padding})
-                states = result[0] if isinstance(result, tuple) else result
-            return states
-
-        y = self._call(run, x, padding)
-        return (y, (None, y)) if beside else y
-
-    def _call(self, run: Callable[..., Tensor], x: Tensor, padding: Tensor | None) -> Tensor:
-        watched = any(map(is_watched, self._layers[0].modules()))
-        if watched or x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
-            return run(x, padding)
+    def _call(self, name: str, x: Tensor, padding: Tensor | None) -> Tensor:
+        if any(map(is_watched, self._layers[0].modules())):
+            return self._run(name, [None] * len(self._layers[0]), x, padding)
         self._forget_if_changed(x)
+        run = functools.partial(self._run, name, self._packed)
+        if x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
+            return run(x, padding)
         key = *x.shape, padding is None
         if key not in self._recordings:
             if key not in self._seen:
@@ -121,12 +118,30 @@ class RecordedLayers(nn.Module):
                     self._seen.clear()
                 self._seen.add(key)
                 return run(x, padding)
-            held = functools.partial(derived_tensors, self._layers[0])
-            self._recordings[key] = _Recording(run, self._recorder, held, x, padding)
+            self._recordings[key] = _Recording(run, self._recorder, self._held, x, padding)
             while len(self._recordings) > MOST_ENCODER_SHAPES:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return self._recordings[key](x, padding)
+
+    def _run(
+        self,
+        name: str,
+        packed: list[PackedEncoderLayer | None],
+        states: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:
+        added = added_to_scores(padding, None, states.dtype) if any(packed) else None
+        for layer, products in zip(self._layers[0], packed):
+            if products is not None:
+                states = products(states, added)
+                continue
+            result = layer(states, **{name: padding})
+            states = result[0] if isinstance(result, tuple) else result
+        return states
+
+    def _held(self) -> list:
+        return [self._packed, *derived_tensors(self._layers[0])]
 
     def _forget_if_changed(self, x: Tensor) -> None:
         layers = self._layers[0]
@@ -135,6 +150,7 @@ class RecordedLayers(nn.Module):
             return
         self._state = state
         self._recordings.clear()
+        self._packed = [PackedEncoderLayer.of(layer) for layer in layers]
         self._recorder = Recorder(x.device)
 
     @property

@@ -32,10 +32,9 @@ from fairseq.modules import (
 )
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
-from cress_svcd.kernels import gpu_whole
 from cress_svcd.kernels.graphs import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
-from cress_svcd.models.packed_steps import PackedStep
+from cress_svcd.models.packed_layers import PackedStep
 from cress_svcd.models.recorded import derived_tensors, is_watched, state_of
 from cress_svcd.quantization import BitLinear
 from cress_svcd.quantization.packing import PackedLinear
@@ -220,7 +219,7 @@ class StaticDecoder:
         )
         self._rows, self._position, self._target = sentences * beam, 0, 0
         self._ordered = False
-        if self._packed is None and shape.rows <= gpu_whole.MOST_ROWS:
+        if self._packed is None:
             self._packed = [PackedStep.of(layer) for layer in self.model.decoder.layers]
         # Broken numbers of an earlier batch would come through masks: their weight is 0, not they.
         shape.own.zero_()
@@ -360,7 +359,6 @@ class StaticDecoder:
             x = x + self._position_row(shape.step).to(x.dtype)
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
-        few = shape.rows <= gpu_whole.MOST_ROWS
         with sdpa_kernel(ATTENTION):
             for number, layer in enumerate(decoder.layers):
                 keys, values = 2 * number, 2 * number + 1
@@ -370,7 +368,7 @@ class StaticDecoder:
                 source = functools.partial(
                     _over_source, layer.encoder_attn, shape, shape.other[keys], shape.other[values]
                 )
-                packed = self._packed[number] if few else None
+                packed = self._packed[number]
                 x = _layer(layer, past, source, x) if packed is None else packed(past, source, x)
         if decoder.layer_norm is not None:
             x = decoder.layer_norm(x)

@@ -25,14 +25,13 @@ from tqdm import tqdm
 
 from cress_svcd import kernels
 from cress_svcd.files import write_json
-from cress_svcd.kernels import gpu, gpu_rows, gpu_whole, gpu_windows
+from cress_svcd.kernels import gpu, gpu_planes, gpu_whole, gpu_windows
 
 CALLS = 20
-# Candidates of --tiles beside those that are in use: rows, outputs, (inputs,) warps.
-FUSED_TILES = {(16, 16, 256, 4), (16, 32, 256, 4), (16, 64, 128, 4), (32, 32, 128, 4)}
-WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 4), (16, 32, 8), (16, 64, 4), (16, 64, 8),
-               (32, 64, 8)}  # fmt: skip
-TILES = {(64, 128, 4), (128, 64, 4), (64, 256, 8), (16, 64, 4)}
+# Candidates of --tiles: rows, outputs, warps.
+WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
+PLANES_TILES = {gpu_planes.SMALL, gpu_planes.MEDIUM, gpu_planes.LARGE, (32, 32, 4), (64, 64, 4),
+                (128, 64, 4), (128, 128, 8)}  # fmt: skip
 WINDOW_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
 CHANNELS, GROUPS, TAPS, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
 
@@ -50,16 +49,14 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
     if tiles:
         if rows <= 16:
             chosen["row by row"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
-        for tile in sorted({gpu.FUSED_TILE, *FUSED_TILES}) if rows <= 128 else []:
-            chosen[f"fused {tile}"] = lambda tile=tile: gpu._fused_rows(x, signs, g, h, bias, tile)
         held = in_features <= gpu_whole.WIDEST and rows <= 256
         for tile in sorted(WHOLE_TILES) if held else []:
             chosen[f"whole {tile}"] = lambda tile=tile: gpu_whole.sign_matmul(
                 x, signs, g, h, bias, tile=tile
             )
-        for tile in sorted({tuple(shape) for _, *shape in gpu.TILES} | TILES):
-            chosen[f"two launches {tile}"] = lambda tile=tile: gpu._tiled(
-                *gpu_rows.quantize(x, g, 8, torch.int8), signs, h, bias, x.dtype, tile
+        for tile in sorted(PLANES_TILES):
+            chosen[f"planes {tile}"] = lambda tile=tile: gpu_planes.sign_matmul(
+                x, signs, g, h, bias, tile=tile
             )
     return chosen
 
@@ -143,9 +140,9 @@ def main() -> int:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--shapes", nargs="+", default=["512x512", "2048x512", "512x2048",
-                                                        "1024x1024", "4096x1024"],
+                                                        "768x768", "3072x768", "768x3072"],
                         metavar="OUTxIN")  # fmt: skip
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 5, 16, 64, 256, 1024, 4096])
+    parser.add_argument("--rows", nargs="+", type=int, default=[5, 40, 160, 250, 1000, 2000, 8000])
     parser.add_argument("--positions", nargs="*", type=int, default=[1, 8, 32], metavar="BATCH")
     parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")
     parser.add_argument("--rounds", type=int, default=9)

@@ -21,6 +21,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import graphs
 from cress_svcd.models import recorded as recorded_module
 from cress_svcd.models import static_decoder
+from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.hubert_transformer import (
     HubertTransformer,
     HubertTransformerConfig,
@@ -44,6 +45,8 @@ OPTIONS = {
     "decoder_attention_heads": 4, "layernorm_embedding": True, "activation_fn": "gelu",
     "max_source_positions": 300, "max_target_positions": 300,
 }  # fmt: skip
+# Of which layers are packed products in few launches.
+WIDE = {"encoder_embed_dim": 64, "decoder_embed_dim": 64}
 RULES = {
     "svcd": {"method": "svcd", "bits": 1},
     "ternary": {"method": "svcd", "bits": 1.58},
@@ -60,7 +63,10 @@ def dictionary():
     return pieces
 
 
-def make(dictionary, kind="plain", pre_norm=True, dtype=torch.float64, device="cpu", **options):
+def make(
+    dictionary, kind="plain", pre_norm=True, dtype=torch.float64, device="cpu",
+    quantized=("decoder",), **options,
+):  # fmt: skip
     """A model of random weights, ready to generate, whose words and their number differ."""
     torch.manual_seed(8)
     cls = HubertTransformer if pre_norm else HubertTransformerPostLN
@@ -74,11 +80,12 @@ def make(dictionary, kind="plain", pre_norm=True, dtype=torch.float64, device="c
     model.decoder.embed_tokens.weight.data[dictionary.eos()] *= 2 if pre_norm else 3
     method, _, packed = kind.partition("-")
     if method != "plain":
-        rule = {"match": "decoder.layers.*.*.*_proj", **RULES[method]}
-        others = {"match": "decoder.layers.*.fc?", **RULES[method]}
-        apply_policy(model, Policy.from_dict({"rules": [rule, others]}))
+        rules = [{"match": f"{side}.layers.*.{layers}", **RULES[method]}
+                 for side in quantized for layers in ("*.*_proj", "fc?")]  # fmt: skip
+        apply_policy(model, Policy.from_dict({"rules": rules}))
         if packed:
             pack_model(model)
+        call_quantized_projections(model)
     model.to(device, dtype).eval()
     model.prepare_for_inference_(Namespace(generation=Namespace()))
     return model
@@ -549,11 +556,17 @@ def test_sizes_are_rounded_up_to_few():
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_recorded_steps_on_cuda(dictionary, small_sizes, kind, dtype, beam, lengths):
+@pytest.mark.parametrize(
+    "sizes, pre_norm", [({}, True), (WIDE, True), (WIDE, False)], ids=["", "wide", "wide-post-norm"]
+)
+def test_recorded_steps_on_cuda(
+    dictionary, small_sizes, sizes, pre_norm, kind, dtype, beam, lengths
+):
     """Probabilities of each step, teacher-forced, so that a tie cannot part the ways: of fairseq's
     steps, of static ones, and of these recorded, which are the same kernels."""
-    model = make(dictionary, kind, dtype=dtype, device="cuda")
-    exact = make(dictionary, kind, dtype=torch.float32, device="cuda")
+    options = {"pre_norm": pre_norm, "device": "cuda", **sizes}
+    model = make(dictionary, kind, dtype=dtype, **options)
+    exact = make(dictionary, kind, dtype=torch.float32, **options)
     sample, sentences = batch(lengths, "cuda")["net_input"], len(lengths)
     steps, recorded = FairseqSteps(model, sample, beam), static_decoder.StaticDecoder(model)
     reference, plain = FairseqSteps(exact, sample, beam), static_decoder.StaticDecoder(model)
@@ -602,11 +615,15 @@ class FairseqSteps:
 
 
 @needs_cuda
+@pytest.mark.parametrize("sizes", [{}, WIDE], ids=["", "wide"])
 @pytest.mark.parametrize("kind", ["plain", "svcd-packed"])
-def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind):
+def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind, sizes):
     """Batches that come again, among others, in half precision: recordings do not disturb each
     other, and the encoder's give what its layers gave."""
-    model = make(dictionary, kind, dtype=torch.float16, device="cuda", encoder_layers=3)
+    model = make(
+        dictionary, kind, dtype=torch.float16, device="cuda", encoder_layers=3,
+        quantized=("encoder", "decoder"), **sizes,
+    )  # fmt: skip
     _, static = searches(model, dictionary, beam_size=3, min_len=6, max_len_b=6)
     first = {}
     for _ in range(4):
