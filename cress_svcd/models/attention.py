@@ -107,6 +107,16 @@ class ReorderingDecoder(TransformerDecoderBase):
                 if attention is not None:
                     attention.reorder_incremental_state(incremental_state, new_order)
 
+    def output_layer(self, features: Tensor) -> Tensor:
+        """fairseq's; the states of a step (B×1×C) as rows.
+
+        Symptom otherwise: torch multiplies them one by one with a weight that is not trained, since
+        they were 1×B×C before, and reads it B times.
+        """
+        if features.dim() == 3 and features.size(1) == 1:
+            return super().output_layer(features.squeeze(1)).unsqueeze(1)
+        return super().output_layer(features)
+
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> dict:
         """fairseq's, which gives a state without the weight of a tied output projection that of
         the embedding: a packed projection has none."""

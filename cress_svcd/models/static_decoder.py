@@ -44,9 +44,9 @@ LEAST_SENTENCES, LEAST_SOURCE, LEAST_TARGET = 1, 64, 32
 # Of shapes of batches; each has its caches and some recordings.
 MOST_SHAPES = 16
 MOST_BYTES = 1 << 30
-# Of a batch: caches for all steps of a range take up to four times the memory of those for the
-# steps that there are, and the more rows, the less there is to win.
-MOST_ROWS = 2048
+# Of a batch, wherever it is; more where caches for so many steps, and a copy of them, take at most
+# this share of the GPU's memory.
+MOST_ROWS, USUAL_STEPS, SHARE = 2048, 128, 1 / 4
 SOURCE = ("source",)  # the key of a recording
 # Without cuDNN's, which makes a plan for each shape.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -60,6 +60,20 @@ def rounded(size: int, least: int, fine: bool = True) -> int:
     whole = least << max(0, (-(-size // least) - 1).bit_length())
     half = whole // 4 * 3
     return half if fine and half > least and size <= half else whole
+
+
+def most_rows(decoder: nn.Module, like: Tensor) -> int:
+    """Rows of a batch; caches for all steps of a range take up to four times the memory of those
+    for the steps that there are.
+
+    Args:
+        like: encoder's states, of whose type and device the caches are.
+    """
+    if like.device.type != "cuda":
+        return MOST_ROWS
+    states = 2 * len(decoder.layers) * decoder.layers[0].self_attn.embed_dim * USUAL_STEPS
+    room = SHARE * torch.cuda.get_device_properties(like.device).total_memory
+    return max(MOST_ROWS, int(room / (2 * states * like.element_size())))
 
 
 def why_unsupported(model: nn.Module) -> str | None:

@@ -18,7 +18,7 @@ from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.recorded import RecordedEncoder
-from cress_svcd.models.static_decoder import MOST_ROWS, StaticDecoder, why_unsupported
+from cress_svcd.models.static_decoder import StaticDecoder, most_rows, why_unsupported
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +116,11 @@ class RecordedEnsemble(EnsembleModel):
         if self.why_eager is not None:
             return super().reorder_encoder_out(encoder_outs, new_order)
         if self._begins:  # fairseq repeats each sentence for its beams
-            if len(new_order) > MOST_ROWS:
-                self.why_eager = f"a batch of more than {MOST_ROWS} rows"
+            states = encoder_outs[0]["encoder_out"][0]
+            most, sentences = most_rows(self.single_model.decoder, states), states.size(1)
+            if len(new_order) > most:
+                self.why_eager = f"a batch of more than {most} rows"
                 return super().reorder_encoder_out(encoder_outs, new_order)
-            sentences = encoder_outs[0]["encoder_out"][0].size(1)
             self._static.begin(encoder_outs[0], len(new_order) // sentences)
             self._begins = False
         return encoder_outs

@@ -5,6 +5,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerConfig, TransformerDecoderBase
 from fairseq.modules import MultiheadAttention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cress_svcd.models.attention import ReorderingDecoder, call_projections
 
@@ -74,9 +75,7 @@ def test_parameters_keep_their_names_and_state():
         assert name == other and torch.equal(value, expected)
 
 
-@pytest.mark.parametrize("beam", [1, 2])
-@torch.no_grad()
-def test_beams_are_reordered_as_by_fairseq(beam):
+def make_decoder():
     cfg, dictionary = TransformerConfig(), Dictionary()
     for piece in "abcdefgh":
         dictionary.add_symbol(piece)
@@ -84,7 +83,38 @@ def test_beams_are_reordered_as_by_fairseq(beam):
     cfg.decoder.embed_dim = cfg.decoder.input_dim = cfg.decoder.output_dim = WIDTH
     cfg.encoder.embed_dim = WIDTH
     embedding = torch.nn.Embedding(len(dictionary), WIDTH, dictionary.pad())
-    decoder = ReorderingDecoder(cfg, dictionary, embedding).eval()
+    return ReorderingDecoder(cfg, dictionary, embedding).eval()
+
+
+class Operators(TorchDispatchMode):
+    """The names of torch's operators, as they are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@torch.no_grad()
+def test_a_projection_that_is_not_trained_is_read_once(steps):
+    decoder = make_decoder().requires_grad_(False)
+    features = torch.randn(steps, 4, WIDTH).transpose(0, 1)
+    with Operators() as operators:
+        logits = decoder.output_layer(features)
+    expected = TransformerDecoderBase.output_layer(decoder, features)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+    if steps == 1:
+        assert "mm" in operators.names and "bmm" not in operators.names
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+@torch.no_grad()
+def test_beams_are_reordered_as_by_fairseq(beam):
+    decoder = make_decoder()
     decoder.apply(lambda module: hasattr(module, "set_beam_size") and module.set_beam_size(beam))
     states = torch.randn(KEYS, 4, WIDTH)
     encoder_out = {"encoder_out": [states], "encoder_padding_mask": []}

@@ -498,7 +498,7 @@ class TestWhen:
             choose_decoder(torch.device("cpu"))
 
     def test_of_few_rows(self, dictionary, small_sizes, monkeypatch):
-        monkeypatch.setattr(generation, "MOST_ROWS", 10)
+        monkeypatch.setattr(static_decoder, "MOST_ROWS", 10)
         model = make(dictionary)
         eager, static = searches(model, dictionary)
         for size in (2, 3, 2):
@@ -544,6 +544,14 @@ class TestWhen:
         assert "NoneType" in static_decoder.why_unsupported(torch.nn.Linear(1, 1))
 
 
+@needs_cuda
+def test_the_more_memory_the_more_rows(dictionary):
+    decoder, states = make(dictionary).decoder, torch.zeros(1, device="cuda")
+    small = static_decoder.most_rows(decoder, states)
+    assert small >= static_decoder.MOST_ROWS
+    assert static_decoder.most_rows(decoder, states.half()) == pytest.approx(2 * small, rel=0.01)
+
+
 def test_sizes_are_rounded_up_to_few():
     rounded = static_decoder.rounded
     assert [rounded(size, 1) for size in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, *[12] * 4, 16]
@@ -583,14 +591,21 @@ def test_recorded_steps_on_cuda(
             part.step(tokens[:, :step]).exp() for part in (reference, steps, plain, recorded)
         )
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-3)
-        own_errors.append((found - expected).abs().max().item())
-        their_errors.append((theirs - expected).abs().max().item())
+        own_errors.append(distance(found, expected))
+        their_errors.append(distance(theirs, expected))
         for part in (reference, steps, plain, recorded):
             part.reorder(order)
         tokens = tokens[order]
-    # In half precision fairseq's steps are not exact, either, and 8-bit levels tip over.
-    assert max(own_errors) <= 3 * max(their_errors) + (1e-4 if kind == "plain" else 2e-2)
+    # In half precision fairseq's steps are not exact, either, and where an 8-bit level tips over, all
+    # later steps of that row differ by some percent.
+    own, theirs = sum(own_errors) / 20, sum(their_errors) / 20
+    assert own <= 3 * theirs + (1e-4 if kind == "plain" else 5e-2)
     assert recorded.records and not plain.records
+
+
+def distance(probabilities, expected):
+    """Total variation (0 to 1), its mean over rows."""
+    return (probabilities - expected).abs().sum(1).div(2).mean().item()
 
 
 class FairseqSteps:
