@@ -17,6 +17,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 
 from cress_svcd.kernels import gpu, gpu_rows, gpu_whole
 from cress_svcd.models.attention import CallingAttention
+from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization.packing import PackedLinear
 
 ACTIVATIONS: dict[Callable, int] = {F.relu: gpu_whole.RELU, gelu: gpu_whole.GELU}
@@ -94,15 +95,18 @@ class PackedStep:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        own, other, pre_norm = layer.self_attn, layer.encoder_attn, layer.normalize_before
-        norms = [layer.self_attn_layer_norm, layer.encoder_attn_layer_norm, layer.final_layer_norm]
-        (to_own, to_other, to_first), self.last = _around(norms, pre_norm)
+        own, other, keeps = layer.self_attn, layer.encoder_attn, not layer.normalize_before
+        (to_own, *to_between, to_other, to_first), self.last = _around(
+            _norms(layer), layer.normalize_before
+        )
         self.own = _Product([own.q_proj, own.k_proj, own.v_proj], to_own)
         self.own_out = _Product([own.out_proj])
-        self.other = _Product([other.q_proj], to_other, keeps=not pre_norm)
+        self.between = None
+        if to_between:
+            self.between = _Product([layer.fc3], *to_between, keeps), _Product([layer.fc4])
+        self.other = _Product([other.q_proj], to_other, keeps)
         self.other_out = _Product([other.out_proj])
-        self.first = _Product([layer.fc1], to_first, keeps=not pre_norm)
-        self.second = _Product([layer.fc2])
+        self.final = _Product([layer.fc1], to_first, keeps), _Product([layer.fc2])
         self.activation = ACTIVATIONS[layer.activation_fn]
 
     @classmethod
@@ -111,8 +115,10 @@ class PackedStep:
         own, other = layer.self_attn, layer.encoder_attn
         inner = [own.q_proj, own.k_proj, own.v_proj]
         projections = [*inner, own.out_proj, other.q_proj, other.out_proj, layer.fc1, layer.fc2]
-        norms = [layer.self_attn_layer_norm, layer.encoder_attn_layer_norm, layer.final_layer_norm]
-        fits = _are_products(projections, norms, layer.activation_fn) and _lie_together(inner)
+        if isinstance(layer, InterleavedDecoderLayer):
+            projections += [layer.fc3, layer.fc4]
+        activation = layer.activation_fn
+        fits = _are_products(projections, _norms(layer), activation) and _lie_together(inner)
         return cls(layer) if fits else None
 
     def __call__(self, past: Callable, source: Callable, x: Tensor) -> Tensor:
@@ -125,11 +131,26 @@ class PackedStep:
         """
         projected, x = self.own.enter(x)
         x = self.own_out(past(*projected.chunk(3, dim=-1)), residual=x)
+        if self.between is not None:
+            x = _feed_forward(*self.between, self.activation, x)
         query, x = self.other.enter(x)
         x = self.other_out(source(query), residual=x)
-        inner, x = self.first.enter(x, self.activation)
-        x = self.second(inner, residual=x)
+        x = _feed_forward(*self.final, self.activation, x)
         return x if self.last is None else self.last(x)
+
+
+def _norms(layer: nn.Module) -> list[nn.Module]:
+    """Those of a decoder layer's blocks, in their order."""
+    interleaved = isinstance(layer, InterleavedDecoderLayer)
+    between = [layer.ffn_layer_norm] if interleaved else []
+    return [
+        layer.self_attn_layer_norm, *between, layer.encoder_attn_layer_norm, layer.final_layer_norm
+    ]  # fmt: skip
+
+
+def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor) -> Tensor:
+    inner, x = first.enter(x, activation)
+    return second(inner, residual=x)
 
 
 class PackedEncoderLayer:
@@ -146,8 +167,7 @@ class PackedEncoderLayer:
         self.attention = _Product(projections, to_attention)
         self.mix = attention.mix
         self.out = _Product([attention.out_proj])
-        self.first = _Product([layer.fc1], to_first, keeps=not pre_norm)
-        self.second = _Product([layer.fc2])
+        self.final = _Product([layer.fc1], to_first, not pre_norm), _Product([layer.fc2])
         self.activation = ACTIVATIONS[layer.activation_fn]
 
     @classmethod
@@ -175,8 +195,7 @@ class PackedEncoderLayer:
         """
         projected, x = self.attention.enter(x)
         x = self.out(self.mix(*projected.chunk(3, dim=-1), added), residual=x)
-        inner, x = self.first.enter(x, self.activation)
-        x = self.second(inner, residual=x)
+        x = _feed_forward(*self.final, self.activation, x)
         return x if self.last is None else self.last(x)
 
 

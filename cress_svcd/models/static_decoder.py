@@ -34,6 +34,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
 from cress_svcd.kernels.graphs import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
+from cress_svcd.models.deltalm import ClampedPositions, DeltaLMDecoder, InterleavedDecoderLayer
 from cress_svcd.models.packed_layers import PackedStep
 from cress_svcd.models.recorded import derived_tensors, is_watched, state_of
 from cress_svcd.quantization import BitLinear
@@ -48,6 +49,10 @@ MOST_BYTES = 1 << 30
 # this share of the GPU's memory.
 MOST_ROWS, USUAL_STEPS, SHARE = 2048, 128, 1 / 4
 SOURCE = ("source",)  # the key of a recording
+# Whose parts these steps know.
+DECODERS = (TransformerDecoderBase, TransformerDecoder, ReorderingDecoder, DeltaLMDecoder)
+LAYERS = (TransformerDecoderLayerBase.forward, InterleavedDecoderLayer.forward)
+POSITIONS = (LearnedPositionalEmbedding, SinusoidalPositionalEmbedding, ClampedPositions)
 # Without cuDNN's, which makes a plan for each shape.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -79,7 +84,7 @@ def most_rows(decoder: nn.Module, like: Tensor) -> int:
 def why_unsupported(model: nn.Module) -> str | None:
     """Why the steps of a model cannot be those of ``StaticDecoder``; None if they can."""
     decoder = getattr(model, "decoder", None)
-    if type(decoder) not in (TransformerDecoderBase, TransformerDecoder, ReorderingDecoder):
+    if type(decoder) not in DECODERS:
         return f"a {type(decoder).__name__} has other steps"
     parts = (
         decoder.adaptive_softmax, decoder.quant_noise, decoder.project_in_dim,
@@ -88,10 +93,7 @@ def why_unsupported(model: nn.Module) -> str | None:
     if any(part is not None for part in parts) or decoder.output_projection is None:
         return "the decoder has parts that are rarely used"
     positions = decoder.embed_positions
-    if positions is not None and type(positions) not in (
-        LearnedPositionalEmbedding,
-        SinusoidalPositionalEmbedding,
-    ):
+    if positions is not None and type(positions) not in POSITIONS:
         return f"positions are of a {type(positions).__name__}"
     for layer in decoder.layers:
         if (reason := _why_layer_unsupported(layer)) is not None:
@@ -107,9 +109,7 @@ def why_unsupported(model: nn.Module) -> str | None:
 
 
 def _why_layer_unsupported(layer: nn.Module) -> str | None:
-    if not isinstance(layer, TransformerDecoderLayerBase) or (
-        type(layer).forward is not TransformerDecoderLayerBase.forward
-    ):
+    if not isinstance(layer, TransformerDecoderLayerBase) or type(layer).forward not in LAYERS:
         return f"a {type(layer).__name__} is no plain decoder layer"
     for name in ("attn_ln", "c_attn", "ffn_layernorm", "w_resid"):
         if getattr(layer, name) is not None:
@@ -395,9 +395,11 @@ class StaticDecoder:
     def _position_row(self, step: Tensor) -> Tensor:
         """1 x C of the step ``step`` (1), counted from 0; the first comes after the padding's."""
         positions = self.model.decoder.embed_positions
+        place = step + (positions.padding_idx + 1)
+        if isinstance(positions, ClampedPositions):
+            place = place.clamp(max=positions.num_embeddings - 1)
         learned = isinstance(positions, LearnedPositionalEmbedding)
-        table = positions.weight if learned else positions.weights
-        return table.index_select(0, step + (positions.padding_idx + 1))
+        return (positions.weight if learned else positions.weights).index_select(0, place)
 
 
 def _layer(layer: nn.Module, past: Callable, source: Callable, x: Tensor) -> Tensor:
@@ -412,6 +414,10 @@ def _layer(layer: nn.Module, past: Callable, source: Callable, x: Tensor) -> Ten
         layer, layer.self_attn_layer_norm, x,
         lambda y: own.out_proj(past(own.q_proj(y), own.k_proj(y), own.v_proj(y))),
     )  # fmt: skip
+    if isinstance(layer, InterleavedDecoderLayer):
+        x = _block(
+            layer, layer.ffn_layer_norm, x, lambda y: layer.fc4(layer.activation_fn(layer.fc3(y)))
+        )
     x = _block(
         layer, layer.encoder_attn_layer_norm, x,
         lambda y: other.out_proj(source(other.q_proj(y))),

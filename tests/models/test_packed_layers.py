@@ -11,6 +11,7 @@ from triton_marks import CUDA, DEVICE, needs_triton
 
 from cress_svcd.kernels import gpu
 from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.models.packed_layers import PackedEncoderLayer, PackedStep
 from cress_svcd.models.recorded import RecordedLayers
 from cress_svcd.models.static_decoder import _layer
@@ -42,12 +43,14 @@ def quantized(layer, match="*", packed=True, **rule):
     return model.layer.to(DEVICE).eval()
 
 
-def decoder_layer(pre_norm=True, activation="relu", width=64, **rule):
+def decoder_layer(
+    pre_norm=True, activation="relu", width=64, kind=TransformerDecoderLayerBase, **rule
+):
     torch.manual_seed(0)
     cfg = OmegaConf.structured(TransformerConfig(activation_fn=activation, dropout=0.0))
     cfg.decoder.embed_dim = cfg.encoder.embed_dim = width
     cfg.decoder.ffn_embed_dim, cfg.decoder.normalize_before = 96, pre_norm
-    return quantized(TransformerDecoderLayerBase(cfg), **rule)
+    return quantized(kind(cfg), **rule)
 
 
 def encoder_layer(hubert=False, pre_norm=True, activation="gelu", width=64, **rule):
@@ -76,8 +79,9 @@ def source(query):
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
 @pytest.mark.parametrize("rows", [1, 5, 20])
-def test_a_step_is_that_of_the_modules(activation, pre_norm, rows):
-    layer = decoder_layer(activation=activation, pre_norm=pre_norm)
+@pytest.mark.parametrize("kind", [TransformerDecoderLayerBase, InterleavedDecoderLayer])
+def test_a_step_is_that_of_the_modules(activation, pre_norm, rows, kind):
+    layer = decoder_layer(activation=activation, pre_norm=pre_norm, kind=kind)
     x = torch.randn(rows, 64, device=DEVICE)
     found = PackedStep.of(layer)(past, source, x)
     expected = _layer(layer, past, source, x)
@@ -123,6 +127,7 @@ def test_which_layers_of_an_encoder():
     [
         {"packed": False},
         {"match": "fc?"},
+        {"match": "*[!34]", "kind": InterleavedDecoderLayer},
         {"activation": "tanh"},
         {"activation_bits": 16},
         {"options": {"normalization": "layernorm"}},

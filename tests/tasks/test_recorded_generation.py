@@ -22,6 +22,8 @@ from cress_svcd.kernels import graphs
 from cress_svcd.models import recorded as recorded_module
 from cress_svcd.models import static_decoder
 from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.models.deltalm_checkpoint import DeltaLMDescription, Side
+from cress_svcd.models.hubert_deltalm import HubertDeltaLM, HubertDeltaLMConfig
 from cress_svcd.models.hubert_transformer import (
     HubertTransformer,
     HubertTransformerConfig,
@@ -63,14 +65,29 @@ def dictionary():
     return pieces
 
 
+def deltalm(options):
+    """The description of a DeltaLM of these sizes, of few positions."""
+    sides = [
+        Side(options[f"{name}_embed_dim"], options[f"{name}_ffn_embed_dim"],
+             options[f"{name}_layers"], 12, options[f"{name}_attention_heads"])
+        for name in ("encoder", "decoder")
+    ]  # fmt: skip
+    return DeltaLMDescription(*sides, layernorm_embedding=True, shared_embeddings=True).to_json()
+
+
 def make(
     dictionary, kind="plain", pre_norm=True, dtype=torch.float64, device="cpu",
     quantized=("decoder",), **options,
 ):  # fmt: skip
     """A model of random weights, ready to generate, whose words and their number differ."""
     torch.manual_seed(8)
-    cls = HubertTransformer if pre_norm else HubertTransformerPostLN
-    cfg = OmegaConf.structured(HubertTransformerConfig(**{**OPTIONS, **options}))
+    cls, config = HubertTransformer if pre_norm else HubertTransformerPostLN, HubertTransformerConfig
+    if kind.startswith("deltalm"):
+        cls, config, kind = HubertDeltaLM, HubertDeltaLMConfig, kind.partition("-")[2]
+        options = {"deltalm_description": deltalm({**OPTIONS, **options}), **options}
+    cfg = OmegaConf.structured(config(**{**OPTIONS, **options}))
+    if cls is HubertDeltaLM:
+        cls.complete_config(cfg)
     model = cls.build_model(cfg, Namespace(src_dict=dictionary, tgt_dict=dictionary))
     for name, parameter in model.named_parameters():
         if "embed_tokens" not in name:
@@ -166,6 +183,15 @@ def test_the_search_is_that_of_fairseq(
     assert "no CUDA graph" not in caplog.text
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed"])
+def test_deltalm(dictionary, small_sizes, kind, device):
+    model = make(dictionary, f"deltalm-{kind}", device=device)
+    samples = [batch(lengths, device, number) for number, lengths in enumerate(BATCHES)]
+    found = require_same_search(model, dictionary, samples)
+    assert len({tuple(words) for words in found}) > 5
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -258,7 +284,9 @@ class Asked(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
-@pytest.mark.parametrize("kind", ["plain", "svcd", "svcd-packed", "onebit", "tbt-packed"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "svcd", "svcd-packed", "onebit", "tbt-packed", "deltalm-svcd-packed"]
+)
 def test_nothing_that_is_recorded_asks_the_device(
     dictionary, small_sizes, monkeypatch, kind, pre_norm
 ):
@@ -563,7 +591,7 @@ def test_sizes_are_rounded_up_to_few():
 @pytest.mark.parametrize("lengths", [[9], [9, 4, 6]], ids=len)
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "deltalm-svcd-packed"])
 @pytest.mark.parametrize(
     "sizes, pre_norm", [({}, True), (WIDE, True), (WIDE, False)], ids=["", "wide", "wide-post-norm"]
 )
