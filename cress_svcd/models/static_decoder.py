@@ -45,8 +45,8 @@ LEAST_SENTENCES, LEAST_SOURCE, LEAST_TARGET = 1, 64, 32
 # Of shapes of batches; each has its caches and some recordings.
 MOST_SHAPES = 16
 MOST_BYTES = 1 << 30
-# Of a batch, wherever it is; more where caches for so many steps, and a copy of them, take at most
-# this share of the GPU's memory.
+# Of a batch; on a GPU, those of which caches for so many steps, and a copy of them, take at most this
+# share of its memory.
 MOST_ROWS, USUAL_STEPS, SHARE = 2048, 128, 1 / 4
 SOURCE = ("source",)  # the key of a recording
 # Whose parts these steps know.
@@ -78,7 +78,7 @@ def most_rows(decoder: nn.Module, like: Tensor) -> int:
         return MOST_ROWS
     states = 2 * len(decoder.layers) * decoder.layers[0].self_attn.embed_dim * USUAL_STEPS
     room = SHARE * torch.cuda.get_device_properties(like.device).total_memory
-    return max(MOST_ROWS, int(room / (2 * states * like.element_size())))
+    return int(room / (2 * states * like.element_size()))
 
 
 def why_unsupported(model: nn.Module) -> str | None:
