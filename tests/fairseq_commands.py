@@ -101,18 +101,21 @@ import json, os, sys, traceback
 from importlib import import_module
 from torch import distributed
 first = os.environ.get("RANK", "0") == "0"
+def mark(words):
+    # In one piece, or what another process prints gets into it.
+    if first:
+        os.write(sys.stdout.fileno(), f"\\n##### {words}\\n".encode())
 for name, (module, *arguments) in json.loads(sys.argv[1]).items():
     if distributed.is_initialized():
         distributed.barrier()
-    if first:
-        print(f"\\n##### {name}", flush=True)
+    mark(name)
     sys.argv = [module, *arguments]
     try:
         import_module(module).cli_main()
     except BaseException:
         if first:
             traceback.print_exc(file=sys.stdout)
-            print("##### failed", flush=True)
+        mark("failed")
 """
 
 
