@@ -19,7 +19,7 @@ try:
     import triton
     import triton.language as tl
 
-    from cress_svcd.kernels.gpu_whole import _rounded, _signs_of
+    from cress_svcd.kernels.gpu_whole import _finished, _rounded, _signs_of, _tile_of
 except ImportError:
     triton = None
 
@@ -34,18 +34,6 @@ def is_for(x: Tensor) -> bool:
 
 
 if triton is not None:
-
-    @triton.jit
-    def _finish(total, step, row, rows, output, h, bias, y, out_features: tl.constexpr):
-        """y = total * step * h + bias for a tile of rows and outputs."""
-        exists, written = row < rows, output < out_features
-        value = total.to(tl.float32) * step[:, None]
-        if h is not None:
-            value *= tl.load(h + output, written, 0).to(tl.float32)[None, :]
-        if bias is not None:
-            value += tl.load(bias + output, written, 0).to(tl.float32)[None, :]
-        where = y + row[:, None].to(tl.int64) * out_features + output[None, :]
-        tl.store(where, value.to(y.dtype.element_ty), exists[:, None] & written[None, :])
 
     @triton.jit
     def _few_rows_kernel(
@@ -101,13 +89,8 @@ if triton is not None:
         group: tl.constexpr,
     ):  # fmt: skip
         """A tile of (levels @ signs^T) * step * h + bias; signs are unpacked on their way."""
-        # Tiles in groups of rows, so that those that run together share what they read.
-        down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
-        first = tl.program_id(0) // (group * across) * group
-        height = min(down - first, group)
-        inner = tl.program_id(0) % (group * across)
-        row = (first + inner % height) * block_rows + tl.arange(0, block_rows)
-        output = inner // height * block_out + tl.arange(0, block_out)
+        row, first_output = _tile_of(rows, out_features, block_rows, block_out, group)
+        output = first_output + tl.arange(0, block_out)
         column = tl.arange(0, block_in)
         byte = tl.arange(0, block_in // 8)
         exists, written = row < rows, output < out_features
@@ -124,8 +107,13 @@ if triton is not None:
             packed = tl.load(where, written[:, None] & given[None, :], 0)
             sign = _signs_of(packed).to(level.dtype)
             total = tl.dot(level, sign.trans(), total)
-        step = tl.load(steps + row, exists, 0)
-        _finish(total, step, row, rows, output, h, bias, y, out_features)
+        value = total * tl.load(steps + row, exists, 0)[:, None]
+        where = row[:, None].to(tl.int64) * out_features + output[None, :]
+        there = exists[:, None] & written[None, :]
+        value = _finished(
+            value, h, bias, None, output, written, where, there, 0, y.dtype.element_ty
+        )
+        tl.store(y + where, value, there)
 
     # A fused multiply-add would round levels differently from training.
     _by_rows = Launcher(_few_rows_kernel, enable_fp_fusion=False)

@@ -19,14 +19,14 @@ try:
     import triton
     import triton.language as tl
 
-    from cress_svcd.kernels.gpu_whole import _finished, _levels_of, _normed
+    from cress_svcd.kernels.gpu_whole import _finished, _levels_of, _normed, _tile_of
 except ImportError:
     triton = None
 
 # Tiles of a program: rows, outputs, warps (measured on an H200), and what asks for the largest one.
 LARGE, MEDIUM, SMALL = (64, 128, 4), (32, 64, 4), (16, 32, 4)
 LEAST_LARGE = 0.7  # of the processors have a program
-BLOCK_BYTES = 64, 32  # of a row of signs
+BLOCK_BYTES = 64  # of a row of signs; half of them where that does not divide it
 LEAST = 32  # inputs of a block of levels
 GROUP = 8  # tiles of rows whose programs run next to each other
 
@@ -57,8 +57,8 @@ if triton is not None:
         for part in tl.static_range(parts):
             scaled = value
             if g is not None:
-                of_part = tl.load(g + part * in_features + column, inside, 0)
-                scaled = value * of_part.to(tl.float32)[None, :]
+                own_g = tl.load(g + part * in_features + column, inside, 0)
+                scaled = value * own_g.to(tl.float32)[None, :]
             level, step = _levels_of(scaled)
             of_part = part * rows.to(tl.int64) + row
             tl.store(steps + of_part, step, exists)
@@ -77,13 +77,7 @@ if triton is not None:
     ):  # fmt: skip
         """A tile of outputs x rows, since what is unpacked on its way must be the left operand; each
         ``part`` outputs have levels of their own."""
-        # Tiles in groups of rows, so that those that run together share what they read.
-        down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
-        first = tl.program_id(0) // (group * across) * group
-        height = min(down - first, group)
-        inner = tl.program_id(0) % (group * across)
-        row = (first + inner % height) * block_rows + tl.arange(0, block_rows)
-        first_output = inner // height * block_out
+        row, first_output = _tile_of(rows, out_features, block_rows, block_out, group)
         output = first_output + tl.arange(0, block_out)
         byte = tl.arange(0, block_bytes)
         exists, written = row < rows, output < out_features
@@ -153,7 +147,7 @@ def sign_matmul(
     block_rows, block_out, warps = tile or tile_for(rows, part, parts, processors(x.device))
     constants = (
         out_features, row_bytes, part, activation, PTX, block_rows, block_out,
-        BLOCK_BYTES[row_bytes % BLOCK_BYTES[0] != 0], GROUP,
+        BLOCK_BYTES if row_bytes % BLOCK_BYTES == 0 else BLOCK_BYTES // 2, GROUP,
     )  # fmt: skip
     programs = cover(rows, block_rows) * cover(out_features, block_out), 1, 1
     tensors = levels, steps, sums, signs, h, bias, residual, y

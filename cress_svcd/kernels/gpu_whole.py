@@ -75,6 +75,20 @@ if triton is not None:
         return level.to(tl.int8), step
 
     @triton.jit
+    def _tile_of(
+        rows, out_features: tl.constexpr,
+        block_rows: tl.constexpr, block_out: tl.constexpr, group: tl.constexpr,
+    ):  # fmt: skip
+        """The rows of a program, and the first of its outputs: tiles in groups of rows, so that those
+        that run together share what they read."""
+        down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
+        first = tl.program_id(0) // (group * across) * group
+        height = min(down - first, group)
+        inner = tl.program_id(0) % (group * across)
+        row = (first + inner % height) * block_rows + tl.arange(0, block_rows)
+        return row, inner // height * block_out
+
+    @triton.jit
     def _finished(
         value, h, bias, residual, output, written, where, there,
         activation: tl.constexpr, kind: tl.constexpr,

@@ -201,7 +201,7 @@ class StaticDecoder:
         self._state: tuple = ()
         self._recorder: Recorder | None = None
         self._now: Shape | None = None
-        self._packed: list[PackedStep | None] | None = None  # by layer
+        self._packed: list[PackedStep | None] = []  # by layer
         self._rows = self._position = self._target = 0
         self._ordered = False  # whether the shape's order is the one to go on with
 
@@ -233,8 +233,6 @@ class StaticDecoder:
         )
         self._rows, self._position, self._target = sentences * beam, 0, 0
         self._ordered = False
-        if self._packed is None:
-            self._packed = [PackedStep.of(layer) for layer in self.model.decoder.layers]
         # Broken numbers of an earlier batch would come through masks: their weight is 0, not they.
         shape.own.zero_()
         shape.states.zero_()
@@ -340,7 +338,8 @@ class StaticDecoder:
         if state == self._state:
             return
         self._state = state
-        self._now = self._packed = None
+        self._now = None
+        self._packed = [PackedStep.of(layer) for layer in decoder.layers]
         self._shapes.clear()
         self._recorder = Recorder(states.device)
 
