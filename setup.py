@@ -7,8 +7,8 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = "cress_svcd/kernels"
-BUILD = runpy.run_path(str(Path(__file__).with_name("cress_svcd") / "kernels" / "build.py"))
+KERNELS = "cress_svcd/kernels/cpu"
+BUILD = runpy.run_path(str(Path(__file__).with_name("cress_svcd") / "kernels" / "cpu" / "build.py"))
 
 
 class BuildKernels(build_ext):
@@ -25,7 +25,7 @@ class BuildKernels(build_ext):
             sys.stderr.write(
                 f"NOTICE: cress_svcd is installed without its C kernels: {error}\n"
                 "NOTICE: packed models then run on torch's integer product, slower and with eight "
-                "times the memory; later: python -m cress_svcd.kernels.build\n"
+                "times the memory; later: python -m cress_svcd.kernels.cpu.build\n"
             )
 
 
@@ -60,7 +60,7 @@ setup(
         "tensorboard>=2.14",
         "tqdm>=4.65",
     ],
-    ext_modules=[Extension("cress_svcd.kernels.libcress_kernels", sources=[], optional=True)],
+    ext_modules=[Extension("cress_svcd.kernels.cpu.libcress_kernels", sources=[], optional=True)],
     cmdclass={"build_ext": BuildKernels},
     extras_require={"test": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.7", "hypothesis>=6"]},
     entry_points={"console_scripts": ["cress-svcd = cress_svcd.cli.main:main"]},

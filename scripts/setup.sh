@@ -70,7 +70,7 @@ ${missing% }; fill it on a machine with a network (--help says how)"
 fi
 
 # What the environment depends on: if this is unchanged there is nothing to do.
-kernels=$root/cress_svcd/kernels
+kernels=$root/cress_svcd/kernels/cpu
 state="$("$python" -V) $(cat "$pins" "$root/setup.py" "$root/scripts/setup.sh" "$kernels"/build.py \
   "$kernels"/csrc/* | cksum) $root"
 if [ -f "$venv/.setup" ] && [ "$(cat "$venv/.setup")" = "$state" ] && [ -x "$venv/bin/cress-svcd" ]
@@ -112,7 +112,7 @@ rm -f "$kernels"/*.so
 # these options: it would look for setuptools on the network.
 "${pip[@]}" --no-build-isolation --use-pep517 --no-deps --editable "$root"
 ls "$kernels"/*.so >/dev/null 2>&1 || say "NOTICE: the C kernels could not be compiled; packed models \
-will run on torch alone ('$venv/bin/python -m cress_svcd.kernels.build' says why)"
+will run on torch alone ('$venv/bin/python -m cress_svcd.kernels.cpu.build' says why)"
 # fairseq looks for '--user-dir cress_svcd' beside itself, from any working directory.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 ln -sfn "$root/cress_svcd" "$site/cress_svcd"

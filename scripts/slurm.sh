@@ -30,7 +30,7 @@ set -euo pipefail
 [ -n "${SLURM_JOB_ID:-}" ] || { echo "slurm.sh: no Slurm job: start it by sbatch" >&2; exit 2; }
 case $1 in
   fairseq-train) program=fairseq_cli.train ;;
-  fairseq-hydra-train) program=cress_svcd.hydra_train ;;
+  fairseq-hydra-train) program=cress_svcd.training.hydra_train ;;
   *) echo "slurm.sh: $1: expected fairseq-train or fairseq-hydra-train, and its options" >&2
      exit 2 ;;
 esac

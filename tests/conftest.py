@@ -3,15 +3,11 @@
 import contextlib
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-
 
 def pytest_configure(config):
     # Of fairseq and torch, not ours to mend.
@@ -68,7 +64,7 @@ def sentences() -> list[tuple[str, str]]:
 
 def run_command(*command, cwd=None, check=True, **options) -> subprocess.CompletedProcess:
     """Run one of our commands, or of fairseq, as a process of this Python."""
-    from cress_svcd.recipe import resolve
+    from cress_svcd.recipes.runner import resolve
 
     result = subprocess.run(
         resolve([str(item) for item in command]),
@@ -125,7 +121,7 @@ def prepared(release, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def hubert(tmp_path_factory) -> Path:
     """A tiny HuBERT checkpoint in the released form, with random weights."""
-    from hubert_files import make_hubert
+    from tests.helpers.hubert_files import make_hubert
 
     path = tmp_path_factory.mktemp("hubert") / "hubert.pt"
     make_hubert(path)

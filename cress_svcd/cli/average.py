@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import CheckpointError
-from cress_svcd.files import write_checkpoint
+from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.models.checkpoints import read_checkpoint, shorten
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cress_svcd.cli.plotting import figure, write_csv
+from cress_svcd.evaluation.plots import figure, write_csv
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json
+from cress_svcd.atomic_files import write_json
 from cress_svcd.quantization.report import FULL_BITS
 
 

@@ -18,8 +18,8 @@ from sacrebleu.metrics import BLEU
 from cress_svcd.cli.arguments import positive
 from cress_svcd.cli.score import score_output
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json
-from cress_svcd.scoring.significance import compare
+from cress_svcd.atomic_files import write_json
+from cress_svcd.evaluation.significance import compare
 
 SIGNIFICANT = 0.05
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from cress_svcd.cli.compare import named_files
-from cress_svcd.cli.plotting import figure, write_csv
+from cress_svcd.evaluation.plots import figure, write_csv
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json
+from cress_svcd.atomic_files import write_json
 
 # As fairseq-train and fairseq-hydra-train write it.
 ENTRY = re.compile(r"(?:\| train_inner \||\[train_inner\]\[INFO\] -) (\{.*\})")

@@ -52,7 +52,7 @@ from cress_svcd.data.feature_cache import (
     segments_digest,
     writing_features,
 )
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 

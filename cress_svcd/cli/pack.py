@@ -14,7 +14,7 @@ model that they leave.
 
 It prints the sizes by part, the bits that a weight of the packed layers takes with the layers'
 vectors, and how many times smaller than in fp32 and fp16 the model is.  The format is documented
-in cress_svcd/models/packed_checkpoint.py.
+in cress_svcd/inference/packed_checkpoint.py.
 """
 
 import argparse
@@ -29,16 +29,16 @@ import yaml
 from torch import Tensor
 
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.files import write_json
+from cress_svcd.atomic_files import write_json
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.packed_checkpoint import write_packed
-from cress_svcd.models.packed_model import DTYPES, Precision, pack_tensors, size_report
+from cress_svcd.inference.packed_checkpoint import write_packed
+from cress_svcd.inference.packed_model import DTYPES, Precision, pack_tensors, size_report
 from cress_svcd.tasks.speech_and_text_translation import (
     DataConfig,
     dictionary_digest,
     load_dictionary,
 )
-from cress_svcd.translator import find_data
+from cress_svcd.translation.translator import find_data
 
 logger = logging.getLogger(__name__)
 

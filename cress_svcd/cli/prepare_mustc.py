@@ -33,13 +33,8 @@ import argparse
 import os
 from pathlib import Path
 
-from cress_svcd.data.mustc import Limits
-from cress_svcd.data.preparation import (
-    CONFIG_FILE,
-    SUMMARY_FILE,
-    PrepareOptions,
-    prepare,
-)
+from cress_svcd.data.corpus.mustc import Limits
+from cress_svcd.data.corpus.preparation import CONFIG_FILE, SUMMARY_FILE, PrepareOptions, prepare
 
 DEFAULT_TEXT_FOLDER = "binary"
 

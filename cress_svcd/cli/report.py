@@ -25,18 +25,18 @@ from typing import Any
 import torch
 
 from cress_svcd.cli.arguments import positive
-from cress_svcd.cli.measuring import Sentences, load_for_measuring
-from cress_svcd.cli.plotting import write_csv
-from cress_svcd.cli.sensitivity import format_search, search
+from cress_svcd.evaluation.likelihood import Sentences, load_for_measuring
+from cress_svcd.evaluation.plots import write_csv
+from cress_svcd.evaluation.sensitivity_search import format_search, search
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json
+from cress_svcd.atomic_files import write_json
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.quantized import chosen_policy
 from cress_svcd.models.trained import load_trained
 from cress_svcd.quantization import apply_policy, quantized_layers
 from cress_svcd.quantization.report import capture_inputs, layer_rows, summary
-from cress_svcd.quantization.sensitivity import GROUPINGS
-from cress_svcd.translator import choose_device
+from cress_svcd.evaluation.sensitivity import GROUPINGS
+from cress_svcd.translation.translator import choose_device
 
 SENTENCES = 16
 SEARCH_SENTENCES = 200

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU
 
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json
-from cress_svcd.scoring.bleu_chrf import measure
+from cress_svcd.atomic_files import write_json
+from cress_svcd.evaluation.bleu_chrf import measure
 
 LINE = re.compile(r"([TD])-(\d+)\t(.*)")
 # fairseq-generate logs it at the end: the time of translating alone, without loading.
@@ -93,7 +93,7 @@ def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a"
         manifest: the split's TSV, for references as they stand.
         tokenize: sacreBLEU tokenizer.
     Returns:
-        see :func:`cress_svcd.scoring.bleu_chrf.measure`; ``translations`` holds
+        see :func:`cress_svcd.evaluation.bleu_chrf.measure`; ``translations`` holds
         ``id``, ``source``, ``reference`` and ``hypothesis`` of each sentence; ``seconds``, if the
         output has its log with it, how long translating took.
     Raises:

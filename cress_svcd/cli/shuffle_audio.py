@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from cress_svcd.data.manifest import read_manifest, write_manifest
+from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.errors import ManifestError
 
 

@@ -42,7 +42,7 @@ from typing import Iterable, Iterator
 
 from tqdm import tqdm
 
-from cress_svcd.cli.translation_output import (
+from cress_svcd.translation.output import (
     FORMATS,
     FileEach,
     OneStream,
@@ -52,11 +52,11 @@ from cress_svcd.cli.translation_output import (
     open_stream,
 )
 from cress_svcd.data.audio import SUFFIXES, audio_info
-from cress_svcd.data.recordings import Segment, read_segments
-from cress_svcd.data.segmentation import Segmentation
+from cress_svcd.translation.recordings import Segment, read_segments
+from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.errors import AudioError, ConfigError, CressError
 from cress_svcd.kernels import BACKENDS
-from cress_svcd.translator import BATCH_SECONDS, Translator
+from cress_svcd.translation.translator import BATCH_SECONDS, Translator
 
 STDIN = "-"
 # Sentences that are translated together.

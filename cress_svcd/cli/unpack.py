@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.files import write_checkpoint
-from cress_svcd.models.packed_checkpoint import HEADER, read_packed
-from cress_svcd.models.packed_model import read_description, unpack_tensors
+from cress_svcd.atomic_files import write_checkpoint
+from cress_svcd.inference.packed_checkpoint import HEADER, read_packed
+from cress_svcd.inference.packed_model import read_description, unpack_tensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Audio, datasets and caches; ``corpus`` prepares data, ``synthesis`` makes it."""

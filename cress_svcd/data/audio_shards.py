@@ -14,7 +14,7 @@ import soundfile
 
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, read_audio
 from cress_svcd.errors import AudioError
-from cress_svcd.files import replacing
+from cress_svcd.atomic_files import replacing
 
 _FULL_SCALE = 32_768
 # Sizes in a WAV file have 32 bits.

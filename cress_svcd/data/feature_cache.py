@@ -16,7 +16,7 @@ import numpy as np
 import pandas
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import replacing, write_json
+from cress_svcd.atomic_files import replacing, write_json
 
 
 def segments_digest(frame: pandas.DataFrame) -> str:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import bitpack, cpu, expanded, gpu
+from cress_svcd.kernels import packed_layout, torch_int8
+from cress_svcd.kernels.cpu import sign_gemm
+from cress_svcd.kernels.triton import sign_gemm_float
 
 BACKEND_VARIABLE = "CRESS_SVCD_BACKEND"
 BACKENDS = ("reference", "torch", "cpu", "gpu")
@@ -39,17 +41,17 @@ class Backend:
 
 def backends() -> dict[str, Backend]:
     """All back ends by name."""
-    integer = "int8 and torch._int_mm" if expanded.has_int_mm() else "float32: no torch._int_mm"
+    integer = "int8 and torch._int_mm" if torch_int8.has_int_mm() else "float32: no torch._int_mm"
     found = [
         Backend("reference", True, "plain torch, unpacks at every call"),
         Backend("torch", True, f"signs expanded to {integer}"),
     ]
     try:
-        isas = cpu.supported_isas()
+        isas = sign_gemm.supported_isas()
         found.append(Backend("cpu", True, f"C kernels: {', '.join(isas)}"))
-    except cpu.UnavailableError as error:
+    except sign_gemm.UnavailableError as error:
         found.append(Backend("cpu", False, str(error)))
-    reason = gpu.why_unavailable()
+    reason = sign_gemm_float.why_unavailable()
     found.append(Backend("gpu", reason is None, reason or "Triton and cuBLAS"))
     return {backend.name: backend for backend in found}
 
@@ -88,39 +90,39 @@ def choose(device: torch.device, backend: str | None = None) -> str:
 def _is_available(backend: str) -> bool:
     if backend == "cpu":
         try:
-            return bool(cpu.library())
-        except cpu.UnavailableError:
+            return bool(sign_gemm.library())
+        except sign_gemm.UnavailableError:
             return False
-    return backend != "gpu" or gpu.why_unavailable() is None
+    return backend != "gpu" or sign_gemm_float.why_unavailable() is None
 
 
 def prepare(rows: Tensor, in_features: int, backend: str) -> Tensor:
     """Packed signs in storage order (uint8, out x ceil(in / 8)) -> the form of ``backend``."""
     if backend == "cpu":
-        return bitpack.to_tiles(rows, in_features)
+        return packed_layout.to_tiles(rows, in_features)
     if backend == "torch":
-        return expanded.expand(bitpack.unpack_signs(rows, in_features, torch.int8))
+        return torch_int8.expand(packed_layout.unpack_signs(rows, in_features, torch.int8))
     return rows
 
 
 def blank(out_features: int, in_features: int, backend: str, device: torch.device) -> Tensor:
     """Signs that are all -1, as ``prepare`` returns them: memory to load others into."""
     if backend == "cpu":
-        shape = bitpack.tile_shape(out_features, in_features)
+        shape = packed_layout.tile_shape(out_features, in_features)
         return torch.zeros(shape, dtype=torch.uint8, device=device)
-    shape = out_features, bitpack.row_bytes(in_features)
+    shape = out_features, packed_layout.row_bytes(in_features)
     return prepare(torch.zeros(shape, dtype=torch.uint8, device=device), in_features, backend)
 
 
 def restore(signs: Tensor, out_features: int, in_features: int) -> Tensor:
     """The inverse of ``prepare``, whichever back end ``signs`` were prepared for."""
     if signs.dtype != torch.uint8:
-        return bitpack.pack_signs(signs)
-    return bitpack.from_tiles(signs, out_features, in_features) if signs.dim() == 3 else signs
+        return packed_layout.pack_signs(signs)
+    return packed_layout.from_tiles(signs, out_features, in_features) if signs.dim() == 3 else signs
 
 
 def dense(signs: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
     """The matrix (out x in) of -1 and +1 in ``dtype``, from any form."""
     if signs.dtype != torch.uint8:
         return signs.to(dtype)
-    return bitpack.unpack_signs(restore(signs, out_features, in_features), in_features, dtype)
+    return packed_layout.unpack_signs(restore(signs, out_features, in_features), in_features, dtype)

@@ -7,7 +7,9 @@ any other; plain calls go past torch's dispatcher, which would cost more than a 
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels import cpu, expanded, gpu, layouts, reference
+from cress_svcd.kernels.cpu import sign_gemm
+from cress_svcd.kernels import torch_int8, layouts, packed_layout, reference
+from cress_svcd.kernels.triton import sign_gemm_float
 
 BITS = (8, 16, None)
 _NO_ROUNDING = 0  # stands for None in the operator's schema
@@ -71,8 +73,8 @@ def _check(
     in_features = x.shape[-1]
     shape = tuple(signs.shape)
     if signs.dtype == torch.uint8:
-        rows = (out_features, layouts.bitpack.row_bytes(in_features))
-        fits = shape == rows or shape == layouts.bitpack.tile_shape(out_features, in_features)
+        rows = (out_features, packed_layout.row_bytes(in_features))
+        fits = shape == rows or shape == packed_layout.tile_shape(out_features, in_features)
     else:
         fits = shape == (out_features, in_features)
     if not fits:
@@ -111,11 +113,11 @@ def _compute(
 ) -> Tensor:
     """By the back end that the form of ``signs`` is for."""
     if signs.dtype != torch.uint8:
-        return expanded.sign_matmul(x, signs, g, h, bias, bits)
+        return torch_int8.sign_matmul(x, signs, g, h, bias, bits)
     if signs.dim() == 3 and x.is_cpu and x.dtype is not torch.float64:
-        return cpu.sign_matmul(x, signs.contiguous(), out_features, g, h, bias, bits)
-    if signs.dim() == 2 and gpu.is_for(x):
-        return gpu.sign_matmul(x, signs, g, h, bias, bits)
+        return sign_gemm.sign_matmul(x, signs.contiguous(), out_features, g, h, bias, bits)
+    if signs.dim() == 2 and sign_gemm_float.is_for(x):
+        return sign_gemm_float.sign_matmul(x, signs, g, h, bias, bits)
     matrix = layouts.dense(signs, out_features, x.shape[-1], reference.exact_type(x.dtype))
     return reference.sign_matmul(x, matrix, g, h, bias, bits)
 

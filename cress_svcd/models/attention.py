@@ -8,7 +8,7 @@ from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules import MultiheadAttention
 
 from cress_svcd.quantization import QuantLinear
-from cress_svcd.quantization.packing import PackedLinear
+from cress_svcd.quantization.packed_linear import PackedLinear
 
 
 class CallingAttention(MultiheadAttention):

@@ -8,9 +8,9 @@ from typing import Any, Mapping
 import torch
 from torch import nn
 
-from cress_svcd.compat import explained, read_mapped
+from cress_svcd.training.fairseq_patches import explained, read_mapped
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.packed_checkpoint import is_packed
+from cress_svcd.inference.packed_checkpoint import is_packed
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from fairseq.modules import Fp32GroupNorm, GradMultiply
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models import front_end
+from cress_svcd.inference import front_end
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
-from cress_svcd.models.positions import ConvolutionalPositions
+from cress_svcd.inference.conv_positions import ConvolutionalPositions
 
 logger = logging.getLogger(__name__)
 

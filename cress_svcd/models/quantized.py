@@ -44,7 +44,7 @@ from cress_svcd.quantization import (
 )
 from cress_svcd.quantization.report import summary
 from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage, set_stage
-from cress_svcd.quantization.shipped import find_policy
+from cress_svcd.quantization.presets import find_policy
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from fairseq import models
 from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import FairseqTask
 
-from cress_svcd.compat import explained_model
+from cress_svcd.training.fairseq_patches import explained_model
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint, require_dictionary
 

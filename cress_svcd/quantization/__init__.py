@@ -13,12 +13,12 @@ A step by step way in: ``Schedule`` with ``set_progress``.  What to learn from t
 model: ``distillation``.  What became of the layers: ``report``.
 """
 
-from cress_svcd.quantization.bitlinear import BitLinear
-from cress_svcd.quantization.layer import QuantLinear
+from cress_svcd.quantization.svcd import BitLinear
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.methods import METHODS
 from cress_svcd.quantization.policy import LayerSpec, Policy, Rule
 from cress_svcd.quantization.schedule import Schedule, set_progress, weight_decay_factor
-from cress_svcd.quantization.swap import (
+from cress_svcd.quantization.convert import (
     Replacement,
     apply_policy,
     count_calls,

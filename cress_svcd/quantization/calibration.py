@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.bitlinear import BitLinear
+from cress_svcd.quantization.svcd import BitLinear
 from cress_svcd.quantization.report import capture_inputs
-from cress_svcd.quantization.swap import quantized_layers
+from cress_svcd.quantization.convert import quantized_layers
 
 
 @torch.no_grad()

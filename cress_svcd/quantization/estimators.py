@@ -12,7 +12,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from cress_svcd.quantization.choices import require_choice
+from cress_svcd.quantization.validation import require_choice
 
 Slope = Callable[[Tensor], Tensor]
 

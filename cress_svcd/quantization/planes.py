@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.quantization import published
-from cress_svcd.quantization.activations import accumulation_dtype
-from cress_svcd.quantization.bitlinear import BitLinear
-from cress_svcd.quantization.codes import row_chunks
-from cress_svcd.quantization.gaussian import gaussian_step, midrise_levels
-from cress_svcd.quantization.layer import QuantLinear
+from cress_svcd.quantization import svcd_paper
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.svcd import BitLinear
+from cress_svcd.quantization.binarize import row_chunks
+from cress_svcd.quantization.midrise_grid import gaussian_step, midrise_levels
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.methods import METHODS
-from cress_svcd.quantization.onebit import OneBitLinear
-from cress_svcd.quantization.quest import QuESTLinear, rotate
-from cress_svcd.quantization.uniform import SMALLEST_STEP, UniformLinear
+from cress_svcd.quantization.methods.onebit import OneBitLinear
+from cress_svcd.quantization.methods.quest import QuESTLinear, rotate
+from cress_svcd.quantization.methods.uniform import SMALLEST_STEP, UniformLinear
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def levels_and_scale(layer: QuantLinear) -> tuple[Tensor, Tensor]:
             f"{', '.join(METHODS)}; how its weights become signs is not known"
         )
     if isinstance(layer, BitLinear) and layer.variant == "paper":
-        levels = published.binarize_groupwise(layer.weight, layer.num_groups)
+        levels = svcd_paper.binarize_groupwise(layer.weight, layer.num_groups)
         scale = layer.h
     elif isinstance(layer, BitLinear):
         levels, scale = layer.codes(), layer.h

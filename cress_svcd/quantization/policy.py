@@ -35,10 +35,10 @@ from typing import Any, Iterable, Mapping, Sequence
 import yaml
 from torch import nn
 
-from cress_svcd import files
+from cress_svcd import atomic_files
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.choices import near, require_choice, require_keys
-from cress_svcd.quantization.layer import QuantLinear, option_names
+from cress_svcd.quantization.validation import near, require_choice, require_keys
+from cress_svcd.quantization.base import QuantLinear, option_names
 from cress_svcd.quantization.methods import METHODS
 
 FULL = "full"
@@ -209,11 +209,11 @@ class Policy:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
-        return cls.from_dict(files.parse_yaml(text, path), str(path))
+        return cls.from_dict(atomic_files.parse_yaml(text, path), str(path))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the policy as YAML, all or nothing."""
-        files.write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        atomic_files.write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
 
     def replaced(self, **changes: Any) -> "Policy":
         """The same layers by another method: every rule but those of method full is changed.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.layer import QuantLinear
-from cress_svcd.quantization.swap import quantized_layers
+from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.convert import quantized_layers
 
 FULL_BITS = 16  # of a number that is not quantised, as stored for inference
 

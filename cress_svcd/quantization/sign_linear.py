@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cress_svcd.kernels import gpu_rows, gpu_training
-from cress_svcd.quantization.activations import (
+from cress_svcd.kernels.triton import quantize, training
+from cress_svcd.quantization.fake_quant import (
     accumulation_dtype,
     fake_quantize_tokens,
     quantize_tokens,
@@ -45,13 +45,13 @@ class _SignLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight, g, h, codes)
         ctx.slope, ctx.after_backward = slope, after_backward
         ctx.type_of_bias = None if bias is None else bias.dtype
-        ctx.fused = gpu_training.is_for(x, weight)
+        ctx.fused = training.is_for(x, weight)
         # Not by rows of a flattened x: the output must not be a view, since fairseq's attention
         # scales it in place, which autograd forbids on a view that a function made.
         if ctx.fused:
-            levels, step = gpu_rows.quantize(x.reshape(-1, x.shape[-1]), g, bits)
+            levels, step = quantize.quantize(x.reshape(-1, x.shape[-1]), g, bits)
             shape = (*x.shape[:-1], codes.shape[0])
-            return gpu_training.scale(torch.mm(levels, codes.t()), step, h, bias, shape)
+            return training.scale(torch.mm(levels, codes.t()), step, h, bias, shape)
         exact = accumulation_dtype(x.dtype)
         levels, step = quantize_tokens(x, bits, gain=g)
         outputs = (levels @ codes.t()).to(exact).mul_(step).mul_(h.to(exact))
@@ -138,9 +138,9 @@ def _fused_gradients(
     grad_x = grad_weight = grad_g = grad_h = None
     rows, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
     if need_x:
-        grad_x = torch.mm(rows, gpu_training.effective_weight(codes, g, h)).view(x.shape)
+        grad_x = torch.mm(rows, training.effective_weight(codes, g, h)).view(x.shape)
     if any(of_weight):
-        grad_weight, grad_g, grad_h = gpu_training.split_gradient(
+        grad_weight, grad_g, grad_h = training.split_gradient(
             torch.mm(rows.t(), flat), codes, g, h, dtype
         )
     return grad_x, grad_weight, grad_g, grad_h

@@ -1,6 +1,3 @@
 """fairseq tasks: importing registers them."""
 
-from cress_svcd.tasks import (  # noqa: F401
-    segment_hubert_pretraining,
-    speech_and_text_translation,
-)
+from cress_svcd.tasks import speech_and_text_translation  # noqa: F401

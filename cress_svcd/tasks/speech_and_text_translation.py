@@ -40,15 +40,15 @@ from cress_svcd.data.dataset import (
     text_dataset,
 )
 from cress_svcd.data.feature_cache import FeatureCache, file_digest
-from cress_svcd.data.manifest import read_manifest
-from cress_svcd.data.text_data import check_binary_pairs
-from cress_svcd.data.vocabulary import check_dictionary
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.corpus.binary_text import check_binary_pairs
+from cress_svcd.data.corpus.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.files import read_yaml
+from cress_svcd.atomic_files import read_yaml
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
-from cress_svcd.models.packed_model import build_packed, read_description
-from cress_svcd.tasks.calibration import calibrate, is_resumed
-from cress_svcd.tasks.generation import RecordedGenerator
+from cress_svcd.inference.packed_model import build_packed, read_description
+from cress_svcd.training.calibration import calibrate, is_resumed
+from cress_svcd.inference.generator import RecordedGenerator
 
 logger = logging.getLogger(__name__)
 

@@ -35,9 +35,9 @@ import numpy as np
 import soundfile
 from translation import VOCABULARY, make_models
 
-from cress_svcd.files import write_json, write_text
+from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.models.checkpoints import model_options
-from cress_svcd.recipe import child_environment, visible_gpus
+from cress_svcd.recipes.runner import child_environment, visible_gpus
 
 RATE = 16_000
 TALKS, TALK_SECONDS = 6, 600

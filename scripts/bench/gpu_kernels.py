@@ -24,13 +24,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cress_svcd import kernels
-from cress_svcd.files import write_json
-from cress_svcd.kernels import gpu, gpu_planes, gpu_whole, gpu_windows
+from cress_svcd.atomic_files import write_json
+from cress_svcd.kernels.triton import sign_gemm_float, sign_gemm_bitplane, sign_gemm_fused, conv1d
 
 CALLS = 20
 # Candidates of --tiles: rows, outputs, warps.
 WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
-PLANES_TILES = {gpu_planes.SMALL, gpu_planes.MEDIUM, gpu_planes.LARGE, (32, 32, 4), (64, 64, 4),
+PLANES_TILES = {sign_gemm_bitplane.SMALL, sign_gemm_bitplane.MEDIUM, sign_gemm_bitplane.LARGE, (32, 32, 4), (64, 64, 4),
                 (128, 64, 4), (128, 128, 8)}  # fmt: skip
 WINDOW_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
 CHANNELS, GROUPS, TAPS, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
@@ -48,14 +48,14 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
     }
     if tiles:
         if rows <= 16:
-            chosen["row by row"] = lambda: gpu._few_rows(x, signs, g, h, bias, 8)
-        held = in_features <= gpu_whole.WIDEST and rows <= 256
+            chosen["row by row"] = lambda: sign_gemm_float._few_rows(x, signs, g, h, bias, 8)
+        held = in_features <= sign_gemm_fused.WIDEST and rows <= 256
         for tile in sorted(WHOLE_TILES) if held else []:
-            chosen[f"whole {tile}"] = lambda tile=tile: gpu_whole.sign_matmul(
+            chosen[f"whole {tile}"] = lambda tile=tile: sign_gemm_fused.sign_matmul(
                 x, signs, g, h, bias, tile=tile
             )
         for tile in sorted(PLANES_TILES):
-            chosen[f"planes {tile}"] = lambda tile=tile: gpu_planes.sign_matmul(
+            chosen[f"planes {tile}"] = lambda tile=tile: sign_gemm_bitplane.sign_matmul(
                 x, signs, g, h, bias, tile=tile
             )
     return chosen
@@ -72,11 +72,11 @@ def positions(batch: int, tiles: bool) -> dict[str, Callable]:
         )
     }
     for tile in sorted(WINDOW_TILES) if tiles else []:
-        chosen[f"windows {tile}"] = lambda tile=tile: gpu_windows.convolve(
+        chosen[f"windows {tile}"] = lambda tile=tile: conv1d.convolve(
             x, weight, bias, GROUPS, TAPS // 2, tile
         )
     return chosen | {
-        "windows": lambda: gpu_windows.convolve(x, weight, bias, GROUPS, TAPS // 2)
+        "windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, TAPS // 2)
     }
 
 
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    if reason := gpu.why_unavailable():
+    if reason := sign_gemm_float.why_unavailable():
         sys.stderr.write(f"gpu_kernels: {reason}\n")
         return 2
     torch.manual_seed(0)

@@ -29,9 +29,9 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cress_svcd import files, kernels
-from cress_svcd.cli.plotting import figure
-from cress_svcd.kernels import cpu
+from cress_svcd import atomic_files, kernels
+from cress_svcd.evaluation.plots import figure
+from cress_svcd.kernels.cpu import sign_gemm
 
 PEAK_STEPS = 20_000
 SECONDS_A_BURST = 2e-3
@@ -73,7 +73,7 @@ def packed_methods(
         return lambda: kernels.sign_matmul(x, signs, out_features, *operands, bits, checked=True)
 
     def forced(isa: str, bits: int | None) -> Callable[[], torch.Tensor]:
-        return lambda: cpu.sign_matmul(x, signs, out_features, *operands, bits, isa=isa)
+        return lambda: sign_gemm.sign_matmul(x, signs, out_features, *operands, bits, isa=isa)
 
     methods = {"int8": call(8), "lossless": call(None)}
     if signs.dim() == 3:
@@ -95,10 +95,10 @@ def c_call(
     planes: int,
 ) -> Callable[[], torch.Tensor]:
     """The library's function with all its arguments ready."""
-    function = cpu.library().cress_sign_matmul
+    function = sign_gemm.library().cress_sign_matmul
     pointers = [tensor.data_ptr() for tensor in (g, h, bias, y)]
     arguments = (x.data_ptr(), len(x), x.stride(0), tiles.data_ptr(), x.shape[1], y.shape[1],
-                 *pointers, planes, cpu.isa_number(), 1, None)  # fmt: skip
+                 *pointers, planes, sign_gemm.isa_number(), 1, None)  # fmt: skip
 
     def call() -> torch.Tensor:
         function(*arguments)
@@ -117,8 +117,8 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 def vnni_peak() -> float | None:
     """Products a second of one core, 1e9; None where there is no AVX-512-VNNI or no library."""
     try:
-        library = cpu.library()
-    except cpu.UnavailableError:
+        library = sign_gemm.library()
+    except sign_gemm.UnavailableError:
         return None
     start = time.perf_counter()
     products = library.cress_vnni_peak(PEAK_STEPS)
@@ -224,7 +224,7 @@ def main() -> int:
                         metavar="OUTxIN", help="sizes of the layer")  # fmt: skip
     parser.add_argument("--rows", nargs="+", type=int, help="rows of the input",
                         default=[1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024, 1500])
-    parser.add_argument("--isas", nargs="+", default=[], choices=cpu.ISAS,
+    parser.add_argument("--isas", nargs="+", default=[], choices=sign_gemm.ISAS,
                         help="instruction sets to time as well")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all methods")
     args = parser.parse_args()
@@ -241,7 +241,7 @@ def main() -> int:
         "rounds": args.rounds,
         "results": results,
     }
-    files.write_json(args.output / "kernels.json", report)
+    atomic_files.write_json(args.output / "kernels.json", report)
     draw(report, args.output / "kernels.png")
     sys.stdout.write(table(results))
     return 0

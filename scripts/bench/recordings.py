@@ -11,7 +11,7 @@ import csv
 from pathlib import Path
 
 from cress_svcd.data.audio import audio_info, resampled_length
-from cress_svcd.data.manifest import Segment, write_manifest
+from cress_svcd.data.corpus.manifest import Segment, write_manifest
 
 
 def main() -> None:

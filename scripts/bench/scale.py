@@ -28,8 +28,8 @@ from pathlib import Path
 
 from prepare_scale import EVALUATION_SEGMENTS, make_split, measure
 
-from cress_svcd.files import write_json
-from cress_svcd.recipe import resolve
+from cress_svcd.atomic_files import write_json
+from cress_svcd.recipes.runner import resolve
 
 STAGES = ("prepare", "text", "load", "shard")
 LOAD = """

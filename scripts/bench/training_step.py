@@ -33,8 +33,8 @@ import torch
 from tqdm import tqdm
 from translation import VOCABULARY, make_models
 
-from cress_svcd.files import write_json, write_text
-from cress_svcd.kernels import gpu_training
+from cress_svcd.atomic_files import write_json, write_text
+from cress_svcd.kernels.triton import training
 from cress_svcd.models.checkpoints import read_checkpoint
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -96,9 +96,9 @@ def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer
 
 
 def seconds_a_step(system: str, trainer: Trainer, steps: int) -> float:
-    fused = gpu_training.is_for
+    fused = training.is_for
     if system == "svcd_unfused":
-        gpu_training.is_for = lambda x, weight: False
+        training.is_for = lambda x, weight: False
     try:
         started = time.perf_counter()
         for _ in range(steps):
@@ -107,7 +107,7 @@ def seconds_a_step(system: str, trainer: Trainer, steps: int) -> float:
             torch.cuda.synchronize()
         return (time.perf_counter() - started) / steps
     finally:
-        gpu_training.is_for = fused
+        training.is_for = fused
 
 
 def step_memory(system: str, trainer: Trainer) -> int | None:

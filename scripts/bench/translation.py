@@ -42,8 +42,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cress_svcd.cli.plotting import figure
-from cress_svcd.files import write_json, write_text
+from cress_svcd.evaluation.plots import figure
+from cress_svcd.atomic_files import write_json, write_text
 
 METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16")
 PACKED = {
@@ -85,7 +85,7 @@ def make_models(
 
     import cress_svcd  # noqa: F401 - registers the plug-in
     from cress_svcd.cli.main import main as command
-    from cress_svcd.files import write_checkpoint
+    from cress_svcd.atomic_files import write_checkpoint
     from cress_svcd.models.hubert_encoder import HubertDescription
     from cress_svcd.models.hubert_transformer import HubertTransformerConfig
     from cress_svcd.quantization import LayerSpec, Policy, Rule, apply_policy, quantization_map
@@ -219,7 +219,7 @@ def fix_length(translator, tokens: int) -> None:
 
 def load(method: str, path: Path, beam: int):
     """The translator of ``method``."""
-    from cress_svcd.translator import Translator
+    from cress_svcd.translation.translator import Translator
 
     translator = Translator.load(
         path, data=None if method in PACKED else path.parent, device="cpu", beam=beam,
@@ -245,7 +245,7 @@ def work(method: str, path: Path, threads: int, beam: int) -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    import cress_svcd.translator  # noqa: F401 - so that its memory counts as before
+    import cress_svcd.translation.translator  # noqa: F401 - so that its memory counts as before
 
     def answer(value: object) -> None:
         sys.stdout.write(json.dumps(value) + "\n")

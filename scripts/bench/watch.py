@@ -21,8 +21,8 @@ import sys
 import threading
 import time
 
-from cress_svcd.files import write_json
-from cress_svcd.recipe import resolve
+from cress_svcd.atomic_files import write_json
+from cress_svcd.recipes.runner import resolve
 
 LOG_LINE = re.compile(r"\| INFO \| train_inner \| (\{.*\})")
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cress_svcd.cli.main import main
-from cress_svcd.scoring.bleu_chrf import measure
+from cress_svcd.evaluation.bleu_chrf import measure
 
 REFERENCES = ["das Haus ist groß und alt", "ein Hund sieht eine Katze", "ja , Wasser ist gut"]
 

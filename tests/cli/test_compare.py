@@ -8,8 +8,8 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from cress_svcd.cli.main import main
-from cress_svcd.data.manifest import write_manifest
-from cress_svcd.scoring.significance import compare
+from cress_svcd.data.corpus.manifest import write_manifest
+from cress_svcd.evaluation.significance import compare
 
 WORDS = "das Haus ist größer als ein Hund und die Katze mit dem roten Buch im Garten".split()
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hubert_files import make_hubert
+from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.cli import extract_features
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.feature_cache import FeatureCache
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
 TRAIN = """--user-dir cress_svcd --task speech_and_text_translation --max-tokens 200000

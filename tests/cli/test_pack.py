@@ -7,22 +7,22 @@ import sys
 import pytest
 import torch
 from fairseq_cli import generate
-from fairseq_commands import generate_command
-from training_options import make_task, parse, save_checkpoint
-from translation_model import make_checkpoint
+from tests.helpers.fairseq_commands import generate_command
+from tests.helpers.training_options import make_task, parse, save_checkpoint
+from tests.helpers.translation_model import make_checkpoint
 
 from cress_svcd import kernels
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import model_options, read_checkpoint
-from cress_svcd.models.packed_checkpoint import HEADER, VERSION, digest_of, read_packed
-from cress_svcd.models.packed_model import pack_tensors, size_report
+from cress_svcd.inference.packed_checkpoint import HEADER, VERSION, digest_of, read_packed
+from cress_svcd.inference.packed_model import pack_tensors, size_report
 from cress_svcd.quantization import METHODS, Policy, quantized_layers
-from cress_svcd.quantization.packing import packed_layers
+from cress_svcd.quantization.packed_linear import packed_layers
 from cress_svcd.quantization.policy import LayerSpec
-from cress_svcd.translator import Translator
+from cress_svcd.translation.translator import Translator
 
 SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
 EVERYWHERE = ["decoder.layers.*", "encoder.layers.*", "encoder.hubert.encoder.layers.*"]

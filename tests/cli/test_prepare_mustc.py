@@ -13,11 +13,11 @@ import sentencepiece
 import yaml
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.audio.data_cfg import S2TDataConfig
-from mustc_release import make_release
+from tests.helpers.mustc_release import make_release
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 
 VOCABULARY = ["--vocab-size", "60"]
 

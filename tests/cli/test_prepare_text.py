@@ -6,10 +6,10 @@ import shutil
 import pytest
 import yaml
 from fairseq.data import Dictionary, data_utils
-from training_options import make_task
+from tests.helpers.training_options import make_task
 
 from cress_svcd.cli.main import main
-from cress_svcd.data.manifest import read_manifest, write_manifest
+from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 
 PAIRS = [
     ("the dog sees water.", "der Hund sieht Wasser."),

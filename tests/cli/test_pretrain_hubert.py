@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 import yaml
-from tone_corpus import write_prepared
+from tests.helpers.tone_corpus import write_prepared
 
 from fairseq import checkpoint_utils
 

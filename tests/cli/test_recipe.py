@@ -15,8 +15,8 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import ConfigError
-from cress_svcd.recipe import child_environment, resolve, visible_gpus
-from cress_svcd.recipe_file import load_recipe
+from cress_svcd.recipes.runner import child_environment, resolve, visible_gpus
+from cress_svcd.recipes.recipe_file import load_recipe
 
 # Appends its arguments as a line to a file.
 NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"

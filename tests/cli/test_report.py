@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from training_options import make_model, make_task, parse, save_checkpoint
+from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.attention import call_quantized_projections

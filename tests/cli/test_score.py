@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from cress_svcd.cli.main import main
-from cress_svcd.data.manifest import write_manifest
+from cress_svcd.data.corpus.manifest import write_manifest
 
 RAW = ["Das Haus ist größer.", "Ein Hund – und eine Katze.", "Ja, Wasser!"]
 SEEN = ["Das Haus ist gr<unk>er.", "Ein Hund <unk> und eine Katze.", "Ja, Wasser!"]

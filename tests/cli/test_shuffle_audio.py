@@ -4,7 +4,7 @@ import pytest
 
 from cress_svcd.cli.main import main
 from cress_svcd.cli.shuffle_audio import other_sentences
-from cress_svcd.data.manifest import Segment, read_manifest, write_manifest
+from cress_svcd.data.corpus.manifest import Segment, read_manifest, write_manifest
 from cress_svcd.errors import ManifestError
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
-from cress_svcd.data.spoken_release import speaking_pool
+from cress_svcd.data.synthesis.spoken_corpus import speaking_pool
 
 ENGLISH = (
     "Two young males are outside near many bushes.",

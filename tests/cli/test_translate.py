@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from translation_model import make_checkpoint
+from tests.helpers.translation_model import make_checkpoint
 
 from cress_svcd.cli.main import main
-from cress_svcd.cli.translation_output import FORMATS
+from cress_svcd.translation.output import FORMATS
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.manifest import read_manifest
-from cress_svcd.translator import Translation, Translator
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.translation.translator import Translation, Translator
 
 RATE = 16_000
 FLAGS = ["--beam", "2", "--max-len-b", "8", "--device", "cpu"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fairseq_commands import generate_command, run_series, train_command
+from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
 from cress_svcd.cli.main import main
 

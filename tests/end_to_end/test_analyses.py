@@ -4,12 +4,12 @@ import csv
 import json
 
 import pytest
-from fairseq_commands import USER_DIR, run_series
+from tests.helpers.fairseq_commands import USER_DIR, run_series
 
 from cress_svcd.cli.main import main
-from cress_svcd.files import write_text
+from cress_svcd.atomic_files import write_text
 from cress_svcd.quantization import Policy
-from cress_svcd.recipe_file import load_recipe
+from cress_svcd.recipes.recipe_file import load_recipe
 
 RECIPES = USER_DIR.parent / "scripts" / "recipes"
 NAMES = ("submodules", "constraint", "initialisation", "bitnet")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from fairseq_commands import generate_command, run_series, train_command
+from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 
 
 class Malicious:

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import yaml
-from fairseq_commands import records, train_command
-from tone_corpus import write_prepared
-from training_options import NO_DROPOUT
-from two_processes import kill_one_at_update, torchrun, torchrun_series
+from tests.helpers.fairseq_commands import records, train_command
+from tests.helpers.tone_corpus import write_prepared
+from tests.helpers.training_options import NO_DROPOUT
+from tests.helpers.two_processes import kill_one_at_update, torchrun, torchrun_series
 
 from cress_svcd.cli.main import main
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from deltalm_files import TINY, TINY_HEADS
-from fairseq_commands import generate_command, records, run_series, train_command
-from large_vocabulary import write_vocabulary
-from training_options import TINY_MODEL
+from tests.helpers.deltalm_files import TINY, TINY_HEADS
+from tests.helpers.fairseq_commands import generate_command, records, run_series, train_command
+from tests.helpers.large_vocabulary import write_vocabulary
+from tests.helpers.training_options import TINY_MODEL
 
 from cress_svcd.cli.main import main
 

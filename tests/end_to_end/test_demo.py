@@ -4,10 +4,10 @@ import itertools
 from pathlib import Path
 
 import pytest
-from fairseq_commands import run_stages
+from tests.helpers.fairseq_commands import run_stages
 
-from cress_svcd.recipe import Runner
-from cress_svcd.recipe_file import load_recipe
+from cress_svcd.recipes.runner import Runner
+from cress_svcd.recipes.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = {

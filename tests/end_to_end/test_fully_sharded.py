@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from fairseq_commands import generate_command, records, run_series, svcd_command, train_command
-from training_options import NO_DROPOUT
-from two_processes import torchrun
+from tests.helpers.fairseq_commands import generate_command, records, run_series, svcd_command, train_command
+from tests.helpers.training_options import NO_DROPOUT
+from tests.helpers.two_processes import torchrun
 
 SHARDED = ["--ddp-backend", "fully_sharded", "--update-freq", "1"]
 SHORT = ["--max-epoch", "2", "--num-workers", "0", *NO_DROPOUT]

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from fairseq_commands import TASK, generate_command, run_series
+from tests.helpers.fairseq_commands import TASK, generate_command, run_series
 
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 
 
 def lines(output: str, kind: str) -> list[str]:

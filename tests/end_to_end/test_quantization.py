@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from fairseq_commands import (
+from tests.helpers.fairseq_commands import (
     USER_DIR,
     generate_command,
     measured,

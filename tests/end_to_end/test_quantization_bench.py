@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from fairseq_cli import generate
-from fairseq_commands import USER_DIR, run_series
+from tests.helpers.fairseq_commands import USER_DIR, run_series
 
 from cress_svcd.cli.main import main
-from cress_svcd.files import write_text
-from cress_svcd.recipe_file import load_recipe
+from cress_svcd.atomic_files import write_text
+from cress_svcd.recipes.recipe_file import load_recipe
 
 BENCH = USER_DIR.parent / "scripts" / "bench" / "quantization.yaml"
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deltalm_files import TINY as TINY_DELTALM
-from deltalm_files import TINY_HEADS
-from fairseq_commands import run_stages
-from large_vocabulary import write_vocabulary
-from training_options import TINY_MODEL
+from tests.helpers.deltalm_files import TINY as TINY_DELTALM
+from tests.helpers.deltalm_files import TINY_HEADS
+from tests.helpers.fairseq_commands import run_stages
+from tests.helpers.large_vocabulary import write_vocabulary
+from tests.helpers.training_options import TINY_MODEL
 
 from cress_svcd.cli.main import main
-from cress_svcd.data.manifest import read_manifest
-from cress_svcd.files import read_yaml
-from cress_svcd.recipe import resolve
-from cress_svcd.recipe_file import load_recipe
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.atomic_files import read_yaml
+from cress_svcd.recipes.runner import resolve
+from cress_svcd.recipes.recipe_file import load_recipe
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PAIRS = sorted((SCRIPTS / "recipes").glob("en-*.yaml"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq_commands import measured, records, run_series, train_command
+from tests.helpers.fairseq_commands import measured, records, run_series, train_command
 
-from cress_svcd.recipe import resolve
+from cress_svcd.recipes.runner import resolve
 
 MODES = {
     "speech and its text": ["--st-training", "--mt-finetune"],

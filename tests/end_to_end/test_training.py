@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from fairseq_commands import USER_DIR, records, run_series, train_command
+from tests.helpers.fairseq_commands import USER_DIR, records, run_series, train_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_options import TINY_MODEL
+from tests.helpers.training_options import TINY_MODEL
 
 ARCHS = [
     "hubert_transformer",

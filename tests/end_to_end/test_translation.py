@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
-from cress_svcd.data.manifest import read_manifest
+from cress_svcd.data.corpus.manifest import read_manifest
 
 FLAGS = ["--beam", "3", "--max-len-b", "20", "--device", "cpu", "--threads", "1"]
 

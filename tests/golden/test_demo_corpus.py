@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from expected_values import expected
+from tests.golden.expected_values import expected
 
 from cress_svcd.cli.main import main
 

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from expected_values import FOLDER, RECORDING, expected
-from fairseq_commands import records, run_series, svcd_command, train_command
+from tests.golden.expected_values import FOLDER, RECORDING, expected
+from tests.helpers.fairseq_commands import records, run_series, svcd_command, train_command
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.translator import Translator
+from cress_svcd.translation.translator import Translator
 
 UPDATES = 8  # that are compared: later ones differ more between processors
 FULL_UPDATES = 120  # until it has something to say

@@ -8,13 +8,13 @@ import json
 
 import pytest
 import torch
-from expected_values import expected
+from tests.golden.expected_values import expected
 from torch import Tensor, nn
 
-from cress_svcd.models.packed_checkpoint import digest_of, write_packed
-from cress_svcd.models.packed_model import Precision, pack_tensors
+from cress_svcd.inference.packed_checkpoint import digest_of, write_packed
+from cress_svcd.inference.packed_model import Precision, pack_tensors
 from cress_svcd.quantization import METHODS, quantization_map
-from cress_svcd.quantization.packing import PackedLinear
+from cress_svcd.quantization.packed_linear import PackedLinear
 
 INPUTS, OUTPUTS = 64, 12  # QuEST rotates 64 inputs by multiples of 1/8
 LAYERS = {

@@ -4,23 +4,23 @@ import pytest
 import torch
 
 from cress_svcd import kernels
-from cress_svcd.kernels import cpu
+from cress_svcd.kernels.cpu import sign_gemm
 
 
-@pytest.fixture(params=("torch", *(f"cpu-{isa}" for isa in cpu.ISAS)))
+@pytest.fixture(params=("torch", *(f"cpu-{isa}" for isa in sign_gemm.ISAS)))
 def product(request):
     """sign_matmul on the CPU by one back end: (x, signs as +-1, g, h, bias, bits) -> y."""
     backend, _, isa = request.param.partition("-")
     available = kernels.backends()[backend]
     if not available.available:
         pytest.skip(f"{backend}: {available.detail}")
-    if isa and isa not in cpu.supported_isas():
-        pytest.skip(f"this processor has no {isa}, only {', '.join(cpu.supported_isas())}")
+    if isa and isa not in sign_gemm.supported_isas():
+        pytest.skip(f"this processor has no {isa}, only {', '.join(sign_gemm.supported_isas())}")
 
     def multiply(x, signs, g=None, h=None, bias=None, bits=8, **options):
         form = kernels.prepare(kernels.pack_signs(signs), signs.shape[1], backend)
         if isa:
-            return cpu.sign_matmul(x, form, len(signs), g, h, bias, bits, isa=isa, **options)
+            return sign_gemm.sign_matmul(x, form, len(signs), g, h, bias, bits, isa=isa, **options)
         return kernels.sign_matmul(x, form, len(signs), g, h, bias, bits)
 
     return multiply

@@ -8,7 +8,9 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import cpu, gpu, layouts, reference
+from cress_svcd.kernels.cpu import sign_gemm
+from cress_svcd.kernels.triton import sign_gemm_float
+from cress_svcd.kernels import layouts, reference
 
 needs_cpu = pytest.mark.skipif(
     not kernels.backends()["cpu"].available, reason="the C kernels are not built"
@@ -127,21 +129,21 @@ def test_the_environment_may_mean_the_device_that_a_model_is_moved_to(monkeypatc
     device = torch.device("cpu")
     expected = kernels.choose(device)
     monkeypatch.setenv(layouts.BACKEND_VARIABLE, "gpu")
-    monkeypatch.setattr(gpu, "why_unavailable", lambda: None)
+    monkeypatch.setattr(sign_gemm_float, "why_unavailable", lambda: None)
     assert kernels.choose(torch.device("cuda")) == "gpu"
     assert kernels.choose(device) == expected
     with pytest.raises(ConfigError, match="backend: gpu is not for a layer on cpu"):
         kernels.choose(device, "gpu")
-    monkeypatch.setattr(gpu, "why_unavailable", lambda: "there is no GPU")
+    monkeypatch.setattr(sign_gemm_float, "why_unavailable", lambda: "there is no GPU")
     with pytest.raises(ConfigError, match="gpu cannot be used: there is no GPU"):
         kernels.choose(device)
 
 
 def test_a_back_end_that_is_missing_says_why(monkeypatch):
     def missing():
-        raise cpu.UnavailableError("the C kernels are not built")
+        raise sign_gemm.UnavailableError("the C kernels are not built")
 
-    monkeypatch.setattr(cpu, "library", missing)
+    monkeypatch.setattr(sign_gemm, "library", missing)
     assert kernels.choose(torch.device("cpu")) == "torch"
     assert "not built" in kernels.backends()["cpu"].detail
     with pytest.raises(ConfigError, match="cpu cannot be used: the C kernels are not built"):
@@ -150,9 +152,9 @@ def test_a_back_end_that_is_missing_says_why(monkeypatch):
 
 @needs_cpu
 def test_instruction_sets_are_chosen_by_name():
-    assert cpu.ISAS[cpu.isa_number("portable")] == "portable"
+    assert sign_gemm.ISAS[sign_gemm.isa_number("portable")] == "portable"
     with pytest.raises(ConfigError, match="found 'neon', this processor has: auto, portable"):
-        cpu.isa_number("neon")
+        sign_gemm.isa_number("neon")
 
 
 @needs_cpu
@@ -166,7 +168,7 @@ def test_threads_change_nothing(operands, rows):
 
     def work():
         for _ in range(5):
-            y = cpu.sign_matmul(x, tiles, 320, g, h, bias, 8, threads=3)
+            y = sign_gemm.sign_matmul(x, tiles, 320, g, h, bias, 8, threads=3)
             results.append(torch.equal(y, expected))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -186,7 +188,7 @@ def test_a_forked_child_computes(operands):
     """The pool of the parent is not there any more; nothing may wait for it."""
     x, signs, *_ = operands(300, 256, 320)
     tiles = prepared(signs, "cpu")
-    expected = cpu.sign_matmul(x, tiles, 320, None, None, None, 8, threads=2)
+    expected = sign_gemm.sign_matmul(x, tiles, 320, None, None, None, 8, threads=2)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_in_child, args=(x, tiles, expected, queue))

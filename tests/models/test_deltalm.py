@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from deltalm_files import (
+from tests.helpers.deltalm_files import (
     EXPECTED,
     TINY,
     TINY_HEADS,
@@ -15,7 +15,7 @@ from deltalm_files import (
     released_names,
     save_finetuned,
 )
-from deltalm_files import dictionary as make_dictionary
+from tests.helpers.deltalm_files import dictionary as make_dictionary
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from deltalm_files import TINY, build, make_deltalm, save_finetuned
+from tests.helpers.deltalm_files import TINY, build, make_deltalm, save_finetuned
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hubert_files import make_hubert
+from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint

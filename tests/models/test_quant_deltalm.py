@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from deltalm_files import TINY, TINY_HEADS
+from tests.helpers.deltalm_files import TINY, TINY_HEADS
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
-from training_options import make_task
+from tests.helpers.training_options import make_task
 
 from cress_svcd.quantization import count_calls, quantized_layers
 

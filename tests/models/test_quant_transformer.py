@@ -8,12 +8,12 @@ from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models import build_model as build_of_fairseq
 from omegaconf import OmegaConf
-from training_options import TINY_MODEL, make_task
+from tests.helpers.training_options import TINY_MODEL, make_task
 
-from cress_svcd.compat import read_mapped
+from cress_svcd.training.fairseq_patches import read_mapped
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import Policy, count_calls, quantization_map, quantized_layers
-from cress_svcd.quantization.shipped import shipped_policies
+from cress_svcd.quantization.presets import shipped_policies
 
 BASES = {
     "quant_transformer": "hubert_transformer",
@@ -307,7 +307,7 @@ class TestStart:
     def test_another_hubert_is_refused_and_the_same_let_through(
         self, task, starts, hubert, tmp_path
     ):
-        from hubert_files import make_hubert
+        from tests.helpers.hubert_files import make_hubert
 
         model, _ = quantize(task, starts, hubert_model_path=str(hubert))
         assert model.encoder.hubert is not None

@@ -7,7 +7,7 @@ for large; full-size models are built without memory, files at a reduced width.
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from hubert_files import make_hubert
+from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import (

@@ -29,7 +29,7 @@ from cress_svcd.data.everyday.meaning import (
     Weekday,
 )
 from cress_svcd.errors import ConfigError
-from cress_svcd.files import write_json, write_text
+from cress_svcd.atomic_files import write_json, write_text
 
 # Target language: the module of this package that puts meanings into it.
 LANGUAGES = {"de": "german", "ro": "romanian"}

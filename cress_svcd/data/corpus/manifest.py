@@ -1,0 +1,168 @@
+"""Manifests: tab-separated tables, one segment of speech and its texts a line.
+
+The columns are those of fairseq's speech-to-text data.  There is no quoting: a field cannot contain
+tabs or newlines, and only ``\\n`` ends a line (texts may hold other Unicode line separators).
+"""
+
+import dataclasses
+import os
+import sys
+from typing import Iterable, Mapping
+
+import pandas
+
+from cress_svcd.data.audio import parse_audio_spec
+from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.errors import AudioError, ManifestError
+from cress_svcd.atomic_files import replacing
+
+REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One row of a manifest.
+
+    ``audio`` is ``path[:offset:frames]`` (samples at the file's own rate); ``n_frames`` counts
+    samples at 16 kHz, which is what the model sees.
+    """
+
+    id: str
+    audio: str
+    n_frames: int
+    tgt_text: str
+    speaker: str = ""
+    src_text: str = ""
+    src_lang: str = ""
+    tgt_lang: str = ""
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Segment))
+# Repeated over and over: kept once in memory.
+_REPEATED_COLUMNS = ("speaker", "src_lang", "tgt_lang")
+
+
+def read_manifest(path: str | os.PathLike) -> pandas.DataFrame:
+    """Read a manifest: a frame with all of :data:`COLUMNS`, ``n_frames`` as int64, the rest str.
+
+    Columns beyond those are dropped; optional ones that are absent are empty strings.
+
+    Raises ManifestError, ``path:line: ...``, for a file that is missing, not UTF-8 or empty, for
+    missing or doubled columns, rows with too few or too many fields, audio fields that do not
+    parse, lengths that are not positive integers, and ids that occur twice.
+    """
+    lines = _read_table(path)
+    header = lines[0].split("\t")
+    _check_header(path, header)
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS if name in header}
+    picks = [(header.index(name), columns[name].append) for name in columns]
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split("\t")
+        if len(fields) != len(header):
+            raise ManifestError(_wrong_width(path, number, fields, header))
+        for index, append in picks:
+            append(fields[index])
+    _check_ids(path, columns["id"])
+    _check_audio(path, columns["audio"])
+    n_frames = _parse_lengths(path, columns["n_frames"])
+    for name in _REPEATED_COLUMNS:
+        columns[name] = [sys.intern(value) for value in columns.get(name, [""] * len(n_frames))]
+    columns.setdefault("src_text", [""] * len(n_frames))
+    frame = pandas.DataFrame({name: pandas.Series(columns[name], dtype=object) for name in COLUMNS})
+    frame["n_frames"] = pandas.Series(n_frames, dtype="int64")
+    return frame
+
+
+def write_manifest(path: str | os.PathLike, rows: Iterable[Segment | Mapping]) -> int:
+    """Write rows (Segments or mappings with their keys), all or nothing; return how many.
+
+    Raises ManifestError for a field that would break the table; ``data.text.clean_text`` mends it.
+    """
+    count = 0
+    with replacing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write("\t".join(COLUMNS) + "\n")
+            for row in rows:
+                file.write(_format_row(path, row) + "\n")
+                count += 1
+    return count
+
+
+def _format_row(path: str | os.PathLike, row: Segment | Mapping) -> str:
+    segment = row if isinstance(row, Segment) else Segment(**row)
+    fields = [str(getattr(segment, name)) for name in COLUMNS]
+    for name, value in zip(COLUMNS, fields):
+        if "\t" in value or "\n" in value or "\r" in value:
+            raise ManifestError(
+                f"{path}: segment {segment.id!r}, column {name}: {value!r} contains a tab or a "
+                f"line break, which a manifest cannot hold; replace them by spaces"
+            )
+    return "\t".join(fields)
+
+
+def _read_table(path: str | os.PathLike) -> list[str]:
+    lines = read_lines(path, ManifestError)
+    if len(lines) < 2:
+        raise ManifestError(
+            f"{path}: {'no segments after the header' if lines else 'empty file'}; expected a "
+            f"header line with the columns {' '.join(COLUMNS)} and a line for each segment"
+        )
+    return lines
+
+
+def _check_header(path: str | os.PathLike, header: list[str]) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    if missing:
+        raise ManifestError(
+            f"{path}:1: no column {', '.join(missing)}; found {', '.join(header)!r}, expected "
+            f"tab-separated {' '.join(COLUMNS)} (the last four optional)"
+        )
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise ManifestError(f"{path}:1: column {', '.join(doubled)} occurs twice; remove one")
+
+
+def _wrong_width(
+    path: str | os.PathLike, number: int, fields: list[str], header: list[str]
+) -> str:
+    start = "\t".join(fields)[:60]
+    return (
+        f"{path}:{number}: {len(fields)} fields, expected {len(header)} as in the header; a tab or "
+        f"a line break inside a text?  The line begins {start!r}"
+    )
+
+
+def _check_ids(path: str | os.PathLike, ids: list[str]) -> None:
+    if len(set(ids)) == len(ids) and "" not in ids:
+        return
+    seen: dict[str, int] = {}
+    for number, name in enumerate(ids, start=2):
+        if not name:
+            raise ManifestError(f"{path}:{number}: empty id; each segment needs one of its own")
+        if name in seen:
+            raise ManifestError(
+                f"{path}:{number}: id {name!r} stands already in line {seen[name]}; "
+                f"each segment needs one of its own"
+            )
+        seen[name] = number
+
+
+def _check_audio(path: str | os.PathLike, audio: list[str]) -> None:
+    for number, text in enumerate(audio, start=2):
+        try:
+            parse_audio_spec(text)
+        except AudioError as error:
+            raise ManifestError(f"{path}:{number}: column audio: {error}") from None
+
+
+def _parse_lengths(path: str | os.PathLike, texts: list[str]) -> list[int]:
+    lengths = []
+    for number, text in enumerate(texts, start=2):
+        # int() would also take " 1_0 " and the like.
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise ManifestError(
+                f"{path}:{number}: column n_frames: {text!r}; expected a positive number of "
+                f"samples at 16 kHz"
+            )
+        lengths.append(int(text))
+    return lengths

@@ -1,0 +1,382 @@
+"""From a release to a folder that training can start from: manifests, vocabulary, text, config.
+
+The work is done in stages, each recorded in ``summary.json`` with a digest of what it was made
+from.  A stage whose digest and files are still the same is not done again.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
+
+import yaml
+
+from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+from cress_svcd.data.corpus.mustc import (
+    SOURCE_LANGUAGE,
+    Limits,
+    Release,
+    find_release,
+    find_splits,
+    prepare_split,
+)
+from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
+from cress_svcd.data.corpus.vocabulary import (
+    SPECIAL_PIECES,
+    check_dictionary,
+    load_sentencepiece,
+    train_sentencepiece,
+    write_dictionary,
+)
+from cress_svcd.errors import ConfigError
+from cress_svcd.atomic_files import replacing, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "summary.json"
+CONFIG_FILE = "config.yaml"
+TRAINING_SPLIT = "train"
+
+# To be raised when the same release and options give other files than before.
+_VERSION = 1
+_LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
+# Writing failed for reasons that the user can mend; any other OSError is a bug of ours.
+_USERS_OS_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EMFILE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """What :func:`prepare` shall do; the fields are the options of ``prepare-mustc``."""
+
+    tgt_lang: str
+    splits: Sequence[str] | None = None
+    vocab_size: int = 10_000
+    spm_model: Path | None = None
+    dictionary: Path | None = None
+    text_data: Path | None = None
+    limits: Limits = Limits()
+    standardize_audio: bool = False
+    check_audio: bool = False
+    sample_audio: bool = True
+    workers: int = 1
+    force: bool = False
+
+
+class Summary:
+    """``summary.json``: the result of each finished stage, and a stamp to tell if it still holds.
+
+    A stage is a path of keys, ``("splits", "train")``.  The file is written after each stage, so a
+    run that was killed goes on after its last finished one.
+    """
+
+    def __init__(self, path: Path, release: Release, force: bool):
+        self.path = path
+        self.data: dict[str, Any] = {}
+        if path.exists() and not force:
+            self._load(release)
+        self.data |= {
+            "version": _VERSION,
+            "release": str(release.data.resolve()),
+            "src_lang": release.src_lang,
+            "tgt_lang": release.tgt_lang,
+        }
+        self.data.setdefault("stamps", {})
+
+    def _load(self, release: Release) -> None:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            if data["version"] != _VERSION:
+                problem = f"version {data['version']}"
+            elif data["tgt_lang"] != release.tgt_lang:
+                problem = f"it is about {data['tgt_lang']}"
+            else:
+                data["stamps"].keys()
+                self.data = data
+                return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        logger.warning("%s is of no use (%s): everything is prepared anew", self.path, problem)
+
+    def stage(
+        self, key: tuple[str, ...], inputs: Any, outputs: Sequence[Path], work: Callable[[], Any]
+    ) -> Any:
+        """The result of ``work()``, or that of an earlier run on the same inputs.
+
+        ``inputs`` is anything that JSON can hold; ``outputs`` are the files that ``work`` writes.
+        """
+        inputs = _digest(inputs)
+        if self._holds(key, inputs, outputs):
+            logger.info("%s: up to date (--force does it again)", " ".join(key))
+            return self.get(key)
+        if self.data["stamps"].pop("/".join(key), None):
+            # Killed from here on, the stage must not pass for finished with its old inputs.
+            self.save()
+        result = work()
+        self._put(key, result)
+        self.data["stamps"]["/".join(key)] = {"inputs": inputs, "outputs": self._sizes(outputs)}
+        self.save()
+        return result
+
+    def stamp(self, key: tuple[str, ...]) -> dict | None:
+        return self.data["stamps"].get("/".join(key))
+
+    def get(self, key: tuple[str, ...]) -> Any:
+        node = self.data
+        for name in key:
+            node = node.get(name, {})
+        return node
+
+    def save(self) -> None:
+        write_json(self.path, self.data)
+
+    def _holds(self, key: tuple[str, ...], inputs: str, outputs: Sequence[Path]) -> bool:
+        return self.stamp(key) == {"inputs": inputs, "outputs": self._sizes(outputs)}
+
+    def _sizes(self, paths: Sequence[Path]) -> dict[str, int | None]:
+        return {
+            os.path.relpath(path, self.path.parent): path.stat().st_size if path.exists() else None
+            for path in paths
+        }
+
+    def _put(self, key: tuple[str, ...], result: Any) -> None:
+        node = self.data
+        for name in key[:-1]:
+            node = node.setdefault(name, {})
+        node[key[-1]] = result
+
+
+def prepare(root: str | os.PathLike, out: str | os.PathLike, options: PrepareOptions) -> dict:
+    """Prepare a release for training in the folder ``out``; return what ``summary.json`` holds.
+
+    Raises ReleaseError for a release that is incomplete or contradicts itself, ConfigError for
+    options that do not fit each other or the data, and for a folder that cannot be written to.
+    """
+    out = Path(out)
+    _check_options(out, options)
+    release = find_release(root, options.tgt_lang)
+    splits = find_splits(release, options.splits)
+    with _explaining_os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        summary = Summary(out / SUMMARY_FILE, release, options.force)
+        _check_vocabulary_source(summary, splits, options)
+        for split in splits:
+            _prepare_manifest(summary, release, split, out, options)
+        _prepare_vocabulary(summary, out, options)
+        _write_config(summary, release, out, options)
+        if options.text_data is not None:
+            for split in splits:
+                _prepare_text_data(summary, release, split, out, options)
+        summary.save()
+    return summary.data
+
+
+def _check_options(out: Path, options: PrepareOptions) -> None:
+    if not _LANGUAGE_CODE.fullmatch(options.tgt_lang) or options.tgt_lang == SOURCE_LANGUAGE:
+        raise ConfigError(
+            f"--tgt-lang {options.tgt_lang}: expected the code of a language other than "
+            f"{SOURCE_LANGUAGE}, such as de"
+        )
+    if options.dictionary is not None and options.spm_model is None:
+        raise ConfigError("--dictionary belongs to a --spm-model: give both, or the model alone")
+    limits = options.limits
+    if not 1 <= limits.min_frames <= limits.max_frames:
+        raise ConfigError(
+            f"--min-frames {limits.min_frames} --max-frames {limits.max_frames}: expected "
+            f"1 <= min <= max, in samples at {SAMPLE_RATE} Hz"
+        )
+    for name, value in {"--vocab-size": options.vocab_size, "--workers": options.workers}.items():
+        if value < 1:
+            raise ConfigError(f"{name} {value}: expected 1 or more")
+    for folder in (out, options.text_data):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder}: is a file; expected a folder to write to")
+
+
+def _check_vocabulary_source(
+    summary: Summary, splits: Sequence[str], options: PrepareOptions
+) -> None:
+    """Refuse early what would fail after hours of audio have been read."""
+    if options.spm_model is not None:
+        load_sentencepiece(options.spm_model)
+        if options.dictionary is not None:
+            check_dictionary(options.spm_model, options.dictionary)
+    elif TRAINING_SPLIT not in splits and summary.stamp(("splits", TRAINING_SPLIT)) is None:
+        raise ConfigError(
+            f"without {TRAINING_SPLIT} among the splits ({' '.join(splits)}) there is no text to "
+            f"train a vocabulary on; add it, or give --spm-model and --dictionary"
+        )
+
+
+def _prepare_manifest(
+    summary: Summary, release: Release, split: str, out: Path, options: PrepareOptions
+) -> None:
+    manifest = out / f"{split}.tsv"
+
+    def work() -> dict:
+        logger.info("%s: reading", split)
+        segments, report = prepare_split(
+            release,
+            split,
+            options.limits,
+            options.check_audio,
+            options.workers,
+            options.sample_audio,
+        )
+        write_manifest(manifest, segments)
+        return dataclasses.asdict(report)
+
+    languages = (release.src_lang, release.tgt_lang)
+    inputs = {
+        "texts": [_identity(release.text_file(split, name)) for name in ("yaml", *languages)],
+        "audio": _folder_digest(release.audio_folder(split)),
+        "limits": dataclasses.asdict(options.limits),
+        "check_audio": options.check_audio,
+        "sample_audio": options.sample_audio,
+        "languages": languages,
+    }
+    summary.stage(("splits", split), inputs, [manifest], work)
+
+
+def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) -> None:
+    """Train the joint vocabulary on the training manifest, or take over an existing one."""
+    if options.spm_model is None:
+        model = out / f"spm_unigram{options.vocab_size}.model"
+        dictionary = model.with_suffix(".txt")
+        outputs = [model, model.with_suffix(".vocab"), dictionary]
+        inputs: Any = [summary.stamp(("splits", TRAINING_SPLIT)), options.vocab_size]
+    else:
+        model = out / options.spm_model.name
+        source = options.dictionary or options.spm_model.with_suffix(".txt")
+        dictionary = out / source.name
+        outputs = [model, dictionary]
+        given = [path for path in (options.spm_model, options.dictionary) if path is not None]
+        inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in given]
+
+    def work() -> dict:
+        if options.spm_model is None:
+            train = read_manifest(out / f"{TRAINING_SPLIT}.tsv")
+            logger.info("vocabulary: training %d pieces", options.vocab_size)
+            texts = (text for name in ("src_text", "tgt_text") for text in train[name])
+            train_sentencepiece(texts, model.with_suffix(""), options.vocab_size)
+        else:
+            _copy(options.spm_model, model)
+        if options.dictionary is not None:
+            _copy(options.dictionary, dictionary)
+            entries = check_dictionary(model, dictionary)
+        else:
+            entries = write_dictionary(model, dictionary)
+        return {
+            "model": model.name,
+            "dictionary": dictionary.name,
+            "size": entries + len(SPECIAL_PIECES),
+        }
+
+    summary.stage(("vocabulary",), inputs, outputs, work)
+
+
+def _write_config(summary: Summary, release: Release, out: Path, options: PrepareOptions) -> None:
+    """Write ``config.yaml``; what a user has added to an existing one stays."""
+    path = out / CONFIG_FILE
+    vocabulary = summary.get(("vocabulary",))
+    config = {
+        "vocab_filename": vocabulary["dictionary"],
+        "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": vocabulary["model"]},
+        "audio_root": str(release.data.resolve()),
+        "use_audio_input": True,
+        "sample_rate": SAMPLE_RATE,
+        "standardize_audio": options.standardize_audio,
+        "src_lang": release.src_lang,
+        "tgt_lang": release.tgt_lang,
+    }
+    if not options.force and path.exists():
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, TypeError):
+            present = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if present | config == present:
+                return
+            config = present | config
+    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def _prepare_text_data(
+    summary: Summary, release: Release, split: str, out: Path, options: PrepareOptions
+) -> None:
+    folder = options.text_data
+    vocabulary = summary.get(("vocabulary",))
+    languages = [release.src_lang, release.tgt_lang]
+    dictionary = out / vocabulary["dictionary"]
+
+    def work() -> dict:
+        logger.info("%s: binarising the texts", split)
+        table = read_manifest(out / f"{split}.tsv")
+        texts = dict(zip(languages, (table["src_text"].tolist(), table["tgt_text"].tolist())))
+        counts = binarize_pairs(
+            split, texts, out / vocabulary["model"], dictionary, folder, options.workers
+        )
+        write_dictionaries(dictionary, folder, languages)
+        return {"folder": str(folder), "sentences": len(table), **counts}
+
+    names = [f"dict.{language}.txt" for language in languages] + text_data_files(split, languages)
+    inputs = [summary.stamp(("splits", split)), summary.stamp(("vocabulary",))]
+    summary.stage(("text_data", split), inputs, [folder / name for name in names], work)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    with replacing(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps([_VERSION, data], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(path: Path) -> list:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def _folder_digest(folder: Path) -> str:
+    """Digest of names, sizes and times of all files below a folder."""
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            try:
+                status = os.stat(path)
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                # A dangling link is the business of whoever wants to read it.
+                state = "unreadable"
+            digest.update(f"{os.path.relpath(path, folder)} {state}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _explaining_os_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _USERS_OS_ERRORS:
+            raise
+        raise ConfigError(
+            f"{error.filename or out}: {error.strerror}; no file was left half-written: mend that "
+            f"(free space, permissions, limits) and start again, finished parts are kept"
+        ) from error

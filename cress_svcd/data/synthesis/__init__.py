@@ -1,0 +1,1 @@
+"""From parallel text to a spoken corpus, by a speech synthesiser."""

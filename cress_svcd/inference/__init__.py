@@ -1,0 +1,1 @@
+"""What runs a trained model: packed models, fused layers, CUDA graphs, the generator."""

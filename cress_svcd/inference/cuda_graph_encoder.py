@@ -1,0 +1,180 @@
+"""What recordings of a model's parts (``kernels.graphs``) have in common, and those of encoders.
+
+An encoder's layers take a sequence of whatever length: only batches of a shape that has been there
+before are recorded, and only small ones, whose kernels are shorter than their launches.
+"""
+
+import contextlib
+import functools
+from collections import OrderedDict
+from typing import Any, Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cress_svcd.kernels.cuda_graph import Recorder
+from cress_svcd.models.attention import added_to_scores
+from cress_svcd.inference.fused_layers import PackedEncoderLayer
+from cress_svcd.quantization.binarize import CodeCache
+
+MOST_ENCODER_ROWS = 4096  # frames of all sentences
+MOST_ENCODER_SHAPES = 8  # recorded ones
+MOST_SEEN = 1000  # shapes that are remembered
+
+
+def state_of(module: nn.Module, *further: Any) -> tuple:
+    """What changes where a tensor of ``module``, or what it holds, or a module in it is replaced.
+
+    It is asked for at every batch: torch's own walk over all tensors takes twice as long.
+    """
+    state = list(further)
+    for part in module.modules():
+        state.append(id(part))
+        for tensors in (part._parameters, part._buffers):
+            for tensor in tensors.values():
+                if tensor is not None:
+                    state.append(tensor.data_ptr())
+                    # Those that were made in inference mode have no version.
+                    state.append(0 if tensor.is_inference() else tensor._version)
+    return tuple(state)
+
+
+def derived_tensors(module: nn.Module) -> list:
+    """What layers made of their weights and may make anew: a recording reads what there was when it
+    was made, so that it must be held with it."""
+    held = [value for part in module.modules() for value in vars(part).values()]
+    codes = [value.codes for value in held if isinstance(value, CodeCache)]
+    return codes + [value for value in held if isinstance(value, tuple | Tensor)]
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks there, which a recording would not call."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+class _Recording:
+    """A recorded run of layers: where its input is copied to, and its output."""
+
+    def __init__(
+        self,
+        run: Callable[..., Tensor],
+        recorder: Recorder,
+        held: Callable[[], list],
+        x: Tensor,
+        mask: Tensor | None,
+    ) -> None:
+        with torch.inference_mode(False):
+            self.x = torch.empty_like(x)
+            self.mask = None if mask is None else torch.empty_like(mask)
+            self.y = torch.empty_like(x)
+        self._fill(x, mask)
+        self._replay = recorder.record(lambda: self.y.copy_(run(self.x, self.mask)))
+        self._held = held()
+
+    def _fill(self, x: Tensor, mask: Tensor | None) -> None:
+        self.x.copy_(x)
+        if mask is not None:
+            self.mask.copy_(mask)
+
+    def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        self._fill(x, mask)
+        self._replay()
+        return self.y.clone()
+
+
+class RecordedLayers(nn.Module):
+    """All layers of an encoder in the place of one of them.
+
+    They stay the modules of the encoder; here they are only called.  See ``RecordedEncoder``.
+    """
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self._layers = (layers,)  # in a tuple torch does not find them
+        self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
+        self._seen: set[tuple] = set()
+        self._state: tuple = ()
+        self._packed: list[PackedEncoderLayer | None] = [None] * len(layers)
+        self._recorder: Recorder | None = None
+
+    def forward(self, x: Tensor, need_weights: bool = False, **mask: Tensor | None) -> Any:
+        """What the last layer gives for T×B×C states, and for HuBERT's layers what they give beside
+        them; ``mask``, under the name that the layers give it: B×T, True is padding."""
+        (name, padding), = mask.items()
+        y = self._call(name, x, padding)
+        return (y, (None, y)) if name == "self_attn_padding_mask" else y
+
+    def _call(self, name: str, x: Tensor, padding: Tensor | None) -> Tensor:
+        if any(map(is_watched, self._layers[0].modules())):
+            return self._run(name, [None] * len(self._layers[0]), x, padding)
+        self._forget_if_changed(x)
+        run = functools.partial(self._run, name, self._packed)
+        if x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
+            return run(x, padding)
+        key = *x.shape, padding is None
+        if key not in self._recordings:
+            if key not in self._seen:
+                if len(self._seen) >= MOST_SEEN:
+                    self._seen.clear()
+                self._seen.add(key)
+                return run(x, padding)
+            self._recordings[key] = _Recording(run, self._recorder, self._held, x, padding)
+            while len(self._recordings) > MOST_ENCODER_SHAPES:
+                self._recordings.popitem(last=False)
+        self._recordings.move_to_end(key)
+        return self._recordings[key](x, padding)
+
+    def _run(
+        self,
+        name: str,
+        packed: list[PackedEncoderLayer | None],
+        states: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:
+        added = added_to_scores(padding, None, states.dtype) if any(packed) else None
+        for layer, products in zip(self._layers[0], packed):
+            if products is not None:
+                states = products(states, added)
+                continue
+            result = layer(states, **{name: padding})
+            states = result[0] if isinstance(result, tuple) else result
+        return states
+
+    def _held(self) -> list:
+        return [self._packed, *derived_tensors(self._layers[0])]
+
+    def _forget_if_changed(self, x: Tensor) -> None:
+        layers = self._layers[0]
+        state = state_of(layers, x.device, x.dtype)
+        if state == self._state:
+            return
+        self._state = state
+        self._recordings.clear()
+        self._packed = [PackedEncoderLayer.of(layer) for layer in layers]
+        self._recorder = Recorder(x.device)
+
+    @property
+    def recorded(self) -> int:
+        """Shapes that are recorded."""
+        return len(self._recordings)
+
+
+class RecordedEncoder:
+    """The layers of a model's encoder, and of its speech encoder if there is one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        hubert = getattr(model.encoder, "hubert", None)
+        owners = [model.encoder] if hubert is None else [model.encoder, hubert.encoder]
+        self.parts = [(owner, RecordedLayers(owner.layers)) for owner in owners]
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While the encoder runs, its layers are called through recordings."""
+        before = [owner.layers for owner, _ in self.parts]
+        try:
+            for owner, recorded in self.parts:
+                owner.layers = nn.ModuleList([recorded])
+            yield
+        finally:
+            for (owner, _), layers in zip(self.parts, before):
+                owner.layers = layers

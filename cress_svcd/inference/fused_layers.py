@@ -1,0 +1,204 @@
+"""Transformer layers whose projections are packed, in few launches (``kernels.gpu.eight_bit``).
+
+What a layer takes that has few rows is its number of kernels, not what they compute.  Layer norms,
+activations and residuals are part of the products here, and query, key and value are one product:
+ten kernels a step of a decoder's layer where plain modules launch eighteen.
+"""
+
+from typing import Callable, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
+from fairseq.modules import gelu
+from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+
+from cress_svcd.kernels.triton import sign_gemm_float, quantize, sign_gemm_fused
+from cress_svcd.models.attention import CallingAttention
+from cress_svcd.models.deltalm import InterleavedDecoderLayer
+from cress_svcd.quantization.packed_linear import PackedLinear
+
+ACTIVATIONS: dict[Callable, int] = {F.relu: sign_gemm_fused.RELU, gelu: sign_gemm_fused.GELU}
+
+
+class _Product:
+    """One projection, or several side by side, with the norm before them."""
+
+    def __init__(
+        self,
+        layers: list[PackedLinear],
+        norm: nn.LayerNorm | None = None,
+        keeps: bool = False,
+    ) -> None:
+        """``keeps``: a residual connection takes what comes after the norm."""
+        operands = [layer.kernel_operands() for layer in layers]
+        self.signs, self.g, self.h, self.bias = (
+            values[0] if len(layers) == 1 else _stacked(values) for values in zip(*operands)
+        )
+        self.parts = len(layers)
+        self.norm = norm and sign_gemm_fused.Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
+        self.keeps = keeps and norm is not None
+
+    def __call__(self, x: Tensor, activation: int = sign_gemm_fused.NONE, **around: Tensor) -> Tensor:
+        """``around``: dense tensors, as ``sign_gemm_fused.sign_matmul`` takes them."""
+        return sign_gemm_float.eight_bit(
+            x.contiguous(), self.signs, self.g, self.h, self.bias, parts=self.parts, norm=self.norm,
+            activation=activation, **around,
+        )  # fmt: skip
+
+    def enter(self, x: Tensor, activation: int = sign_gemm_fused.NONE) -> tuple[Tensor, Tensor]:
+        """The product of x, and what the residual connection around it takes, dense."""
+        x = x.contiguous()
+        if not self.keeps:
+            return self(x, activation), x
+        normed = torch.empty_like(x)
+        return self(x, activation, normed=normed), normed
+
+
+def _stacked(values: tuple[Tensor | None, ...]) -> Tensor | None:
+    return None if values[0] is None else torch.cat(values)
+
+
+def _are_products(projections: list[nn.Module], norms: list[nn.Module], activation: Callable) -> bool:
+    """Whether a layer is these 8-bit products, norms and activation, all where Triton computes."""
+    operands = [projection.kernel_operands() if isinstance(projection, PackedLinear) else None
+                for projection in projections]  # fmt: skip
+    return (
+        activation in ACTIVATIONS
+        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and norms[0].weight.dtype in quantize.TYPES
+        and all(layer is not None and sign_gemm_float.is_for(layer[0]) for layer in operands)
+        and max(projection.in_features for projection in projections) <= quantize.WIDEST
+    )
+
+
+def _lie_together(projections: list[PackedLinear]) -> bool:
+    """Whether they can be one product."""
+    sizes = {projection.out_features for projection in projections}
+    vectors = {tuple(operand is None for operand in projection.kernel_operands())
+               for projection in projections}  # fmt: skip
+    return len(sizes) == len(vectors) == 1 and not sizes.pop() % sign_gemm_fused.OUTPUTS[-1]
+
+
+def _around(norms: list[nn.LayerNorm], pre_norm: bool) -> tuple[list, nn.LayerNorm | None]:
+    """The norm before each block, and the one after the last: each follows its block's residual
+    connection or comes first in the block."""
+    return (norms, None) if pre_norm else ([None, *norms[:-1]], norms[-1])
+
+
+class PackedStep:
+    """The products of a decoder layer, for a step; ``of`` makes it.
+
+    It holds the projections of one input stacked, a copy of their bits: weights must not change.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        own, other, keeps = layer.self_attn, layer.encoder_attn, not layer.normalize_before
+        (to_own, *to_between, to_other, to_first), self.last = _around(
+            _norms(layer), layer.normalize_before
+        )
+        self.own = _Product([own.q_proj, own.k_proj, own.v_proj], to_own)
+        self.own_out = _Product([own.out_proj])
+        self.between = None
+        if to_between:
+            self.between = _Product([layer.fc3], *to_between, keeps), _Product([layer.fc4])
+        self.other = _Product([other.q_proj], to_other, keeps)
+        self.other_out = _Product([other.out_proj])
+        self.final = _Product([layer.fc1], to_first, keeps), _Product([layer.fc2])
+        self.activation = ACTIVATIONS[layer.activation_fn]
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self | None:
+        """None where modules must do it one by one."""
+        own, other = layer.self_attn, layer.encoder_attn
+        inner = [own.q_proj, own.k_proj, own.v_proj]
+        projections = [*inner, own.out_proj, other.q_proj, other.out_proj, layer.fc1, layer.fc2]
+        if isinstance(layer, InterleavedDecoderLayer):
+            projections += [layer.fc3, layer.fc4]
+        activation = layer.activation_fn
+        fits = _are_products(projections, _norms(layer), activation) and _lie_together(inner)
+        return cls(layer) if fits else None
+
+    def __call__(self, past: Callable, source: Callable, x: Tensor) -> Tensor:
+        """The layer's output for a step.
+
+        Args:
+            past: query, key and value (rows x C each) → what rows find in their own past.
+            source: query → what they find in the encoder's states.
+            x: rows x C.
+        """
+        projected, x = self.own.enter(x)
+        x = self.own_out(past(*projected.chunk(3, dim=-1)), residual=x)
+        if self.between is not None:
+            x = _feed_forward(*self.between, self.activation, x)
+        query, x = self.other.enter(x)
+        x = self.other_out(source(query), residual=x)
+        x = _feed_forward(*self.final, self.activation, x)
+        return x if self.last is None else self.last(x)
+
+
+def _norms(layer: nn.Module) -> list[nn.Module]:
+    """Those of a decoder layer's blocks, in their order."""
+    interleaved = isinstance(layer, InterleavedDecoderLayer)
+    between = [layer.ffn_layer_norm] if interleaved else []
+    return [
+        layer.self_attn_layer_norm, *between, layer.encoder_attn_layer_norm, layer.final_layer_norm
+    ]  # fmt: skip
+
+
+def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor) -> Tensor:
+    inner, x = first.enter(x, activation)
+    return second(inner, residual=x)
+
+
+class PackedEncoderLayer:
+    """The products of an encoder layer, fairseq's or HuBERT's; ``of`` makes it.
+
+    As ``PackedStep`` it holds copies: weights must not change.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        attention, pre_norm = layer.self_attn, _is_pre_norm(layer)
+        norms = [layer.self_attn_layer_norm, layer.final_layer_norm]
+        (to_attention, to_first), self.last = _around(norms, pre_norm)
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.attention = _Product(projections, to_attention)
+        self.mix = attention.mix
+        self.out = _Product([attention.out_proj])
+        self.final = _Product([layer.fc1], to_first, not pre_norm), _Product([layer.fc2])
+        self.activation = ACTIVATIONS[layer.activation_fn]
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self | None:
+        """None where modules must do it one by one."""
+        if type(layer) is not TransformerSentenceEncoderLayer and (
+            not isinstance(layer, TransformerEncoderLayerBase)
+            or type(layer).forward is not TransformerEncoderLayerBase.forward
+        ):
+            return None
+        attention = layer.self_attn
+        if type(attention) is not CallingAttention or not attention.is_plain:
+            return None
+        inner = [attention.q_proj, attention.k_proj, attention.v_proj]
+        projections = [*inner, attention.out_proj, layer.fc1, layer.fc2]
+        norms = [layer.self_attn_layer_norm, layer.final_layer_norm]
+        fits = _are_products(projections, norms, layer.activation_fn) and _lie_together(inner)
+        return cls(layer) if fits else None
+
+    def __call__(self, x: Tensor, added: Tensor | None) -> Tensor:
+        """The layer's output for x (T×B×C).
+
+        Args:
+            added: to the scores of attention, as ``attention.added_to_scores`` makes it.
+        """
+        projected, x = self.attention.enter(x)
+        x = self.out(self.mix(*projected.chunk(3, dim=-1), added), residual=x)
+        x = _feed_forward(*self.final, self.activation, x)
+        return x if self.last is None else self.last(x)
+
+
+def _is_pre_norm(layer: nn.Module) -> bool:
+    hubert = isinstance(layer, TransformerSentenceEncoderLayer)
+    return layer.layer_norm_first if hubert else layer.normalize_before

@@ -1,0 +1,153 @@
+"""The file of a packed model: what is in it, how it is written and checked.
+
+A packed file is written by torch.save and read with ``torch.load(weights_only=True)``.  It is a
+dictionary with the keys of a checkpoint of fairseq, so that fairseq's own loader reads it, and two
+more:
+
+    packed       format: "cress_svcd packed model"; version: 1; digest: see ``digest_of``
+    vocabulary   file name -> its bytes (uint8): config.yaml, dictionary and sentencepiece model,
+                 from which the model can be used without its data folder; or empty
+    cfg          task: of the training; model: the arch's options, without the quantization map,
+                 and ``packed``: JSON that says how the tensors are to be understood
+                 (``packed_model.pack_tensors``)
+    model        name -> tensor.  A packed layer has ``signs`` (uint8, planes * out x ceil(in / 8);
+                 bit b of byte k is input 8 k + b, 1 for +1, 0 for -1) and its vectors; an int8
+                 table or convolution ``weight`` (int8) and ``scale`` (a row each); all else is in
+                 one floating type.  Tied tables stand in the file once.
+    task_state   the digest of the dictionary
+    optimizer_history, extra_state, args, criterion: what fairseq's loader asks for
+
+Not in it: latent weights, optimizer, teacher, CTC head.
+
+Version 1 is the first.  A reader refuses versions that it does not know.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from typing import Any, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from cress_svcd.training import fairseq_patches
+from cress_svcd.errors import CheckpointError
+from cress_svcd.atomic_files import write_checkpoint
+
+FORMAT = "cress_svcd packed model"
+VERSION = 1
+HEADER = "packed"
+
+
+def is_packed(state: Any) -> bool:
+    """Whether what torch.load returned is a packed model, of any version, sound or not."""
+    return isinstance(state, dict) and HEADER in state
+
+
+def write_packed(path: str | os.PathLike, state: dict) -> None:
+    """Write ``state`` (all keys but the header) with its digest, all or nothing.
+
+    The same state gives the same bytes.
+    """
+    header = {"format": FORMAT, "version": VERSION}
+    header["digest"] = digest_of({**state, HEADER: header})
+    write_checkpoint(path, {HEADER: header, **state})
+
+
+def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
+    """The content of a packed file, checked.
+
+    Args:
+        mmap: leave the tensors in the file until they are used.
+    Raises:
+        CheckpointError: missing, damaged, newer, or no packed model.
+    """
+    with fairseq_patches.explained(path):
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if not is_packed(state):
+        raise CheckpointError(
+            f"{path}: is no packed model; expected a file of 'cress-svcd pack'"
+        )
+    check(state, path)
+    return state
+
+
+def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Raise CheckpointError unless ``state``, read from ``path``, is whole and of our version."""
+    header = state[HEADER]
+    found = header.get("format") if isinstance(header, dict) else header
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path}: its format is {str(found)[:60]!r}, expected {FORMAT!r}: it was packed by "
+            "another program"
+        )
+    version = header.get("version")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: is a packed model of format version {version!r}, and this program reads "
+            f"version {VERSION}: update cress_svcd, or pack the checkpoint again with this one"
+        )
+    try:
+        digest = digest_of(state)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        digest = f"none, {type(error).__name__}"
+    if digest != header.get("digest"):
+        raise CheckpointError(
+            f"{path}: is damaged: its content has the digest {digest[:16]}, and was written with "
+            f"{str(header.get('digest'))[:16]}; copy it again, or pack the checkpoint again"
+        )
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """``check`` for a packed file; anything else passes, for another reader to judge."""
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        return  # torch has written archives since 1.6
+    with fairseq_patches.explained(path):
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if is_packed(state):
+        check(state, path)
+
+
+fairseq_patches.check_before_reading(check_file)
+
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) over everything in ``state`` but the digest itself.
+
+    First the plain data as JSON with sorted keys, tensors standing as null; then each tensor in the
+    order of its place there: the place, type and shape as JSON, and its bytes in row-major order.
+
+    Raises:
+        TypeError: it holds something else than tensors and plain data.
+    """
+    plain = {key: value for key, value in state.items() if key != HEADER}
+    plain[HEADER] = {key: value for key, value in state[HEADER].items() if key != "digest"}
+    digest = hashlib.sha256()
+    digest.update(json.dumps(_without_tensors(plain), sort_keys=True).encode())
+    for place, tensor in sorted(_tensors(plain)):
+        about = [place, str(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(about).encode())
+        digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def _without_tensors(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _without_tensors(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(item) for item in value]
+    return value
+
+
+def _tensors(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, (*place, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _tensors(item, (*place, str(number)))

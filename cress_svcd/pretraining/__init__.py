@@ -1,0 +1,1 @@
+"""Pretraining of a speech encoder in the format of HuBERT."""

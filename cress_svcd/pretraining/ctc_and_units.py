@@ -1,0 +1,149 @@
+"""CTC on the letters of the transcript, and cross-entropy on the unit of each frame."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq import metrics
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+
+from cress_svcd.pretraining.letters import WORD_BOUNDARY
+
+
+@dataclass
+class CtcAndUnitsConfig(FairseqDataclass):
+    units_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of the mean loss of a frame's unit; that of a letter weighs 1"},
+    )
+
+
+@register_criterion("ctc_and_units", dataclass=CtcAndUnitsConfig)
+class CtcAndUnitsCriterion(FairseqCriterion):
+    """Loss of a batch: CTC summed over letters, plus ``units_weight`` times as many frame losses.
+
+    The sample size is the number of letters.  In validation, letters are decoded greedily and
+    character and word errors counted.
+    """
+
+    def __init__(self, task, units_weight: float):
+        super().__init__(task)
+        self.units_weight = units_weight
+        self.letters = task.dictionaries[-1]
+        self.blank = self.letters.bos()
+        self.word_boundary = self.letters.index(WORD_BOUNDARY)
+
+    def forward(self, model, sample, reduce: bool = True):
+        """Loss, number of letters, and what is to be logged."""
+        net_output = model(**sample["net_input"])
+        *unit_targets, letters = sample["target_list"]
+        letter_counts = sample["target_lengths_list"][-1]
+        frame_counts = (~net_output["padding_mask"]).sum(dim=1)
+        loss = self.ctc_loss(net_output["letters"], frame_counts, letters, letter_counts)
+        size = int(letter_counts.sum())
+        logged = {"loss_ctc": loss.detach()}
+        if self.units_weight > 0:
+            frame_loss, correct, frames = self.unit_loss(
+                net_output["units"], net_output["padding_mask"], unit_targets[0]
+            )
+            loss = loss + self.units_weight * size / max(frames, 1) * frame_loss
+            logged |= {"loss_units": frame_loss.detach(), "frames": frames, "correct": correct}
+        if not model.training:
+            logged |= self.count_errors(net_output["letters"], frame_counts, letters, letter_counts)
+        logged |= {
+            "loss": loss.detach(),
+            "ntokens": size,
+            "nsentences": letters.size(0),
+            "sample_size": size,
+        }
+        return loss, size, logged
+
+    def ctc_loss(
+        self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor
+    ) -> Tensor:
+        """CTC summed over a batch of logits B×T×V; letters that find no place count nothing."""
+        log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+        # cuDNN's wants int32 targets on the CPU, and its result differs from run to run.
+        with torch.backends.cudnn.flags(enabled=False):
+            return F.ctc_loss(
+                log_probs,
+                letters,
+                frame_counts,
+                letter_counts,
+                blank=self.blank,
+                reduction="sum",
+                zero_infinity=True,
+            )
+
+    @staticmethod
+    def unit_loss(
+        logits: Tensor, padding_mask: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        """Cross-entropy summed over the frames that have a label; correct ones; how many."""
+        frames = min(logits.size(1), targets.size(1))
+        real = ~padding_mask[:, :frames]
+        logits, targets = logits[:, :frames][real], targets[:, :frames][real]
+        correct = (logits.argmax(dim=-1) == targets).sum()
+        return F.cross_entropy(logits, targets, reduction="sum"), correct, len(targets)
+
+    def count_errors(
+        self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor
+    ) -> dict[str, int]:
+        """Edit distances in letters and in words, and the lengths of the references."""
+        import editdistance  # as fairseq's own CTC: only validation needs it
+
+        counts = dict.fromkeys(("letter_errors", "letters", "word_errors", "words"), 0)
+        for best, frames, reference, length in zip(
+            logits.argmax(dim=-1).cpu(), frame_counts.tolist(), letters.cpu(), letter_counts
+        ):
+            heard = self.collapse(best[:frames])
+            said = reference[: int(length)].tolist()
+            counts["letter_errors"] += editdistance.eval(heard, said)
+            counts["letters"] += len(said)
+            heard_words, said_words = self.words(heard), self.words(said)
+            counts["word_errors"] += editdistance.eval(heard_words, said_words)
+            counts["words"] += len(said_words)
+        return counts
+
+    def collapse(self, best: Tensor) -> list[int]:
+        """Greedy CTC decoding: repetitions joined, blanks removed."""
+        return [index for index in best.unique_consecutive().tolist() if index != self.blank]
+
+    def words(self, indices: list[int]) -> list[tuple[int, ...]]:
+        """Split a sequence of letters at the word boundaries."""
+        words: list[tuple[int, ...]] = [()]
+        for index in indices:
+            if index == self.word_boundary:
+                words.append(())
+            else:
+                words[-1] += (index,)
+        return [word for word in words if word]
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict]) -> None:
+        """Losses a letter (and a frame) in bits, accuracy of units, error rates in percent."""
+
+        def total(key: str) -> float:
+            return float(sum(output.get(key, 0) for output in logging_outputs))
+
+        letters = max(total("sample_size"), 1)
+        metrics.log_scalar("loss", total("loss") / letters / math.log(2), letters, round=3)
+        metrics.log_scalar("loss_ctc", total("loss_ctc") / letters / math.log(2), letters, round=3)
+        frames = total("frames")
+        if frames:
+            metrics.log_scalar(
+                "loss_units", total("loss_units") / frames / math.log(2), frames, round=3
+            )
+            metrics.log_scalar("units_acc", 100 * total("correct") / frames, frames, round=2)
+        if total("letters"):
+            letters, words = total("letters"), max(total("words"), 1)
+            metrics.log_scalar("cer", 100 * total("letter_errors") / letters, letters, round=3)
+            metrics.log_scalar("wer", 100 * total("word_errors") / words, words, round=3)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

@@ -1,0 +1,90 @@
+"""fairseq's HuBERT pretraining on segments of longer recordings, with transcripts if wished."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from fairseq.data import Dictionary
+from fairseq.tasks import register_task
+from fairseq.tasks.hubert_pretraining import (
+    HubertPretrainingConfig,
+    HubertPretrainingTask,
+    LabelEncoder,
+)
+
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
+from cress_svcd.pretraining.dataset import SegmentHubertDataset
+from cress_svcd.errors import ConfigError
+
+SEQUENCE = -1.0
+"""fairseq's label rate for labels that do not belong to frames."""
+
+
+@dataclass
+class SegmentHubertPretrainingConfig(HubertPretrainingConfig):
+    transcripts: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "extension of the files with letters for CTC, beside the frame labels; "
+            "segments are not cropped then"
+        },
+    )
+
+
+@register_task("segment_hubert_pretraining", dataclass=SegmentHubertPretrainingConfig)
+class SegmentHubertPretrainingTask(HubertPretrainingTask):
+    """``hubert_pretraining`` whose manifests may address ``path:offset:frames``.
+
+    ``data`` holds, for each split, ``SPLIT.tsv`` (root folder, then audio and samples a line) and
+    ``SPLIT.LABEL`` for each of ``labels``, and ``dict.LABEL.txt``.  With ``transcripts``, a batch's
+    ``target_list`` holds them after the frame labels, and :attr:`dictionaries` their dictionary.
+    """
+
+    cfg: SegmentHubertPretrainingConfig
+
+    @property
+    def label_names(self) -> list[str]:
+        """Extensions of all label files, the transcripts' last."""
+        return [*self.cfg.labels, *([self.cfg.transcripts] if self.cfg.transcripts else [])]
+
+    def load_dictionaries(self) -> list[Dictionary]:
+        paths = [Path(self.get_label_dir()) / f"dict.{name}.txt" for name in self.label_names]
+        for path in paths:
+            if not path.is_file():
+                raise ConfigError(
+                    f"{path}: no such file; expected a dictionary for each of task.labels "
+                    "('cress-svcd pretrain-hubert' makes them)"
+                )
+        return [Dictionary.load(str(path)) for path in paths]
+
+    def load_dataset(self, split: str, **kwargs) -> None:
+        """Load ``SPLIT.tsv`` and its labels.
+
+        Segments shorter than ``min_sample_size`` or longer than ``max_keep_size`` are left out, and
+        how many is logged; longer ones than ``max_sample_size`` are cropped.
+        """
+        cfg = self.cfg
+        rates = [cfg.label_rate] * len(cfg.labels) + [SEQUENCE] * bool(cfg.transcripts)
+        # A crop would no longer say what its transcript says.
+        longest = cfg.max_sample_size if cfg.transcripts else cfg.max_keep_size
+        self.datasets[split] = SegmentHubertDataset(
+            f"{cfg.data}/{split}.tsv",
+            cfg.sample_rate,
+            [f"{self.get_label_dir()}/{split}.{name}" for name in self.label_names],
+            label_rates=rates,
+            pad_list=[dictionary.pad() for dictionary in self.dictionaries],
+            eos_list=[dictionary.eos() for dictionary in self.dictionaries],
+            label_processors=[LabelEncoder(dictionary) for dictionary in self.dictionaries],
+            max_keep_sample_size=longest,
+            min_keep_sample_size=cfg.min_sample_size,
+            max_sample_size=cfg.max_sample_size,
+            pad_audio=cfg.pad_audio,
+            normalize=cfg.normalize,
+            random_crop=cfg.random_crop,
+            # With transcripts the model is ours, which knows true lengths.
+            length_multiple=GPU_LENGTH_MULTIPLE
+            if cfg.transcripts and torch.cuda.is_available()
+            else 1,
+        )

@@ -1,0 +1,29 @@
+"""BitNet b1.58's ternary layer (Ma et al. 2024, arXiv:2402.17764)."""
+
+import torch
+from torch import Tensor
+
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.base import QuantLinear
+
+SMALLEST_SCALE = 1e-5  # as in the authors' code: a matrix of zeros stays zeros
+
+
+class BitNet158Linear(QuantLinear):
+    """y = W~ Q(norm(x)) + b with W~ = gamma * RoundClip(W / gamma, -1, 1), gamma = mean |W|.
+
+    Equations 1 to 3 of the paper ("absmean" over the whole matrix); activations absmax per token in
+    8 bits.  The bias, which the paper does not have, is added last.
+    """
+
+    METHOD = "bitnet158"
+    WEIGHT_BITS = (1.58,)
+    DEFAULT_BITS = 1.58
+    DEFAULT_NORMALIZATION = "rmsnorm"
+
+    @torch.no_grad()
+    def quantized_weight(self) -> Tensor:
+        weight = self.weight.to(accumulation_dtype(self.weight.dtype))
+        gamma = weight.abs().mean().clamp_min(SMALLEST_SCALE)
+        codes = (weight / gamma).round_().clamp_(-1, 1)
+        return codes.mul_(gamma).to(self.weight.dtype)

@@ -1,0 +1,87 @@
+"""QuEST's layer (Panferov et al. 2025, arXiv:2502.05003): Hadamard rotation and trust gradient."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.midrise_grid import HALF_RANGE, gaussian_step, midrise_levels
+from cress_svcd.quantization.base import QuantLinear
+
+LARGEST_BLOCK = 128  # of the rotation, as in the authors' code
+
+
+@functools.lru_cache(maxsize=None)
+def hadamard(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal Hadamard matrix of a power of two (Sylvester's construction), symmetric."""
+    with torch.inference_mode(False):  # the matrix outlives the call and may meet autograd later
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        pattern = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+        while len(matrix) < size:
+            matrix = torch.kron(pattern, matrix)
+        return (matrix / math.sqrt(size)).to(device=device, dtype=dtype)
+
+
+def rotate(x: Tensor) -> Tensor:
+    """``x`` (... x C) times block-diagonal Hadamard matrices; its own inverse.
+
+    Blocks are of the largest power of two up to 128 that divides C (an odd C is left as it is).
+    """
+    size = min(LARGEST_BLOCK, x.shape[-1] & -x.shape[-1])
+    matrix = hadamard(size, x.dtype, x.device)
+    return (x.reshape(*x.shape[:-1], -1, size) @ matrix).reshape(x.shape)
+
+
+class _TrustQuantize(torch.autograd.Function):
+    """Rows to the Gaussian grid; the gradient passes where the rounding error can be trusted."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bits: int) -> Tensor:
+        values = x.to(accumulation_dtype(x.dtype))
+        size = values.square().mean(dim=-1, keepdim=True).sqrt_()
+        step = size * gaussian_step(bits)
+        rounded = midrise_levels(values / step.clamp_min(1e-30), bits).mul_(step)
+        trust = size * (HALF_RANGE[bits] / (2**bits - 1))
+        ctx.save_for_backward((rounded - values).abs() <= trust)
+        return rounded.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def rotated_input(x: Tensor, bits: int | None) -> Tensor:
+    """``x`` (... x C) rotated, and rounded to ``bits`` a row where there are any."""
+    x = rotate(x)
+    return x if bits is None else _TrustQuantize.apply(x, bits)
+
+
+class QuESTLinear(QuantLinear):
+    """y = Q(H W)^T Q(H x) + b, with H a Hadamard rotation of the inputs' dimension.
+
+    Q divides a row by its root mean square, rounds to the grid that is best for normal variables,
+    and multiplies back (section 3.1); its gradient is masked where the error exceeds half a step,
+    that is, beyond the grid (the "trust" estimator, section 3.2).  The rotation makes rows nearly
+    normal and cancels in the product.
+    """
+
+    METHOD = "quest"
+    WEIGHT_BITS = (1, 2, 4, 8)
+    ACTIVATION_BITS = (1, 2, 4, 8, None)
+
+    @torch.no_grad()
+    def quantized_weight(self) -> Tensor:
+        """The matrix in the inputs' own coordinates, rotated back."""
+        return rotate(self.estimated_weight())
+
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """The rotated input, quantised."""
+        return rotated_input(x, self.activation_bits)
+
+    def estimated_weight(self) -> Tensor:
+        """The rotated weight, quantised, to be multiplied with rotated inputs."""
+        return _TrustQuantize.apply(rotate(self.weight), self.bits)

@@ -1,0 +1,115 @@
+"""Plain k-bit weights: symmetric, uniform, one scale a row."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.validation import require_choice
+from cress_svcd.quantization.midrise_grid import midrise_levels
+from cress_svcd.quantization.base import QuantLinear
+
+SCALES = ("learned", "absmax")
+SMALLEST_STEP = 1e-8  # above float16's smallest number, so that a step of zeros stays harmless
+CLIPS = 40  # candidates of the search for a row's starting step
+
+
+class _LearnedStep(torch.autograd.Function):
+    """step * levels(w / step); both gradients as in LSQ (Esser et al. 2020, eq. 3 and 5)."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, step: Tensor, bits: int) -> Tensor:
+        exact = accumulation_dtype(weight.dtype)
+        step = step.to(exact).clamp_min(SMALLEST_STEP)
+        ctx.save_for_backward(weight, step)
+        ctx.bits = bits
+        return (midrise_levels(weight.to(exact) / step, bits) * step).to(weight.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        weight, step = ctx.saved_tensors
+        ratio = weight.to(step.dtype) / step
+        half = 2 ** (ctx.bits - 1)
+        inside = ratio.abs() <= half
+        grad_step = None
+        if ctx.needs_input_grad[1]:
+            error = midrise_levels(ratio, ctx.bits) - ratio * inside
+            grad_step = (error * grad).sum(dim=1, keepdim=True)
+            grad_step /= math.sqrt(weight.shape[1] * (half - 0.5))
+        return grad * inside, grad_step, None
+
+
+class UniformLinear(QuantLinear):
+    """y = W_q Q(x) + b with W_q = step * level, 2^bits levels ..., -1.5, -0.5, 0.5, 1.5, ... a row.
+
+    Levels are symmetric without a zero, so that 2 bits give four of them and not three.
+
+    Options:
+        scale: learned (the step of each row is trained; it starts at the least squared error) or
+            absmax (computed from the row's largest weight at every step; rounding straight
+            through).
+
+    Parameters: ``step`` (out x 1), where the scale is learned.
+    """
+
+    METHOD = "uniform"
+    WEIGHT_BITS = (2, 4, 8)
+    DEFAULT_BITS = 4
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        scale: str = "learned",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
+        self.scale = require_choice("scale", scale, SCALES)
+        if scale == "learned":
+            self.step = nn.Parameter(torch.empty(out_features, 1, device=device, dtype=dtype))
+        self.reset_vectors()
+
+    @torch.no_grad()
+    def reset_vectors(self) -> None:
+        super().reset_vectors()
+        if self.scale == "learned" and not self.step.is_meta:
+            self.step.copy_(best_step(self.weight, self.bits))
+
+    def _step(self) -> Tensor:
+        if self.scale == "learned":
+            return self.step
+        return absmax_step(self.weight.detach(), self.bits)
+
+    def estimated_weight(self) -> Tensor:
+        return _LearnedStep.apply(self.weight, self._step(), self.bits)
+
+    @torch.no_grad()
+    def quantized_weight(self) -> Tensor:
+        return self.estimated_weight()
+
+
+def absmax_step(weight: Tensor, bits: int) -> Tensor:
+    """The step (out x 1) at which the outermost level is the row's largest magnitude."""
+    exact = accumulation_dtype(weight.dtype)
+    return weight.abs().amax(dim=1, keepdim=True).to(exact) / (2 ** (bits - 1) - 0.5)
+
+
+def best_step(weight: Tensor, bits: int) -> Tensor:
+    """The step (out x 1) of least squared error a row, among CLIPS fractions of ``absmax_step``."""
+    weight = weight.to(accumulation_dtype(weight.dtype))
+    widest = absmax_step(weight, bits)
+    best, least = widest, torch.full_like(widest, math.inf)
+    for clip in range(CLIPS, 0, -1):
+        step = (widest * (clip / CLIPS)).clamp_min(SMALLEST_STEP)
+        error = (midrise_levels(weight / step, bits) * step - weight).square().sum(1, keepdim=True)
+        better = error < least
+        best, least = torch.where(better, step, best), torch.where(better, error, least)
+    return best

@@ -1,0 +1,1 @@
+"""Recipes: stages of commands from data to scores."""

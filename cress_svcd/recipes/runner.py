@@ -1,0 +1,376 @@
+"""Runs recipes: what is done already is left out, what was stopped takes up its work.
+
+What a recipe is: :mod:`cress_svcd.recipes.recipe_file`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Iterator, Mapping
+
+from tqdm import tqdm
+
+from cress_svcd.errors import CressError
+from cress_svcd.atomic_files import write_json, write_text
+from cress_svcd.recipes.recipe_file import Recipe, Stage
+
+# Run as modules of this very Python: they need not be on the PATH.
+PROGRAMS = {
+    "cress-svcd": "cress_svcd.cli.main",
+    "fairseq-train": "fairseq_cli.train",
+    "fairseq-hydra-train": "cress_svcd.training.hydra_train",
+    "fairseq-generate": "fairseq_cli.generate",
+    "fairseq-preprocess": "fairseq_cli.preprocess",
+    "fairseq-interactive": "fairseq_cli.interactive",
+    "torchrun": "torch.distributed.run",
+}
+GRACE_SECONDS = 10
+
+
+class StageError(CressError):
+    """A stage cannot start, or one of its commands failed."""
+
+
+def child_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment of the programs that we start.
+
+    This process's own goes before the first two, and ``changes`` before all.
+    """
+    return {
+        # OpenMP's threads would spin while they wait for each other: on cores that something
+        # else uses as well, training takes up to eight times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # Large pages: on the CPU, fresh memory for a batch's activations costs a third of a step.
+        "THP_MEM_ALLOC_ENABLE": "1",
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        **(changes or {}),
+    }
+
+
+class Runner:
+    """Runs the stages of a recipe, leaving out those that are done already.
+
+    Beside the results, in ``out``: ``logs/NN-stage.log``, ``.stages/stage.json`` (digest of the
+    commands; seconds) and ``report.json``.
+    """
+
+    def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
+        self.recipe = recipe
+        self._lock: tuple[int, ...] = ()
+        self.environment = child_environment(environment)
+
+    def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
+        """Run stages ``first`` to ``last`` (numbers from 1).
+
+        A stage is done if its commands are those of its last success, what it makes is there, and
+        no stage before it ran since.  ``force`` takes none of them as done.
+
+        Raises:
+            StageError: the first stage that cannot start, or fails; or another run is at work.
+        """
+        stages = self.recipe.stages
+        with self._alone():
+            self._check_outside(stages[first - 1 : last])
+            for number, stage in enumerate(stages, start=1):
+                if not first <= number <= (last or len(stages)):
+                    continue
+                title = f"[{number}/{len(stages)}] {stage.name}"
+                if force:
+                    self._forget([stage])
+                if self.is_done(stage):
+                    seconds = self._stamp(stage)["seconds"]
+                    print(f"{title}: done before, in {seconds:.0f} s", flush=True)
+                    continue
+                print(f"{title}: {stage.does}", flush=True)
+                self.run_stage(number, stage)
+
+    def _check_outside(self, stages: list[Stage]) -> None:
+        """Raises StageError where files are missing that no stage makes: before hours of work."""
+        folder = self.recipe.folder.resolve()
+        missing = [
+            f"{file} (stage {stage.name})"
+            for stage in stages
+            if not self.is_done(stage)
+            for file in stage.needs
+            if not Path(file).resolve().is_relative_to(folder) and not Path(file).exists()
+        ]
+        if missing:
+            raise StageError(
+                f"{', '.join(missing)}: no such file; check the settings that name them (--list)"
+            )
+
+    def is_done(self, stage: Stage) -> bool:
+        stamp = self._stamp(stage)
+        return (
+            stamp.get("digest") == stage.digest()
+            and "seconds" in stamp
+            and all(Path(file).exists() for file in stage.makes)
+        )
+
+    def run_stage(self, number: int, stage: Stage) -> None:
+        """Run one stage and note that it is done; what comes after it is not, from then on."""
+        missing = [file for file in stage.needs if not Path(file).exists()]
+        if missing:
+            raise StageError(
+                f"stage {stage.name}: {', '.join(missing)}: no such file; run the stages before it "
+                "(--from-stage), or check the setting that names it"
+            )
+        started_before = self._stamp(stage) == {"digest": stage.digest()}
+        self._forget(self.recipe.stages[number - 1 :])
+        if not started_before:
+            for file in stage.clears:
+                _remove(Path(file))
+        write_json(self._stamp_file(stage), {"digest": stage.digest()})
+        started = time.monotonic()
+        logs = self._run_commands(number, stage)
+        seconds = time.monotonic() - started
+        if stage.output:
+            printed = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+            write_text(stage.output, "".join(printed))
+        absent = [file for file in stage.makes if not Path(file).exists()]
+        if absent:
+            raise StageError(
+                f"stage {stage.name}: it ended without {', '.join(absent)}; see {logs[-1]}"
+            )
+        write_json(self._stamp_file(stage), {"digest": stage.digest(), "seconds": seconds})
+        print(f"    {seconds:.0f} s, log {', '.join(map(str, logs))}", flush=True)
+
+    def _run_commands(self, number: int, stage: Stage) -> list[Path]:
+        """Run the commands of a stage; returns their logs."""
+        log = self.recipe.folder / "logs" / f"{number:02d}-{stage.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if stage.together:
+            logs = [log.with_stem(f"{log.stem}-{i + 1}") for i in range(len(stage.commands))]
+            self._run_group(stage, list(zip(stage.commands, logs)))
+            return logs
+        log.unlink(missing_ok=True)
+        for command in stage.commands:
+            self._run_group(stage, [(command, log)])
+        return [log]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder, also while a killed run's command is still at work.
+
+        Commands inherit the lock, and the system releases it when the last process that has it
+        ends.
+        """
+        path = self.recipe.folder / ".stages" / "lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StageError(
+                    f"{self.recipe.folder}: another run of a recipe is at work there, or a command "
+                    "that was left behind when one was killed; wait for it, or stop it"
+                ) from None
+            self._lock = (lock.fileno(),)
+            yield
+
+    def _run_group(self, stage: Stage, commands: list[tuple[list[str], Path]]) -> None:
+        """Run commands side by side, each writing to the end of its log; one failure ends all."""
+        with contextlib.ExitStack() as stack:
+            processes = []
+            cards = visible_gpus(self.environment) if len(commands) > 1 else []
+            for place, (command, log) in enumerate(commands):
+                sink = stack.enter_context(
+                    log.open("w" if stage.together else "a", encoding="utf-8")
+                )
+                sink.write(f"$ {shlex.join(command)}\n")
+                sink.flush()
+                environment = self._share(place, len(commands), cards)
+                process = self._start(stage, command, sink, environment)
+                stack.callback(stop_process, process)
+                processes.append((command, log, process))
+            for _ in _heartbeat(processes[0][1]):
+                codes = [process.poll() for *_, process in processes]
+                failed = [_failed(stage, log, process) for _, log, process in processes]
+                if all(code is not None for code in codes) or any(failed):
+                    break
+            for command, log, process in processes:
+                if _failed(stage, log, process):
+                    raise StageError(
+                        f"stage {stage.name}: {' '.join(command[:2])} failed with status "
+                        f"{process.returncode}; the end of {log}:\n{_tail(log)}"
+                    )
+
+    def _share(self, place: int, beside: int, cards: list[str]) -> dict[str, str]:
+        """The environment of the command at ``place`` of ``beside`` that run at once: its share of
+        the cores, and one of the GPUs ``cards``."""
+        if beside == 1:
+            return self.environment
+        cores = max(1, len(os.sched_getaffinity(0)) // beside)
+        environment = {"OMP_NUM_THREADS": str(cores), **self.environment}
+        if len(cards) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
+        return environment
+
+    def _start(
+        self, stage: Stage, command: list[str], sink, environment: dict[str, str]
+    ) -> subprocess.Popen:
+        try:
+            return subprocess.Popen(
+                resolve(command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=self._lock,
+            )
+        except OSError as error:
+            raise StageError(
+                f"stage {stage.name}: {command[0]}: cannot be started ({error.strerror})"
+            ) from None
+
+    def write_report(self) -> dict:
+        """Write ``report.json``: scores and sizes of the rows, seconds of the stages."""
+        stages = {
+            stage.name: round(self._stamp(stage).get("seconds", 0), 1)
+            for stage in self.recipe.stages
+        }
+        report = {
+            "recipe": self.recipe.name,
+            "settings": self.recipe.settings,
+            "results": [_report_row(row) for row in self.recipe.report],
+            "seconds": stages,
+            "total_seconds": round(sum(stages.values()), 1),
+        }
+        write_json(self.recipe.folder / "report.json", report)
+        return report
+
+    def _forget(self, stages: list[Stage]) -> None:
+        for stage in stages:
+            self._stamp_file(stage).unlink(missing_ok=True)
+
+    def _stamp_file(self, stage: Stage) -> Path:
+        return self.recipe.folder / ".stages" / f"{stage.name}.json"
+
+    def _stamp(self, stage: Stage) -> dict:
+        """``digest`` of the stage's commands since they started, ``seconds`` once they are done."""
+        try:
+            return json.loads(self._stamp_file(stage).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+def resolve(command: list[str]) -> list[str]:
+    """The command with its program as a module of this Python."""
+    if command[0] in PROGRAMS:
+        return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
+    return command
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs that programs may use, named as in CUDA_VISIBLE_DEVICES; empty where none is found."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [card.strip() for card in given.split(",") if card.strip()]
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [] if found.returncode else found.stdout.split()
+
+
+def _failed(stage: Stage, log: Path, process: subprocess.Popen) -> bool:
+    """Whether it has ended badly, and not in the way that the stage accepts."""
+    if not process.poll():
+        return False
+    printed = log.read_text(encoding="utf-8", errors="replace")
+    return not stage.accepts or stage.accepts not in printed
+
+
+def _heartbeat(log: Path) -> Iterator[None]:
+    """Ticks; on a terminal, shows the seconds passed and the last line of the log meanwhile."""
+    with tqdm(
+        bar_format="    {elapsed} {desc}", leave=False, disable=not sys.stderr.isatty()
+    ) as bar:
+        pause = 0.05
+        while True:
+            yield
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+            if not bar.disable:
+                width = max(20, shutil.get_terminal_size().columns - 14)
+                bar.set_description_str(_tail(log, 1)[:width])
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, os.path.getsize(log) - 20_000))
+        text = file.read().decode("utf-8", errors="replace")
+    kept = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    return "\n".join(kept[-lines:])
+
+
+def stop_process(process: subprocess.Popen) -> None:
+    """End a process that still runs: politely, then for sure."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _report_row(row: dict[str, str]) -> dict:
+    result: dict[str, Any] = {"name": row["name"]}
+    checkpoint, scores = Path(row.get("checkpoint", "")), Path(row.get("scores", ""))
+    if checkpoint.is_file():
+        result["checkpoint"] = str(checkpoint)
+        result["megabytes"] = round(checkpoint.stat().st_size / 1e6, 2)
+    if scores.is_file():
+        content = json.loads(scores.read_text(encoding="utf-8"))
+        if "system" in row:
+            content = _system(content, row["system"])
+        result.update({**content, "name": row["name"]})
+    return result
+
+
+def _system(comparison: dict, name: str) -> dict:
+    """Scores and translations of one system of 'cress-svcd compare'."""
+    scores = next(each for each in comparison["systems"] if each["name"] == name)
+    translations = [
+        {key: value for key, value in each.items() if key != "hypotheses"}
+        | {"hypothesis": each["hypotheses"][name]}
+        for each in comparison.get("translations", [])
+    ]
+    return {**scores, "translations": translations}
+
+
+COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "megabytes": "MB", "seconds": "seconds"}
+
+
+def format_report(report: dict) -> str:
+    """The table for people.  ``share``: of the first row's BLEU; ``seconds``: of translating."""
+    lines = []
+    if report["results"]:
+        lines.append(f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in COLUMNS.values()))
+    best = next((row["bleu"] for row in report["results"] if row.get("bleu")), None)
+    for row in report["results"]:
+        share = f"{row['bleu'] / best:.1%}" if best and "bleu" in row else ""
+        numbers = [row.get(key) for key in COLUMNS]
+        cells = "".join(f"{'' if number is None else f'{number:g}':>9}" for number in numbers)
+        lines.append(f"{row['name']:<38}{share:>8}{cells}")
+    if lines:
+        lines.append("")
+    lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in report["seconds"].items()]
+    lines.append(f"{'all stages':<44}{report['total_seconds']:>7.0f} s")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Whole recordings, cut into the segments that are translated."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+import numpy as np
+from torch import Tensor
+
+from cress_svcd.data.audio import (
+    SAMPLE_RATE,
+    AudioSpec,
+    audio_info,
+    mono_waveform,
+    read_audio,
+)
+from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+
+Audio = str | os.PathLike | np.ndarray | Tensor
+"""A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a recording: its samples at 16 kHz, and where it lies in seconds."""
+
+    wave: np.ndarray
+    start: float
+    end: float
+    recording: Any = None
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave) / SAMPLE_RATE
+
+
+def read_segments(
+    audio: Audio,
+    sampling_rate: int | None = None,
+    segmentation: Segmentation | None = Segmentation(),
+    recording: Any = None,
+) -> Iterator[Segment]:
+    """The parts of a recording in which something is said, one read after the other.
+
+    Args:
+        audio: a file of any length, or a waveform: see :func:`mono_waveform`.
+        sampling_rate: of a waveform (default: 16,000); a file says its own.
+        segmentation: how to cut; None: the recording is one segment, whatever is in it.
+        recording: handed on in the segments.
+    Raises:
+        AudioError: the recording cannot be used.
+    """
+    if isinstance(audio, str | os.PathLike):
+        if sampling_rate is not None:
+            raise ValueError("a file tells its own sampling rate: give none")
+        path = os.fspath(audio)
+        rate = audio_info(path).sample_rate
+        spans = find_segments(path, segmentation) if segmentation else [Span(0, -1)]
+        waves = (read_audio(AudioSpec(path, span.offset, span.frames)) for span in spans)
+    else:
+        rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
+        samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
+        whole = mono_waveform(samples, rate, rate)
+        spans = cut([whole], rate, segmentation) if segmentation else [Span(0, len(whole))]
+        waves = (
+            mono_waveform(whole[span.offset : span.offset + span.frames], rate) for span in spans
+        )
+    for span, wave in zip(spans, waves):
+        seconds = span.frames / rate if span.frames >= 0 else len(wave) / SAMPLE_RATE
+        start = span.offset / rate
+        yield Segment(wave, start, start + seconds, recording)

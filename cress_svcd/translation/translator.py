@@ -1,0 +1,421 @@
+"""Translating from Python: a trained checkpoint, loaded once.
+
+  from cress_svcd.translation.translator import Translator
+
+  translator = Translator.load("runs/st/averaged.pt")
+  print(translator.translate("talk.flac").text)
+
+The words are those of fairseq-generate: the same task, generator and post-processing do the work.
+"""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import math
+import os
+import tempfile
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from omegaconf import open_dict
+from torch import Tensor
+
+from fairseq import checkpoint_utils, utils
+from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.tasks import TASK_REGISTRY
+
+from cress_svcd import kernels
+from cress_svcd.data.audio import SAMPLE_RATE, standardize
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
+from cress_svcd.translation.recordings import Audio, Segment, read_segments
+from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.quantization.packed_linear import use_backend
+from cress_svcd.inference.generator import choose_decoder
+from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
+
+logger = logging.getLogger(__name__)
+
+BATCH_SECONDS = 60.0
+TEXT_BATCH_TOKENS = 4096
+# Batches that are gathered before any is translated: they are padded less if sorted by length.
+WINDOW_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What was said in [``start``, ``end``) seconds of a recording, in the target language.
+
+    text: as fairseq-generate prints it after ``D-``.
+    score: log-probability in base 2, divided by (number of tokens) ** lenpen: what fairseq-generate
+        prints.  Of several segments: their mean, weighted by their tokens.
+    tokens: the pieces of the vocabulary.
+    start, end: seconds; None for translated text.
+    segments: the parts of a recording, in their order; empty for a part.
+    """
+
+    text: str
+    score: float
+    tokens: tuple[str, ...]
+    start: float | None = None
+    end: float | None = None
+    segments: tuple["Translation", ...] = ()
+
+
+class Waveforms(SpeechTranslationDataset):
+    """Speech in memory, to be translated."""
+
+    def __init__(
+        self,
+        waves: Sequence[np.ndarray],
+        dictionary: Dictionary,
+        normalize: bool,
+        length_multiple: int,
+    ):
+        sizes = [len(wave) for wave in waves]
+        super().__init__(
+            [], sizes, None, None, dictionary, normalize=normalize, length_multiple=length_multiple
+        )
+        self.waves = waves
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+    def __getitem__(self, index: int) -> dict:
+        wave = self.waves[index]
+        wave = standardize(wave) if self.normalize else wave
+        return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
+
+
+def find_data(checkpoint: Path, configured: str, config_yaml: str, given: Path | None) -> Path:
+    """The folder with the config and the vocabulary of a checkpoint.
+
+    It is ``given``; else where the checkpoint was trained (``configured``), else its own folder.
+
+    Raises:
+        ConfigError: there is no ``config_yaml``.
+    """
+    folders = [given] if given else [Path(configured), checkpoint.parent]
+    for folder in folders:
+        if (folder / config_yaml).is_file():
+            return folder
+    raise ConfigError(
+        f"{checkpoint}: its vocabulary is not found: no {config_yaml} in "
+        f"{' nor in '.join(str(folder) for folder in folders)}; name the folder of prepare-mustc "
+        "that it was trained with (--data, in Python data=), or lay its config.yaml, dictionary "
+        "and sentencepiece model beside the checkpoint"
+    )
+
+
+def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
+    """Model and task of a checkpoint, on the CPU, by fairseq's own way of loading.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another task.
+        ConfigError: the vocabulary is missing or does not fit.
+    """
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    task_cfg = (state.get("cfg") or {}).get("task") or {}
+    name = task_cfg.get("_name")
+    kind = TASK_REGISTRY.get(name)
+    if kind is None or not issubclass(kind, SpeechAndTextTranslationTask):
+        raise CheckpointError(
+            f"{path}: is a checkpoint of the task {name}; expected one of "
+            "speech_and_text_translation, as fairseq-train saves it"
+        )
+    own = state.get("vocabulary")  # of a packed model
+    with contextlib.ExitStack() as stack:
+        if own and not data:
+            folder = write_vocabulary(own, stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = find_data(path, task_cfg.get("data", ""), task_cfg["config_yaml"], data)
+        with open_dict(task_cfg):
+            task_cfg.data = str(folder)
+        models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
+    where = path if own and not data else folder
+    logger.info("%s: %s, vocabulary from %s", path, state["cfg"]["model"]["_name"], where)
+    return models[0], task
+
+
+def write_vocabulary(files: Mapping[str, Tensor], folder: str) -> Path:
+    """Write the files that a packed model brings along (name -> bytes) to ``folder``."""
+    for name, content in files.items():
+        Path(folder, Path(name).name).write_bytes(content.numpy().tobytes())
+    return Path(folder)
+
+
+def return_memory() -> None:
+    """Give the memory that loading took beyond the model back to the system.
+
+    The tensors of the file wait for the garbage collector, and what is freed for glibc to be asked.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; by default a GPU if there is one."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is not known; expected cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name}: torch finds no GPU here; take cpu")
+    return device
+
+
+class Translator:
+    """A trained model, ready to translate; made by :meth:`load`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        task: SpeechAndTextTranslationTask,
+        generation: GenerationConfig,
+        device: torch.device,
+        batch_seconds: float = BATCH_SECONDS,
+        segmentation: Segmentation | None = Segmentation(),
+        backend: str | None = None,
+        decoder: str | None = None,
+    ):
+        """See :meth:`load`."""
+        choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
+        self.model, self.task, self.device = model, task, device
+        self.batch_seconds, self.segmentation = batch_seconds, segmentation
+        model.to(device).eval()
+        choose_backend(model, backend, device)
+        model.prepare_for_inference_(Namespace(generation=generation))
+        self.generator = task.build_generator([model], generation)
+        self.generator.model.decoder = decoder
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        data: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        beam: int = 5,
+        lenpen: float = 1.0,
+        max_len_b: int = 200,
+        threads: int | None = None,
+        backend: str | None = None,
+        fp16: bool = False,
+        batch_seconds: float = BATCH_SECONDS,
+        segmentation: Segmentation | None = Segmentation(),
+        decoder: str | None = None,
+    ) -> "Translator":
+        """Load a checkpoint of fairseq-train or of our commands.
+
+        Args:
+            path: the checkpoint.
+            data: folder with its config.yaml, dictionary and sentencepiece model; default: where it
+                was trained, else the checkpoint's own folder.
+            device: cpu, cuda, cuda:1; default: a GPU if there is one.
+            beam, lenpen, max_len_b: beam size, length penalty and most tokens of a translation, as
+                of fairseq-generate.
+            threads: of torch, in this whole process; default: as they are.
+            backend: of packed layers, see ``kernels.choose``; default: the best that there is.
+            fp16: compute in half precision.
+            batch_seconds: speech in a batch; 0: each segment alone.
+            segmentation: how recordings are cut; None: they are not.
+            decoder: static (steps recorded as CUDA graphs) or eager, see
+                ``tasks.generation.choose_decoder``.
+        Raises:
+            CheckpointError, ConfigError: the checkpoint or an option cannot be used.
+        """
+        for name, value, least in (("beam", beam, 1), ("max_len_b", max_len_b, 1)):
+            if value < least:
+                raise ConfigError(f"{name} is {value}, expected {least} or more")
+        if not math.isfinite(lenpen):
+            raise ConfigError(f"lenpen is {lenpen}, expected a finite number")
+        if not 0 <= batch_seconds < math.inf:
+            raise ConfigError(f"batch_seconds is {batch_seconds}, expected 0 or more")
+        if threads is not None:
+            if threads < 1:
+                raise ConfigError(f"threads is {threads}, expected 1 or more")
+            torch.set_num_threads(threads)
+        chosen = choose_device(device)
+        kernels.choose(chosen, backend)  # wrong names should not wait for the model
+        choose_decoder(chosen, decoder)
+        model, task = load_model(Path(path), Path(data) if data else None)
+        if fp16:
+            model.half()
+        generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
+        translator = cls(
+            model, task, generation, chosen, batch_seconds, segmentation, backend, decoder
+        )
+        return_memory()
+        return translator
+
+    @property
+    def hears(self) -> bool:
+        """Whether the model has a speech encoder; else it translates text only."""
+        return getattr(self.model.encoder, "hubert", None) is not None
+
+    def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:
+        """Translate a recording: a file, or samples (see :func:`mono_waveform`).
+
+        A long one is cut at its pauses; ``segments`` of the result has the parts.
+
+        Args:
+            audio: path of a file that libsndfile reads, or a waveform.
+            sampling_rate: of a waveform; default: 16,000.
+        Raises:
+            AudioError: the recording cannot be used.
+            ConfigError: the model was trained on text only.
+        """
+        return self.translate_batch([audio], sampling_rate)[0]
+
+    def translate_batch(
+        self, audios: Iterable[Audio], sampling_rate: int | None = None
+    ) -> list[Translation]:
+        """Translate several recordings, their parts together in batches; see :meth:`translate`."""
+        audios = list(audios)
+        parts: list[list[Translation]] = [[] for _ in audios]
+        segments = (
+            segment
+            for number, audio in enumerate(audios)
+            for segment in read_segments(audio, sampling_rate, self.segmentation, number)
+        )
+        for segment, translation in self.translate_segments(segments):
+            parts[segment.recording].append(translation)
+        return [join(part) for part in parts]
+
+    def translate_segments(
+        self, segments: Iterable[Segment]
+    ) -> Iterator[tuple[Segment, Translation]]:
+        """Translate segments in their order, reading no more of them ahead than a window."""
+        if not self.hears:
+            raise ConfigError(
+                "this model was trained on text only and has no speech encoder: give it text "
+                "(--text, in Python translate_text), or take a model of --st-training"
+            )
+        window: list[Segment] = []
+        seconds = 0.0
+        for segment in segments:
+            window.append(segment)
+            seconds += segment.seconds
+            if seconds >= WINDOW_BATCHES * self.batch_seconds:
+                yield from self._translate_window(window)
+                window, seconds = [], 0.0
+        yield from self._translate_window(window)
+
+    def _translate_window(self, window: list[Segment]) -> Iterator[tuple[Segment, Translation]]:
+        waves = Waveforms(
+            [segment.wave for segment in window],
+            self.task.tgt_dict,
+            self.task.data_cfg.normalize,
+            GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
+        )
+        budget = round(self.batch_seconds * SAMPLE_RATE)
+        for segment, (text, score, tokens) in zip(window, self._generate(waves, budget)):
+            yield segment, Translation(text, score, tokens, segment.start, segment.end)
+
+    def translate_text(self, sentences: Iterable[str]) -> list[Translation]:
+        """Translate sentences of the source language; an empty one stays empty."""
+        sentences = [" ".join(sentence.split()) for sentence in sentences]
+        present = [number for number, sentence in enumerate(sentences) if sentence]
+        tokens = [self._encode(sentences[number]) for number in present]
+        dataset = LanguagePairDataset(
+            tokens,
+            [len(sentence) for sentence in tokens],
+            self.task.src_dict,
+            tgt_dict=self.task.tgt_dict,
+            left_pad_source=False,
+        )
+        results = [Translation("", 0.0, ())] * len(sentences)
+        for number, found in zip(present, self._generate(dataset, TEXT_BATCH_TOKENS)):
+            results[number] = Translation(*found)
+        return results
+
+    def _encode(self, sentence: str) -> Tensor:
+        """Indices of a sentence's pieces, end of sentence included."""
+        if self.task.pre_tokenizer is not None:
+            sentence = self.task.pre_tokenizer.encode(sentence)
+        if self.task.bpe is not None:
+            sentence = self.task.bpe.encode(sentence)
+        return self.task.src_dict.encode_line(
+            sentence, add_if_not_exist=False, append_eos=True
+        ).long()
+
+    def _generate(
+        self, dataset: FairseqDataset, budget: int
+    ) -> list[tuple[str, float, tuple[str, ...]]]:
+        """Text, score and pieces of the best hypothesis of each item.
+
+        Args:
+            dataset: speech or text.
+            budget: samples or tokens in a batch, padding included.
+        """
+        if len(dataset) == 0:
+            return []
+        found: dict[int, tuple] = {}
+        order = dataset.ordered_indices()
+        lengths = dataset.num_tokens_vec(order)
+        for indices in dataset.batch_by_size(order, max_tokens=max(budget, int(lengths.max()))):
+            batch = dataset.collater([dataset[int(index)] for index in indices])
+            found |= self.translate_collated(batch)
+        return [found[number] for number in range(len(dataset))]
+
+    def translate_collated(self, batch: dict) -> dict[int, tuple[str, float, tuple[str, ...]]]:
+        """Text, score and pieces of the best hypotheses of a dataset's batch, by their ids."""
+        numbers = batch["id"].tolist()
+        batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
+        hypotheses = self.task.inference_step(self.generator, [self.model], batch)
+        return {
+            number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)
+        }
+
+    def _read_hypothesis(self, hypothesis: dict) -> tuple[str, float, tuple[str, ...]]:
+        """As fairseq-generate makes its H- and D- lines."""
+        _, pieces, _ = utils.post_process_prediction(
+            hypo_tokens=hypothesis["tokens"].int().cpu(),
+            src_str="",
+            alignment=None,
+            align_dict=None,
+            tgt_dict=self.task.tgt_dict,
+            extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output,
+        )
+        text = self.task.bpe.decode(pieces) if self.task.bpe is not None else pieces
+        if self.task.pre_tokenizer is not None:
+            text = self.task.pre_tokenizer.decode(text)
+        return text, float(hypothesis["score"]) / math.log(2), tuple(pieces.split())
+
+
+def join(parts: Sequence[Translation]) -> Translation:
+    """The translation of a recording out of those of its segments."""
+    tokens = tuple(token for part in parts for token in part.tokens)
+    weights = [max(1, len(part.tokens)) for part in parts]
+    total = sum(weight * part.score for weight, part in zip(weights, parts))
+    return Translation(
+        " ".join(part.text for part in parts if part.text),
+        total / max(1, sum(weights)),
+        tokens,
+        parts[0].start if parts else 0.0,
+        parts[-1].end if parts else 0.0,
+        tuple(parts),
+    )
+
+
+def choose_backend(model: torch.nn.Module, name: str | None, device: torch.device) -> None:
+    """Let the packed layers of a model on ``device`` compute with the back end ``name``.
+
+    Raises:
+        ConfigError: it is not known, or cannot be used here.
+    """
+    chosen = kernels.choose(device, name)
+    layers = use_backend(model, name)
+    if layers:
+        logger.info("%d packed layers, back end %s", len(layers), chosen)
+    elif name not in (None, "auto"):
+        logger.warning("backend %s: the model has no packed layers that would use it", name)

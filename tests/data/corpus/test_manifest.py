@@ -1,0 +1,99 @@
+"""Manifests: what is written is read back, and what is broken is named by line."""
+
+import pytest
+
+from cress_svcd.data.corpus.manifest import (
+    COLUMNS,
+    REQUIRED_COLUMNS,
+    Segment,
+    read_manifest,
+    write_manifest,
+)
+from cress_svcd.errors import ManifestError
+
+HEADER = "\t".join(COLUMNS)
+ROW = "t_1\ta.wav:0:16000\t16000\tHallo\tspk.1\tHello\ten\tde"
+
+
+def make(path, *lines, end="\n"):
+    path.write_bytes("".join(line + end for line in lines).encode())
+    return path
+
+
+def test_round_trip_keeps_every_character(tmp_path):
+    texts = ['"quoted" \'', "a\u2028b\u0085c\x0bd", "naïve 漢字 🙂", " ", "NA", "#"]
+    rows = [
+        Segment(f"t_{i}", f"a b:{i}.wav:{i}:5", 5 + i, text, "s", text[::-1], "en", "de")
+        for i, text in enumerate(texts)
+    ]
+    assert write_manifest(tmp_path / "a.tsv", rows) == len(rows)
+    frame = read_manifest(tmp_path / "a.tsv")
+    assert list(frame.columns) == list(COLUMNS)
+    assert [Segment(**row) for row in frame.to_dict("records")] == rows
+    assert frame["n_frames"].dtype == "int64"
+
+
+def test_optional_columns_default_to_empty_and_order_is_free(tmp_path):
+    header = "tgt_text\textra\tn_frames\taudio\tid"
+    path = make(tmp_path / "a.tsv", header, "Hallo\tx\t7\ta.wav\tt_1")
+    row = read_manifest(path).iloc[0].to_dict()
+    assert row == vars(Segment("t_1", "a.wav", 7, "Hallo"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_mark_and_line_ends_of_other_systems(tmp_path, end):
+    path = make(tmp_path / "a.tsv", "\ufeff" + HEADER, ROW, end=end)
+    row = read_manifest(path).iloc[0]
+    assert (row["id"], row["tgt_lang"]) == ("t_1", "de")
+
+
+@pytest.mark.parametrize("column", REQUIRED_COLUMNS)
+def test_missing_column(tmp_path, column):
+    header = [name for name in COLUMNS if name != column]
+    path = make(tmp_path / "a.tsv", "\t".join(header), "\t".join("1" * len(header)))
+    with pytest.raises(ManifestError, match=f"a.tsv:1: no column {column}; found"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([HEADER, ROW, ROW.replace("t_1", "t_2") + "\tx"], "a.tsv:3: 9 fields, expected 8"),
+        ([HEADER, ROW, "", ROW.replace("t_1", "t_2")], "a.tsv:3: 1 fields, expected 8"),
+        ([HEADER, ROW, ROW], "a.tsv:3: id 't_1' stands already in line 2"),
+        ([HEADER, ROW.replace("t_1", "")], "a.tsv:2: empty id"),
+        ([HEADER, ROW.replace("\t16000", "\t1.5")], "a.tsv:2: column n_frames: '1.5'"),
+        ([HEADER, ROW.replace("\t16000", "\t0")], "a.tsv:2: column n_frames: '0'"),
+        ([HEADER, ROW.replace("\t16000", "\t-5")], "a.tsv:2: column n_frames: '-5'"),
+        ([HEADER, ROW.replace("a.wav:0", "a.wav:-7")], "a.tsv:2: column audio: .*offset -7"),
+        ([HEADER, ROW.replace("a.wav:0:16000", "")], "a.tsv:2: column audio: empty"),
+        ([HEADER + "\tid", ROW + "\tx"], "a.tsv:1: column id occurs twice"),
+        ([HEADER], "a.tsv: no segments"),
+        ([], "a.tsv: empty file"),
+    ],
+)
+def test_broken_tables_are_named_by_line(tmp_path, lines, message):
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(make(tmp_path / "a.tsv", *lines))
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    path = tmp_path / "a.tsv"
+    row = ROW.encode().replace(b"Hallo", b"Gr\xfc\xdfe")
+    path.write_bytes(HEADER.encode() + b"\n" + row + b"\n")
+    with pytest.raises(ManifestError, match="a.tsv:2: not UTF-8 .byte 0xfc"):
+        read_manifest(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ManifestError, match="absent.tsv: cannot be read"):
+        read_manifest(tmp_path / "absent.tsv")
+
+
+@pytest.mark.parametrize("text", ["a\tb", "a\nb", "a\rb"])
+def test_a_field_that_would_break_the_table_is_not_written(tmp_path, text):
+    path = make(tmp_path / "a.tsv", "old")
+    with pytest.raises(ManifestError, match="'t_1', column src_text"):
+        write_manifest(path, [Segment("t_0", "a", 1, "x"), Segment("t_1", "a", 1, "x", "s", text)])
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,93 @@
+"""CUDA graphs; what needs a GPU is skipped without one."""
+
+import multiprocessing
+
+import pytest
+import torch
+
+from cress_svcd.kernels import cuda_graph
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+
+
+@pytest.fixture
+def counter():
+    """y = x + 1 on the device; counts how often Python calls it."""
+
+    class Counter:
+        def __init__(self):
+            self.x = torch.full((4,), 5.0, device="cuda")
+            self.y = torch.zeros(4, device="cuda")
+            self.calls = 0
+
+        def __call__(self):
+            self.calls += 1
+            self.y.copy_(self.x + 1)
+
+    return Counter()
+
+
+@needs_cuda
+def test_a_recording_is_replayed(counter):
+    run = cuda_graph.Recorder(counter.x.device).record(counter)
+    before = counter.calls
+    for number in (7, 8):
+        counter.x.fill_(number)
+        run()
+        assert counter.y.tolist() == [number + 1] * 4
+    assert counter.calls == before
+
+
+@needs_cuda
+def test_recordings_may_come_and_go(counter):
+    recorder = cuda_graph.Recorder(counter.x.device)
+    for number in range(3):
+        run = recorder.record(counter)
+        counter.x.fill_(number)
+        run()
+        assert counter.y.tolist() == [number + 1] * 4
+        del run  # none but the recorder's own is left
+        torch.cuda.empty_cache()
+    assert recorder.records
+
+
+@needs_cuda
+def test_on_a_device_that_is_not_the_current_one(counter):
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    counter.x, counter.y = counter.x.to(last), counter.y.to(last)
+    recorder = cuda_graph.Recorder(last)
+    recorder.record(counter)()
+    assert recorder.records and counter.y.tolist() == [6] * 4
+
+
+@needs_cuda
+def test_what_cannot_be_recorded_runs_as_it_is():
+    """In a process of its own: torch's random numbers on CUDA cannot be used after it."""
+    process = multiprocessing.get_context("spawn").Process(target=record_what_waits)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def record_what_waits():
+    x = torch.full((4,), 5.0, device="cuda")
+    recorder, stream = cuda_graph.Recorder(x.device), torch.cuda.current_stream()
+    seen = []
+
+    def function():
+        seen.append(x.sum().item())
+
+    run = recorder.record(function)
+    assert run is function and not recorder.records
+    assert torch.cuda.current_stream() == stream
+    run()
+    assert seen[-1] == 20
+    assert recorder.record(function) is function  # nor is anything later
+
+
+def test_without_graphs_a_function_is_called_as_it_is():
+    def function():
+        """Nothing."""
+
+    recorder = cuda_graph.Recorder(torch.device("cpu"))
+    assert not recorder.records and recorder.record(function) is function

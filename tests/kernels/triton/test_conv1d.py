@@ -1,0 +1,80 @@
+"""Convolutions on CUDA.  The kernel also runs in Triton's interpreter, without a GPU:
+
+    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_windows.py   (needs triton)
+"""
+
+import pytest
+import torch
+from fairseq.models.wav2vec.wav2vec2 import make_conv_pos
+from torch import nn
+from torch.nn import functional as F
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
+
+from cress_svcd.kernels.triton import conv1d
+from cress_svcd.inference.conv_positions import ConvolutionalPositions
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
+        not CUDA, reason="Triton's interpreter multiplies bfloat16 as the integers that hold it"
+    ))],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "batch, frames, groups, channels, out, taps",
+    [(1, 5, 2, 8, 8, 4), (2, 70, 3, 12, 5, 7), (2, 1, 1, 16, 24, 6)],
+)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_it_convolves(dtype, batch, frames, groups, channels, out, taps, has_bias):
+    torch.manual_seed(0)
+    x = torch.randn(batch, frames, groups * channels, device=DEVICE).to(dtype)
+    weight = torch.randn(groups * out, channels, taps, device=DEVICE).to(dtype)
+    bias = torch.randn(groups * out, device=DEVICE).to(dtype) if has_bias else None
+    y = conv1d.convolve(x, weight, bias, groups, taps // 2)
+    exact = (value if value is None else value.double() for value in (weight, bias))
+    expected = F.conv1d(x.double().transpose(1, 2), *exact, padding=taps // 2, groups=groups)
+    error = (y.double() - expected.transpose(1, 2)[:, :frames]).norm() / expected.norm()
+    assert y.dtype == dtype and error < (1e-3 if dtype == torch.float16 else 1e-2)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Where the kernel is called, also on the CPU in Triton's interpreter."""
+    found, convolve = [], conv1d.convolve
+    monkeypatch.setattr(conv1d, "convolve", lambda *a: found.append(a) or convolve(*a))
+    monkeypatch.setattr(conv1d, "is_for", lambda x: x.dtype in conv1d.TYPES)
+    return found
+
+
+@needs_triton
+@pytest.mark.parametrize("taps", [8, 5])
+def test_positions_are_those_of_fairseq(calls, taps):
+    torch.manual_seed(0)
+    theirs = make_conv_pos(32, taps, 4).to(DEVICE)
+    ours = ConvolutionalPositions(*theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    x = torch.randn(2, 32, 21, device=DEVICE)
+    expected = theirs(x)
+    theirs.half()
+    with torch.no_grad():
+        found = ours(x.half())
+    assert len(calls) == 1 and found.dtype == torch.float16 and found.shape == x.shape
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-3)
+
+
+@needs_triton
+def test_what_the_kernel_is_not_for(calls):
+    x = torch.randn(2, 32, 9, device=DEVICE)
+    ours = ConvolutionalPositions(*make_conv_pos(32, 4, 4)).to(DEVICE)
+    with torch.no_grad():
+        ours(x)  # in float32
+        wide = ConvolutionalPositions(*make_conv_pos(256, 4, 1)).to(DEVICE, torch.float16)
+        wide(torch.randn(1, 256, 5, device=DEVICE).half())
+        normed = ConvolutionalPositions(*make_conv_pos(32, 4, 4, is_batch_norm=True)).to(DEVICE)
+        normed(x)
+        untrimmed = ConvolutionalPositions(ours[0], nn.Identity(), nn.GELU())
+        untrimmed(x)
+    ours.half()(x.half().requires_grad_()).sum().backward()
+    assert not calls and ours[0].weight_v.grad is not None

@@ -1,0 +1,112 @@
+"""The fused kernels of a training step on CUDA against the torch operations that they replace.
+
+They also run in Triton's interpreter, without a GPU:
+
+    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_training.py   (needs triton)
+"""
+
+import pytest
+import torch
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
+
+from cress_svcd.kernels.triton import quantize, training
+from cress_svcd.quantization import METHODS
+from cress_svcd.quantization.fake_quant import quantize_tokens
+from cress_svcd.quantization.sign_linear import _fused_gradients, _gradients
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# rows, in, out: several rows a program, one, and sizes that fill no block
+SHAPES = [(7, 64, 32), (3, 300, 45), (5, 2100, 9), (1, 1, 1)]
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape).to(DEVICE, dtype)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    if request.param == torch.bfloat16 and not CUDA:
+        pytest.skip("Triton's interpreter cuts bfloat16 off instead of rounding it")
+    return request.param
+
+
+@needs_triton
+def test_codes(dtype):
+    weight = draw(70, 33, dtype=dtype)
+    middle = weight.mean(dtype=torch.float32).view(1, 1)
+    weight[0, :2] = middle.to(dtype)
+    codes = training.sign_codes(weight, middle, torch.float16)
+    assert codes.dtype == torch.float16
+    assert torch.equal(codes.float(), 2.0 * (weight.float() >= middle) - 1)
+    assert training.sign_codes(weight, middle * float("nan"), dtype).isnan().all()
+
+
+@needs_triton
+@pytest.mark.parametrize("bits", [8, 16, None])
+@pytest.mark.parametrize("rows, width, _", SHAPES)
+def test_quantizing_equals_torch_to_the_bit(dtype, bits, rows, width, _):
+    x, g = draw(2, rows, width, dtype=dtype), draw(width, dtype=dtype)
+    x[0, 0] = 0
+    levels, step = quantize.quantize(x, g, bits)
+    expected_levels, expected_step = quantize_tokens(x, bits, gain=g)
+    assert levels.dtype == dtype and torch.equal(step, expected_step)
+    assert torch.equal(levels, expected_levels)
+
+
+@needs_triton
+def test_broken_rows_stay_alone():
+    x, g = draw(5, 70), draw(70)
+    x[1, 3], x[2, 0], x[4, 69] = float("inf"), float("nan"), float("-inf")
+    levels, step = quantize.quantize(x, g, 8)
+    assert step.isnan().flatten().tolist() == [False, True, True, False, True]
+    assert levels.isnan().all(1).tolist() == [False, True, True, False, True]
+
+
+@needs_triton
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("rows, _, width", SHAPES)
+def test_scaling(dtype, bias, rows, _, width):
+    product, step, h = draw(rows, width, dtype=dtype), draw(rows, 1), draw(width, dtype=dtype)
+    shift = draw(width, dtype=dtype) if bias else None
+    expected = product.float() * step * h.float() + (shift.float() if bias else 0)
+    y = training.scale(product, step, h, shift, (1, rows, width))
+    torch.testing.assert_close(y, expected.to(dtype).unsqueeze(0))
+
+
+@needs_triton
+@pytest.mark.parametrize("rows, width, outputs", SHAPES)
+def test_gradients_of_a_layer(dtype, rows, width, outputs):
+    x, grad = draw(2, rows, width, dtype=dtype), draw(2, rows, outputs, dtype=dtype)
+    codes = draw(outputs, width, dtype=dtype).sign()
+    given = grad, x, dtype, draw(width, dtype=dtype), draw(outputs, dtype=dtype), codes, [True] * 4
+    for ours, plain in zip(_fused_gradients(*given), _gradients(*given)):
+        assert ours.shape == plain.shape
+        error = (ours.float() - plain.float()).norm() / plain.float().norm()
+        assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+
+
+@needs_cuda
+@pytest.mark.parametrize("bits", [8, None])
+def test_a_layer_on_a_gpu_equals_one_on_the_cpu(dtype, bits):
+    """Output and all gradients, the CPU computing in float64 from the same numbers."""
+    layer = METHODS["svcd"].from_linear(torch.nn.Linear(96, 80), activation_bits=bits)
+    layer = layer.to(DEVICE, dtype)
+    exact = METHODS["svcd"](96, 80, activation_bits=bits).double()
+    exact.load_state_dict({name: value.double() for name, value in layer.state_dict().items()})
+    x, grad = draw(4, 33, 96, dtype=dtype).requires_grad_(), draw(4, 33, 80, dtype=dtype)
+    same = x.detach().double().cpu().requires_grad_()
+    layer(x).backward(grad)
+    y = exact(same)
+    y.backward(grad.double().cpu())
+    tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
+    pairs = [(layer(x), y), (x.grad, same.grad)]
+    pairs += [(mine.grad, theirs.grad) for mine, theirs
+              in zip(layer.parameters(), exact.parameters())]  # fmt: skip
+    for ours, expected in pairs:
+        error = (ours.double().cpu() - expected).norm() / expected.norm()
+        assert error < tolerance

@@ -1,0 +1,59 @@
+import pytest
+from omegaconf import OmegaConf
+
+from fairseq import tasks
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.pretraining.task import SegmentHubertPretrainingConfig
+from tests.helpers.tone_corpus import write_prepared
+
+SAMPLES = [8_000, 16_000, 24_000]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    prepared = write_prepared(tmp_path / "data")
+    rows = "".join(f"wav/train.wav:0:{samples}\t{samples}\n" for samples in SAMPLES)
+    (tmp_path / "train.tsv").write_text(f"{prepared}\n{rows}")
+    labels = ["0 1 " * ((samples - 400) // 640) for samples in SAMPLES]
+    (tmp_path / "train.km").write_text("\n".join(labels) + "\n")
+    (tmp_path / "train.ltr").write_text("a b\nc\na | d\n")
+    (tmp_path / "dict.km.txt").write_text("0 1\n1 1\n")
+    (tmp_path / "dict.ltr.txt").write_text("a 1\nb 1\nc 1\nd 1\n| 1\n")
+    return tmp_path
+
+
+def set_up(folder, **options):
+    config = SegmentHubertPretrainingConfig(
+        data=str(folder), labels=["km"], label_rate=50.0, pad_audio=True, random_crop=False
+    )
+    config = OmegaConf.merge(
+        OmegaConf.structured(config), {"_name": "segment_hubert_pretraining", **options}
+    )
+    return tasks.setup_task(config)
+
+
+def test_frame_labels_alone(folder):
+    task = set_up(folder, max_sample_size=16_000)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    assert len(dataset) == 3  # longer ones are cropped
+    batch = dataset.collater([dataset[index] for index in range(3)])
+    assert len(batch["target_list"]) == 1 and batch["net_input"]["source"].shape == (3, 16_000)
+    assert len(task.dictionaries) == 1
+
+
+def test_with_transcripts_nothing_is_cropped(folder):
+    task = set_up(folder, max_sample_size=16_000, min_sample_size=9_000, transcripts="ltr")
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    assert len(dataset) == 1
+    units, letters = dataset.collater([dataset[0]])["target_list"]
+    assert task.dictionaries[1].string(letters[0]) == "c"
+    assert [len(dictionary) for dictionary in task.dictionaries] == [6, 9]
+
+
+def test_a_missing_dictionary_is_named(folder):
+    (folder / "dict.ltr.txt").unlink()
+    with pytest.raises(ConfigError, match="dict.ltr.txt: no such file"):
+        set_up(folder, transcripts="ltr").load_dataset("train")

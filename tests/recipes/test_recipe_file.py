@@ -1,0 +1,110 @@
+"""Recipes that take their steps from another file."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.recipes.recipe_file import load_recipe
+
+STEPS = {
+    "about": "the steps",
+    "settings": {"lang": None, "rate": 1, "out": "runs/{lang}", "flags": ["--to={lang}"]},
+    "stages": [
+        {"name": "a", "commands": [["make", "{lang}", "{flags}"]], "needs": ["{flags}", "x"]},
+        {"name": "b", "commands": [["use", "{rate}"]]},
+    ],
+    "report": [{"name": "row", "scores": "{out}/scores.json"}],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe into a folder of its own, beside that of the steps; returns its path."""
+
+    def write(content: dict, name="pair.yaml") -> Path:
+        path = tmp_path / "pairs" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return path
+
+    (tmp_path / "steps.yaml").write_text(yaml.safe_dump(STEPS, sort_keys=False), encoding="utf-8")
+    return write
+
+
+def include(**keys) -> dict:
+    return {"include": "../steps.yaml", **keys}
+
+
+def commands(recipe) -> list:
+    return [stage.commands for stage in recipe.stages]
+
+
+class TestIncluding:
+    def test_settings_are_replaced_and_reach_what_is_made_of_them(self, write):
+        recipe = load_recipe(write(include(name="p", settings={"lang": "ro", "rate": 2})))
+        assert commands(recipe) == [[["make", "ro", "--to=ro"]], [["use", "2"]]]
+        assert recipe.settings["out"] == "runs/ro" and recipe.stages[0].needs == ["--to=ro", "x"]
+        assert (recipe.name, recipe.about) == ("p", "the steps")
+        assert recipe.report == [{"name": "row", "scores": "runs/ro/scores.json"}]
+
+    def test_a_command_line_replaces_both(self, write):
+        path = write(include(settings={"lang": "ro"}))
+        recipe = load_recipe(path, {"lang": "no", "rate": "3"})
+        assert commands(recipe) == [[["make", "no", "--to=no"]], [["use", "3"]]]
+
+    def test_single_stages_with_changes_of_their_keys(self, write):
+        stages = [
+            {"use": "b", "needs": ["{more}"]},
+            {"name": "c", "commands": [["own", "{more}"]]},
+        ]
+        path = write(include(settings={"lang": "de", "more": "y"}, stages=stages))
+        recipe = load_recipe(path)
+        assert commands(recipe) == [[["use", "1"]], [["own", "y"]]]
+        assert recipe.stages[0].needs == ["y"]
+
+    def test_over_two_files(self, write):
+        write(include(settings={"lang": "de"}), "between.yaml")
+        recipe = load_recipe(write({"include": "between.yaml", "settings": {"rate": 5}}))
+        assert commands(recipe) == [[["make", "de", "--to=de"]], [["use", "5"]]]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "content, message",
+        [
+            (include(), "steps.yaml.*{lang}.*setting lang has no value: .*--set lang="),
+            (include(settings={"lnag": "de"}), "pair.yaml: settings: .*no setting lnag.*lang"),
+            (include(stages=[{"use": "z"}]), "pair.yaml: use: .*no stage z; it has a, b"),
+            (include(stages=[{"use": "a", "dose": 1}]), "pair.yaml: stage .*'dose'"),
+            ({"stages": [{"use": "a"}]}, "pair.yaml: stage .*needs name and commands.*'use'"),
+            ({"include": "none.yaml"}, "none.yaml: cannot be read"),
+            ({"include": ["../steps.yaml"]}, "pair.yaml: include: expected the name of one"),
+            ({"include": "pair.yaml"}, "pair.yaml: include: .*includes this file in its turn"),
+            (include(stage=[]), "pair.yaml: no recipe has a key stage; known are .*stages"),
+            (
+                include(settings={"lang": "de"}, stages=[{"use": "b", "does": "{nothing}"}]),
+                "pair.yaml: '{nothing}': no setting 'nothing'",
+            ),
+        ],
+    )
+    def test_they_name_file_and_key(self, write, content, message):
+        with pytest.raises(ConfigError, match=f"(?s){message}"):
+            load_recipe(write(content))
+
+    def test_a_fault_of_the_included_file_is_told_as_its_own(self, write, tmp_path):
+        steps = dict(STEPS, stages=[{"name": "a", "commands": [["x", "{absent}"]]}])
+        (tmp_path / "steps.yaml").write_text(yaml.safe_dump(steps, sort_keys=False))
+        with pytest.raises(ConfigError, match="steps.yaml: '{absent}': no setting 'absent'"):
+            load_recipe(write(include(settings={"lang": "de"})))
+
+
+@pytest.mark.parametrize("value, there", [("", ["b"]), ("x", ["a"]), ([], ["b"]), (0, ["b"])])
+def test_either_of_two_stages_and_rows(write, value, there):
+    either = [{"name": "a", "when": "{key}"}, {"name": "b", "unless": "{key}"}]
+    stages = [{**choice, "commands": [["x"]]} for choice in either]
+    settings = {"out": "o", "key": value}
+    recipe = load_recipe(write({"settings": settings, "stages": stages, "report": either}))
+    assert [stage.name for stage in recipe.stages] == there
+    assert recipe.report == [{"name": name} for name in there]

@@ -1,0 +1,74 @@
+"""Vectors fitted to training data before the first update."""
+
+import pytest
+import torch
+from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_start
+
+from cress_svcd.cli.main import main as command
+from cress_svcd.errors import ConfigError
+from cress_svcd.quantization import quantized_layers
+
+MODES = ["--st-training", "--mt-finetune"]
+
+
+@pytest.fixture(scope="module")
+def start(prepared, hubert, tmp_path_factory):
+    """(full-precision model, its checkpoint)."""
+    path = tmp_path_factory.mktemp("start") / "st.pt"
+    model = save_start(prepared, hubert, path)
+    return model.eval(), path
+
+
+def quantize(data, path, folder, *flags):
+    flags = [*MODES, *NO_DROPOUT, "--save-dir", folder, *flags]
+    given = ("--finetuned-st-model", path) if path else ()
+    cfg = parse(data, *given, "--quant-policy", "transformer", *flags, arch="quant_transformer")
+    task = make_task(data, *flags)
+    return make_model(cfg, task).eval(), task
+
+
+def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
+    full, path = start
+    plain, task = quantize(prepared, path, tmp_path)
+    fitted, _ = quantize(prepared, path, tmp_path, "--quant-calibrate", "24")
+    task.load_dataset("dev")
+    dataset = task.dataset("dev")
+    net_input = dataset.collater([dataset[i] for i in range(12)])["net_input"]
+    with torch.no_grad():
+        wanted, first, then = (each(**net_input)[0] for each in (full, plain, fitted))
+    assert (then - wanted).norm() < 0.9 * (first - wanted).norm()
+    for name, layer in quantized_layers(fitted).items():
+        assert torch.equal(layer.weight, full.get_submodule(name).weight)
+        assert layer.g.requires_grad and layer.g.param_group == "vectors"
+    assert next(fitted.parameters()).grad is None
+
+
+def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, start, tmp_path):
+    command(["extract-features", str(prepared), "--hubert-model-path", str(hubert),
+             "--convolutions", str(tmp_path / "convolved"), "--workers", "0"])  # fmt: skip
+    frozen = ["--hubert-model-path", hubert, "--freeze-hubert-convolutions"]
+    cached = [*frozen, "--feature-cache", tmp_path / "convolved"]
+    heard, read = (
+        quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4", *flags)[0]
+        for flags in (frozen, cached)
+    )
+    for name, value in heard.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value, rtol=0.05, atol=0.01)
+
+
+def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
+    (tmp_path / "checkpoint_last.pt").touch()
+    plain, _ = quantize(prepared, start[1], tmp_path / "none")
+    resumed, _ = quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name])
+
+
+def test_it_needs_a_start(prepared, hubert, tmp_path):
+    with pytest.raises(ConfigError, match="--quant-calibrate needs --finetuned-st-model"):
+        quantize(prepared, None, tmp_path, "--quant-calibrate", "4", "--hubert-model-path", hubert)
+
+
+def test_it_takes_a_number_of_examples(prepared):
+    with pytest.raises(ConfigError, match="--quant-calibrate -3: expected a number of examples"):
+        make_task(prepared, "--quant-calibrate", "-3")

@@ -1,0 +1,173 @@
+"""Cutting at pauses: synthetic signals whose pauses are known, and spoken sentences."""
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cress_svcd.data.audio import read_audio
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+from cress_svcd.errors import AudioError, ConfigError
+
+RATE = 16_000
+
+
+def noise(seconds: float, level: float = 0.002, seed: int = 1, rate: int = RATE) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (level * generator.standard_normal(round(seconds * rate))).astype(np.float32)
+
+
+def recording(sounds: list[tuple[float, float]], seconds: float, rate: int = RATE) -> np.ndarray:
+    """Loud noise at each (start, stop) in seconds, faint noise all along."""
+    wave = noise(seconds, rate=rate)
+    for start, stop in sounds:
+        part = slice(round(start * rate), round(stop * rate))
+        wave[part] += noise(stop - start + 1, 0.1, seed=2, rate=rate)[: len(wave[part])]
+    return wave
+
+
+def times(spans: list[Span], rate: int = RATE) -> list[tuple[float, float]]:
+    return [
+        (round(span.offset / rate, 2), round((span.offset + span.frames) / rate, 2))
+        for span in spans
+    ]
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
+def test_cuts_lie_in_the_pauses(rate):
+    sounds = [(1.0, 4.0), (5.0, 8.0), (8.9, 12.0)]
+    found = times(cut([recording(sounds, 14, rate)], rate), rate)
+    assert len(found) == 3
+    for (start, stop), (begin, end) in zip(sounds, found):
+        assert 0.15 <= start - begin <= 0.25 and 0.15 <= end - stop <= 0.25
+
+
+def test_what_is_short_and_without_pause_stays_whole():
+    """As fairseq-generate would take it: its silences at both ends are kept."""
+    wave = recording([(3.0, 5.0), (5.3, 6.0)], 15)
+    assert cut([wave], RATE) == [Span(0, len(wave))]
+
+
+def test_short_speech_is_joined_to_the_nearer_neighbour():
+    wave = recording([(1, 4), (5.5, 5.8), (6.5, 9)], 10)
+    (first, second) = times(cut([wave], RATE))
+    assert first[1] < 4.5 and second == (pytest.approx(5.3, abs=0.03), pytest.approx(9.2, abs=0.03))
+    assert len(cut([wave], RATE, Segmentation(min_seconds=0.2))) == 3
+
+
+def test_speech_without_a_pause_is_cut_at_its_longest_silence():
+    wave = recording([(1, 12), (12.3, 15), (15.1, 24)], 40)
+    assert [round(start, 1) for start, _ in times(cut([wave], RATE))] == [0.8, 12.2]
+
+
+def test_where_there_is_no_silence_at_all_the_quietest_place_is_cut():
+    wave = recording([(0.5, 29.5)], 40)
+    dip = slice(round(14.0 * RATE), round(14.1 * RATE))
+    wave[dip] *= 0.5
+    first, second = times(cut([wave], RATE))
+    assert first[1] == second[0] == pytest.approx(14.05, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "wave",
+    [
+        np.zeros(5 * RATE, np.float32),
+        np.full(5 * RATE, 0.3, np.float32),
+        noise(5),
+        noise(5, level=0.1),
+        noise(60, level=0.1),
+        noise(0.001),
+        np.zeros(0, np.float32),
+    ],
+    ids=["zeros", "constant", "hiss", "loud hiss", "long hiss", "16 samples", "nothing"],
+)
+def test_nothing_said_no_segment(wave):
+    assert cut([wave], RATE) == []
+
+
+def test_a_click_is_not_speech():
+    wave = noise(30)
+    wave[10 * RATE : 10 * RATE + 50] = 0.9
+    assert cut([wave], RATE) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.floats(0.1, 30), min_size=1, max_size=8),
+    pauses=st.lists(st.floats(0.05, 3), min_size=9, max_size=9),
+    longest=st.floats(2, 20),
+    block=st.integers(100, 50_000),
+)
+def test_spans_are_ordered_apart_within_bounds_and_not_too_long(lengths, pauses, longest, block):
+    rate, sounds, position = 2_000, [], 2.0
+    for length, pause in zip(lengths, pauses):
+        sounds.append((position, position + length))
+        position += length + pause
+    wave = recording(sounds, position + sum(lengths) / 4, rate)
+    options = Segmentation(max_seconds=longest)
+    spans = cut([wave], rate, options)
+    assert spans
+    assert all(0 < span.frames <= longest * rate for span in spans)
+    assert all(a.offset + a.frames <= b.offset for a, b in zip(spans, spans[1:]))
+    assert spans[0].offset >= 0 and spans[-1].offset + spans[-1].frames <= len(wave)
+    blocks = [wave[start : start + block] for start in range(0, len(wave), block)]
+    assert cut(blocks, rate, options) == spans
+    covered = np.zeros(len(wave), bool)
+    for span in spans:
+        covered[span.offset : span.offset + span.frames] = True
+    for start, stop in sounds:
+        assert covered[round(start * rate) + 40 : round(stop * rate) - 40].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_seconds": 0}, {"min_seconds": 15}, {"pause_seconds": 0}, {"threshold_db": float("nan")}],
+)
+def test_options_that_cannot_be_met_are_refused(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        Segmentation(**options)
+
+
+@pytest.fixture(scope="module")
+def spoken(prepared, release):
+    """Sentences of the tiny release, one after the other, and where each lies, in seconds."""
+    audio = read_manifest(prepared / "tst-COMMON.tsv")["audio"]
+    parts, places, position = [noise(1.0)], [], 1.0
+    for number, spec in enumerate(audio):
+        wave = read_audio(spec, root=release / "en-de" / "data")
+        heard = np.flatnonzero(np.abs(wave) > 0.01) / RATE
+        places.append((position + heard[0], position + heard[-1]))
+        parts += [wave, noise(0.7, seed=number)]
+        position += len(wave) / RATE + 0.7
+    wave = np.concatenate(parts)
+    return wave + noise(len(wave) / RATE, 0.0005, seed=99), places
+
+
+def test_spoken_sentences_are_found_one_by_one(spoken):
+    wave, places = spoken
+    found = times(cut([wave], RATE))
+    assert len(found) == len(places)
+    for (start, stop), (begin, end) in zip(places, found):
+        assert begin <= start + 0.05 and end >= stop - 0.05
+        assert end - begin < stop - start + 0.6
+
+
+@pytest.mark.parametrize("name", ["talk.flac", "talk.wav", "talk.npy"])
+def test_a_file_gives_what_its_samples_give(spoken, tmp_path, name):
+    wave, _ = spoken
+    if name.endswith("npy"):
+        np.save(tmp_path / name, wave)
+    else:
+        soundfile.write(tmp_path / name, wave, RATE)
+        wave, _ = soundfile.read(tmp_path / name, dtype="float32")
+    assert find_segments(tmp_path / name) == cut([wave], RATE)
+
+
+def test_broken_samples_are_an_error(tmp_path):
+    wave = recording([(1, 3)], 30)
+    wave[-5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wave, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match="nan.wav:320000:160000: 1 of"):
+        find_segments(tmp_path / "nan.wav")
