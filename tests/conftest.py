@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+
 def pytest_configure(config):
     # Of fairseq and torch, not ours to mend.
     for source in ("torch", "fairseq", "hydra", "omegaconf"):
@@ -47,9 +48,19 @@ def full_disk():
     return limited_file_size
 
 
-SUBJECTS = {"the man": "der Mann", "a woman": "eine Frau", "the dog": "der Hund", "my child": "mein Kind"}
+SUBJECTS = {
+    "the man": "der Mann",
+    "a woman": "eine Frau",
+    "the dog": "der Hund",
+    "my child": "mein Kind",
+}
 VERBS = {"sees": "sieht", "buys": "kauft", "wants": "will", "takes": "nimmt"}
-OBJECTS = {"the house": "das Haus", "an apple": "einen Apfel", "water": "Wasser", "a red book": "ein rotes Buch"}
+OBJECTS = {
+    "the house": "das Haus",
+    "an apple": "einen Apfel",
+    "water": "Wasser",
+    "a red book": "ein rotes Buch",
+}
 
 
 def sentences() -> list[tuple[str, str]]:
@@ -75,7 +86,9 @@ def run_command(*command, cwd=None, check=True, **options) -> subprocess.Complet
         **options,
     )
     if check and result.returncode:
-        raise AssertionError(f"{command[0]} failed:\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}")
+        raise AssertionError(
+            f"{command[0]} failed:\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
+        )
     return result
 
 
@@ -112,9 +125,18 @@ def prepared(release, tmp_path_factory) -> Path:
     """The release, prepared: manifests, vocabulary of 50 pieces, config, binary text."""
     folder = tmp_path_factory.mktemp("prepared")
     run_here(
-        "prepare-mustc", release, "-o", folder, "--tgt-lang", "de",
-        "--vocab-size", "50", "--text-data", "--workers", "1",
-    )  # fmt: skip
+        "prepare-mustc",
+        release,
+        "-o",
+        folder,
+        "--tgt-lang",
+        "de",
+        "--vocab-size",
+        "50",
+        "--text-data",
+        "--workers",
+        "1",
+    )
     return folder
 
 

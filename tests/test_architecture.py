@@ -29,18 +29,35 @@ MAY_IMPORT = {
     "translation": {*BELOW_MODELS, "models", "inference", "tasks"},
     "evaluation": {*BELOW_MODELS, "models", "inference", "tasks", "translation"},
     "cli": {
-        *BELOW_MODELS, "models", "inference", "training", "pretraining", "tasks", "translation",
-        "evaluation", "recipes",
+        *BELOW_MODELS,
+        "models",
+        "inference",
+        "training",
+        "pretraining",
+        "tasks",
+        "translation",
+        "evaluation",
+        "recipes",
     },
-}  # fmt: skip
+}
 # Arrows that still run back: what they are for will move.
 STILL_WRONG = {
-    ("models", "inference"), ("models", "training"), ("inference", "training"),
-    ("pretraining", "cli"), ("evaluation", "cli"),
-}  # fmt: skip
+    ("models", "inference"),
+    ("models", "training"),
+    ("inference", "training"),
+    ("pretraining", "cli"),
+    ("evaluation", "cli"),
+}
 TOP_LEVEL = {
-    "cress_svcd", "configs", "scripts", "tests", "README.md", "setup.py", "pyproject.toml", "LICENSE",
-}  # fmt: skip
+    "cress_svcd",
+    "configs",
+    "scripts",
+    "tests",
+    "README.md",
+    "setup.py",
+    "pyproject.toml",
+    "LICENSE",
+}
 
 
 def modules(folder: str) -> list[Path]:

@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.atomic_files import read_yaml, replacing, write_checkpoint, write_json, write_text
+from cress_svcd.errors import ConfigError, OutputError
 
 
 def test_new_folders_are_made_and_nothing_else_is_left(tmp_path):
@@ -45,7 +45,10 @@ def test_an_error_leaves_the_old_content(tmp_path, error):
 
 def test_a_full_disk_is_a_clear_error_and_leaves_the_old_content(tmp_path, full_disk):
     (tmp_path / "x").write_text("old")
-    with full_disk(1_000), pytest.raises(OutputError, match="x: File too large; .*make room in .* MB free"):
+    with (
+        full_disk(1_000),
+        pytest.raises(OutputError, match="x: File too large; .*make room in .* MB free"),
+    ):
         write_text(tmp_path / "x", "new" * 1_000)
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 

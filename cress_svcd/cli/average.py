@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import CheckpointError
-from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.models.checkpoints import read_checkpoint, shorten
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,11 @@ def list_numbered(folder: Path, pattern: re.Pattern) -> list[Path]:
     Raises:
         CheckpointError: there are none.
     """
-    found = [(int(match[1]), file) for file in folder.iterdir()
-             if (match := pattern.fullmatch(file.name))]
+    found = [
+        (int(match[1]), file)
+        for file in folder.iterdir()
+        if (match := pattern.fullmatch(file.name))
+    ]
     if not found:
         others = sorted(file.name for file in folder.glob("*.pt"))
         raise CheckpointError(
@@ -124,8 +127,11 @@ def average(files: list[Path]) -> dict:
         model = state["model"]
         if not total:
             shapes = {name: tensor.shape for name, tensor in model.items()}
-        differing = [name for name in {*shapes, *model}
-                     if name not in model or shapes.get(name) != model[name].shape]
+        differing = [
+            name
+            for name in {*shapes, *model}
+            if name not in model or shapes.get(name) != model[name].shape
+        ]
         if differing:
             raise CheckpointError(
                 f"{file}: another model than {files[0]}: {shorten(sorted(differing))} differ; "

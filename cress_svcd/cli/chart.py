@@ -17,9 +17,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cress_svcd.evaluation.plots import figure, write_csv
-from cress_svcd.errors import ConfigError
 from cress_svcd.atomic_files import write_json
+from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.plots import figure, write_csv
 from cress_svcd.quantization.report import FULL_BITS
 
 
@@ -173,19 +173,25 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
                     row["bits"], row["bleu"], yerr=row["bleu_deviation"] or 0, fmt="o", capsize=3
                 )
                 panel.annotate(
-                    row["name"], (row["bits"], row["bleu"]), xytext=(5, 4), fontsize=8,
+                    row["name"],
+                    (row["bits"], row["bleu"]),
+                    xytext=(5, 4),
+                    fontsize=8,
                     textcoords="offset points",
-                )  # fmt: skip
+                )
             panel.set(xlabel="bits of a parameter, whole model")
             panel.margins(x=0.15)
         else:
             names = [row["name"] for row in rows]
             panel.bar(
-                names, [row["bleu"] for row in rows],
-                yerr=[row["bleu_deviation"] or 0 for row in rows], capsize=3,
-            )  # fmt: skip
+                names,
+                [row["bleu"] for row in rows],
+                yerr=[row["bleu_deviation"] or 0 for row in rows],
+                capsize=3,
+            )
             for number, row in enumerate(rows):
-                panel.annotate(f"{row['bleu']:.1f}", (number, row["bleu"]), ha="center",
-                               va="bottom")  # fmt: skip
+                panel.annotate(
+                    f"{row['bleu']:.1f}", (number, row["bleu"]), ha="center", va="bottom"
+                )
             panel.tick_params(axis="x", rotation=30)
         panel.set(ylabel="BLEU", title=title)

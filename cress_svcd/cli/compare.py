@@ -15,10 +15,10 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU
 
+from cress_svcd.atomic_files import write_json
 from cress_svcd.cli.arguments import positive
 from cress_svcd.cli.score import score_output
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import write_json
 from cress_svcd.evaluation.significance import compare
 
 SIGNIFICANT = 0.05

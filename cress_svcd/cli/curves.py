@@ -15,10 +15,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cress_svcd.cli.compare import named_files
-from cress_svcd.evaluation.plots import figure, write_csv
-from cress_svcd.errors import ConfigError
 from cress_svcd.atomic_files import write_json
+from cress_svcd.cli.compare import named_files
+from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.plots import figure, write_csv
 
 # As fairseq-train and fairseq-hydra-train write it.
 ENTRY = re.compile(r"(?:\| train_inner \||\[train_inner\]\[INFO\] -) (\{.*\})")
@@ -31,10 +31,13 @@ LOGARITHMIC = ("gnorm", "loss_scale")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="[NAME=]LOG", help="output of fairseq-train")
     parser.add_argument(
-        "--metrics", nargs="+", default=list(METRICS), metavar="M",
+        "--metrics",
+        nargs="+",
+        default=list(METRICS),
+        metavar="M",
         help="what is drawn, a panel each: anything that is logged, such as st_nll_loss or "
         f"quant_mix (default: {' '.join(METRICS)})",
-    )  # fmt: skip
+    )
     parser.add_argument("--csv", type=Path, help="write a row an entry there")
     parser.add_argument("--png", type=Path, help="write the picture there")
     parser.add_argument("--json", type=Path, help="write the summary of each log there")

@@ -25,21 +25,22 @@ import argparse
 import contextlib
 import itertools
 import queue
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas
 import torch
+from fairseq.data import Dictionary
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from fairseq.data import Dictionary
-
 from cress_svcd.cli.prepare_text import audio_folder, read_config
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.dataset import (
     GPU_LENGTH_MULTIPLE,
     Places,
@@ -52,7 +53,6 @@ from cress_svcd.data.feature_cache import (
     segments_digest,
     writing_features,
 )
-from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
@@ -92,9 +92,15 @@ class Waveforms(Dataset):
 
     def __init__(self, manifest: Path, frame: pandas.DataFrame, root: str, normalize: bool):
         self.segments = SpeechTranslationDataset(
-            frame["audio"], frame["n_frames"], None, None, Dictionary(), audio_root=root,
-            normalize=normalize, places=Places([(manifest, frame["id"])]),
-        )  # fmt: skip
+            frame["audio"],
+            frame["n_frames"],
+            None,
+            None,
+            Dictionary(),
+            audio_root=root,
+            normalize=normalize,
+            places=Places([(manifest, frame["id"])]),
+        )
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -251,8 +257,11 @@ def encode_in_batches(
         return [(batch, pool.submit(work, [some[index] for index in batch])) for batch in batches]
 
     def finish(begun: list[tuple[list[int], Future]]) -> Iterator[list[np.ndarray]]:
-        done = [(index, features) for batch, future in begun
-                for index, features in zip(batch, future.result(), strict=True)]  # fmt: skip
+        done = [
+            (index, features)
+            for batch, future in begun
+            for index, features in zip(batch, future.result(), strict=True)
+        ]
         for _, features in sorted(done, key=lambda item: item[0]):
             yield features
 
@@ -297,5 +306,6 @@ def encode_batch(
         features[OUTPUT], _ = encoder.transform(convolved, frames)
     # One transfer a layer; each utterance's part is copied, or it would keep the whole alive.
     found = [features[layer].half().cpu().numpy() for layer in layers]
-    return [[layer[row, :count].copy() for layer in found]
-            for row, count in enumerate(frames.tolist())]  # fmt: skip
+    return [
+        [layer[row, :count].copy() for layer in found] for row, count in enumerate(frames.tolist())
+    ]

@@ -28,11 +28,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.atomic_files import write_json
-from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.packed_checkpoint import write_packed
 from cress_svcd.inference.packed_model import DTYPES, Precision, pack_tensors, size_report
+from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.tasks.speech_and_text_translation import (
     DataConfig,
     dictionary_digest,
@@ -44,9 +44,11 @@ logger = logging.getLogger(__name__)
 
 # Options that name files of the training, which no packed model needs.
 FILES = (
-    "finetuned_st_model", "hubert_model_path", "load_pretrained_mt_encoder_decoder_from",
+    "finetuned_st_model",
+    "hubert_model_path",
+    "load_pretrained_mt_encoder_decoder_from",
     "deltalm_model_path",
-)  # fmt: skip
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,13 +125,17 @@ def run(args: argparse.Namespace) -> None:
             "extra_state": {"train_iterator": {"epoch": 1}},
             "model": tensors,
             "optimizer_history": [
-                {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {},
-                 "num_updates": 0}
+                {
+                    "criterion_name": "",
+                    "optimizer_name": "",
+                    "lr_scheduler_state": {},
+                    "num_updates": 0,
+                }
             ],
             "task_state": {"dictionary_digest": digest_in(state)} if digest_in(state) else {},
             "vocabulary": vocabulary_of(state, args.checkpoint, args.data),
         },
-    )  # fmt: skip
+    )
     report = size_report(tensors, description) | {"file_bytes": args.output.stat().st_size}
     if args.json:
         write_json(args.json, report)
@@ -196,10 +202,14 @@ def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str
 def table(report: dict) -> str:
     """The report in lines."""
     lines = [f"{'part':<20} {'parameters':>12} {'fp32 MB':>9} {'packed MB':>10} {'smaller':>8}"]
-    rows = {**report["parts"], "whole": {
-        "parameters": report["fp32_bytes"] // 4, "bytes": report["bytes"],
-        "fp32_bytes": report["fp32_bytes"],
-    }}  # fmt: skip
+    rows = {
+        **report["parts"],
+        "whole": {
+            "parameters": report["fp32_bytes"] // 4,
+            "bytes": report["bytes"],
+            "fp32_bytes": report["fp32_bytes"],
+        },
+    }
     for name, part in rows.items():
         lines.append(
             f"{name:<20} {part['parameters']:>12,} {part['fp32_bytes'] / 1e6:>9.2f} "

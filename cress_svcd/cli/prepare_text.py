@@ -16,11 +16,11 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.atomic_files import read_yaml, write_json
+from cress_svcd.data.corpus.binary_text import binarize_pairs, write_dictionaries
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.parallel_text import read_parallel
-from cress_svcd.data.corpus.binary_text import binarize_pairs, write_dictionaries
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import read_yaml, write_json
 
 Pairs = list[tuple[str, str]]
 

@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     # Here rather than above: --help shall not wait for fairseq.
-    from cress_svcd.pretraining.stages import HubertPretraining, UnitSource
     from cress_svcd.pretraining.config import load_pretraining_config
+    from cress_svcd.pretraining.stages import HubertPretraining, UnitSource
 
     # fairseq prints whole configurations at each model that is built.
     logging.getLogger("fairseq").setLevel(logging.WARNING)

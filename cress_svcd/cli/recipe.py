@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.recipes.runner import Runner, format_report
 from cress_svcd.recipes.recipe_file import Stage, load_recipe
+from cress_svcd.recipes.runner import Runner, format_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

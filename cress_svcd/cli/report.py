@@ -24,18 +24,18 @@ from typing import Any
 
 import torch
 
+from cress_svcd.atomic_files import write_json
 from cress_svcd.cli.arguments import positive
+from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.likelihood import Sentences, load_for_measuring
 from cress_svcd.evaluation.plots import write_csv
+from cress_svcd.evaluation.sensitivity import GROUPINGS
 from cress_svcd.evaluation.sensitivity_search import format_search, search
-from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import write_json
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.quantized import chosen_policy
 from cress_svcd.models.trained import load_trained
 from cress_svcd.quantization import apply_policy, quantized_layers
 from cress_svcd.quantization.report import capture_inputs, layer_rows, summary
-from cress_svcd.evaluation.sensitivity import GROUPINGS
 from cress_svcd.translation.translator import choose_device
 
 SENTENCES = 16
@@ -48,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of prepare-mustc, for measurements")
     parser.add_argument("--split", default="dev", help="measured on (default: %(default)s)")
     parser.add_argument(
-        "--sentences", type=positive, metavar="N",
+        "--sentences",
+        type=positive,
+        metavar="N",
         help=f"drawn from the split (default: {SENTENCES}; {SEARCH_SENTENCES} for --sensitivity)",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
     parser.add_argument("--reference", type=Path, help="full-precision checkpoint to compare with")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
@@ -59,10 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("a full-precision checkpoint, quantised for the report")
     group.add_argument(
-        "--quant-policy", metavar="POLICY",
+        "--quant-policy",
+        metavar="POLICY",
         help="a policy file, or the name of one in configs/quant (for --sensitivity the layers to "
         f"choose from; default there: {DEFAULT_POLICY})",
-    )  # fmt: skip
+    )
     group.add_argument("--quant-method", metavar="METHOD", help="instead of the policy's")
     group.add_argument("--quant-bits", type=float, metavar="B", help="instead of the policy's")
     group.add_argument(
@@ -73,26 +76,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sensitivity")
     group.add_argument("--sensitivity", action="store_true", help="measure each layer alone")
     group.add_argument(
-        "--by", choices=GROUPINGS, default="layer",
+        "--by",
+        choices=GROUPINGS,
+        default="layer",
         help="what is quantised at a time: a linear layer, a module such as one attention, or a "
         "block such as one decoder layer (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument("--bleu", action="store_true", help="measure BLEU as well; slow")
-    group.add_argument(
-        "--beam", type=positive, default=1, help="for --bleu (default: %(default)s)"
     )
+    group.add_argument("--bleu", action="store_true", help="measure BLEU as well; slow")
+    group.add_argument("--beam", type=positive, default=1, help="for --bleu (default: %(default)s)")
     group.add_argument(
         "--trials", type=Path, metavar="FILE", help="JSON lines: what is measured, to go on from"
     )
     budget = group.add_mutually_exclusive_group()
     budget.add_argument(
-        "--budget-bits", type=float, metavar="B",
+        "--budget-bits",
+        type=float,
+        metavar="B",
         help="propose a policy of so many bits a weight on average, vectors included",
-    )  # fmt: skip
+    )
     budget.add_argument(
-        "--keep-loss", type=float, metavar="X",
+        "--keep-loss",
+        type=float,
+        metavar="X",
         help="propose a policy of as few bits as cost X bits a token at the most",
-    )  # fmt: skip
+    )
     group.add_argument("-o", "--output", type=Path, help="write the proposed policy there (YAML)")
 
 
@@ -137,9 +144,10 @@ def check(args: argparse.Namespace) -> None:
     if (args.reference or args.sensitivity) and args.data is None:
         raise ConfigError("--sensitivity is measured on real sentences: give --data")
     changed = [
-        name for name in ("method", "bits", "activation_bits", "options")
+        name
+        for name in ("method", "bits", "activation_bits", "options")
         if getattr(args, f"quant_{name}") is not None
-    ]  # fmt: skip
+    ]
     if changed and not (args.quant_policy or args.sensitivity):
         option = f"--quant-{changed[0].replace('_', '-')}"
         raise ConfigError(f"{option} changes a --quant-policy: give one")

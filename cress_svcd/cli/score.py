@@ -14,9 +14,9 @@ from pathlib import Path
 
 from sacrebleu.metrics import BLEU
 
+from cress_svcd.atomic_files import write_json
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import write_json
 from cress_svcd.evaluation.bleu_chrf import measure
 
 LINE = re.compile(r"([TD])-(\d+)\t(.*)")

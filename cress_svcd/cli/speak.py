@@ -23,15 +23,15 @@ import argparse
 import os
 from pathlib import Path
 
-from cress_svcd.data.synthesis.espeak import Catalogue
 from cress_svcd.data.corpus.parallel_text import ParallelText, read_parallel
+from cress_svcd.data.synthesis.espeak import Catalogue
+from cress_svcd.data.synthesis.speech import ENCODINGS, SpeechOptions, default_voices
 from cress_svcd.data.synthesis.spoken_corpus import (
     ReleaseSummary,
     installed_catalogue,
     make_release,
     speaking_pool,
 )
-from cress_svcd.data.synthesis.speech import ENCODINGS, SpeechOptions, default_voices
 from cress_svcd.errors import ConfigError
 
 _DEFAULTS = SpeechOptions("en", "", (), ())

@@ -36,12 +36,15 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator
 
 from tqdm import tqdm
 
+from cress_svcd.data.audio import SUFFIXES, audio_info
+from cress_svcd.errors import AudioError, ConfigError, CressError
+from cress_svcd.kernels import BACKENDS
 from cress_svcd.translation.output import (
     FORMATS,
     FileEach,
@@ -51,11 +54,8 @@ from cress_svcd.translation.output import (
     discard_standard_output,
     open_stream,
 )
-from cress_svcd.data.audio import SUFFIXES, audio_info
 from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.segmentation import Segmentation
-from cress_svcd.errors import AudioError, ConfigError, CressError
-from cress_svcd.kernels import BACKENDS
 from cress_svcd.translation.translator import BATCH_SECONDS, Translator
 
 STDIN = "-"

@@ -11,8 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from cress_svcd.errors import CheckpointError
 from cress_svcd.atomic_files import write_checkpoint
+from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.packed_checkpoint import HEADER, read_packed
 from cress_svcd.inference.packed_model import read_description, unpack_tensors
 

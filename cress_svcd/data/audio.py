@@ -8,9 +8,9 @@ that hold a waveform.  Only numpy, soundfile and soxr are needed.
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import soundfile
@@ -25,7 +25,21 @@ SILENCE_PEAK = 1e-4
 """Largest deviation from the mean (full scale is 1) that counts as silence: 3 steps of 16 bit."""
 
 SUFFIXES = frozenset(
-    ".aif .aiff .au .caf .flac .mp3 .npy .oga .ogg .opus .rf64 .w64 .wav".split()
+    [
+        ".aif",
+        ".aiff",
+        ".au",
+        ".caf",
+        ".flac",
+        ".mp3",
+        ".npy",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".rf64",
+        ".w64",
+        ".wav",
+    ]
 )
 """What recordings are looked for by, in a folder."""
 

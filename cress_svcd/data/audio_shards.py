@@ -4,17 +4,17 @@ A network file system serves few large files, read by seeking, far better than t
 of which half is never read.  A shard is addressed as any recording is: ``file:offset:frames``.
 """
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Sequence
 
 import numpy as np
 import soundfile
 
+from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, read_audio
 from cress_svcd.errors import AudioError
-from cress_svcd.atomic_files import replacing
 
 _FULL_SCALE = 32_768
 # Sizes in a WAV file have 32 bits.
@@ -80,9 +80,12 @@ def write_shard(shard: Shard) -> int:
     """
     rounded = 0
     subtype = "FLOAT" if shard.exact else "PCM_16"
-    with replacing(shard.path) as temporary, soundfile.SoundFile(
-        temporary, "w", SAMPLE_RATE, channels=1, format="WAV", subtype=subtype
-    ) as file:
+    with (
+        replacing(shard.path) as temporary,
+        soundfile.SoundFile(
+            temporary, "w", SAMPLE_RATE, channels=1, format="WAV", subtype=subtype
+        ) as file,
+    ):
         for spec, frames in zip(shard.audio, shard.frames):
             wave = read_audio(spec, shard.root)
             if len(wave) != frames:

@@ -7,15 +7,14 @@ their reference counts change (a corpus has hundreds of thousands of segments).
 
 import logging
 import os
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas
 import torch
-from torch import Tensor
-
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, data_utils
 from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
+from torch import Tensor
 
 from cress_svcd.data.audio import read_audio, standardize
 from cress_svcd.data.feature_cache import FeatureCache

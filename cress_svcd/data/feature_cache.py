@@ -9,14 +9,14 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator
 
 import numpy as np
 import pandas
 
-from cress_svcd.errors import ConfigError
 from cress_svcd.atomic_files import replacing, write_json
+from cress_svcd.errors import ConfigError
 
 
 def segments_digest(frame: pandas.DataFrame) -> str:

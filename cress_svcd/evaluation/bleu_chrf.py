@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from sacrebleu.metrics import BLEU, CHRF
-
 from fairseq.dataclass import FairseqDataclass
 from fairseq.scoring import BaseScorer, register_scorer
+from sacrebleu.metrics import BLEU, CHRF
 
 
 @dataclass

@@ -1,22 +1,22 @@
 """What a model's likelihood and translations of a split are, for commands that compare models."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from fairseq import utils
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
 
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import CheckpointError
+from cress_svcd.evaluation.bleu_chrf import measure
 from cress_svcd.models.attention import call_projections
 from cress_svcd.quantization.packed_linear import packed_layers
-from cress_svcd.evaluation.bleu_chrf import measure
 from cress_svcd.translation.translator import (
     BATCH_SECONDS,
     TEXT_BATCH_TOKENS,

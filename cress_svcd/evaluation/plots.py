@@ -4,8 +4,9 @@ import contextlib
 import csv
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from cress_svcd.atomic_files import replacing, write_text
 

@@ -7,14 +7,15 @@ Losses are taken as additive: a policy's predicted loss is the sum of those of i
 import dataclasses
 import os
 import re
-from typing import Any, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.quantization.convert import quantized_meanwhile
 from cress_svcd.quantization.policy import LayerSpec, Policy, Rule
 from cress_svcd.quantization.report import FULL_BITS, layer_rows
-from cress_svcd.quantization.convert import quantized_meanwhile
 
 GROUPINGS = ("layer", "module", "block")
 _BLOCK = re.compile(r"(.*\.\d+)\.")  # up to the last number: decoder.layers.3

@@ -4,19 +4,17 @@ import argparse
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from fairseq.dataclass.configs import GenerationConfig
 from torch import nn
 from tqdm import tqdm
 
-from fairseq.dataclass.configs import GenerationConfig
-
-from cress_svcd.evaluation.likelihood import Likelihood, Sentences, bleu
 from cress_svcd.errors import ConfigError, OutputError
-from cress_svcd.models.quantized import chosen_policy
-from cress_svcd.quantization import LayerSpec
+from cress_svcd.evaluation.likelihood import Likelihood, Sentences, bleu
 from cress_svcd.evaluation.sensitivity import (
     Proposal,
     find_units,
@@ -24,6 +22,8 @@ from cress_svcd.evaluation.sensitivity import (
     ranking,
     require_reachable,
 )
+from cress_svcd.models.quantized import chosen_policy
+from cress_svcd.quantization import LayerSpec
 from cress_svcd.quantization.convert import quantized_meanwhile
 from cress_svcd.translation.translator import Translator
 

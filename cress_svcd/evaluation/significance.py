@@ -6,7 +6,7 @@ size of the difference is above its mean by more than the difference that was fo
 
 import contextlib
 import os
-from typing import Iterator
+from collections.abc import Iterator
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest, Result

@@ -1,12 +1,11 @@
 """HuBERT's convolutional positions, by a kernel of ours where the GPU's library has no fast one."""
 
 import torch
+from fairseq.modules import SamePad
 from torch import Tensor, nn
 
-from fairseq.modules import SamePad
-
-from cress_svcd.kernels.triton import conv1d
 from cress_svcd.inference.int8_modules import CompactConv1d
+from cress_svcd.kernels.triton import conv1d
 
 
 class ConvolutionalPositions(nn.Sequential):
@@ -22,9 +21,12 @@ class ConvolutionalPositions(nn.Sequential):
         conv, _, *rest = self
         weight, bias = _weight(conv, x.dtype), conv.bias
         y = conv1d.convolve(
-            x.transpose(1, 2), weight, None if bias is None else bias.to(x.dtype),
-            x.size(1) // weight.size(1), weight.size(2) // 2,
-        ).transpose(1, 2)  # fmt: skip
+            x.transpose(1, 2),
+            weight,
+            None if bias is None else bias.to(x.dtype),
+            x.size(1) // weight.size(1),
+            weight.size(2) // 2,
+        ).transpose(1, 2)
         for module in rest:
             y = module(y)
         return y

@@ -16,13 +16,10 @@ layers may be plain, quantised or packed; scores are those of fairseq up to roun
 
 import functools
 from collections import OrderedDict
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBase
 from fairseq.modules import (
     FairseqDropout,
@@ -31,12 +28,14 @@ from fairseq.modules import (
     SinusoidalPositionalEmbedding,
 )
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cress_svcd.inference.cuda_graph_encoder import derived_tensors, is_watched, state_of
+from cress_svcd.inference.fused_layers import PackedStep
 from cress_svcd.kernels.cuda_graph import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
 from cress_svcd.models.deltalm import ClampedPositions, DeltaLMDecoder, InterleavedDecoderLayer
-from cress_svcd.inference.fused_layers import PackedStep
-from cress_svcd.inference.cuda_graph_encoder import derived_tensors, is_watched, state_of
 from cress_svcd.quantization import BitLinear
 from cress_svcd.quantization.packed_linear import PackedLinear
 
@@ -87,9 +86,11 @@ def why_unsupported(model: nn.Module) -> str | None:
     if type(decoder) not in DECODERS:
         return f"a {type(decoder).__name__} has other steps"
     parts = (
-        decoder.adaptive_softmax, decoder.quant_noise, decoder.project_in_dim,
+        decoder.adaptive_softmax,
+        decoder.quant_noise,
+        decoder.project_in_dim,
         decoder.cross_self_attention or None,
-    )  # fmt: skip
+    )
     if any(part is not None for part in parts) or decoder.output_projection is None:
         return "the decoder has parts that are rarely used"
     positions = decoder.embed_positions
@@ -410,17 +411,21 @@ def _layer(layer: nn.Module, past: Callable, source: Callable, x: Tensor) -> Ten
     """
     own, other = layer.self_attn, layer.encoder_attn
     x = _block(
-        layer, layer.self_attn_layer_norm, x,
+        layer,
+        layer.self_attn_layer_norm,
+        x,
         lambda y: own.out_proj(past(own.q_proj(y), own.k_proj(y), own.v_proj(y))),
-    )  # fmt: skip
+    )
     if isinstance(layer, InterleavedDecoderLayer):
         x = _block(
             layer, layer.ffn_layer_norm, x, lambda y: layer.fc4(layer.activation_fn(layer.fc3(y)))
         )
     x = _block(
-        layer, layer.encoder_attn_layer_norm, x,
+        layer,
+        layer.encoder_attn_layer_norm,
+        x,
         lambda y: other.out_proj(source(other.q_proj(y))),
-    )  # fmt: skip
+    )
     return _block(
         layer, layer.final_layer_norm, x, lambda y: layer.fc2(layer.activation_fn(layer.fc1(y)))
     )

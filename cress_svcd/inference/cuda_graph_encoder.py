@@ -7,14 +7,15 @@ before are recorded, and only small ones, whose kernels are shorter than their l
 import contextlib
 import functools
 from collections import OrderedDict
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cress_svcd.inference.fused_layers import PackedEncoderLayer
 from cress_svcd.kernels.cuda_graph import Recorder
 from cress_svcd.models.attention import added_to_scores
-from cress_svcd.inference.fused_layers import PackedEncoderLayer
 from cress_svcd.quantization.binarize import CodeCache
 
 MOST_ENCODER_ROWS = 4096  # frames of all sentences
@@ -100,7 +101,7 @@ class RecordedLayers(nn.Module):
     def forward(self, x: Tensor, need_weights: bool = False, **mask: Tensor | None) -> Any:
         """What the last layer gives for T×B×C states, and for HuBERT's layers what they give beside
         them; ``mask``, under the name that the layers give it: B×T, True is padding."""
-        (name, padding), = mask.items()
+        ((name, padding),) = mask.items()
         y = self._call(name, x, padding)
         return (y, (None, y)) if name == "self_attn_padding_mask" else y
 

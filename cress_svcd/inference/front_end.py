@@ -6,10 +6,9 @@ convolution at a time are led through all of them, in buffers that stay in the c
 """
 
 import torch
+from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm
 
 from cress_svcd.inference.int8_modules import CompactConv1d, can_use_kernel
 
@@ -75,9 +74,7 @@ def _ranges(convs: list[CompactConv1d], start: int, end: int) -> list[tuple[int,
     return found[::-1]
 
 
-def _buffers(
-    convs: list[CompactConv1d], batch: int, ranges: list[tuple[int, int]]
-) -> list[Tensor]:
+def _buffers(convs: list[CompactConv1d], batch: int, ranges: list[tuple[int, int]]) -> list[Tensor]:
     """Memory for the outputs of all convolutions but the last, in these or shorter ranges."""
     return [
         torch.empty(batch, end - start, conv.shape[0])

@@ -5,17 +5,17 @@ activations and residuals are part of the products here, and query, key and valu
 ten kernels a step of a decoder's layer where plain modules launch eighteen.
 """
 
-from typing import Callable, Self
+from collections.abc import Callable
+from typing import Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from fairseq.modules import gelu
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from cress_svcd.kernels.triton import sign_gemm_float, quantize, sign_gemm_fused
+from cress_svcd.kernels.triton import quantize, sign_gemm_float, sign_gemm_fused
 from cress_svcd.models.attention import CallingAttention
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization.packed_linear import PackedLinear
@@ -38,15 +38,26 @@ class _Product:
             values[0] if len(layers) == 1 else _stacked(values) for values in zip(*operands)
         )
         self.parts = len(layers)
-        self.norm = norm and sign_gemm_fused.Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
+        self.norm = norm and sign_gemm_fused.Norm(
+            norm.weight.detach(), norm.bias.detach(), norm.eps
+        )
         self.keeps = keeps and norm is not None
 
-    def __call__(self, x: Tensor, activation: int = sign_gemm_fused.NONE, **around: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, activation: int = sign_gemm_fused.NONE, **around: Tensor
+    ) -> Tensor:
         """``around``: dense tensors, as ``sign_gemm_fused.sign_matmul`` takes them."""
         return sign_gemm_float.eight_bit(
-            x.contiguous(), self.signs, self.g, self.h, self.bias, parts=self.parts, norm=self.norm,
-            activation=activation, **around,
-        )  # fmt: skip
+            x.contiguous(),
+            self.signs,
+            self.g,
+            self.h,
+            self.bias,
+            parts=self.parts,
+            norm=self.norm,
+            activation=activation,
+            **around,
+        )
 
     def enter(self, x: Tensor, activation: int = sign_gemm_fused.NONE) -> tuple[Tensor, Tensor]:
         """The product of x, and what the residual connection around it takes, dense."""
@@ -61,10 +72,14 @@ def _stacked(values: tuple[Tensor | None, ...]) -> Tensor | None:
     return None if values[0] is None else torch.cat(values)
 
 
-def _are_products(projections: list[nn.Module], norms: list[nn.Module], activation: Callable) -> bool:
+def _are_products(
+    projections: list[nn.Module], norms: list[nn.Module], activation: Callable
+) -> bool:
     """Whether a layer is these 8-bit products, norms and activation, all where Triton computes."""
-    operands = [projection.kernel_operands() if isinstance(projection, PackedLinear) else None
-                for projection in projections]  # fmt: skip
+    operands = [
+        projection.kernel_operands() if isinstance(projection, PackedLinear) else None
+        for projection in projections
+    ]
     return (
         activation in ACTIVATIONS
         and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
@@ -77,8 +92,10 @@ def _are_products(projections: list[nn.Module], norms: list[nn.Module], activati
 def _lie_together(projections: list[PackedLinear]) -> bool:
     """Whether they can be one product."""
     sizes = {projection.out_features for projection in projections}
-    vectors = {tuple(operand is None for operand in projection.kernel_operands())
-               for projection in projections}  # fmt: skip
+    vectors = {
+        tuple(operand is None for operand in projection.kernel_operands())
+        for projection in projections
+    }
     return len(sizes) == len(vectors) == 1 and not sizes.pop() % sign_gemm_fused.OUTPUTS[-1]
 
 
@@ -144,8 +161,11 @@ def _norms(layer: nn.Module) -> list[nn.Module]:
     interleaved = isinstance(layer, InterleavedDecoderLayer)
     between = [layer.ffn_layer_norm] if interleaved else []
     return [
-        layer.self_attn_layer_norm, *between, layer.encoder_attn_layer_norm, layer.final_layer_norm
-    ]  # fmt: skip
+        layer.self_attn_layer_norm,
+        *between,
+        layer.encoder_attn_layer_norm,
+        layer.final_layer_norm,
+    ]
 
 
 def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor) -> Tensor:

@@ -9,16 +9,15 @@ import contextlib
 import logging
 import os
 import threading
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 from torch import Tensor, nn
 
-from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
-
 from cress_svcd.errors import ConfigError
-from cress_svcd.inference.cuda_graph_encoder import RecordedEncoder
 from cress_svcd.inference.cuda_graph_decoder import StaticDecoder, most_rows, why_unsupported
+from cress_svcd.inference.cuda_graph_encoder import RecordedEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -235,10 +235,17 @@ class CompactConv1d(nn.Module):
         if scale is None:
             scale = torch.ones(self.shape[0])
         return conv1d.convolve(
-            x, self.weight, self.shape, scale if gain is None else scale * gain,
-            self.bias if bias is None else bias, stride=self.stride, padding=self.padding,
-            gelu=gelu, planes=self._planes, out=out,
-        )  # fmt: skip
+            x,
+            self.weight,
+            self.shape,
+            scale if gain is None else scale * gain,
+            self.bias if bias is None else bias,
+            stride=self.stride,
+            padding=self.padding,
+            gelu=gelu,
+            planes=self._planes,
+            out=out,
+        )
 
     def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution, in memory B x T x C: as the next one wants its input."""

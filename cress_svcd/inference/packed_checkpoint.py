@@ -26,14 +26,15 @@ import hashlib
 import json
 import os
 import zipfile
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cress_svcd.training import fairseq_patches
-from cress_svcd.errors import CheckpointError
 from cress_svcd.atomic_files import write_checkpoint
+from cress_svcd.errors import CheckpointError
+from cress_svcd.training import fairseq_patches
 
 FORMAT = "cress_svcd packed model"
 VERSION = 1
@@ -66,9 +67,7 @@ def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
     with fairseq_patches.explained(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not is_packed(state):
-        raise CheckpointError(
-            f"{path}: is no packed model; expected a file of 'cress-svcd pack'"
-        )
+        raise CheckpointError(f"{path}: is no packed model; expected a file of 'cress-svcd pack'")
     check(state, path)
     return state
 

@@ -6,17 +6,16 @@ data or its code.  ``build_packed`` makes the model, without ever holding its fu
 
 import dataclasses
 import json
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from fairseq.modules import SinusoidalPositionalEmbedding
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from fairseq.modules import SinusoidalPositionalEmbedding
-
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.inference.int8_modules import (
     CompactConv1d,
     Int8Embedding,
@@ -25,6 +24,7 @@ from cress_svcd.inference.int8_modules import (
     dequantize_rows,
     quantize_rows,
 )
+from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization.packed_linear import PackedLinear, rebuild_packed
 from cress_svcd.quantization.policy import LayerSpec
 
@@ -75,9 +75,7 @@ def pack_tensors(
         CheckpointError: tensors are missing, or a weight is broken.
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.
     """
-    rest = {
-        name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)
-    }
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
     packed: Tensors = {}
     described: dict[str, Any] = {}
     layers = {
@@ -174,8 +172,11 @@ def _normalised_dimension(gains: Tensor) -> int:
 
 def _pack_tables(rest: Tensors, packed: Tensors, kinds: tuple[str, ...]) -> list[str]:
     """Move the modules of ``rest`` that have one of these names to ``packed``, in int8."""
-    names = [key.removesuffix(".weight") for key in rest if key.endswith(
-        tuple(f".{kind}.weight" for kind in kinds))]  # fmt: skip
+    names = [
+        key.removesuffix(".weight")
+        for key in rest
+        if key.endswith(tuple(f".{kind}.weight" for kind in kinds))
+    ]
     codes = _once(quantize_rows)
     for name in names:
         packed[f"{name}.weight"], packed[f"{name}.scale"] = codes(rest.pop(f"{name}.weight"))
@@ -280,9 +281,9 @@ class _Shapes(TorchFunctionMode):
                 return tensor
         if function is torch.norm_except_dim and args[0].is_meta:  # of a weight normalisation
             weight, _, dimension = args
-            return weight.new_empty([
-                size if number == dimension else 1 for number, size in enumerate(weight.shape)
-            ])  # fmt: skip
+            return weight.new_empty(
+                [size if number == dimension else 1 for number, size in enumerate(weight.shape)]
+            )
         if function is torch._weight_norm and args[0].is_meta:
             return args[0].detach()
         return function(*args, **kwargs)
@@ -385,12 +386,14 @@ PARTS = {
     "HuBERT front-end": ("encoder.hubert.",),
     "subsampler": ("encoder.subsampler.",),
     "embeddings": (
-        "encoder.embed_tokens.", "decoder.embed_tokens.", "decoder.output_projection.",
+        "encoder.embed_tokens.",
+        "decoder.embed_tokens.",
+        "decoder.output_projection.",
     ),
     "encoder": ("encoder.",),
     "decoder": ("decoder.",),
     "other": ("",),
-}  # fmt: skip
+}
 
 
 def size_report(packed: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the nu
 ``windows`` has convolutions over time of int8 and half-precision weights, for AMX and AVX-512-VNNI.
 """
 
-from cress_svcd.kernels.packed_layout import pack_signs, unpack_signs
 from cress_svcd.kernels.layouts import (
     BACKENDS,
     Backend,
@@ -24,6 +23,7 @@ from cress_svcd.kernels.layouts import (
     restore,
 )
 from cress_svcd.kernels.operator import sign_matmul
+from cress_svcd.kernels.packed_layout import pack_signs, unpack_signs
 
 __all__ = [
     "BACKENDS",

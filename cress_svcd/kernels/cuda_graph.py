@@ -10,7 +10,7 @@ everywhere.
 import functools
 import logging
 import threading
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 

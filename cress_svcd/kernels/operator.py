@@ -7,8 +7,8 @@ any other; plain calls go past torch's dispatcher, which would cost more than a 
 import torch
 from torch import Tensor
 
+from cress_svcd.kernels import layouts, packed_layout, reference, torch_int8
 from cress_svcd.kernels.cpu import sign_gemm
-from cress_svcd.kernels import torch_int8, layouts, packed_layout, reference
 from cress_svcd.kernels.triton import sign_gemm_float
 
 BITS = (8, 16, None)
@@ -82,8 +82,11 @@ def _check(
             f"signs: found {signs.dtype} of {shape}, which is no form of {out_features} outputs x "
             f"{in_features} inputs (the inputs of x)"
         )
-    for name, vector, size in (("g", g, in_features), ("h", h, out_features),
-                               ("bias", bias, out_features)):  # fmt: skip
+    for name, vector, size in (
+        ("g", g, in_features),
+        ("h", h, out_features),
+        ("bias", bias, out_features),
+    ):
         if vector is not None and vector.shape != (size,):
             raise ValueError(f"{name}: found shape {tuple(vector.shape)}, expected ({size},)")
 

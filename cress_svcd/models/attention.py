@@ -2,10 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
 
 from cress_svcd.quantization import QuantLinear
 from cress_svcd.quantization.packed_linear import PackedLinear

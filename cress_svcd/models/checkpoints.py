@@ -3,14 +3,15 @@
 import dataclasses
 import logging
 import os
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from cress_svcd.training.fairseq_patches import explained, read_mapped
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.packed_checkpoint import is_packed
+from cress_svcd.training.fairseq_patches import explained, read_mapped
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,16 @@ its attentions, so that both halves of it look like an encoder layer:
 Parameters have the names that DeltaLM has after fine-tuning in fairseq.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from fairseq import utils
 from fairseq.distributed import fsdp_wrap
 from fairseq.models.transformer import TransformerConfig
 from fairseq.modules import LayerNorm, LearnedPositionalEmbedding
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from torch import Tensor, nn
 
 from cress_svcd.models.attention import ReorderingDecoder
 from cress_svcd.models.hubert_transformer import SpeechTextEncoder
@@ -47,9 +46,7 @@ class ClampedPositions(LearnedPositionalEmbedding):
             places = input.new_full((1, 1), self.padding_idx + input.size(1))
         else:
             places = utils.make_positions(input, self.padding_idx)
-        return F.embedding(
-            places.clamp(max=self.num_embeddings - 1), self.weight, self.padding_idx
-        )
+        return F.embedding(places.clamp(max=self.num_embeddings - 1), self.weight, self.padding_idx)
 
 
 class DeltaLMEncoder(SpeechTextEncoder):

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from argparse import Namespace
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -111,9 +111,7 @@ def read_deltalm(path: str | os.PathLike) -> DeltaLMFile:
         settings: dict = {}
     elif isinstance(checkpoint.get("model"), dict):
         state = {
-            name: value
-            for name, value in checkpoint["model"].items()
-            if not _FOREIGN.match(name)
+            name: value for name, value in checkpoint["model"].items() if not _FOREIGN.match(name)
         }
         settings = _settings(checkpoint)
     else:

@@ -8,11 +8,10 @@ The dimensions come from the DeltaLM file and are stored in the checkpoint.
 from dataclasses import dataclass, field
 from typing import Optional
 
-from torch import nn
-
 from fairseq.data import Dictionary
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig
+from torch import nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import require_dictionary, shorten, transfer

@@ -14,17 +14,16 @@ import operator
 import os
 
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor, nn
-
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.modules import Fp32GroupNorm, GradMultiply
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference import front_end
-from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
+from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
 
 logger = logging.getLogger(__name__)
 
@@ -350,9 +349,7 @@ class HubertEncoder(HubertModel):
                 masked.to(features.device).unsqueeze(2), self.mask_emb.type_as(features), features
             )
         if self.mask_channel_prob > 0:
-            masked = random_spans(
-                batch, channels, self.mask_channel_prob, self.mask_channel_length
-            )
+            masked = random_spans(batch, channels, self.mask_channel_prob, self.mask_channel_length)
             features = features.masked_fill(masked.to(features.device).unsqueeze(1), 0)
         return features
 

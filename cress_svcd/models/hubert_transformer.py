@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
-from omegaconf import II
-from torch import Tensor, nn
-
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -27,6 +24,8 @@ from fairseq.models.transformer import (
     TransformerDecoderBase,
     TransformerEncoderBase,
 )
+from omegaconf import II
+from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import ReorderingDecoder
@@ -58,9 +57,7 @@ class HubertTransformerConfig(FairseqDataclass):
         default="",
         metadata={"help": "filled in by training and stored in the checkpoint; not to be set"},
     )
-    freeze_hubert: bool = field(
-        default=False, metadata={"help": "do not train the speech encoder"}
-    )
+    freeze_hubert: bool = field(default=False, metadata={"help": "do not train the speech encoder"})
     freeze_hubert_convolutions: bool = field(
         default=False,
         metadata={
@@ -397,7 +394,7 @@ class HubertTransformer(FairseqEncoderDecoderModel):
 
     def max_positions(self) -> None:
         """The task knows the limits: they differ between speech and text."""
-        return None
+        return
 
 
 @register_model("hubert_transformer_postln", dataclass=HubertTransformerConfig)

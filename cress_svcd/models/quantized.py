@@ -14,13 +14,13 @@ To quantise another base model:
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional
-
-from omegaconf import II
-from torch import Tensor, nn
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
+from omegaconf import II
+from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import call_quantized_projections
@@ -42,20 +42,34 @@ from cress_svcd.quantization import (
     rebuild,
     require_same_map,
 )
+from cress_svcd.quantization.presets import find_policy
 from cress_svcd.quantization.report import summary
 from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage, set_stage
-from cress_svcd.quantization.presets import find_policy
 
 logger = logging.getLogger(__name__)
 
 # Options that each training chooses anew; all others make the model what it is.
 OF_THE_TRAINING = {
-    "_name", "hubert_model_path", "hubert_description", "freeze_hubert",
-    "freeze_hubert_convolutions", "hubert_dropout", "hubert_layerdrop", "hubert_mask_prob",
-    "hubert_mask_length", "hubert_mask_channel_prob", "hubert_mask_channel_length",
-    "load_pretrained_mt_encoder_decoder_from", "ctc_head", "dropout", "attention_dropout",
-    "activation_dropout", "checkpoint_activations", "max_source_positions", "max_target_positions",
-}  # fmt: skip
+    "_name",
+    "hubert_model_path",
+    "hubert_description",
+    "freeze_hubert",
+    "freeze_hubert_convolutions",
+    "hubert_dropout",
+    "hubert_layerdrop",
+    "hubert_mask_prob",
+    "hubert_mask_length",
+    "hubert_mask_channel_prob",
+    "hubert_mask_channel_length",
+    "load_pretrained_mt_encoder_decoder_from",
+    "ctc_head",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "checkpoint_activations",
+    "max_source_positions",
+    "max_target_positions",
+}
 # What a start need not hold, and what it may hold in vain.
 OPTIONAL_TENSORS = ("encoder.hubert.mask_emb",)
 UNUSED_TENSORS = (*OPTIONAL_TENSORS, "encoder.ctc_head.")
@@ -306,7 +320,7 @@ def _options(text: str) -> dict:
     except json.JSONDecodeError as error:
         raise ConfigError(f"--quant-options {text!r}: is not JSON ({error})") from None
     if not isinstance(options, dict):
-        raise ConfigError(f"--quant-options {text!r}: expected a JSON object, e.g. {{\"init\": …}}")
+        raise ConfigError(f'--quant-options {text!r}: expected a JSON object, e.g. {{"init": …}}')
     return options
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import fnmatch
-from typing import Any, Iterator
-
-from torch import Tensor, nn
+from collections.abc import Iterator
+from typing import Any
 
 from fairseq.models import BaseFairseqModel
 from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.attention import call_projections

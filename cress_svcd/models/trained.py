@@ -2,15 +2,14 @@
 
 import os
 
-from omegaconf import OmegaConf
-
 from fairseq import models
 from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
 
-from cress_svcd.training.fairseq_patches import explained_model
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint, require_dictionary
+from cress_svcd.training.fairseq_patches import explained_model
 
 
 def load_trained(path: str | os.PathLike, task: FairseqTask) -> BaseFairseqModel:

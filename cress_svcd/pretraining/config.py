@@ -15,24 +15,24 @@ import copy
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import cress_svcd
+from cress_svcd.atomic_files import parse_yaml, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.models.hubert_encoder import parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
 from cress_svcd.pretraining.speech_units import FRAME_SHIFT, LABEL_RATE
-from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.atomic_files import parse_yaml, read_yaml
-from cress_svcd.models.hubert_encoder import parse_conv_layers, receptive_field
 
 MASKED_PREDICTION = "masked_prediction"
 CTC = "ctc"

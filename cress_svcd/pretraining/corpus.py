@@ -12,19 +12,20 @@ import itertools
 import logging
 import multiprocessing
 import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas
 from tqdm import tqdm
 
+from cress_svcd.atomic_files import replacing, write_text
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
+from cress_svcd.errors import ManifestError
 from cress_svcd.pretraining.letters import ctc_frames, spell
 from cress_svcd.pretraining.speech_units import Clusters, count_frames
-from cress_svcd.errors import ManifestError
-from cress_svcd.atomic_files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -223,9 +224,7 @@ def _map_audio(
     ]
     here = workers == 1 or getattr(job.features, "in_process", False)
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(total=len(audio), desc=title, unit="segment", disable=None)
-        )
+        bar = stack.enter_context(tqdm(total=len(audio), desc=title, unit="segment", disable=None))
         results = map(job, batches) if here else _parallel(job, batches, workers, stack)
         for batch in results:
             bar.update(len(batch))

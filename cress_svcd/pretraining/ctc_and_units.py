@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
+from torch import Tensor
 
 from cress_svcd.pretraining.letters import WORD_BOUNDARY
 

@@ -5,11 +5,10 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from omegaconf import II, OmegaConf
-from torch import Tensor, nn
-
 from fairseq.models import register_model
 from fairseq.models.hubert.hubert import HubertConfig
+from omegaconf import II, OmegaConf
+from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer

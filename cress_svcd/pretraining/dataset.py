@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from fairseq.data import HubertDataset
+from torch import Tensor
 
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.dataset import PackedStrings, round_up

@@ -3,18 +3,17 @@
 import logging
 import os
 import warnings
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor
-
 from fairseq.data import Dictionary
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+from omegaconf import OmegaConf
+from torch import Tensor
 
-from cress_svcd.errors import CheckpointError
 from cress_svcd.atomic_files import replacing
+from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import shorten, transfer
 from cress_svcd.pretraining.ctc_hubert import LETTERS_HEAD
 

@@ -1,11 +1,10 @@
 """fairseq's HuBERT under masked prediction, repeatable and without its memory peak."""
 
 import torch
-from torch import Tensor
-
 from fairseq.data.data_utils import compute_mask_indices
 from fairseq.models import register_model
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from torch import Tensor
 
 
 @register_model("masked_hubert", dataclass=HubertConfig)

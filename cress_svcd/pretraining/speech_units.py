@@ -13,12 +13,12 @@ from pathlib import Path
 import kaldi_native_fbank as knf
 import numpy as np
 
+from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.corpus.mustc import read_rows, segment_ids
-from cress_svcd.data.synthesis.speech import frame_phones
 from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.data.synthesis.speech import frame_phones
 from cress_svcd.errors import ConfigError, ReleaseError
-from cress_svcd.atomic_files import replacing
 
 FRAME_SHIFT = 320
 FRAME_LENGTH = 400

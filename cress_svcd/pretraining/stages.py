@@ -6,16 +6,20 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import torch
 import yaml
 
-from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, PretrainingConfig
-from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
+from cress_svcd.atomic_files import read_yaml, write_json, write_text
+from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.feature_cache import file_digest
+from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, PretrainingConfig
 from cress_svcd.pretraining.corpus import (
     LETTERS,
     UNITS,
@@ -31,13 +35,10 @@ from cress_svcd.pretraining.corpus import (
     write_label_dictionary,
     write_labels,
 )
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.pretraining.speech_units import MfccFeatures, PhoneEvents, fit_clusters
-from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.atomic_files import read_yaml, write_json, write_text
-from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
+from cress_svcd.pretraining.speech_units import MfccFeatures, PhoneEvents, fit_clusters
+from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Optional
 
 import torch
-
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 from fairseq.tasks.hubert_pretraining import (
@@ -15,8 +14,8 @@ from fairseq.tasks.hubert_pretraining import (
 )
 
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
-from cress_svcd.pretraining.dataset import SegmentHubertDataset
 from cress_svcd.errors import ConfigError
+from cress_svcd.pretraining.dataset import SegmentHubertDataset
 
 SEQUENCE = -1.0
 """fairseq's label rate for labels that do not belong to frames."""

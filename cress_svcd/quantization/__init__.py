@@ -13,11 +13,7 @@ A step by step way in: ``Schedule`` with ``set_progress``.  What to learn from t
 model: ``distillation``.  What became of the layers: ``report``.
 """
 
-from cress_svcd.quantization.svcd import BitLinear
 from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.methods import METHODS
-from cress_svcd.quantization.policy import LayerSpec, Policy, Rule
-from cress_svcd.quantization.schedule import Schedule, set_progress, weight_decay_factor
 from cress_svcd.quantization.convert import (
     Replacement,
     apply_policy,
@@ -29,6 +25,10 @@ from cress_svcd.quantization.convert import (
     rebuild,
     require_same_map,
 )
+from cress_svcd.quantization.methods import METHODS
+from cress_svcd.quantization.policy import LayerSpec, Policy, Rule
+from cress_svcd.quantization.schedule import Schedule, set_progress, weight_decay_factor
+from cress_svcd.quantization.svcd import BitLinear
 
 __all__ = [
     "METHODS",

@@ -1,6 +1,6 @@
 """The 1-bit (or ternary) codes of a latent weight, and a cache that makes them once a step."""
 
-from typing import Callable, Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor

@@ -1,14 +1,15 @@
 """Fitting vectors to real inputs, in closed form, between the swap and the training."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.svcd import BitLinear
-from cress_svcd.quantization.report import capture_inputs
 from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.quantization.report import capture_inputs
+from cress_svcd.quantization.svcd import BitLinear
 
 
 @torch.no_grad()

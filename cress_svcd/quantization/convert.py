@@ -3,7 +3,8 @@
 import collections
 import contextlib
 import dataclasses
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 

@@ -7,7 +7,7 @@ mean square of the centred weight, which makes the window fit a trained matrix w
 of the order of 0.03.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

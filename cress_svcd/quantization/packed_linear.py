@@ -11,7 +11,8 @@ A weight of every method is a sum of sign matrices, one for 1 bit, two for terna
 call and added up.  What a method does around the product stays as in its layer.
 """
 
-from typing import Any, Mapping, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ from torch.nn import functional as F
 from cress_svcd import kernels
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import svcd_paper
-from cress_svcd.quantization.fake_quant import autocast_dtype
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.quantization.fake_quant import autocast_dtype
+from cress_svcd.quantization.methods.quest import rotated_input
+from cress_svcd.quantization.methods.tbt import elastic_quantize
 from cress_svcd.quantization.planes import (
     latent_weight,
     level_planes,
@@ -29,9 +33,6 @@ from cress_svcd.quantization.planes import (
     plane_weights,
 )
 from cress_svcd.quantization.policy import LayerSpec
-from cress_svcd.quantization.methods.quest import rotated_input
-from cress_svcd.quantization.convert import quantized_layers
-from cress_svcd.quantization.methods.tbt import elastic_quantize
 
 _EXACT = torch.float32  # what the kernels compute in
 
@@ -271,8 +272,9 @@ class PackedLinear(nn.Module):
         dtype, device = self.h.dtype, self.h.device
         spec = LayerSpec.from_dict(self.spec, "packed layer")
         levels, scale = self.levels(), self.h.to(_EXACT)
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None,
-                           device=device, dtype=dtype)  # fmt: skip
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device=device, dtype=dtype
+        )
         layer = spec.quantize(linear)
         layer.weight.copy_(latent_weight(layer, levels, scale))
         layer.norm.load_state_dict(self.norm.state_dict())
@@ -324,14 +326,17 @@ class PackedLinear(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}signs"] = self._rows()
 
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected,
-                              errors) -> None:  # fmt: skip
+    def _load_from_state_dict(
+        self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+    ) -> None:
         key = f"{prefix}signs"
         rows = state_dict.get(key)
         expected = (self.planes * self.out_features, -(-self.in_features // 8))
         if rows is not None and (rows.dtype != torch.uint8 or tuple(rows.shape) != expected):
-            errors.append(f"{key}: found {rows.dtype} of {tuple(rows.shape)}, expected packed "
-                          f"signs, uint8 of {expected}")  # fmt: skip
+            errors.append(
+                f"{key}: found {rows.dtype} of {tuple(rows.shape)}, expected packed "
+                f"signs, uint8 of {expected}"
+            )
             rows = None
         state_dict = {name: value for name, value in state_dict.items() if name != key}
         if rows is not None:

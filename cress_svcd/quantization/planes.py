@@ -8,22 +8,22 @@
 times a scale for each row (and, in svcd and onebit, g for each input).
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import svcd_paper
-from cress_svcd.quantization.fake_quant import accumulation_dtype
-from cress_svcd.quantization.svcd import BitLinear
-from cress_svcd.quantization.binarize import row_chunks
-from cress_svcd.quantization.midrise_grid import gaussian_step, midrise_levels
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.binarize import row_chunks
+from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.methods import METHODS
 from cress_svcd.quantization.methods.onebit import OneBitLinear
 from cress_svcd.quantization.methods.quest import QuESTLinear, rotate
 from cress_svcd.quantization.methods.uniform import SMALLEST_STEP, UniformLinear
+from cress_svcd.quantization.midrise_grid import gaussian_step, midrise_levels
+from cress_svcd.quantization.svcd import BitLinear
 
 
 @torch.no_grad()
@@ -61,8 +61,7 @@ def levels_and_scale(layer: QuantLinear) -> tuple[Tensor, Tensor]:
     scale = scale.detach().flatten()
     if not all(bool(tensor.isfinite().all()) for tensor in (layer.weight, levels, scale)):
         raise CheckpointError(
-            "packing: the weight or a scale holds NaN or infinity; train from an earlier "
-            "checkpoint"
+            "packing: the weight or a scale holds NaN or infinity; train from an earlier checkpoint"
         )
     return levels, scale
 

@@ -29,17 +29,18 @@ Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in 
 import dataclasses
 import fnmatch
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
 from torch import nn
 
 from cress_svcd import atomic_files
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.validation import near, require_choice, require_keys
 from cress_svcd.quantization.base import QuantLinear, option_names
 from cress_svcd.quantization.methods import METHODS
+from cress_svcd.quantization.validation import near, require_choice, require_keys
 
 FULL = "full"
 
@@ -213,7 +214,9 @@ class Policy:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the policy as YAML, all or nothing."""
-        atomic_files.write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        atomic_files.write_text(
+            path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        )
 
     def replaced(self, **changes: Any) -> "Policy":
         """The same layers by another method: every rule but those of method full is changed.

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.validation import near
 from cress_svcd.quantization.policy import Policy
+from cress_svcd.quantization.validation import near
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "quant"
 

@@ -5,7 +5,7 @@ for all ones) and returns (g, h) in float32 at least.
 """
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -10,10 +10,10 @@ import math
 from torch import nn
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.svcd import BitLinear
-from cress_svcd.quantization.validation import require_choice
 from cress_svcd.quantization.binarize import TERNARY_DEAD_ZONE
 from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.quantization.svcd import BitLinear
+from cress_svcd.quantization.validation import require_choice
 
 SHAPES = ("linear", "cosine")
 SCHEDULES = ("none", "fade", "ternary")

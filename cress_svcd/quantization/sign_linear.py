@@ -10,7 +10,7 @@ depends neither on the order of summation nor on the batch, and equals what an i
 computes on packed weights.  In float16 it cannot overflow, as levels are at most 1 there.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from cress_svcd.quantization.fake_quant import (
     fake_quantize_tokens,
     quantize_tokens,
 )
-
 
 # Rows are few if so many times their number is less than the weight's smaller side: then passes
 # over the weight would cost more than a further product.
@@ -93,7 +92,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 def _gradients(
     grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
-) -> Gradients:  # fmt: skip
+) -> Gradients:
     """Two products of grad, and passes over matrices of the weight's size."""
     need_x, need_weight, need_g, need_h = needs
     grad_x = grad_weight = grad_g = grad_h = None
@@ -112,7 +111,7 @@ def _gradients(
 
 def _gradients_of_few_rows(
     grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
-) -> Gradients:  # fmt: skip
+) -> Gradients:
     """One product more, and passes over matrices of the rows' size alone."""
     need_x, need_weight, need_g, need_h = needs
     grad_x = grad_weight = grad_g = grad_h = None
@@ -132,7 +131,7 @@ def _gradients_of_few_rows(
 
 def _fused_gradients(
     grad: Tensor, x: Tensor, dtype: torch.dtype, g: Tensor, h: Tensor, codes: Tensor, needs: Needs
-) -> Gradients:  # fmt: skip
+) -> Gradients:
     """As ``_gradients``, the passes fused on CUDA."""
     need_x, *of_weight = needs
     grad_x = grad_weight = grad_g = grad_h = None

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import svcd_paper
-from cress_svcd.quantization.fake_quant import accumulation_dtype, autocast_dtype
-from cress_svcd.quantization.validation import require_choice
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.binarize import (
     TERNARY_DEAD_ZONE,
     CodeCache,
@@ -20,9 +19,10 @@ from cress_svcd.quantization.binarize import (
     weight_key,
 )
 from cress_svcd.quantization.estimators import SLOPES, slope
-from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.sign_linear import sign_linear
+from cress_svcd.quantization.fake_quant import accumulation_dtype, autocast_dtype
 from cress_svcd.quantization.scale_init import INITS, initial_vectors
+from cress_svcd.quantization.sign_linear import sign_linear
+from cress_svcd.quantization.validation import require_choice
 
 VARIANTS = ("default", "paper")
 

@@ -12,8 +12,8 @@ the group size stay zero), and the quotient is taken before the product, which f
 import torch
 from torch import Tensor
 
-from cress_svcd.quantization.fake_quant import straight_through
 from cress_svcd.quantization.binarize import row_chunks
+from cress_svcd.quantization.fake_quant import straight_through
 
 EPSILON = 1e-5
 ACTIVATION_BITS = 8

@@ -1,7 +1,8 @@
 """Checking a value that a user chose, with an error that helps to choose again."""
 
 import difflib
-from typing import Any, Collection, Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from cress_svcd.errors import ConfigError
 

@@ -43,13 +43,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cress_svcd.errors import ConfigError
 from cress_svcd.atomic_files import parse_yaml, read_yaml
+from cress_svcd.errors import ConfigError
 
 STAGE_KEYS = {
-    "name", "does", "commands", "together", "needs", "makes", "when", "unless", "clears", "output",
+    "name",
+    "does",
+    "commands",
+    "together",
+    "needs",
+    "makes",
+    "when",
+    "unless",
+    "clears",
+    "output",
     "accepts",
-}  # fmt: skip
+}
 RECIPE_KEYS = {"name", "about", "include", "settings", "stages", "report"}
 
 

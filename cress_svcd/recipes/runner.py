@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
-from cress_svcd.errors import CressError
 from cress_svcd.atomic_files import write_json, write_text
+from cress_svcd.errors import CressError
 from cress_svcd.recipes.recipe_file import Recipe, Stage
 
 # Run as modules of this very Python: they need not be on the PATH.

@@ -12,10 +12,6 @@ from typing import Optional
 import numpy as np
 import pandas
 import torch
-from omegaconf import II, OmegaConf, open_dict
-from sacrebleu.metrics import BLEU
-from torch import distributed
-
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, encoders, iterators
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
@@ -28,8 +24,15 @@ from fairseq.tasks.translation import (
     TranslationTask,
     load_langpair_dataset,
 )
+from omegaconf import II, OmegaConf, open_dict
+from sacrebleu.metrics import BLEU
+from torch import distributed
 
+from cress_svcd.atomic_files import read_yaml
 from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
+from cress_svcd.data.corpus.binary_text import check_binary_pairs
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.corpus.vocabulary import check_dictionary
 from cress_svcd.data.dataset import (
     GPU_LENGTH_MULTIPLE,
     EncodedSentences,
@@ -40,15 +43,11 @@ from cress_svcd.data.dataset import (
     text_dataset,
 )
 from cress_svcd.data.feature_cache import FeatureCache, file_digest
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.corpus.binary_text import check_binary_pairs
-from cress_svcd.data.corpus.vocabulary import check_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.atomic_files import read_yaml
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
-from cress_svcd.inference.packed_model import build_packed, read_description
-from cress_svcd.training.calibration import calibrate, is_resumed
 from cress_svcd.inference.generator import RecordedGenerator
+from cress_svcd.inference.packed_model import build_packed, read_description
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
+from cress_svcd.training.calibration import calibrate, is_resumed
 
 logger = logging.getLogger(__name__)
 
@@ -393,10 +392,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             self.datasets[split] = items[0][1]
         else:
             self.datasets[split] = OneModeBatches(
-                [
-                    ModalityDatasetItem(mode, dataset, dataset.size_limits)
-                    for mode, dataset in items
-                ]
+                [ModalityDatasetItem(mode, dataset, dataset.size_limits) for mode, dataset in items]
             )
             self.datasets[split].size_limits = None
 
@@ -424,8 +420,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
             if not path.is_file():
                 found = sorted(file.stem for file in self.data_cfg.root.glob("*.tsv"))
                 raise ConfigError(
-                    f"{path}: no such manifest; this data folder has "
-                    f"{', '.join(found) or 'none'}"
+                    f"{path}: no such manifest; this data folder has {', '.join(found) or 'none'}"
                 )
             frame = read_manifest(path)
             check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
@@ -544,7 +539,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
 
     def max_positions(self) -> None:
         """No limit that holds for speech and text alike; see ``size_limits`` of the datasets."""
-        return None
+        return
 
     def get_batch_iterator(self, dataset, max_tokens=None, max_sentences=None, epoch=1, **kwargs):
         """Batches of one mode each, speech measured in samples and text in tokens."""
@@ -710,7 +705,11 @@ class SpeechAndTextTranslationTask(TranslationTask):
             ConfigError: checkpoints are to be compared by what no validation would tell.
         """
         own = self.cfg
-        if not own.eval_bleu and not own.disable_validation and own.best_checkpoint_metric == "bleu":
+        if (
+            not own.eval_bleu
+            and not own.disable_validation
+            and own.best_checkpoint_metric == "bleu"
+        ):
             raise ConfigError(
                 "--best-checkpoint-metric bleu needs --eval-bleu: validation translates and counts "
                 "BLEU only then; give it, or compare checkpoints by st_nll_loss"
@@ -749,9 +748,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
         split = self.cfg.train_subset
         self.load_dataset(split)
         start = getattr(cfg, "finetuned_st_model", None)
-        calibrate(
-            model, start, self, self.dataset(split), self.cfg.quant_calibrate, self.cfg.cpu
-        )
+        calibrate(model, start, self, self.dataset(split), self.cfg.quant_calibrate, self.cfg.cpu)
 
     @property
     def dictionary_digest(self) -> str:
@@ -825,7 +822,9 @@ class SpeechAndTextTranslationTask(TranslationTask):
             for name in ("_bleu_counts", "_bleu_totals"):
                 metrics.log_scalar(name, np.zeros(EVAL_BLEU_ORDER, int))
             metrics.log_scalar("_bleu_sys_len", 0)
-            metrics.log_scalar("_bleu_ref_len", sum(log["_bleu_ref_len"] for log in logging_outputs))
+            metrics.log_scalar(
+                "_bleu_ref_len", sum(log["_bleu_ref_len"] for log in logging_outputs)
+            )
             metrics.log_derived("bleu", counted_bleu)
 
     def optimizer_step(self, optimizer, model, update_num) -> None:

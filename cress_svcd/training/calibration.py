@@ -5,12 +5,11 @@ import os
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
-
 from fairseq.modules import MultiheadAttention
 from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
+from torch import nn
+from tqdm import tqdm
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.attention import call_projections

@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
-
 from fairseq import utils
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -16,10 +14,11 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterionConfig,
 )
 from fairseq.logging import metrics
+from torch import Tensor, nn
 
+from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.training import distillation
 from cress_svcd.training.distillation import Distillation, DistillationOptions
-from cress_svcd.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +206,7 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         size, ntokens = total("sample_size"), total("ntokens")
         metrics.log_scalar("loss", total("loss") / size / bit, size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / ntokens / bit, ntokens, round=3)
-        metrics.log_derived(
-            "ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg)
-        )
+        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         for mode in MODES:
             count = total(f"{mode}_ntokens")
             if count:

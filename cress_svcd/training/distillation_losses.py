@@ -6,7 +6,7 @@ divided by their number as a criterion does with its other sums.
 """
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

@@ -18,14 +18,14 @@ import shutil
 import sys
 import textwrap
 import zipfile
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.utils.data
 
-from cress_svcd.errors import CheckpointError, ConfigError, CressError
 from cress_svcd.atomic_files import replacing, write_checkpoint
+from cress_svcd.errors import CheckpointError, CressError
 
 
 def register_safe_globals() -> None:
@@ -384,8 +384,14 @@ def _shape(tensors: dict, name: str) -> str:
 
 # What readers raise at bytes that are no checkpoint, or at one without what it should hold.
 UNREADABLE = (
-    RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError,
-)  # fmt: skip
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 def send_checkpoints_as_plain_data() -> None:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
-from omegaconf import II
-
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
+from omegaconf import II
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import weight_decay_factor
@@ -61,16 +60,15 @@ class QuantAdam(FairseqAdam):
     def __init__(self, cfg: QuantAdamConfig, params):
         FairseqOptimizer.__init__(self, cfg)
         _check(cfg)
-        scales = {
-            OTHER: 1.0, "latent": cfg.latent_lr_scale, "vectors": cfg.vector_lr_scale
-        }  # fmt: skip
+        scales = {OTHER: 1.0, "latent": cfg.latent_lr_scale, "vectors": cfg.vector_lr_scale}
         members: dict[str, list] = {name: [] for name in scales}
         for parameter in params:
             kind = getattr(parameter, "param_group", OTHER)
             members[kind if kind in scales else OTHER].append(parameter)
         self._scales = [scales[name] for name in scales if members[name]]
-        self._decays = [0.0 if name == "vectors" else cfg.weight_decay
-                        for name in scales if members[name]]  # fmt: skip
+        self._decays = [
+            0.0 if name == "vectors" else cfg.weight_decay for name in scales if members[name]
+        ]
         self._optimizer = torch.optim.AdamW(
             [{"params": members[name]} for name in scales if members[name]], **self.optimizer_config
         )

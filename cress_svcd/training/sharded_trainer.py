@@ -4,23 +4,20 @@ import functools
 import logging
 
 import torch
-from torch import nn
-
 from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from fairseq.modules.transformer_layer import (
     TransformerDecoderLayerBase,
     TransformerEncoderLayerBase,
 )
 from fairseq.trainer import Trainer
+from torch import nn
 
-from cress_svcd.training import sharding
 from cress_svcd.errors import ConfigError
+from cress_svcd.training import sharding
 
 logger = logging.getLogger(__name__)
 
-LAYERS = (
-    TransformerEncoderLayerBase, TransformerDecoderLayerBase, TransformerSentenceEncoderLayer
-)  # fmt: skip
+LAYERS = (TransformerEncoderLayerBase, TransformerDecoderLayerBase, TransformerSentenceEncoderLayer)
 
 
 class ShardedTrainer(Trainer):

@@ -9,7 +9,8 @@ layers (embeddings, convolutions) from the start of the forward to the end of th
 import contextlib
 import itertools
 from collections import Counter
-from typing import Any, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist

@@ -4,14 +4,15 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
-from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.atomic_files import full_told, replacing, write_text
+from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.translation.translator import Translation
 
 

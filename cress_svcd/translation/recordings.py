@@ -1,8 +1,9 @@
 """Whole recordings, cut into the segments that are translated."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 from torch import Tensor

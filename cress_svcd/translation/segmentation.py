@@ -12,8 +12,8 @@ Recordings are read in blocks, so that hours of sound need a few MB: 4 bytes for
 
 import os
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable
 
 import numpy as np
 

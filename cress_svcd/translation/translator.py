@@ -16,29 +16,29 @@ import math
 import os
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import open_dict
-from torch import Tensor
-
 from fairseq import checkpoint_utils, utils
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import TASK_REGISTRY
+from omegaconf import open_dict
+from torch import Tensor
 
 from cress_svcd import kernels
 from cress_svcd.data.audio import SAMPLE_RATE, standardize
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.inference.generator import choose_decoder
+from cress_svcd.quantization.packed_linear import use_backend
+from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
 from cress_svcd.translation.segmentation import Segmentation
-from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.quantization.packed_linear import use_backend
-from cress_svcd.inference.generator import choose_decoder
-from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 
 logger = logging.getLogger(__name__)
 
@@ -372,9 +372,7 @@ class Translator:
         numbers = batch["id"].tolist()
         batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
         hypotheses = self.task.inference_step(self.generator, [self.model], batch)
-        return {
-            number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)
-        }
+        return {number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)}
 
     def _read_hypothesis(self, hypothesis: dict) -> tuple[str, float, tuple[str, ...]]:
         """As fairseq-generate makes its H- and D- lines."""

@@ -74,18 +74,57 @@ def make_data(folder: Path) -> float:
 def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]:
     description = model_options(folder / "model.pt")["hubert_description"]
     train = [
-        str(folder), "--user-dir", "cress_svcd", "--task", "speech_and_text_translation",
-        "--criterion", "speech_and_text_translation", "--label-smoothing", "0.1",
-        "--st-training", "--mt-finetune", "--tgt-lang", "de", "--train-subset", "train",
-        "--arch", "hubert_transformer", "--hubert-description", description,
-        "--optimizer", "adam", "--lr", "1e-5", "--lr-scheduler", "fixed", "--clip-norm", "1",
-        "--max-tokens", str(args.max_tokens), "--batch-size", str(args.batch_size),
-        "--grouped-shuffling", "--update-freq", str(args.batches // processes),
-        "--max-update", str(args.updates), "--num-workers", str(args.num_workers),
-        "--ddp-backend", args.ddp_backend, "--fp16-init-scale", "4", "--seed", "1", "--no-save",
-        "--disable-validation", "--log-format", "json",
-        "--log-interval", str(max(1, args.updates // LOGS)),
-    ]  # fmt: skip
+        str(folder),
+        "--user-dir",
+        "cress_svcd",
+        "--task",
+        "speech_and_text_translation",
+        "--criterion",
+        "speech_and_text_translation",
+        "--label-smoothing",
+        "0.1",
+        "--st-training",
+        "--mt-finetune",
+        "--tgt-lang",
+        "de",
+        "--train-subset",
+        "train",
+        "--arch",
+        "hubert_transformer",
+        "--hubert-description",
+        description,
+        "--optimizer",
+        "adam",
+        "--lr",
+        "1e-5",
+        "--lr-scheduler",
+        "fixed",
+        "--clip-norm",
+        "1",
+        "--max-tokens",
+        str(args.max_tokens),
+        "--batch-size",
+        str(args.batch_size),
+        "--grouped-shuffling",
+        "--update-freq",
+        str(args.batches // processes),
+        "--max-update",
+        str(args.updates),
+        "--num-workers",
+        str(args.num_workers),
+        "--ddp-backend",
+        args.ddp_backend,
+        "--fp16-init-scale",
+        "4",
+        "--seed",
+        "1",
+        "--no-save",
+        "--disable-validation",
+        "--log-format",
+        "json",
+        "--log-interval",
+        str(max(1, args.updates // LOGS)),
+    ]
     if args.precision != "fp32":
         train.append(f"--{args.precision}")
     if args.device == "cpu":
@@ -112,8 +151,11 @@ def measure(folder: Path, processes: int, args: argparse.Namespace) -> dict:
     with log.open("w", encoding="utf-8") as sink:
         code = subprocess.run(
             [*watch, *command(folder, processes, args)],
-            stdout=sink, stderr=subprocess.STDOUT, env=child_environment(changes), check=False,
-        ).returncode  # fmt: skip
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=child_environment(changes),
+            check=False,
+        ).returncode
     if code:
         tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise SystemExit(f"data_parallel: training in {processes} processes failed:\n{tail}")
@@ -135,8 +177,9 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2], help="numbers to compare")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"],
-                        help="default: fp16, on a CPU fp32")  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=["fp32", "fp16", "bf16"], help="default: fp16, on a CPU fp32"
+    )
     parser.add_argument("--ddp-backend", default="legacy_ddp")
     parser.add_argument("--max-tokens", type=int, default=3_000_000, help="samples, of a GPU")
     parser.add_argument("--batch-size", type=int, default=32, help="segments, of a GPU")
@@ -163,8 +206,13 @@ def main() -> int:
     base = runs[min(runs)]["speech_seconds_per_second"] / min(runs)
     for run in runs.values():
         run["scaling"] = round(run["speech_seconds_per_second"] / base, 2)
-    report = {"machine": machine(args.device), "precision": args.precision,
-              "ddp_backend": args.ddp_backend, "batches": args.batches, "gpus": runs}  # fmt: skip
+    report = {
+        "machine": machine(args.device),
+        "precision": args.precision,
+        "ddp_backend": args.ddp_backend,
+        "batches": args.batches,
+        "gpus": runs,
+    }
     write_json(args.output / "data_parallel.json", report)
     for processes, run in runs.items():
         sys.stdout.write(

@@ -16,8 +16,8 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch.nn import functional as F
@@ -25,13 +25,20 @@ from tqdm import tqdm
 
 from cress_svcd import kernels
 from cress_svcd.atomic_files import write_json
-from cress_svcd.kernels.triton import sign_gemm_float, sign_gemm_bitplane, sign_gemm_fused, conv1d
+from cress_svcd.kernels.triton import conv1d, sign_gemm_bitplane, sign_gemm_float, sign_gemm_fused
 
 CALLS = 20
 # Candidates of --tiles: rows, outputs, warps.
 WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
-PLANES_TILES = {sign_gemm_bitplane.SMALL, sign_gemm_bitplane.MEDIUM, sign_gemm_bitplane.LARGE, (32, 32, 4), (64, 64, 4),
-                (128, 64, 4), (128, 128, 8)}  # fmt: skip
+PLANES_TILES = {
+    sign_gemm_bitplane.SMALL,
+    sign_gemm_bitplane.MEDIUM,
+    sign_gemm_bitplane.LARGE,
+    (32, 32, 4),
+    (64, 64, 4),
+    (128, 64, 4),
+    (128, 128, 8),
+}
 WINDOW_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
 CHANNELS, GROUPS, TAPS, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
 
@@ -75,9 +82,7 @@ def positions(batch: int, tiles: bool) -> dict[str, Callable]:
         chosen[f"windows {tile}"] = lambda tile=tile: conv1d.convolve(
             x, weight, bias, GROUPS, TAPS // 2, tile
         )
-    return chosen | {
-        "windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, TAPS // 2)
-    }
+    return chosen | {"windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, TAPS // 2)}
 
 
 def graph_of(call: Callable) -> torch.cuda.CUDAGraph:
@@ -123,15 +128,19 @@ def measure(rows: int, shape: str, args: argparse.Namespace) -> dict:
             name: {
                 kind: round(statistics.median(pair[place] for pair in pairs), 2)
                 for place, kind in enumerate(("device_us", "eager_us"))
-            } | {
-                f"{kind}_ratio": round(statistics.median(
-                    pair[place] / base[place] for pair, base in zip(pairs, times["float16"])
-                ), 3)
+            }
+            | {
+                f"{kind}_ratio": round(
+                    statistics.median(
+                        pair[place] / base[place] for pair, base in zip(pairs, times["float16"])
+                    ),
+                    3,
+                )
                 for place, kind in enumerate(("device", "eager"))
             }
             for name, pairs in times.items()
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
@@ -139,9 +148,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--shapes", nargs="+", default=["512x512", "2048x512", "512x2048",
-                                                        "768x768", "3072x768", "768x3072"],
-                        metavar="OUTxIN")  # fmt: skip
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["512x512", "2048x512", "512x2048", "768x768", "3072x768", "768x3072"],
+        metavar="OUTxIN",
+    )
     parser.add_argument("--rows", nargs="+", type=int, default=[5, 40, 160, 250, 1000, 2000, 8000])
     parser.add_argument("--positions", nargs="*", type=int, default=[1, 8, 32], metavar="BATCH")
     parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")

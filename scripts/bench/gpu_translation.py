@@ -95,9 +95,14 @@ def load(path: Path, device: Device, beam: int, decoder: str) -> tuple[Translato
     """The translator of a checkpoint, and what loading it shows."""
     before, start = device.held(), time.perf_counter()
     translator = Translator.load(
-        path, data=path.parent, device=device.kind, fp16=device.is_gpu, beam=beam,
-        segmentation=None, decoder=decoder,
-    )  # fmt: skip
+        path,
+        data=path.parent,
+        device=device.kind,
+        fp16=device.is_gpu,
+        beam=beam,
+        segmentation=None,
+        decoder=decoder,
+    )
     device.finish()
     return translator, {
         "decoder": decoder,
@@ -154,10 +159,12 @@ def measure_batches(
         translate(translator, waves, args.tokens, device)
         beside[name] = megabytes(device.peak(), before)
     rounds = [
-        {name: translate(translator, waves, args.tokens, device)
-         for name, translator in translators.items()}
+        {
+            name: translate(translator, waves, args.tokens, device)
+            for name, translator in translators.items()
+        }
         for _ in tqdm(range(args.rounds), desc=f"batches of {size}", unit="round")
-    ]  # fmt: skip
+    ]
     base = next(iter(translators))
     plain = base.partition(".")[0]
     same = {name: f"{plain}.{name.partition('.')[2]}" for name in translators}

@@ -21,8 +21,8 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from torch import nn
@@ -53,9 +53,7 @@ def torch_methods(layer: nn.Linear, x: torch.Tensor) -> dict[str, Callable[[], t
     return {
         "linear": lambda: F.linear(x, weight, bias),
         "onednn_fp32": lambda: dense(x, packed, bias, "none", [], ""),
-        "onednn_bf16": lambda: dense(
-            x.bfloat16(), packed_half, half_bias, "none", [], ""
-        ).float(),
+        "onednn_bf16": lambda: dense(x.bfloat16(), packed_half, half_bias, "none", [], "").float(),
         "dynamic_int8": lambda: dynamic(x),
     }
 
@@ -97,8 +95,19 @@ def c_call(
     """The library's function with all its arguments ready."""
     function = sign_gemm.library().cress_sign_matmul
     pointers = [tensor.data_ptr() for tensor in (g, h, bias, y)]
-    arguments = (x.data_ptr(), len(x), x.stride(0), tiles.data_ptr(), x.shape[1], y.shape[1],
-                 *pointers, planes, sign_gemm.isa_number(), 1, None)  # fmt: skip
+    arguments = (
+        x.data_ptr(),
+        len(x),
+        x.stride(0),
+        tiles.data_ptr(),
+        x.shape[1],
+        y.shape[1],
+        *pointers,
+        planes,
+        sign_gemm.isa_number(),
+        1,
+        None,
+    )
 
     def call() -> torch.Tensor:
         function(*arguments)
@@ -208,8 +217,9 @@ def table(results: list[dict]) -> str:
             lossless["times_faster_than"]["onednn_fp32"],
             int8["times_faster_than"]["dynamic_int8"],
         ]
-        cells = (f"{value:{max(13, len(name))}.2f}" for value, name in
-                 zip(figures, (*names, *compared)))  # fmt: skip
+        cells = (
+            f"{value:{max(13, len(name))}.2f}" for value, name in zip(figures, (*names, *compared))
+        )
         lines.append(" ".join([f"{row['shape']:>10} {row['rows']:>5}", *cells]))
     return "\n".join(lines) + "\n"
 
@@ -218,14 +228,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER",
-                        help="where kernels.json and kernels.png go")  # fmt: skip
-    parser.add_argument("--shapes", nargs="+", default=["512x512", "1024x1024", "1024x4096"],
-                        metavar="OUTxIN", help="sizes of the layer")  # fmt: skip
-    parser.add_argument("--rows", nargs="+", type=int, help="rows of the input",
-                        default=[1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024, 1500])
-    parser.add_argument("--isas", nargs="+", default=[], choices=sign_gemm.ISAS,
-                        help="instruction sets to time as well")  # fmt: skip
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where kernels.json and kernels.png go",
+    )
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=["512x512", "1024x1024", "1024x4096"],
+        metavar="OUTxIN",
+        help="sizes of the layer",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        type=int,
+        help="rows of the input",
+        default=[1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024, 1500],
+    )
+    parser.add_argument(
+        "--isas",
+        nargs="+",
+        default=[],
+        choices=sign_gemm.ISAS,
+        help="instruction sets to time as well",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all methods")
     args = parser.parse_args()
     torch.set_num_threads(1)

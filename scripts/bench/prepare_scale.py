@@ -29,7 +29,11 @@ EVALUATION_SEGMENTS = 1_400
 WORDS = 60_000
 WORDS_A_SENTENCE = 18
 BYTES_A_SAMPLE = 2
-SYLLABLES = [a + b for a in "b d f g k l m n p r s t v z sch st".split() for b in "aeiouäö"]
+SYLLABLES = [
+    a + b
+    for a in ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sch", "st"]
+    for b in "aeiouäö"
+]
 
 
 def make_words(rng: np.random.Generator) -> np.ndarray:

@@ -52,25 +52,61 @@ def commands(folder: Path, segments: int, workers: int, megabytes: int) -> dict[
     """The command of each stage."""
     data = folder / "prepared"
     load = [
-        data, "--user-dir", "cress_svcd", "--task", "speech_and_text_translation", "--arch",
-        "hubert_transformer", "--criterion", "speech_and_text_translation", "--train-subset",
-        "train", "--st-training", "--mt-finetune", "--max-tokens", "3000000", "--cpu",
-    ]  # fmt: skip
+        data,
+        "--user-dir",
+        "cress_svcd",
+        "--task",
+        "speech_and_text_translation",
+        "--arch",
+        "hubert_transformer",
+        "--criterion",
+        "speech_and_text_translation",
+        "--train-subset",
+        "train",
+        "--st-training",
+        "--mt-finetune",
+        "--max-tokens",
+        "3000000",
+        "--cpu",
+    ]
     lines = {
         "prepare": [
-            "cress-svcd", "prepare-mustc", folder / "release", "-o", data, "--tgt-lang", "de",
-            "--vocab-size", min(10_000, 4 * segments), "--workers", workers, "--no-audio-samples",
+            "cress-svcd",
+            "prepare-mustc",
+            folder / "release",
+            "-o",
+            data,
+            "--tgt-lang",
+            "de",
+            "--vocab-size",
+            min(10_000, 4 * segments),
+            "--workers",
+            workers,
+            "--no-audio-samples",
         ],
         "text": [
-            "cress-svcd", "prepare-text", data, "-o", folder / "text", "--with-speech-text",
-            "--workers", workers,
+            "cress-svcd",
+            "prepare-text",
+            data,
+            "-o",
+            folder / "text",
+            "--with-speech-text",
+            "--workers",
+            workers,
         ],
         "load": [sys.executable, "-c", LOAD, *load],
         "shard": [
-            "cress-svcd", "shard-audio", data, "-o", folder / "shards", "--workers", workers,
-            "--megabytes", megabytes,
+            "cress-svcd",
+            "shard-audio",
+            data,
+            "-o",
+            folder / "shards",
+            "--workers",
+            workers,
+            "--megabytes",
+            megabytes,
         ],
-    }  # fmt: skip
+    }
     return {name: resolve([str(item) for item in line]) for name, line in lines.items()}
 
 

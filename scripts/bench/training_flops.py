@@ -12,10 +12,9 @@ import json
 import sys
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from torch.utils.flop_counter import FlopCounterMode
 
 SAMPLE_RATE = 16_000
 SECONDS = 10

@@ -30,15 +30,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
 from tqdm import tqdm
 from translation import VOCABULARY, make_models
 
 from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.kernels.triton import training
 from cress_svcd.models.checkpoints import read_checkpoint
-from fairseq import options, tasks
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.trainer import Trainer
 
 SYSTEMS = ("full", "svcd", "svcd_unfused", "svcd_teacher")
 RATE = 16_000
@@ -54,21 +54,50 @@ def make_data(folder: Path, sentences: int, seconds: float) -> None:
         audio = folder / f"noise{number}.wav"
         if not audio.exists():
             soundfile.write(audio, 0.1 * random.standard_normal(frames), RATE)
-        texts = [" ".join(f"piece{piece}" for piece in random.integers(VOCABULARY - 4, size=length))
-                 for length in [round(seconds * PIECES_A_SECOND)] * 2]  # fmt: skip
+        texts = [
+            " ".join(f"piece{piece}" for piece in random.integers(VOCABULARY - 4, size=length))
+            for length in [round(seconds * PIECES_A_SECOND)] * 2
+        ]
         rows.append("\t".join([str(number), f"{audio}:0:{frames}", str(frames), "noise", *texts]))
     write_text(folder / "train.tsv", "\n".join(rows) + "\n")
 
 
 def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer:
     command = [
-        str(folder), "--task", "speech_and_text_translation",
-        "--criterion", "speech_and_text_translation", "--label-smoothing", "0.1",
-        "--st-training", "--mt-finetune", "--tgt-lang", "de", "--train-subset", "train",
-        "--optimizer", "adam", "--lr", "1e-5", "--lr-scheduler", "fixed", "--clip-norm", "1",
-        "--batch-size", str(args.sentences), "--max-tokens", str(10**9), "--max-update", "100000",
-        "--num-workers", "0", "--fp16-init-scale", "4", "--seed", "1",
-    ]  # fmt: skip
+        str(folder),
+        "--task",
+        "speech_and_text_translation",
+        "--criterion",
+        "speech_and_text_translation",
+        "--label-smoothing",
+        "0.1",
+        "--st-training",
+        "--mt-finetune",
+        "--tgt-lang",
+        "de",
+        "--train-subset",
+        "train",
+        "--optimizer",
+        "adam",
+        "--lr",
+        "1e-5",
+        "--lr-scheduler",
+        "fixed",
+        "--clip-norm",
+        "1",
+        "--batch-size",
+        str(args.sentences),
+        "--max-tokens",
+        str(10**9),
+        "--max-update",
+        "100000",
+        "--num-workers",
+        "0",
+        "--fp16-init-scale",
+        "4",
+        "--seed",
+        "1",
+    ]
     start = str(folder / "model.pt")
     if system == "full":
         description = read_checkpoint(start)["cfg"]["model"]["hubert_description"]
@@ -156,13 +185,14 @@ def main() -> int:
         "systems": {
             name: {
                 "ms": round(1000 * statistics.median(times[name] for times in rounds), 1),
-                "ratio": round(statistics.median(times[name] / times[systems[0]]
-                                                 for times in rounds), 3),
+                "ratio": round(
+                    statistics.median(times[name] / times[systems[0]] for times in rounds), 3
+                ),
                 "step_memory_mib": step_memory(name, trainer),
             }
             for name, trainer in trainers.items()
         },
-    }  # fmt: skip
+    }
     write_json(args.output / "training_step.json", report)
     for name, figures in report["systems"].items():
         sys.stdout.write(f"{name:14} {figures['ms']:10.1f} ms  {figures['ratio']:.3f}\n")

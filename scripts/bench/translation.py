@@ -35,15 +35,15 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from cress_svcd.evaluation.plots import figure
 from cress_svcd.atomic_files import write_json, write_text
+from cress_svcd.evaluation.plots import figure
 
 METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16")
 PACKED = {
@@ -77,20 +77,21 @@ def make_models(
     Args:
         packed: options of pack for the methods that are packed; the others share the plain file.
     """
-    files = {name: folder / ("model.pt" if name not in packed else f"{name}.pt")
-             for name in methods}  # fmt: skip
+    files = {
+        name: folder / ("model.pt" if name not in packed else f"{name}.pt") for name in methods
+    }
     if all(file.exists() for file in files.values()):
         return files
+    from fairseq import tasks
     from omegaconf import OmegaConf
 
     import cress_svcd  # noqa: F401 - registers the plug-in
-    from cress_svcd.cli.main import main as command
     from cress_svcd.atomic_files import write_checkpoint
+    from cress_svcd.cli.main import main as command
     from cress_svcd.models.hubert_encoder import HubertDescription
     from cress_svcd.models.hubert_transformer import HubertTransformerConfig
     from cress_svcd.quantization import LayerSpec, Policy, Rule, apply_policy, quantization_map
     from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationConfig
-    from fairseq import tasks
 
     pieces = "".join(f"piece{number} 1\n" for number in range(VOCABULARY - 4))
     write_text(folder / "dictionary.txt", pieces)
@@ -107,12 +108,22 @@ def make_models(
             max_target_positions=1024,
         )
     )
-    task_cfg = OmegaConf.create({"task": OmegaConf.structured(
-        SpeechAndTextTranslationConfig(
-            _name="speech_and_text_translation", data=str(folder), save_dir="", restore_file="",
-            cpu=True, ddp_backend="no_c10d", find_unused_parameters=False,
-            distributed_world_size=1,
-        ))}).task  # fmt: skip
+    task_cfg = OmegaConf.create(
+        {
+            "task": OmegaConf.structured(
+                SpeechAndTextTranslationConfig(
+                    _name="speech_and_text_translation",
+                    data=str(folder),
+                    save_dir="",
+                    restore_file="",
+                    cpu=True,
+                    ddp_backend="no_c10d",
+                    find_unused_parameters=False,
+                    distributed_world_size=1,
+                )
+            )
+        }
+    ).task
     torch.manual_seed(0)
     task = tasks.setup_task(task_cfg)
     model = task.build_model(model_cfg)
@@ -122,15 +133,23 @@ def make_models(
         task_options = {"_name": task_cfg._name, "data": str(folder), "config_yaml": "config.yaml"}
         state = {
             "args": None,
-            "cfg": {"task": task_options,
-                    "model": {**model_options, "quantization_map": json.dumps(quantization)}},
+            "cfg": {
+                "task": task_options,
+                "model": {**model_options, "quantization_map": json.dumps(quantization)},
+            },
             "model": model.state_dict(),
             "criterion": None,
-            "optimizer_history": [{"num_updates": 0, "criterion_name": "", "optimizer_name": "",
-                                   "lr_scheduler_state": {}}],
+            "optimizer_history": [
+                {
+                    "num_updates": 0,
+                    "criterion_name": "",
+                    "optimizer_name": "",
+                    "lr_scheduler_state": {},
+                }
+            ],
             "task_state": task.state_dict(),
             "extra_state": {"train_iterator": {"epoch": 1}},
-        }  # fmt: skip
+        }
         write_checkpoint(path, state)
 
     save(folder / "model.pt", {})
@@ -139,8 +158,17 @@ def make_models(
     save(folder / "quantized.pt", quantization_map(model))
     for name, file in files.items():
         if name in packed:
-            command(["pack", str(folder / "quantized.pt"), "-o", str(file),
-                     "--json", str(folder / f"{name}.json"), *packed[name]])  # fmt: skip
+            command(
+                [
+                    "pack",
+                    str(folder / "quantized.pt"),
+                    "-o",
+                    str(file),
+                    "--json",
+                    str(folder / f"{name}.json"),
+                    *packed[name],
+                ]
+            )
     (folder / "quantized.pt").unlink()
     return files
 
@@ -222,14 +250,19 @@ def load(method: str, path: Path, beam: int):
     from cress_svcd.translation.translator import Translator
 
     translator = Translator.load(
-        path, data=None if method in PACKED else path.parent, device="cpu", beam=beam,
-        batch_seconds=0, segmentation=None,
-    )  # fmt: skip
+        path,
+        data=None if method in PACKED else path.parent,
+        device="cpu",
+        beam=beam,
+        batch_seconds=0,
+        segmentation=None,
+    )
     if method == "bf16":
         translator.model.bfloat16()
     if method == "dynamic_int8":
-        from cress_svcd.models.attention import call_projections
         from fairseq.modules import MultiheadAttention
+
+        from cress_svcd.models.attention import call_projections
 
         for module in translator.model.modules():
             if isinstance(module, MultiheadAttention):
@@ -314,10 +347,14 @@ def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:
     workers = {name: Worker(name, path, args.threads, args.beam) for name, path in files.items()}
     results: dict = {name: {"seconds": []} for name in files}
     sentences = [
-        {"do": "translate", "seed": number, "seconds": seconds,
-         "tokens": max(1, round(seconds * args.tokens_per_second))}
+        {
+            "do": "translate",
+            "seed": number,
+            "seconds": seconds,
+            "tokens": max(1, round(seconds * args.tokens_per_second)),
+        }
         for number, seconds in enumerate(args.seconds)
-    ]  # fmt: skip
+    ]
     for name, worker in tqdm(workers.items(), desc="loading", unit="model"):
         before = worker.memory("VmRSS")
         start = time.perf_counter()
@@ -387,8 +424,10 @@ def table(report: dict) -> str:
     for key in ("median_seconds", "file_mb", "load_seconds", "before_mb", "weights_mb", "peak_mb"):
         row(key, [results[name][key] for name in names])
     for other in names:
-        row(f"times faster than {other}"[:24],
-            [results[name]["times_faster_than"].get(other, "") for name in names])  # fmt: skip
+        row(
+            f"times faster than {other}"[:24],
+            [results[name]["times_faster_than"].get(other, "") for name in names],
+        )
     for part in results[names[0]]["parts"]:
         row(f"  {part}", [results[name]["parts"][part] for name in names])
     return "\n".join(lines)

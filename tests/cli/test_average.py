@@ -1,6 +1,5 @@
 """Averaging checkpoints: exact means, the right files, clear errors, nothing half-written."""
 
-
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -140,8 +139,15 @@ class TestErrors:
 
     @pytest.mark.parametrize("flag", ["--last", "--best"])
     def test_fewer_than_asked_for(self, folder, tmp_path, capsys, flag):
-        self.check(capsys, f"{flag} 20 asked for, but there are 12", folder, flag, "20",
-                   "-o", tmp_path / "out.pt")  # fmt: skip
+        self.check(
+            capsys,
+            f"{flag} 20 asked for, but there are 12",
+            folder,
+            flag,
+            "20",
+            "-o",
+            tmp_path / "out.pt",
+        )
         assert not (tmp_path / "out.pt").exists()
 
     def test_none_of_that_kind(self, tmp_path, capsys):
@@ -154,8 +160,15 @@ class TestErrors:
             [{**weights(2), "more": torch.zeros(1)}, {"a.weight": torch.zeros(7, 5)}]
         ):
             write(folder / "checkpoint13.pt", 13, model=model)
-            self.check(capsys, "checkpoint13.pt: another model", folder, "--last", "3",
-                       "-o", tmp_path / "out.pt")  # fmt: skip
+            self.check(
+                capsys,
+                "checkpoint13.pt: another model",
+                folder,
+                "--last",
+                "3",
+                "-o",
+                tmp_path / "out.pt",
+            )
         assert not (tmp_path / "out.pt").exists()
 
     def test_of_another_shape(self, folder, tmp_path, capsys):
@@ -170,20 +183,41 @@ class TestErrors:
 
     def test_without_a_metric(self, folder, tmp_path, capsys):
         write(folder / "checkpoint7.pt", 7)
-        self.check(capsys, "checkpoint7.pt: no validation metric", folder, "--best", "2",
-                   "-o", tmp_path / "out.pt")  # fmt: skip
+        self.check(
+            capsys,
+            "checkpoint7.pt: no validation metric",
+            folder,
+            "--best",
+            "2",
+            "-o",
+            tmp_path / "out.pt",
+        )
 
     def test_something_else(self, tmp_path, capsys):
         torch.save({"weights": weights(1)}, tmp_path / "checkpoint1.pt")
         self.check(capsys, "no 'model' in it", tmp_path, "-o", tmp_path / "out.pt")
 
     def test_files_with_a_choice(self, folder, tmp_path, capsys):
-        self.check(capsys, "choose from one folder", folder / "checkpoint1.pt", "--last", "1",
-                   "-o", tmp_path / "out.pt")  # fmt: skip
+        self.check(
+            capsys,
+            "choose from one folder",
+            folder / "checkpoint1.pt",
+            "--last",
+            "1",
+            "-o",
+            tmp_path / "out.pt",
+        )
 
     def test_nothing_there(self, tmp_path, capsys):
-        self.check(capsys, "nowhere: no such file or folder", tmp_path / "nowhere", "--last", "1",
-                   "-o", tmp_path / "out.pt")  # fmt: skip
+        self.check(
+            capsys,
+            "nowhere: no such file or folder",
+            tmp_path / "nowhere",
+            "--last",
+            "1",
+            "-o",
+            tmp_path / "out.pt",
+        )
 
     def test_not_a_number(self, folder, tmp_path):
         with pytest.raises(SystemExit):

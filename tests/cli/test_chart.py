@@ -42,9 +42,13 @@ def chart(tmp_path, *arguments) -> list[dict]:
 
 def test_runs_of_one_name_become_a_row_and_keep_a_share(files, tmp_path, capsys):
     first, second = chart(
-        tmp_path, files["full"], f"1 bit={files['one']}", f"1 bit={files['two']}",
-        "--sizes", f"1 bit={files['size']}",
-    )  # fmt: skip
+        tmp_path,
+        files["full"],
+        f"1 bit={files['one']}",
+        f"1 bit={files['two']}",
+        "--sizes",
+        f"1 bit={files['size']}",
+    )
     one, two = (json.loads(files[name].read_text())["bleu"] for name in ("one", "two"))
     assert (first["name"], first["bleu"], first["bits"]) == ("full", "100.0", "16")
     assert float(second["bleu"]) == pytest.approx((one + two) / 2, abs=0.01)

@@ -11,7 +11,24 @@ from cress_svcd.cli.main import main
 from cress_svcd.data.corpus.manifest import write_manifest
 from cress_svcd.evaluation.significance import compare
 
-WORDS = "das Haus ist größer als ein Hund und die Katze mit dem roten Buch im Garten".split()
+WORDS = [
+    "das",
+    "Haus",
+    "ist",
+    "größer",
+    "als",
+    "ein",
+    "Hund",
+    "und",
+    "die",
+    "Katze",
+    "mit",
+    "dem",
+    "roten",
+    "Buch",
+    "im",
+    "Garten",
+]
 
 
 def sentences(seed: int = 1, count: int = 80) -> list[str]:
@@ -116,20 +133,31 @@ def test_equal_translations_are_no_significant_difference():
 
 def test_the_command(outputs, tmp_path, capsys):
     code = run(
-        f"full precision={outputs['full']}", outputs["poor"], f"packed={outputs['full']}",
-        "--manifest", outputs["manifest"], "--json", tmp_path / "out.json", "--resamples", "200",
-    )  # fmt: skip
+        f"full precision={outputs['full']}",
+        outputs["poor"],
+        f"packed={outputs['full']}",
+        "--manifest",
+        outputs["manifest"],
+        "--json",
+        tmp_path / "out.json",
+        "--resamples",
+        "200",
+    )
     assert code == 0
     report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert report["baseline"] == "full precision" and report["resamples"] == 200
     assert [row["name"] for row in report["systems"]] == ["full precision", "poor", "packed"]
     assert report["systems"][1]["output"] == str(outputs["poor"])
     assert report["translations"][3] == {
-        "id": "t_3", "source": "x", "reference": REFERENCES[3], "hypotheses": {
-            "full precision": SYSTEMS["full"][3], "poor": SYSTEMS["poor"][3],
+        "id": "t_3",
+        "source": "x",
+        "reference": REFERENCES[3],
+        "hypotheses": {
+            "full precision": SYSTEMS["full"][3],
+            "poor": SYSTEMS["poor"][3],
             "packed": SYSTEMS["full"][3],
         },
-    }  # fmt: skip
+    }
     head, full, poor, packed, *rest = capsys.readouterr().out.splitlines()
     assert head.split() == ["BLEU", "diff.", "p", "chrF2", "diff.", "p", "length", "same"]
     assert f"{report['systems'][1]['bleu']:.2f} ± " in poor and poor.count("*") == 2
@@ -140,8 +168,16 @@ def test_the_command(outputs, tmp_path, capsys):
 
 def test_without_a_manifest_the_references_are_those_of_the_outputs(outputs, tmp_path):
     run(outputs["full"], outputs["poor"], "--resamples", "50", "--json", tmp_path / "a")
-    run(outputs["full"], outputs["poor"], "--resamples", "50", "--json", tmp_path / "b",
-        "--manifest", outputs["manifest"])  # fmt: skip
+    run(
+        outputs["full"],
+        outputs["poor"],
+        "--resamples",
+        "50",
+        "--json",
+        tmp_path / "b",
+        "--manifest",
+        outputs["manifest"],
+    )
     one, other = (json.loads((tmp_path / name).read_text()) for name in "ab")
     assert one.pop("translations") != other.pop("translations"), "the manifest knows sources"
     assert one == other

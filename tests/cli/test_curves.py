@@ -15,9 +15,16 @@ NOTE = (
 
 def entry(updates: int, loss: float, scale: float = 64, hydra: bool = False) -> str:
     """A line as fairseq-train writes it, or as fairseq-hydra-train does."""
-    values = {"epoch": 1, "update": 0.5, "loss": f"{loss}", "st_nll_loss": f"{loss / 2}",
-              "num_updates": str(updates), "gnorm": "1.5", "loss_scale": f"{scale}",
-              "train_wall": "0"}  # fmt: skip
+    values = {
+        "epoch": 1,
+        "update": 0.5,
+        "loss": f"{loss}",
+        "st_nll_loss": f"{loss / 2}",
+        "num_updates": str(updates),
+        "gnorm": "1.5",
+        "loss_scale": f"{scale}",
+        "train_wall": "0",
+    }
     tag = "[train_inner][INFO] - " if hydra else "| INFO | train_inner | "
     return f"2026-01-01 00:00:00 {tag}{json.dumps(values)}\n"
 
@@ -49,9 +56,15 @@ def test_losses_and_overflows_over_updates(logs, capsys):
     smooth, rough = json.loads(out["json"].read_text())
     assert (smooth["overflows"], smooth["stopped_by_overflow"]) == (0, False)
     assert rough == {
-        "name": "none", "updates": 30, "first_loss": 12.0, "last_loss": 11.5, "lowest_loss": 11.5,
-        "overflows": 3, "smallest_loss_scale": 4.0, "stopped_by_overflow": True,
-    }  # fmt: skip
+        "name": "none",
+        "updates": 30,
+        "first_loss": 12.0,
+        "last_loss": 11.5,
+        "lowest_loss": 11.5,
+        "overflows": 3,
+        "smallest_loss_scale": 4.0,
+        "stopped_by_overflow": True,
+    }
     assert out["png"].read_bytes().startswith(b"\x89PNG")
     assert "stopped by overflows" in capsys.readouterr().out
 

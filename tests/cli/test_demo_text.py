@@ -42,8 +42,11 @@ def test_it_prints_and_writes_the_figures(made):
     assert [row["sentences"] for row in summary["splits"].values()] == [60, 8, 9, 10]
     table = [line.split() for line in printed.splitlines()[1:5]]
     assert [row[:2] for row in table] == [
-        ["train", "60"], ["dev", "8"], ["tst-COMMON", "9"], ["mt", "10"],
-    ]  # fmt: skip
+        ["train", "60"],
+        ["dev", "8"],
+        ["tst-COMMON", "9"],
+        ["mt", "10"],
+    ]
     assert str(folder) in printed
 
 

@@ -8,22 +8,64 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.cli import extract_features
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
+from tests.helpers.hubert_files import make_hubert
 
-TRAIN = """--user-dir cress_svcd --task speech_and_text_translation --max-tokens 200000
---criterion speech_and_text_translation --arch hubert_transformer --optimizer adam --lr 0.001
---encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 16 --decoder-embed-dim 16
---encoder-ffn-embed-dim 16 --decoder-ffn-embed-dim 16 --encoder-attention-heads 2
---decoder-attention-heads 2 --conv-channels 16 --dropout 0 --hubert-dropout 0 --max-update 3
---valid-subset dev --st-training --mt-finetune --log-format json --log-interval 1
---no-save""".split()
+TRAIN = [
+    "--user-dir",
+    "cress_svcd",
+    "--task",
+    "speech_and_text_translation",
+    "--max-tokens",
+    "200000",
+    "--criterion",
+    "speech_and_text_translation",
+    "--arch",
+    "hubert_transformer",
+    "--optimizer",
+    "adam",
+    "--lr",
+    "0.001",
+    "--encoder-layers",
+    "1",
+    "--decoder-layers",
+    "1",
+    "--encoder-embed-dim",
+    "16",
+    "--decoder-embed-dim",
+    "16",
+    "--encoder-ffn-embed-dim",
+    "16",
+    "--decoder-ffn-embed-dim",
+    "16",
+    "--encoder-attention-heads",
+    "2",
+    "--decoder-attention-heads",
+    "2",
+    "--conv-channels",
+    "16",
+    "--dropout",
+    "0",
+    "--hubert-dropout",
+    "0",
+    "--max-update",
+    "3",
+    "--valid-subset",
+    "dev",
+    "--st-training",
+    "--mt-finetune",
+    "--log-format",
+    "json",
+    "--log-interval",
+    "1",
+    "--no-save",
+]
 
 
 def test_features_are_the_encoders(prepared, hubert, tmp_path, capsys):
@@ -89,9 +131,7 @@ def test_a_window_that_other_processes_read_takes_few_open_files(prepared):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_windows_on_the_cpu_give_the_same_in_the_same_order(
-    prepared, hubert, workers, monkeypatch
-):
+def test_windows_on_the_cpu_give_the_same_in_the_same_order(prepared, hubert, workers, monkeypatch):
     frame = read_manifest(prepared / "train.tsv")
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
     waves = extract_features.Waveforms(prepared / "train.tsv", frame, root, False)
@@ -146,9 +186,7 @@ def logged_losses(output: str) -> list[float]:
 def test_training_from_features_equals_training_from_audio(
     prepared, hubert, tmp_path, run, folder, frozen
 ):
-    run(
-        "cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, folder, tmp_path
-    )  # fmt: skip
+    run("cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, folder, tmp_path)
     common = ["fairseq-train", prepared, "--hubert-model-path", hubert, frozen, *TRAIN]
     from_audio = run(*common)
     from_features = run(*common, "--feature-cache", tmp_path)
@@ -161,19 +199,39 @@ def test_training_from_features_equals_training_from_audio(
 def test_of_an_encoder_trained_with_a_translation_model(prepared, hubert, tmp_path, run):
     saved = [option for option in TRAIN if option != "--no-save"]
     run(
-        "fairseq-train", prepared, "--hubert-model-path", hubert, *saved, "--save-dir", tmp_path,
-        "--lr", "0.1", "--no-epoch-checkpoints",
-    )  # fmt: skip
+        "fairseq-train",
+        prepared,
+        "--hubert-model-path",
+        hubert,
+        *saved,
+        "--save-dir",
+        tmp_path,
+        "--lr",
+        "0.1",
+        "--no-epoch-checkpoints",
+    )
     start = tmp_path / "checkpoint_last.pt"
     (_, state), (_, before) = read_hubert(start), read_hubert(hubert)
     name = "encoder.layers.0.fc1.weight"
     assert not torch.equal(state[name], before[name])
     run("cress-svcd", "extract-features", prepared, "--hubert-model-path", start, "-o", tmp_path)
     common = [
-        "fairseq-train", prepared, *TRAIN[: TRAIN.index("--arch")], "--arch", "quant_transformer", "--finetuned-st-model",
-        start, "--hubert-model-path", start, "--freeze-hubert", *TRAIN[TRAIN.index("--dropout") :],
-        "--optimizer", "adam", "--lr", "0.001",
-    ]  # fmt: skip
+        "fairseq-train",
+        prepared,
+        *TRAIN[: TRAIN.index("--arch")],
+        "--arch",
+        "quant_transformer",
+        "--finetuned-st-model",
+        start,
+        "--hubert-model-path",
+        start,
+        "--freeze-hubert",
+        *TRAIN[TRAIN.index("--dropout") :],
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.001",
+    ]
     from_audio, from_features = run(*common), run(*common, "--feature-cache", tmp_path)
     expected = logged_losses(from_audio.stdout + from_audio.stderr)
     losses = logged_losses(from_features.stdout + from_features.stderr)
@@ -191,7 +249,14 @@ def test_another_encoder_or_a_trained_one_is_refused(prepared, hubert, tmp_path,
         (hubert, ["--freeze-hubert-convolutions"], "are of the encoder's output"),
     ):
         failed = run(
-            "fairseq-train", prepared, "--hubert-model-path", encoder, *freezing, *TRAIN,
-            "--feature-cache", tmp_path, check=False,
-        )  # fmt: skip
+            "fairseq-train",
+            prepared,
+            "--hubert-model-path",
+            encoder,
+            *freezing,
+            *TRAIN,
+            "--feature-cache",
+            tmp_path,
+            check=False,
+        )
         assert failed.returncode and message in failed.stderr + failed.stdout

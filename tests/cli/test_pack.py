@@ -7,22 +7,22 @@ import sys
 import pytest
 import torch
 from fairseq_cli import generate
-from tests.helpers.fairseq_commands import generate_command
-from tests.helpers.training_options import make_task, parse, save_checkpoint
-from tests.helpers.translation_model import make_checkpoint
 
 from cress_svcd import kernels
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.checkpoints import model_options, read_checkpoint
 from cress_svcd.inference.packed_checkpoint import HEADER, VERSION, digest_of, read_packed
 from cress_svcd.inference.packed_model import pack_tensors, size_report
+from cress_svcd.models.checkpoints import model_options, read_checkpoint
 from cress_svcd.quantization import METHODS, Policy, quantized_layers
 from cress_svcd.quantization.packed_linear import packed_layers
 from cress_svcd.quantization.policy import LayerSpec
 from cress_svcd.translation.translator import Translator
+from tests.helpers.fairseq_commands import generate_command
+from tests.helpers.training_options import make_task, parse, save_checkpoint
+from tests.helpers.translation_model import make_checkpoint
 
 SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
 EVERYWHERE = ["decoder.layers.*", "encoder.layers.*", "encoder.hubert.encoder.layers.*"]
@@ -58,9 +58,14 @@ def quantize(path, prepared, start, rules, *flags):
     policy = path.with_suffix(".yaml")
     Policy.from_dict({"rules": rules}).save(policy)
     cfg = parse(
-        prepared, "--finetuned-st-model", start, "--quant-policy", policy, *flags,
+        prepared,
+        "--finetuned-st-model",
+        start,
+        "--quant-policy",
+        policy,
+        *flags,
         arch="quant_transformer",
-    )  # fmt: skip
+    )
     task = make_task(prepared)
     torch.manual_seed(4)
     model = task.build_model(cfg.model)
@@ -281,13 +286,23 @@ def test_at_most_1_1_bits_a_weight_at_base_size():
 
 def test_the_report(packed, quantized, tmp_path, capsys):
     command(
-        "pack", quantized("svcd"), "-o", tmp_path / "m.pt", "--json", tmp_path / "sizes.json",
+        "pack",
+        quantized("svcd"),
+        "-o",
+        tmp_path / "m.pt",
+        "--json",
+        tmp_path / "sizes.json",
         "--int8-embeddings",
-    )  # fmt: skip
+    )
     report = json.loads((tmp_path / "sizes.json").read_text())
     assert set(report["parts"]) == {
-        "HuBERT front-end", "HuBERT transformer", "subsampler", "encoder", "decoder", "embeddings",
-    }  # fmt: skip
+        "HuBERT front-end",
+        "HuBERT transformer",
+        "subsampler",
+        "encoder",
+        "decoder",
+        "embeddings",
+    }
     tensors = read_packed(tmp_path / "m.pt")["model"]
     layers = {name.removesuffix(".signs") for name in tensors if name.endswith(".signs")}
     held = sum(value.nbytes for name, value in tensors.items() if name.rpartition(".")[0] in layers)

@@ -13,11 +13,11 @@ import sentencepiece
 import yaml
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.audio.data_cfg import S2TDataConfig
-from tests.helpers.mustc_release import make_release
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
+from tests.helpers.mustc_release import make_release
 
 VOCABULARY = ["--vocab-size", "60"]
 
@@ -29,9 +29,7 @@ def release(tmp_path):
 
 
 def prepare(release, out, *options, language="de") -> int:
-    return main(
-        ["prepare-mustc", str(release), "-o", str(out), "--tgt-lang", language, *options]
-    )
+    return main(["prepare-mustc", str(release), "-o", str(out), "--tgt-lang", language, *options])
 
 
 def error_of(capsys, *arguments, **keywords) -> str:

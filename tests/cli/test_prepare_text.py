@@ -6,10 +6,10 @@ import shutil
 import pytest
 import yaml
 from fairseq.data import Dictionary, data_utils
-from tests.helpers.training_options import make_task
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+from tests.helpers.training_options import make_task
 
 PAIRS = [
     ("the dog sees water.", "der Hund sieht Wasser."),
@@ -60,9 +60,11 @@ def test_fairseq_reads_what_was_written(prepared, tmp_path, capsys):
     dictionaries = {(out / f"dict.{language}.txt").read_bytes() for language in ("en", "de")}
     assert dictionaries == {(prepared / "spm_unigram50.txt").read_bytes()}
     assert sorted(path.name for path in out.iterdir()) == [
-        "dict.de.txt", "dict.en.txt", "summary.json",
+        "dict.de.txt",
+        "dict.en.txt",
+        "summary.json",
         *(f"train.en-de.{language}.{end}" for language in ("de", "en") for end in ("bin", "idx")),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_split_out_of_several_files_keeps_their_order(prepared, tmp_path):

@@ -11,13 +11,12 @@ import time
 import pytest
 import torch
 import yaml
-from tests.helpers.tone_corpus import write_prepared
-
 from fairseq import checkpoint_utils
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
+from tests.helpers.tone_corpus import write_prepared
 
 CONFIG = {
     "seed": 1,
@@ -133,7 +132,8 @@ def test_what_cannot_be_used_is_counted(pretrained):
     # "ab" and "a" are shorter than 4,800 samples.
     assert summary["units"]["result"]["splits"]["train"]["dropped"] == {"too short": 2}
     assert summary["letters"]["result"]["splits"]["train"]["dropped"] == {
-        "empty transcript": 1, "more letters than CTC can place": 1
+        "empty transcript": 1,
+        "more letters than CTC can place": 1,
     }
     assert "2 too short" in result.stdout
 

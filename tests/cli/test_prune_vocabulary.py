@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.deltalm_files import TINY, TINY_HEADS, build, save_finetuned
 from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
-from tests.helpers.large_vocabulary import write_vocabulary
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.corpus.manifest import Segment, write_manifest
 from cress_svcd.data.corpus.vocabulary import load_sentencepiece
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.tasks.speech_and_text_translation import dictionary_digest
+from tests.helpers.deltalm_files import TINY, TINY_HEADS, build, save_finetuned
+from tests.helpers.large_vocabulary import write_vocabulary
 
 CORPUS = [
     f"{subject} {verb} {thing}."
@@ -41,10 +41,18 @@ def files(tmp_path_factory) -> Path:
 
 def prune(files: Path, checkpoint: Path, out: Path, dictionary: Path | None = None) -> int:
     command = [
-        "prune-vocabulary", checkpoint, "--spm-model", files / "spm.model", "-o", out,
-        "--dictionary", dictionary or files / "dict.txt",
-        "--text", files / "corpus.txt", files / "corpus.tsv",
-    ]  # fmt: skip
+        "prune-vocabulary",
+        checkpoint,
+        "--spm-model",
+        files / "spm.model",
+        "-o",
+        out,
+        "--dictionary",
+        dictionary or files / "dict.txt",
+        "--text",
+        files / "corpus.txt",
+        files / "corpus.tsv",
+    ]
     return main([str(word) for word in command])
 
 
@@ -143,9 +151,12 @@ class TestFairseqsForm:
         before, after = read_checkpoint(trained), read_checkpoint(tmp_path / "out" / "tuned.pt")
         kept = kept_entries(files, tmp_path / "out")
         tables = [
-            "encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-            "decoder.output_projection.weight", "encoder.ctc_head.weight", "encoder.ctc_head.bias",
-        ]  # fmt: skip
+            "encoder.embed_tokens.weight",
+            "decoder.embed_tokens.weight",
+            "decoder.output_projection.weight",
+            "encoder.ctc_head.weight",
+            "encoder.ctc_head.bias",
+        ]
         for name, value in before["model"].items():
             value = value[kept] if name in tables else value
             assert torch.equal(after["model"][name], value), name

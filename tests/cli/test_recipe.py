@@ -15,8 +15,8 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import ConfigError
-from cress_svcd.recipes.runner import child_environment, resolve, visible_gpus
 from cress_svcd.recipes.recipe_file import load_recipe
+from cress_svcd.recipes.runner import child_environment, resolve, visible_gpus
 
 # Appends its arguments as a line to a file.
 NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"
@@ -209,8 +209,11 @@ class TestFailing:
     def test_a_file_that_no_stage_makes_is_missed_before_anything_is_run(
         self, kitchen, capsys, tmp_path
     ):
-        kitchen.write(stage("a", note("a")), stage("b", note("b"), needs=["{download}", "{out}"]),
-                      download=str(tmp_path / "download"))  # fmt: skip
+        kitchen.write(
+            stage("a", note("a")),
+            stage("b", note("b"), needs=["{download}", "{out}"]),
+            download=str(tmp_path / "download"),
+        )
         assert kitchen.run() == 2 and not kitchen.notes
         assert "download (stage b): no such file; check the settings" in capsys.readouterr().err
         assert kitchen.run("--to-stage", "a") == 0
@@ -243,10 +246,16 @@ class TestFailing:
     ):
         fail = ["{python}", "-c", "import sys; print(sys.argv[1]); sys.exit(1)", printed]
         kitchen.write(
-            stage("one", fail, note("beside"), accepts="diverged", together=together,
-                  output="{out}/printed"),
+            stage(
+                "one",
+                fail,
+                note("beside"),
+                accepts="diverged",
+                together=together,
+                output="{out}/printed",
+            ),
             stage("two", note("two")),
-        )  # fmt: skip
+        )
         assert kitchen.run() == (0 if accepted else 2)
         if accepted:
             assert sorted(kitchen.notes) == ["beside", "two"]
@@ -339,8 +348,10 @@ class TestReading:
     def test_lists_are_spliced(self, kitchen):
         kitchen.write(
             stage("a", ["x", "{flags}", "--seed={seed}", "{none}", "y"]),
-            seed=3, flags=["--a={seed}", "--b"], none=[],
-        )  # fmt: skip
+            seed=3,
+            flags=["--a={seed}", "--b"],
+            none=[],
+        )
         assert self.load(kitchen).stages[0].commands == [["x", "--a=3", "--b", "--seed=3", "y"]]
         changed = self.load(kitchen, {"flags": "[--c]", "seed": "4"})
         assert changed.stages[0].commands == [["x", "--c", "--seed=4", "y"]]
@@ -469,12 +480,19 @@ class TestPrinting:
         assert kitchen.run() == 0
         report = json.loads((kitchen.out / "report.json").read_text())
         assert report["results"] == [
-            {"name": "speech", "checkpoint": str(kitchen.out / "model.pt"), "megabytes": 2.5,
-             **scores},
-            {"name": "compared", "bleu": 46.55,
-             "translations": [{"id": "1", "reference": "ja", "hypothesis": "ja"}]},
+            {
+                "name": "speech",
+                "checkpoint": str(kitchen.out / "model.pt"),
+                "megabytes": 2.5,
+                **scores,
+            },
+            {
+                "name": "compared",
+                "bleu": 46.55,
+                "translations": [{"id": "1", "reference": "ja", "hypothesis": "ja"}],
+            },
             {"name": "not yet"},
-        ]  # fmt: skip
+        ]
         assert report["seconds"].keys() == {"a"} and report["settings"]["out"] == str(kitchen.out)
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
         assert ["share", "BLEU", "chrF", "MB", "seconds"] in rows

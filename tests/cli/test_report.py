@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 from torch import nn
-from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization import Policy, apply_policy, quantization_map
+from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 PLANTED = "decoder.layers.0.fc1"
 CHOICE = {"rules": [{"match": "*.layers.*", "exclude": "*.hubert.*", "activation_bits": "off"}]}
@@ -91,9 +91,15 @@ def test_without_data_there_are_sizes_alone(report):
 
 def test_what_a_policy_would_make_of_a_full_precision_checkpoint(report):
     found, _ = report(
-        "full.pt", *report.data, "--quant-policy", "decoder", "--quant-method", "onebit",
-        "--sentences", "3",
-    )  # fmt: skip
+        "full.pt",
+        *report.data,
+        "--quant-policy",
+        "decoder",
+        "--quant-method",
+        "onebit",
+        "--sentences",
+        "3",
+    )
     assert found["sentences"] == 3 and len(found["layers"]) == 10
     assert {row["method"] for row in found["layers"]} == {"onebit"}
     (planted,) = [row for row in found["layers"] if row["name"] == PLANTED]
@@ -103,9 +109,19 @@ def test_what_a_policy_would_make_of_a_full_precision_checkpoint(report):
 def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
     policy = tmp_path / "policy.yaml"
     found, printed = report(
-        "full.pt", *report.data, "--sensitivity", "--quant-policy", "decoder",
-        "--quant-activation-bits", "off", "--budget-bits", "8", "-o", policy, "--bleu",
-    )  # fmt: skip
+        "full.pt",
+        *report.data,
+        "--sensitivity",
+        "--quant-policy",
+        "decoder",
+        "--quant-activation-bits",
+        "off",
+        "--budget-bits",
+        "8",
+        "-o",
+        policy,
+        "--bleu",
+    )
     losses = {row["name"]: abs(row["loss"]) for row in found["units"]}
     assert max(losses, key=losses.get) == PLANTED
     assert losses.pop(PLANTED) > 1000 * max(losses.values())
@@ -119,8 +135,18 @@ def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
 
 def test_a_stopped_search_goes_on(report, tmp_path, folder):
     trials = tmp_path / "trials.jsonl"
-    flags = [*report.data, "--sensitivity", "--quant-policy", folder / "choice.yaml",
-             "--by", "block", "--sentences", "4", "--trials", trials]  # fmt: skip
+    flags = [
+        *report.data,
+        "--sensitivity",
+        "--quant-policy",
+        folder / "choice.yaml",
+        "--by",
+        "block",
+        "--sentences",
+        "4",
+        "--trials",
+        trials,
+    ]
     whole, _ = report("full.pt", *flags)
     assert {row["name"] for row in whole["units"]} == {"encoder.layers.0", "decoder.layers.0"}
     lines = trials.read_text().splitlines(keepends=True)

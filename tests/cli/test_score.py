@@ -77,8 +77,11 @@ def test_against_the_references_as_they_stand(output, manifest, tmp_path, capsys
     assert result["chrf"] == round(sacrebleu.corpus_chrf(HYPOTHESES, [RAW]).score, 2)
     assert result["output"] == str(output) and result["sentences"] == 3
     assert result["translations"][1] == {
-        "id": "t_1", "source": "s1", "reference": RAW[1], "hypothesis": HYPOTHESES[1],
-    }  # fmt: skip
+        "id": "t_1",
+        "source": "s1",
+        "reference": RAW[1],
+        "hypothesis": HYPOTHESES[1],
+    }
     printed = capsys.readouterr().out
     assert f"BLEU {result['bleu']:.2f}" in printed and result["bleu_signature"] in printed
 

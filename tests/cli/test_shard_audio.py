@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from tests.helpers.training_options import make_task
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
+from tests.helpers.training_options import make_task
 
 SPLITS = ("train", "dev", "tst-COMMON")
 

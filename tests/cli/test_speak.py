@@ -74,9 +74,7 @@ def test_layout_of_a_release(text, tmp_path, capfd, audio_format):
         f"train_{talk:05d}.{audio_format}" for talk in (0, 0, 0, 1, 1, 2, 2, 2)
     ]
     assert [row["rW"] for row in rows] == [len(line.split()) for line in english]
-    assert {tuple(row) for row in rows} == {
-        ("duration", "offset", "rW", "uW", "speaker_id", "wav")
-    }
+    assert {tuple(row) for row in rows} == {("duration", "offset", "rW", "uW", "speaker_id", "wav")}
     folder = tmp_path / "out" / "en-de" / "data" / "train"
     for row in rows:
         end = row["offset"] + row["duration"]
@@ -124,9 +122,7 @@ def test_seed_and_voices(text, tmp_path):
     }.items():
         speak(*text(), *text("dev"), "-o", tmp_path / name, *options)
     audio = {
-        (name, split): (
-            tmp_path / name / f"en-de/data/{split}/wav/{split}_00000.wav"
-        ).read_bytes()
+        (name, split): (tmp_path / name / f"en-de/data/{split}/wav/{split}_00000.wav").read_bytes()
         for name in "abcd"
         for split in ("train", "dev")
     }

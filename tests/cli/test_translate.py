@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from tests.helpers.translation_model import make_checkpoint
 
 from cress_svcd.cli.main import main
-from cress_svcd.translation.output import FORMATS
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.translation.output import FORMATS
 from cress_svcd.translation.translator import Translation, Translator
+from tests.helpers.translation_model import make_checkpoint
 
 RATE = 16_000
 FLAGS = ["--beam", "2", "--max-len-b", "8", "--device", "cpu"]
@@ -212,16 +212,15 @@ class TestOutput:
         status, _, err = translate(recordings, "--output-format", "vtt")
         assert status == 2 and "-o FOLDER/" in err
         (tmp_path / "one.vtt").write_text("mine")
-        status, _, err = translate(
-            recordings, "--output-format", "vtt", "-o", tmp_path / "one.vtt"
-        )
+        status, _, err = translate(recordings, "--output-format", "vtt", "-o", tmp_path / "one.vtt")
         assert status == 2 and "one.vtt is a file" in err
         files = [recordings / "a.WAV", recordings / "b.flac"]
         status, _, err = translate(*files, "--output-format", "vtt", "-o", tmp_path / "new.vtt")
         assert status == 2 and "new.vtt is a file" in err and not (tmp_path / "new.vtt").exists()
 
-    def test_a_full_disk_under_standard_output(self, translate, recordings, tmp_path, monkeypatch,
-                                               full_disk):  # fmt: skip
+    def test_a_full_disk_under_standard_output(
+        self, translate, recordings, tmp_path, monkeypatch, full_disk
+    ):
         with open(tmp_path / "out.txt", "w") as out:
             monkeypatch.setattr(sys, "stdout", out)
             with full_disk(3):

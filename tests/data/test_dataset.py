@@ -20,7 +20,7 @@ from cress_svcd.data.dataset import (
 )
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
-WORDS = "a dog sees the red house".split()
+WORDS = ["a", "dog", "sees", "the", "red", "house"]
 TARGETS = ["the dog", "a red house sees the dog", "house", "the red dog sees"]
 SOURCES = ["a dog", "house", "the red house", "sees a dog"]
 OFFSETS = [100, 2_000, 9_000, 5_000]
@@ -82,8 +82,10 @@ class TestPackedStrings:
 def test_places_count_lines_in_each_manifest():
     places = Places([("a.tsv", ["x", "y"]), ("b.tsv", pandas.Series(["z"]))])
     assert [places[i] for i in range(3)] == [
-        "a.tsv:2: segment x", "a.tsv:3: segment y", "b.tsv:2: segment z",
-    ]  # fmt: skip
+        "a.tsv:2: segment x",
+        "a.tsv:3: segment y",
+        "b.tsv:2: segment z",
+    ]
 
 
 class TestEncodedSentences:

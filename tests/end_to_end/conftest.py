@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
 from cress_svcd.cli.main import main
+from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
 # Inherited by the commands: tiny models run fastest on one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,16 +41,24 @@ def trainings(prepared, hubert, elsewhere, tmp_path_factory) -> tuple[Path, Trai
     commands = {
         "text": [
             *train_command(prepared, text_model.parent, *binary, mode=["--ext-mt-training"]),
-            "--max-epoch", "8", "--batch-size-text", "8", "--no-epoch-checkpoints",
-            "--num-workers", "0",
+            "--max-epoch",
+            "8",
+            "--batch-size-text",
+            "8",
+            "--no-epoch-checkpoints",
+            "--num-workers",
+            "0",
         ],
         "baseline": [
             *train_command(prepared, folder, *binary, "--max-epoch", "8"),
-            "--hubert-model-path", shutil.copy(hubert, starts / "hubert.pt"),
-            "--load-pretrained-mt-encoder-decoder-from", text_model,
-            "--tensorboard-logdir", folder / "tensorboard",
+            "--hubert-model-path",
+            shutil.copy(hubert, starts / "hubert.pt"),
+            "--load-pretrained-mt-encoder-decoder-from",
+            text_model,
+            "--tensorboard-logdir",
+            folder / "tensorboard",
         ],
-    }  # fmt: skip
+    }
     outcomes = run_series(commands, elsewhere)
     for outcome in outcomes.values():
         assert not outcome.failed, outcome.output[-3000:]

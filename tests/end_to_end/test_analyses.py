@@ -4,12 +4,12 @@ import csv
 import json
 
 import pytest
-from tests.helpers.fairseq_commands import USER_DIR, run_series
 
-from cress_svcd.cli.main import main
 from cress_svcd.atomic_files import write_text
+from cress_svcd.cli.main import main
 from cress_svcd.quantization import Policy
 from cress_svcd.recipes.recipe_file import load_recipe
+from tests.helpers.fairseq_commands import USER_DIR, run_series
 
 RECIPES = USER_DIR.parent / "scripts" / "recipes"
 NAMES = ("submodules", "constraint", "initialisation", "bitnet")
@@ -37,10 +37,17 @@ def test_constraint_against_none(prepared, averaged, tmp_path):
     """In half precision, with a loss scale that both must first bring down."""
     out = tmp_path / "out"
     settings = {
-        "data": prepared, "start": averaged, "out": out, "speech": "[]", "curve_updates": "3",
-        "curve_samples": "200000", "warmup": "1", "log_interval": "1", "num_workers": "0",
+        "data": prepared,
+        "start": averaged,
+        "out": out,
+        "speech": "[]",
+        "curve_updates": "3",
+        "curve_samples": "200000",
+        "warmup": "1",
+        "log_interval": "1",
+        "num_workers": "0",
         "half": f"[--fp16, --cpu, --fp16-init-scale={2**24}]",
-    }  # fmt: skip
+    }
     changes = {key: str(value) for key, value in settings.items()}
     *trainings, last = load_recipe(RECIPES / "analysis-constraint.yaml", changes).stages
     # In one process: to start one takes seconds.

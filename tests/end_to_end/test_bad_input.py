@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
 from cress_svcd.data.corpus.manifest import read_manifest
+from tests.helpers.fairseq_commands import generate_command, run_series, train_command
 
 
 class Malicious:
@@ -54,9 +54,17 @@ def outcomes(prepared, release, hubert, averaged, elsewhere, tmp_path_factory):
 
     def training(data):
         return train_command(
-            data, root / "out", "--hubert-model-path", hubert, "--max-update", "1", "--no-save",
-            "--num-workers", "1", "--disable-validation",
-        )  # fmt: skip
+            data,
+            root / "out",
+            "--hubert-model-path",
+            hubert,
+            "--max-update",
+            "1",
+            "--no-save",
+            "--num-workers",
+            "1",
+            "--disable-validation",
+        )
 
     def generating(data, checkpoint=averaged, *flags):
         return generate_command(data, checkpoint, "--num-workers", "0", *flags)

@@ -4,23 +4,32 @@ import re
 
 import pytest
 import yaml
+
+from cress_svcd.cli.main import main
 from tests.helpers.fairseq_commands import records, train_command
 from tests.helpers.tone_corpus import write_prepared
 from tests.helpers.training_options import NO_DROPOUT
 from tests.helpers.two_processes import kill_one_at_update, torchrun, torchrun_series
 
-from cress_svcd.cli.main import main
-
 MASKED_PREDICTION = {
     "seed": 1,
     "units": {"clusters": 8, "sample_frames": 1_000},
     "task": {
-        "pad_audio": True, "random_crop": False, "min_sample_size": 4_800, "max_sample_size": 64_000,
+        "pad_audio": True,
+        "random_crop": False,
+        "min_sample_size": 4_800,
+        "max_sample_size": 64_000,
     },
     "model": {
-        "conv_feature_layers": "[(16,40,20)] + [(32,16,16)]", "encoder_layers": 1,
-        "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_attention_heads": 2,
-        "conv_pos": 8, "conv_pos_groups": 4, "final_dim": 16, "mask_length": 4,
+        "conv_feature_layers": "[(16,40,20)] + [(32,16,16)]",
+        "encoder_layers": 1,
+        "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 64,
+        "encoder_attention_heads": 2,
+        "conv_pos": 8,
+        "conv_pos_groups": 4,
+        "final_dim": 16,
+        "mask_length": 4,
     },
     "common": {"log_interval": 1, "cpu": True},
     "dataset": {"batch_size": 8, "max_tokens": 640_000, "num_workers": 0},
@@ -30,7 +39,7 @@ MASKED_PREDICTION = {
         "optimization": {"max_update": 4, "lr": [0.005], "update_freq": [2]},
         "lr_scheduler": {"warmup_updates": 2, "total_num_update": 1000},
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +48,23 @@ def make(prepared, hubert, tmp_path_factory):
 
     def make(*flags, **options) -> list:
         return train_command(
-            prepared, tmp_path_factory.mktemp("train"), "--hubert-model-path", hubert,
-            "--text-data", prepared / "binary", "--max-tokens-text", "300", "--num-workers", "0",
-            "--max-epoch", "2", "--no-save", *NO_DROPOUT, *flags, **options,
-        )  # fmt: skip
+            prepared,
+            tmp_path_factory.mktemp("train"),
+            "--hubert-model-path",
+            hubert,
+            "--text-data",
+            prepared / "binary",
+            "--max-tokens-text",
+            "300",
+            "--num-workers",
+            "0",
+            "--max-epoch",
+            "2",
+            "--no-save",
+            *NO_DROPOUT,
+            *flags,
+            **options,
+        )
 
     return make
 
@@ -116,13 +138,19 @@ def test_masked_prediction_in_two_processes_sums_over_both(tmp_path, elsewhere):
     alone = (tmp_path / "out" / "logs" / "masked_prediction.log").read_text(encoding="utf-8")
     result = torchrun(
         [
-            "fairseq-hydra-train", "--config-dir", tmp_path / "out" / "masked_prediction",
-            "--config-name", "training", f"hydra.run.dir={tmp_path}", "hydra.output_subdir=null",
-            f"checkpoint.save_dir={tmp_path / 'two'}", "optimization.update_freq=[1]",
+            "fairseq-hydra-train",
+            "--config-dir",
+            tmp_path / "out" / "masked_prediction",
+            "--config-name",
+            "training",
+            f"hydra.run.dir={tmp_path}",
+            "hydra.output_subdir=null",
+            f"checkpoint.save_dir={tmp_path / 'two'}",
+            "optimization.update_freq=[1]",
             "distributed_training.find_unused_parameters=true",
         ],
         elsewhere,
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stdout[-5000:]
     one, two = (records(output, "train_inner") for output in (alone, result.stdout))
     assert len(one) == len(two) == 4
@@ -137,9 +165,14 @@ def test_masked_prediction_in_two_processes_sums_over_both(tmp_path, elsewhere):
 def test_a_killed_process_ends_all_and_a_restart_loses_nothing(alone, make, elsewhere, tmp_path):
     command = [
         *make("--update-freq", "1", "--ddp-backend", "legacy_ddp"),
-        "--save-dir", tmp_path, "--save-interval-updates", "3", "--keep-interval-updates", "1",
+        "--save-dir",
+        tmp_path,
+        "--save-interval-updates",
+        "3",
+        "--keep-interval-updates",
+        "1",
         "--no-epoch-checkpoints",
-    ]  # fmt: skip
+    ]
     command.remove("--no-save")
     log = tmp_path / "killed.log"
     status, seconds = kill_one_at_update(command, len(alone) - 2, log, elsewhere)

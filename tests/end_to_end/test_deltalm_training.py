@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from cress_svcd.cli.main import main
 from tests.helpers.deltalm_files import TINY, TINY_HEADS
 from tests.helpers.fairseq_commands import generate_command, records, run_series, train_command
 from tests.helpers.large_vocabulary import write_vocabulary
 from tests.helpers.training_options import TINY_MODEL
-
-from cress_svcd.cli.main import main
 
 HEADS = [word for name in TINY_HEADS for word in (f"--{name.replace('_', '-')}", "4")]
 
@@ -22,16 +22,38 @@ def command(data, save_dir, *flags, **options) -> list:
     start = next(i for i, word in enumerate(words) if words[i : i + 2] == TINY_MODEL[:2])
     del words[start : start + len(TINY_MODEL)]
     return [
-        *words, "--arch", "hubert_deltalm", "--conv-channels", "24", "--num-workers", "0",
-        "--update-freq", "1", "--dropout", "0", "--no-epoch-checkpoints", *flags,
-    ]  # fmt: skip
+        *words,
+        "--arch",
+        "hubert_deltalm",
+        "--conv-channels",
+        "24",
+        "--num-workers",
+        "0",
+        "--update-freq",
+        "1",
+        "--dropout",
+        "0",
+        "--no-epoch-checkpoints",
+        *flags,
+    ]
 
 
 def prepare(release: Path, out: Path, vocabulary: Path) -> Path:
     arguments = [
-        "prepare-mustc", release, "-o", out, "--tgt-lang", "de", "--workers", "1", "--text-data",
-        "--spm-model", vocabulary / "spm.model", "--dictionary", vocabulary / "dict.txt",
-    ]  # fmt: skip
+        "prepare-mustc",
+        release,
+        "-o",
+        out,
+        "--tgt-lang",
+        "de",
+        "--workers",
+        "1",
+        "--text-data",
+        "--spm-model",
+        vocabulary / "spm.model",
+        "--dictionary",
+        vocabulary / "dict.txt",
+    ]
     assert main([str(word) for word in arguments]) == 0
     return out
 
@@ -49,8 +71,11 @@ def folder(tmp_path_factory) -> Path:
 def data(release, folder) -> Path:
     """The tiny corpus in the pieces of a vocabulary that was made for more."""
     (folder / "vocabulary").mkdir()
-    texts = [release / f"{split}.{side}" for split in ("train", "dev", "tst-COMMON")
-             for side in ("en", "de")]  # fmt: skip
+    texts = [
+        release / f"{split}.{side}"
+        for split in ("train", "dev", "tst-COMMON")
+        for side in ("en", "de")
+    ]
     corpus = [line for path in texts for line in path.read_text(encoding="utf-8").splitlines()]
     write_vocabulary(folder / "vocabulary", corpus, 100)
     return prepare(release, folder / "data", folder / "vocabulary")
@@ -68,26 +93,59 @@ def trained(data, folder, hubert, elsewhere):
     outcomes = run_series(
         {
             "text": command(
-                data, folder / "mt", *text, *HEADS, "--deltalm-model-path", starts / "deltalm.pt",
-                "--batch-size-text", "8", "--max-epoch", "30", "--validate-interval", "30",
-                "--save-interval", "30", mode=["--ext-mt-training"],
+                data,
+                folder / "mt",
+                *text,
+                *HEADS,
+                "--deltalm-model-path",
+                starts / "deltalm.pt",
+                "--batch-size-text",
+                "8",
+                "--max-epoch",
+                "30",
+                "--validate-interval",
+                "30",
+                "--save-interval",
+                "30",
+                mode=["--ext-mt-training"],
             ),
             "speech": command(
-                data, folder / "st", *speech, "--max-update", "10", "--lr", "1e-4",
-                "--deltalm-model-path", folder / "mt" / "checkpoint_last.pt",
+                data,
+                folder / "st",
+                *speech,
+                "--max-update",
+                "10",
+                "--lr",
+                "1e-4",
+                "--deltalm-model-path",
+                folder / "mt" / "checkpoint_last.pt",
             ),
             "decoder only": command(
-                data, folder / "only", *speech, *HEADS, "--max-update", "1",
-                "--deltalm-decoder-only", "--deltalm-model-path", starts / "deltalm.pt",
+                data,
+                folder / "only",
+                *speech,
+                *HEADS,
+                "--max-update",
+                "1",
+                "--deltalm-decoder-only",
+                "--deltalm-model-path",
+                starts / "deltalm.pt",
             ),
             "quantised": command(
-                data, folder / "quantised", "--arch", "quant_deltalm", "--max-update", "2",
-                "--quant-policy", "decoder", "--finetuned-st-model",
+                data,
+                folder / "quantised",
+                "--arch",
+                "quant_deltalm",
+                "--max-update",
+                "2",
+                "--quant-policy",
+                "decoder",
+                "--finetuned-st-model",
                 folder / "st" / "checkpoint_last.pt",
             ),
         },
         elsewhere,
-    )  # fmt: skip
+    )
     shutil.rmtree(starts)
     for name, outcome in outcomes.items():
         assert not outcome.failed, f"{name}: {outcome.output[-3000:]}"
@@ -100,10 +158,17 @@ def generated(trained, data, release, folder, elsewhere) -> dict[str, str]:
     texts = [folder / "data" / f"{split}.tsv" for split in ("train", "dev", "tst-COMMON")]
     model = folder / "mt" / "checkpoint_last.pt"
     arguments = [
-        "prune-vocabulary", model, "-o", folder / "pruned",
-        "--spm-model", folder / "vocabulary" / "spm.model",
-        "--dictionary", folder / "vocabulary" / "dict.txt", "--text", *texts,
-    ]  # fmt: skip
+        "prune-vocabulary",
+        model,
+        "-o",
+        folder / "pruned",
+        "--spm-model",
+        folder / "vocabulary" / "spm.model",
+        "--dictionary",
+        folder / "vocabulary" / "dict.txt",
+        "--text",
+        *texts,
+    ]
     assert main([str(word) for word in arguments]) == 0
     pruned = prepare(release, folder / "pruned data", folder / "pruned")
     outcomes = run_series(

@@ -4,24 +4,36 @@ import itertools
 from pathlib import Path
 
 import pytest
-from tests.helpers.fairseq_commands import run_stages
 
-from cress_svcd.recipes.runner import Runner
 from cress_svcd.recipes.recipe_file import load_recipe
+from cress_svcd.recipes.runner import Runner
+from tests.helpers.fairseq_commands import run_stages
 
 ROOT = Path(__file__).parents[2]
 SUBJECTS = {
-    "the man": "der Mann", "a woman": "eine Frau", "the dog": "der Hund", "my child": "mein Kind",
-    "your sister": "deine Schwester", "this teacher": "dieser Lehrer",
-}  # fmt: skip
+    "the man": "der Mann",
+    "a woman": "eine Frau",
+    "the dog": "der Hund",
+    "my child": "mein Kind",
+    "your sister": "deine Schwester",
+    "this teacher": "dieser Lehrer",
+}
 VERBS = {
-    "sees": "sieht", "buys": "kauft", "wants": "will", "takes": "nimmt", "finds": "findet",
+    "sees": "sieht",
+    "buys": "kauft",
+    "wants": "will",
+    "takes": "nimmt",
+    "finds": "findet",
     "brings": "bringt",
-}  # fmt: skip
+}
 OBJECTS = {
-    "the house": "das Haus", "an apple": "einen Apfel", "water": "Wasser",
-    "a red book": "ein rotes Buch", "two chairs": "zwei Stühle", "our car": "unser Auto",
-}  # fmt: skip
+    "the house": "das Haus",
+    "an apple": "einen Apfel",
+    "water": "Wasser",
+    "a red book": "ein rotes Buch",
+    "two chairs": "zwei Stühle",
+    "our car": "unser Auto",
+}
 
 
 def write_text(folder: Path) -> None:

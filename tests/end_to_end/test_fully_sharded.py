@@ -5,7 +5,14 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers.fairseq_commands import generate_command, records, run_series, svcd_command, train_command
+
+from tests.helpers.fairseq_commands import (
+    generate_command,
+    records,
+    run_series,
+    svcd_command,
+    train_command,
+)
 from tests.helpers.training_options import NO_DROPOUT
 from tests.helpers.two_processes import torchrun
 
@@ -13,10 +20,24 @@ SHARDED = ["--ddp-backend", "fully_sharded", "--update-freq", "1"]
 SHORT = ["--max-epoch", "2", "--num-workers", "0", *NO_DROPOUT]
 TRAINED = [*SHORT, "--freeze-hubert", "--checkpoint-activations", "--clip-norm", "1"]
 QUANTISED = [
-    *SHORT, "--optimizer", "quant_adam", "--vector-lr-scale", "2", "--latent-lr-scale", "0.5",
-    "--lr", "1e-3", "--quant-schedule", "fade", "--quant-warmup", "4",
-    "--distill-hidden-weight", "1", "--distill-relation-weight", "1",
-]  # fmt: skip
+    *SHORT,
+    "--optimizer",
+    "quant_adam",
+    "--vector-lr-scale",
+    "2",
+    "--latent-lr-scale",
+    "0.5",
+    "--lr",
+    "1e-3",
+    "--quant-schedule",
+    "fade",
+    "--quant-warmup",
+    "4",
+    "--distill-hidden-weight",
+    "1",
+    "--distill-relation-weight",
+    "1",
+]
 
 
 def losses(output: str) -> list[dict[str, float]]:

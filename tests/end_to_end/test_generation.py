@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from tests.helpers.fairseq_commands import TASK, generate_command, run_series
 
 from cress_svcd.data.corpus.manifest import read_manifest
+from tests.helpers.fairseq_commands import TASK, generate_command, run_series
 
 
 def lines(output: str, kind: str) -> list[str]:
@@ -105,9 +105,17 @@ def test_the_trained_model_listens(more):
 class TestInteractive:
     def run(self, run, prepared, averaged, cwd, text, *flags) -> list[str]:
         command = [
-            "fairseq-interactive", prepared, *TASK, "--path", averaged, "--beam", "3",
-            "--max-len-b", "20", *flags,
-        ]  # fmt: skip
+            "fairseq-interactive",
+            prepared,
+            *TASK,
+            "--path",
+            averaged,
+            "--beam",
+            "3",
+            "--max-len-b",
+            "20",
+            *flags,
+        ]
         output = run(*command, cwd=cwd, input=text).stdout
         return [line.split("\t")[2] for line in lines(output, "D")]
 

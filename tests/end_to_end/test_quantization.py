@@ -7,6 +7,9 @@ import shutil
 
 import pytest
 import torch
+
+from cress_svcd.cli.main import main
+from cress_svcd.quantization import Policy
 from tests.helpers.fairseq_commands import (
     USER_DIR,
     generate_command,
@@ -16,15 +19,26 @@ from tests.helpers.fairseq_commands import (
     svcd_command,
 )
 
-from cress_svcd.cli.main import main
-from cress_svcd.quantization import Policy
-
 POLICY = {"rules": [{"match": "decoder.layers.*.encoder_attn.*"}, {"match": "*.fc1", "bits": 1.58}]}
 PROGRESSIVE = [
-    "--quant-policy", "transformer", "--quant-schedule", "ternary", "--quant-warmup", "6",
-    "--optimizer", "quant_adam", "--vector-lr-scale", "2", "--distill-hidden-weight", "1",
-    "--distill-relation-weight", "1", "--distill-kl-warmup", "4", "--no-epoch-checkpoints",
-]  # fmt: skip
+    "--quant-policy",
+    "transformer",
+    "--quant-schedule",
+    "ternary",
+    "--quant-warmup",
+    "6",
+    "--optimizer",
+    "quant_adam",
+    "--vector-lr-scale",
+    "2",
+    "--distill-hidden-weight",
+    "1",
+    "--distill-relation-weight",
+    "1",
+    "--distill-kl-warmup",
+    "4",
+    "--no-epoch-checkpoints",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +57,17 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
 
     def command(name, *flags):
         return svcd_command(
-            prepared, folder / name, start, "--teacher-model", teacher, "--num-workers", "0",
-            "--max-epoch", "2", *flags,
-        )  # fmt: skip
+            prepared,
+            folder / name,
+            start,
+            "--teacher-model",
+            teacher,
+            "--num-workers",
+            "0",
+            "--max-epoch",
+            "2",
+            *flags,
+        )
 
     described = ["--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml"]
 
@@ -160,14 +182,25 @@ def test_bad_input_is_refused_before_training(trained, name, message):
 def test_the_configuration_of_the_project(run, prepared, averaged, elsewhere, tmp_path):
     """The same by fairseq-hydra-train."""
     result = run(
-        "fairseq-hydra-train", "--config-dir", USER_DIR.parent / "configs" / "train",
-        "--config-name", "svcd_base", f"common.user_dir={USER_DIR}", f"task.data={prepared}",
-        f"model.finetuned_st_model={averaged}", f"checkpoint.save_dir={tmp_path / 'svcd'}",
-        "common.cpu=true", "common.fp16=false", "criterion.teacher_fp16=false",
-        "optimization.max_update=2", "dataset.max_tokens=200000", "dataset.num_workers=1",
-        "common.log_interval=1", f"hydra.run.dir={tmp_path / 'run'}",
+        "fairseq-hydra-train",
+        "--config-dir",
+        USER_DIR.parent / "configs" / "train",
+        "--config-name",
+        "svcd_base",
+        f"common.user_dir={USER_DIR}",
+        f"task.data={prepared}",
+        f"model.finetuned_st_model={averaged}",
+        f"checkpoint.save_dir={tmp_path / 'svcd'}",
+        "common.cpu=true",
+        "common.fp16=false",
+        "criterion.teacher_fp16=false",
+        "optimization.max_update=2",
+        "dataset.max_tokens=200000",
+        "dataset.num_workers=1",
+        "common.log_interval=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
         cwd=elsewhere,
-    )  # fmt: skip
+    )
     entries = records(result.stdout + result.stderr, "train_inner")
     assert len(entries) == 2 and all(float(entry["distill_kl"]) > 0 for entry in entries)
     state = torch.load(tmp_path / "svcd" / "checkpoint_last.pt", weights_only=True)

@@ -6,27 +6,36 @@ from pathlib import Path
 
 import pytest
 from fairseq_cli import generate
-from tests.helpers.fairseq_commands import USER_DIR, run_series
 
-from cress_svcd.cli.main import main
 from cress_svcd.atomic_files import write_text
+from cress_svcd.cli.main import main
 from cress_svcd.recipes.recipe_file import load_recipe
+from tests.helpers.fairseq_commands import USER_DIR, run_series
 
 BENCH = USER_DIR.parent / "scripts" / "bench" / "quantization.yaml"
 
 
-def test_a_row_from_training_to_the_picture(
-    prepared, averaged, speech, tmp_path, monkeypatch
-):
+def test_a_row_from_training_to_the_picture(prepared, averaged, speech, tmp_path, monkeypatch):
     full = tmp_path / "full"
     write_text(full / "results" / "speech.txt", speech)
     settings = {
-        "full": full, "data": prepared, "start": averaged, "arch": "quant_transformer",
-        "parts": "false", "methods": "false", "row": "decoder",
-        "row_options": "[--quant-policy=decoder]", "updates": "4", "warmup": "1",
-        "averaged": "1", "save_every": "2", "max_tokens": "300000", "num_workers": "0",
-        "precision": "[--cpu]", "cached": "[]",
-    }  # fmt: skip
+        "full": full,
+        "data": prepared,
+        "start": averaged,
+        "arch": "quant_transformer",
+        "parts": "false",
+        "methods": "false",
+        "row": "decoder",
+        "row_options": "[--quant-policy=decoder]",
+        "updates": "4",
+        "warmup": "1",
+        "averaged": "1",
+        "save_every": "2",
+        "max_tokens": "300000",
+        "num_workers": "0",
+        "precision": "[--cpu]",
+        "cached": "[]",
+    }
     recipe = load_recipe(BENCH, {key: str(value) for key, value in settings.items()})
     (stage,) = recipe.stages
     assert all(Path(file).exists() for file in stage.needs)

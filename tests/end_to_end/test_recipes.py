@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from cress_svcd.atomic_files import read_yaml
+from cress_svcd.cli.main import main
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.recipes.recipe_file import load_recipe
+from cress_svcd.recipes.runner import resolve
 from tests.helpers.deltalm_files import TINY as TINY_DELTALM
 from tests.helpers.deltalm_files import TINY_HEADS
 from tests.helpers.fairseq_commands import run_stages
 from tests.helpers.large_vocabulary import write_vocabulary
 from tests.helpers.training_options import TINY_MODEL
-
-from cress_svcd.cli.main import main
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.atomic_files import read_yaml
-from cress_svcd.recipes.runner import resolve
-from cress_svcd.recipes.recipe_file import load_recipe
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PAIRS = sorted((SCRIPTS / "recipes").glob("en-*.yaml"))
@@ -32,8 +32,15 @@ RUNNABLE = [
 ]
 # Of CRESS, on MuST-C.
 LENGTH_PENALTIES = {
-    "de": 1.2, "es": 0.6, "fr": 1.8, "it": 1.0, "nl": 1.0, "pt": 1.4, "ro": 1.4, "ru": 0.8,
-}  # fmt: skip
+    "de": 1.2,
+    "es": 0.6,
+    "fr": 1.8,
+    "it": 1.0,
+    "nl": 1.0,
+    "pt": 1.4,
+    "ro": 1.4,
+    "ru": 0.8,
+}
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
@@ -97,22 +104,22 @@ def test_several_processes_are_a_setting(capsys):
 # The sentences of the tiny release, phrase by phrase.
 PHRASES = {
     "en": "the man|a woman|the dog|my child|sees|buys|wants|takes|the house|an apple|"
-          "a red book|water",
+    "a red book|water",
     "es": "el hombre|una mujer|el perro|mi hijo|ve|compra|quiere|toma|la casa|una manzana|"
-          "un libro rojo|agua",
+    "un libro rojo|agua",
     "fr": "l'homme|une femme|le chien|mon enfant|voit|achète|veut|prend|la maison|une pomme|"
-          "un livre rouge|de l'eau",
+    "un livre rouge|de l'eau",
     "it": "l'uomo|una donna|il cane|mio figlio|vede|compra|vuole|prende|la casa|una mela|"
-          "un libro rosso|acqua",
+    "un libro rosso|acqua",
     "nl": "de man|een vrouw|de hond|mijn kind|ziet|koopt|wil|neemt|het huis|een appel|"
-          "een rood boek|water",
+    "een rood boek|water",
     "pt": "o homem|uma mulher|o cão|meu filho|vê|compra|quer|toma|a casa|uma maçã|"
-          "um livro vermelho|água",
+    "um livro vermelho|água",
     "ro": "bărbatul|o femeie|câinele|copilul meu|vede|cumpără|vrea|ia|casa|un măr|"
-          "o carte roșie|apă",
+    "o carte roșie|apă",
     "ru": "мужчина|женщина|собака|мой ребёнок|видит|покупает|хочет|берёт|дом|яблоко|"
-          "красную книгу|воду",
-}  # fmt: skip
+    "красную книгу|воду",
+}
 
 
 def translate(text: str, language: str) -> str:
@@ -166,18 +173,28 @@ def test_each_pair_starts_with_its_own_release(translated, tmp_path, language):
 def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(SCRIPTS.parent)
     settings = {
-        "mustc": release, "hubert": hubert, "out": tmp_path / "out", "vocab_size": 50,
-        "precision": ["--cpu"], "mt_updates": 12, "mt_tokens": 600, "st_samples": 400_000,
-        "st_update_freq": 1, "st_epochs": 2, "svcd_epochs": 2, "averaged": 2, "beam": 2,
-        "num_workers": 0, "packing": ["--dtype=fp32"],
+        "mustc": release,
+        "hubert": hubert,
+        "out": tmp_path / "out",
+        "vocab_size": 50,
+        "precision": ["--cpu"],
+        "mt_updates": 12,
+        "mt_tokens": 600,
+        "st_samples": 400_000,
+        "st_update_freq": 1,
+        "st_epochs": 2,
+        "svcd_epochs": 2,
+        "averaged": 2,
+        "beam": 2,
+        "num_workers": 0,
+        "packing": ["--dtype=fp32"],
         "transformer": ["--arch=hubert_transformer", *TINY_MODEL],
-    }  # fmt: skip
+    }
     recipe = tmp_path / "tiny.yaml"
     content = {
         "include": str(SCRIPTS / "recipes" / "en-de.yaml"),
         "settings": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in settings.items()
+            key: str(value) if isinstance(value, Path) else value for key, value in settings.items()
         },
     }
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -220,21 +237,34 @@ def deltalm(translated, tmp_path) -> dict[str, str | list[str]]:
         external.append(tmp_path / f"external.{language}")
         external[-1].write_text("".join(pairs), encoding="utf-8")
     return {
-        "mustc": str(release), "deltalm": str(folder), "external": [str(file) for file in external],
-    }  # fmt: skip
+        "mustc": str(release),
+        "deltalm": str(folder),
+        "external": [str(file) for file in external],
+    }
 
 
 def test_another_pair_with_deltalm_and_external_text(deltalm, hubert, tmp_path):
     steps = read_yaml(SCRIPTS / "recipes" / "steps.yaml", "the steps")["settings"]
     heads = [f"--{name.replace('_', '-')}={number}" for name, number in TINY_HEADS.items()]
     settings = {
-        **deltalm, "deltalm_size": "tiny", "hubert": str(hubert), "out": str(tmp_path / "out"),
-        "precision": ["--cpu"], "mt_updates": 8, "mt_tokens": 600, "st_samples": 400_000,
-        "st_update_freq": 1, "st_epochs": 1, "svcd_epochs": 1, "averaged": 1, "beam": 2,
-        "num_workers": 0, "packing": ["--dtype=fp32"],
+        **deltalm,
+        "deltalm_size": "tiny",
+        "hubert": str(hubert),
+        "out": str(tmp_path / "out"),
+        "precision": ["--cpu"],
+        "mt_updates": 8,
+        "mt_tokens": 600,
+        "st_samples": 400_000,
+        "st_update_freq": 1,
+        "st_epochs": 1,
+        "svcd_epochs": 1,
+        "averaged": 1,
+        "beam": 2,
+        "num_workers": 0,
+        "packing": ["--dtype=fp32"],
         "text_training": [*steps["text_training"], *heads],
         "speech_training": [*steps["speech_training"], "--conv-channels=24"],
-    }  # fmt: skip
+    }
     changes = {
         key: yaml.safe_dump(value) if isinstance(value, list) else str(value)
         for key, value in settings.items()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.fairseq_commands import measured, records, run_series, train_command
 
 from cress_svcd.recipes.runner import resolve
+from tests.helpers.fairseq_commands import measured, records, run_series, train_command
 
 MODES = {
     "speech and its text": ["--st-training", "--mt-finetune"],
@@ -20,11 +20,27 @@ MODES = {
 
 def command(data: Path, hubert: Path, folder: Path, mode: list[str]) -> list:
     return train_command(
-        data, folder, "--hubert-model-path", hubert, "--text-data", data / "binary",
-        "--max-tokens-text", "300", "--max-epoch", "3", "--no-epoch-checkpoints",
-        "--save-interval-updates", "3", "--keep-interval-updates", "1", "--hubert-mask-prob", "0.3",
-        "--hubert-mask-length", "2", mode=mode,
-    )  # fmt: skip
+        data,
+        folder,
+        "--hubert-model-path",
+        hubert,
+        "--text-data",
+        data / "binary",
+        "--max-tokens-text",
+        "300",
+        "--max-epoch",
+        "3",
+        "--no-epoch-checkpoints",
+        "--save-interval-updates",
+        "3",
+        "--keep-interval-updates",
+        "1",
+        "--hubert-mask-prob",
+        "0.3",
+        "--hubert-mask-length",
+        "2",
+        mode=mode,
+    )
 
 
 def kill_at_update(command: list, update: int, log: Path, cwd: Path) -> None:
@@ -70,9 +86,7 @@ def trained(prepared, hubert, elsewhere, tmp_path_factory):
         kill_at_update(interrupted, len(updates(whole, mode)) // 2, log, elsewhere)
         killed[mode] = records(log.read_text(), "train_inner")
     resumed = run_series(commands("killed"), elsewhere)
-    logged = {
-        mode: (updates(whole, mode), killed[mode], updates(resumed, mode)) for mode in MODES
-    }
+    logged = {mode: (updates(whole, mode), killed[mode], updates(resumed, mode)) for mode in MODES}
     return folder, logged
 
 

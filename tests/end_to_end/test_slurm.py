@@ -66,10 +66,14 @@ def job(tmp_path) -> dict[str, str]:
         (programs / name).write_text(f"#!/usr/bin/env bash\n{content}", encoding="utf-8")
         (programs / name).chmod(0o755)
     return {
-        "PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"),
-        "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node-[1-20000]", "SLURM_NNODES": "20000",
-        "SLURM_GPUS_ON_NODE": "4", "SLURM_SUBMIT_DIR": str(tmp_path),
-    }  # fmt: skip
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node-[1-20000]",
+        "SLURM_NNODES": "20000",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+    }
 
 
 TRAINING = ("fairseq-train", "some data", "--save-dir", "runs/st")

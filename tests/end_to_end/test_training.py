@@ -5,8 +5,9 @@ import re
 
 import pytest
 import torch
-from tests.helpers.fairseq_commands import USER_DIR, records, run_series, train_command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.helpers.fairseq_commands import USER_DIR, records, run_series, train_command
 from tests.helpers.training_options import TINY_MODEL
 
 ARCHS = [
@@ -59,34 +60,63 @@ def short(prepared, hubert, text_model, elsewhere, tmp_path_factory):
     folder = tmp_path_factory.mktemp("short")
 
     def command(name, *flags, **options):
-        speech = () if options.get("mode") == ["--ext-mt-training"] else (
-            "--hubert-model-path", hubert
+        speech = (
+            () if options.get("mode") == ["--ext-mt-training"] else ("--hubert-model-path", hubert)
         )
         return train_command(
-            prepared, folder / name, "--text-data", prepared / "binary", "--num-workers", "0",
-            *speech, "--max-update", "1", *flags, **options,
-        )  # fmt: skip
+            prepared,
+            folder / name,
+            "--text-data",
+            prepared / "binary",
+            "--num-workers",
+            "0",
+            *speech,
+            "--max-update",
+            "1",
+            *flags,
+            **options,
+        )
 
     mixed = ["--st-training", "--mt-finetune", "--ext-mt-training"]
     commands = {arch: command(arch, "--arch", arch) for arch in ARCHS}
     commands |= {
         "scheduler": command(
-            "scheduler", "--lr-scheduler", "WarmupLRScheduler", "--max-update", "5",
-            "--warmup-updates", "2", "--lr", "1e-3",
+            "scheduler",
+            "--lr-scheduler",
+            "WarmupLRScheduler",
+            "--max-update",
+            "5",
+            "--warmup-updates",
+            "2",
+            "--lr",
+            "1e-3",
         ),
         "mixed": command(
-            "mixed", "--max-update", "6", "--max-tokens-text", "200", "--tensorboard-logdir",
-            folder / "mixed" / "tensorboard", mode=mixed,
+            "mixed",
+            "--max-update",
+            "6",
+            "--max-tokens-text",
+            "200",
+            "--tensorboard-logdir",
+            folder / "mixed" / "tensorboard",
+            mode=mixed,
         ),
-        "bleu": command("bleu", "--eval-bleu", "--eval-bleu-args", '{"beam": 2}',
-                        "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"),
+        "bleu": command(
+            "bleu",
+            "--eval-bleu",
+            "--eval-bleu-args",
+            '{"beam": 2}',
+            "--best-checkpoint-metric",
+            "bleu",
+            "--maximize-best-checkpoint-metric",
+        ),
         "bleu of text": command("bleu_text", "--eval-bleu", mode=["--ext-mt-training"]),
         "ctc": command("ctc", "--ctc-head", "--ctc-weight", "0.3", "--max-update", "5"),
         "frozen": command("frozen", "--freeze-hubert"),
         # The first gradients overflow, until the scale is small enough.
         "fp16": command("fp16", "--fp16", "--fp16-init-scale", str(2**22)),
         "bf16": command("bf16", "--bf16"),
-    }  # fmt: skip
+    }
     return folder, run_series(commands, elsewhere)
 
 
@@ -166,16 +196,28 @@ class TestHydra:
             f"model.{name.lstrip('-').replace('-', '_')}={value}" for name, value in sizes.items()
         ]
         result = run(
-            "fairseq-hydra-train", "--config-dir", USER_DIR.parent / "configs" / "train",
-            "--config-name", "st_base",
-            f"common.user_dir={USER_DIR}", f"task.data={prepared}", "task.target_lang=de",
-            f"model.hubert_model_path={hubert}", f"checkpoint.save_dir={tmp_path / 'st'}",
-            "common.cpu=true", "common.fp16=false", "optimization.max_update=2",
-            "dataset.max_tokens=200000", "dataset.num_workers=1", "optimization.update_freq=[1]",
-            "common.log_format=json", "common.log_interval=1",
-            f"hydra.run.dir={tmp_path / 'run'}", *overrides,
+            "fairseq-hydra-train",
+            "--config-dir",
+            USER_DIR.parent / "configs" / "train",
+            "--config-name",
+            "st_base",
+            f"common.user_dir={USER_DIR}",
+            f"task.data={prepared}",
+            "task.target_lang=de",
+            f"model.hubert_model_path={hubert}",
+            f"checkpoint.save_dir={tmp_path / 'st'}",
+            "common.cpu=true",
+            "common.fp16=false",
+            "optimization.max_update=2",
+            "dataset.max_tokens=200000",
+            "dataset.num_workers=1",
+            "optimization.update_freq=[1]",
+            "common.log_format=json",
+            "common.log_interval=1",
+            f"hydra.run.dir={tmp_path / 'run'}",
+            *overrides,
             cwd=elsewhere,
-        )  # fmt: skip
+        )
         output = result.stdout + result.stderr
         assert len(records(output, "train_inner")) == 2
         assert "st_loss" in records(output, "train_inner")[0]

@@ -21,17 +21,23 @@ def waves(prepared, release) -> list[np.ndarray]:
     return [read_audio(spec, root=root) for spec in specs]
 
 
-def test_the_words_are_those_of_fairseq_generate(
-    run, averaged, waves, speech, elsewhere, tmp_path
-):
+def test_the_words_are_those_of_fairseq_generate(run, averaged, waves, speech, elsewhere, tmp_path):
     for number, wave in enumerate(waves):
         path = tmp_path / "speech" / f"{number:02}.wav"
         path.parent.mkdir(exist_ok=True)
         soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
     result = run(
-        "cress-svcd", "translate", averaged, tmp_path / "speech", *FLAGS,
-        "--output-format", "jsonl", "-o", tmp_path / "all.jsonl", cwd=elsewhere,
-    )  # fmt: skip
+        "cress-svcd",
+        "translate",
+        averaged,
+        tmp_path / "speech",
+        *FLAGS,
+        "--output-format",
+        "jsonl",
+        "-o",
+        tmp_path / "all.jsonl",
+        cwd=elsewhere,
+    )
     assert result.stdout == ""
     found = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     lines = re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", speech, re.MULTILINE)
@@ -51,9 +57,16 @@ def test_a_long_recording_from_a_pipe_becomes_subtitles(run, averaged, waves, el
     soundfile.write(tmp_path / "talk.flac", np.concatenate(parts), SAMPLE_RATE)
     with open(tmp_path / "talk.flac", "rb") as talk:
         result = run(
-            "cress-svcd", "translate", averaged, "-", *FLAGS, "--output-format", "vtt",
-            cwd=elsewhere, stdin=talk,
-        )  # fmt: skip
+            "cress-svcd",
+            "translate",
+            averaged,
+            "-",
+            *FLAGS,
+            "--output-format",
+            "vtt",
+            cwd=elsewhere,
+            stdin=talk,
+        )
     assert result.stdout.startswith("WEBVTT\n\n")
     found = re.findall(r"^00:00:(\S+) --> 00:00:(\S+)\n(.+)\n\n", result.stdout, re.MULTILINE)
     assert len(found) == len(waves)

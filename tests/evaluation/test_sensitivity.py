@@ -8,8 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization import Policy, apply_policy, quantized_layers
-from cress_svcd.quantization.report import layer_rows
 from cress_svcd.evaluation.sensitivity import (
     bits_per_weight,
     find_units,
@@ -18,7 +16,9 @@ from cress_svcd.evaluation.sensitivity import (
     ranking,
     unit_of,
 )
+from cress_svcd.quantization import Policy, apply_policy, quantized_layers
 from cress_svcd.quantization.convert import quantized_meanwhile
+from cress_svcd.quantization.report import layer_rows
 
 PLANTED = "decoder.layers.1.fc2"
 POLICY = Policy.from_dict(
@@ -63,13 +63,16 @@ def losses_of(model, batch, units, specs) -> dict[str, float]:
 @pytest.mark.parametrize(
     "layer, module, block",
     [
-        ("decoder.layers.1.encoder_attn.q_proj", "decoder.layers.1.encoder_attn",
-         "decoder.layers.1"),
+        (
+            "decoder.layers.1.encoder_attn.q_proj",
+            "decoder.layers.1.encoder_attn",
+            "decoder.layers.1",
+        ),
         ("decoder.layers.11.fc1", "decoder.layers.11", "decoder.layers.11"),
         ("encoder.hubert.post_extract_proj", "encoder.hubert", "encoder.hubert"),
         ("head", "head", "head"),
     ],
-)  # fmt: skip
+)
 def test_a_layer_belongs_to_its_module_and_its_block(layer, module, block):
     assert [unit_of(layer, by) for by in ("layer", "module", "block")] == [layer, module, block]
 
@@ -163,8 +166,10 @@ def test_what_the_last_choice_makes_needless_stays_in_full_precision():
 def test_modules_are_told_from_blocks(sensitive, specs):
     names = [unit.name for unit in find_units(sensitive, specs, "module")]
     assert names[:3] == [
-        "decoder.layers.0.self_attn", "decoder.layers.0.encoder_attn", "decoder.layers.0.fc*"
-    ]  # fmt: skip
+        "decoder.layers.0.self_attn",
+        "decoder.layers.0.encoder_attn",
+        "decoder.layers.0.fc*",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import hashlib
 
 import pytest
-from tests.golden.expected_values import expected
 
 from cress_svcd.cli.main import main
+from tests.golden.expected_values import expected
 
 SENTENCES = "11000"  # as scripts/recipes/demo.yaml
 

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.golden.expected_values import FOLDER, RECORDING, expected
-from tests.helpers.fairseq_commands import records, run_series, svcd_command, train_command
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.translation.translator import Translator
+from tests.golden.expected_values import FOLDER, RECORDING, expected
+from tests.helpers.fairseq_commands import records, run_series, svcd_command, train_command
 
 UPDATES = 8  # that are compared: later ones differ more between processors
 FULL_UPDATES = 120  # until it has something to say
@@ -23,22 +23,38 @@ LOSSES = ("loss", "st_loss", "nll_loss", "st_nll_loss", "kl_loss", "kl", "gnorm"
 def trained(prepared, hubert, tmp_path_factory):
     """Folders and outputs of a full-precision training and of SVCD training under it."""
     folder = tmp_path_factory.mktemp("golden")
-    common = ["--num-workers", "0", "--disable-validation",
-              "--no-epoch-checkpoints", "--update-freq", "1"]  # fmt: skip
+    common = [
+        "--num-workers",
+        "0",
+        "--disable-validation",
+        "--no-epoch-checkpoints",
+        "--update-freq",
+        "1",
+    ]
     full = folder / "full" / "checkpoint_last.pt"
     commands = {
         "full": [
             *train_command(prepared, full.parent, *common, "--hubert-model-path", hubert),
-            "--max-update", FULL_UPDATES,
+            "--max-update",
+            FULL_UPDATES,
         ],
         "svcd": [
             *svcd_command(
-                prepared, folder / "svcd", full, "--quant-policy", "decoder",
-                "--teacher-model", full, "--distill-kl-weight", "1", *common,
-                "--max-update", UPDATES,
+                prepared,
+                folder / "svcd",
+                full,
+                "--quant-policy",
+                "decoder",
+                "--teacher-model",
+                full,
+                "--distill-kl-weight",
+                "1",
+                *common,
+                "--max-update",
+                UPDATES,
             )
         ],
-    }  # fmt: skip
+    }
     commands["svcd"] = [word for word in commands["svcd"] if word != "--fp16"]
     outcomes = run_series(commands, folder)
     for name, outcome in outcomes.items():
@@ -49,8 +65,19 @@ def trained(prepared, hubert, tmp_path_factory):
             state["last_optimizer_state"] = None
             state.pop("criterion", None)
             torch.save(state, folder / f"{name}.pt")
-        assert main(["pack", str(folder / "svcd.pt"), "-o", str(folder / "packed.pt"),
-                     "--data", str(prepared)]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "pack",
+                    str(folder / "svcd.pt"),
+                    "-o",
+                    str(folder / "packed.pt"),
+                    "--data",
+                    str(prepared),
+                ]
+            )
+            == 0
+        )
         for name in FIXTURES:
             with gzip.open(FOLDER / f"{name}.pt.gz", "wb") as target:
                 target.write((folder / f"{name}.pt").read_bytes())
@@ -90,9 +117,13 @@ def sweep() -> np.ndarray:
 @pytest.mark.parametrize("name", FIXTURES)
 def test_files_of_before_translate_as_they_did(trained, prepared, stored, name):
     translator = Translator.load(
-        stored / f"{name}.pt", data=None if name == "packed" else prepared, device="cpu", beam=3,
-        max_len_b=20, segmentation=None,
-    )  # fmt: skip
+        stored / f"{name}.pt",
+        data=None if name == "packed" else prepared,
+        device="cpu",
+        beam=3,
+        max_len_b=20,
+        segmentation=None,
+    )
     found = translator.translate(sweep())
     found = [[found.text, found.score]]
     then = expected(f"translation {name}", found)

@@ -8,13 +8,13 @@ import json
 
 import pytest
 import torch
-from tests.golden.expected_values import expected
 from torch import Tensor, nn
 
 from cress_svcd.inference.packed_checkpoint import digest_of, write_packed
 from cress_svcd.inference.packed_model import Precision, pack_tensors
 from cress_svcd.quantization import METHODS, quantization_map
 from cress_svcd.quantization.packed_linear import PackedLinear
+from tests.golden.expected_values import expected
 
 INPUTS, OUTPUTS = 64, 12  # QuEST rotates 64 inputs by multiples of 1/8
 LAYERS = {
@@ -82,9 +82,7 @@ class EveryKind(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.ModuleDict(
-            {name: make_layer(options) for name, options in LAYERS.items()}
-        )
+        self.layers = nn.ModuleDict({name: make_layer(options) for name, options in LAYERS.items()})
         self.embed_tokens = nn.Embedding(20, INPUTS)
         self.output_projection = nn.Linear(INPUTS, 20, bias=False)
         self.output_projection.weight = self.embed_tokens.weight

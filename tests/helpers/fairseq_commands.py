@@ -10,11 +10,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.training_options import TINY_MODEL
-
 from cress_svcd.cli.main import main
-from cress_svcd.recipes.runner import PROGRAMS, resolve
 from cress_svcd.recipes.recipe_file import Stage
+from cress_svcd.recipes.runner import PROGRAMS, resolve
+from tests.helpers.training_options import TINY_MODEL
 
 USER_DIR = Path(__file__).parents[2] / "cress_svcd"
 TASK = ["--user-dir", USER_DIR, "--task", "speech_and_text_translation", "--cpu"]
@@ -22,30 +21,71 @@ TASK = ["--user-dir", USER_DIR, "--task", "speech_and_text_translation", "--cpu"
 # The command of the method's description, paths and machine aside ("Regular Training Baselines").
 # --fp16, which is slow without a GPU, has a test of its own.
 BASELINE = [
-    "--tgt-lang", "de",
-    "--config-yaml", "config.yaml", "--train-subset", "train", "--valid-subset", "dev",
-    "--num-workers", "2", "--max-tokens", "3000000", "--batch-size", "32",
-    "--max-tokens-text", "8192",
-    "--criterion", "speech_and_text_translation", "--label-smoothing", "0.1",
-    "--arch", "hubert_transformer_pruning_layer",
-    "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "1e-4",
+    "--tgt-lang",
+    "de",
+    "--config-yaml",
+    "config.yaml",
+    "--train-subset",
+    "train",
+    "--valid-subset",
+    "dev",
+    "--num-workers",
+    "2",
+    "--max-tokens",
+    "3000000",
+    "--batch-size",
+    "32",
+    "--max-tokens-text",
+    "8192",
+    "--criterion",
+    "speech_and_text_translation",
+    "--label-smoothing",
+    "0.1",
+    "--arch",
+    "hubert_transformer_pruning_layer",
+    "--optimizer",
+    "adam",
+    "--adam-betas",
+    "(0.9, 0.98)",
+    "--lr",
+    "1e-4",
     "--ddp-backend=legacy_ddp",
-    "--warmup-updates", "4000", "--clip-norm", "0.0", "--seed", "1", "--update-freq", "2",
+    "--warmup-updates",
+    "4000",
+    "--clip-norm",
+    "0.0",
+    "--seed",
+    "1",
+    "--update-freq",
+    "2",
     "--layernorm-embedding",
-    "--max-epoch", "45",
-    "--st-training", "--mt-finetune",
+    "--max-epoch",
+    "45",
     "--st-training",
-]  # fmt: skip
+    "--mt-finetune",
+    "--st-training",
+]
 # And the one under "SVCD", which repeats no dimensions.
 SVCD = [
     *["quant_transformer" if option.startswith("hubert_") else option for option in BASELINE],
-    "--lr-scheduler", "WarmupLRScheduler", "--disable-validation", "--fp16",
-]  # fmt: skip
+    "--lr-scheduler",
+    "WarmupLRScheduler",
+    "--disable-validation",
+    "--fp16",
+]
 # Later options win: what makes it learn something in seconds.
 QUICK = [
-    "--lr", "1e-2", "--warmup-updates", "10", "--batch-size", "4",
-    "--log-format", "json", "--log-interval", "1",
-]  # fmt: skip
+    "--lr",
+    "1e-2",
+    "--warmup-updates",
+    "10",
+    "--batch-size",
+    "4",
+    "--log-format",
+    "json",
+    "--log-interval",
+    "1",
+]
 TINY = [*TINY_MODEL, *QUICK]
 
 
@@ -53,23 +93,49 @@ def train_command(data, save_dir, *flags, mode=("--st-training", "--mt-finetune"
     """A ``fairseq-train`` command: the tiny baseline, with other ``flags`` after it."""
     options = [option for option in BASELINE if option not in ("--st-training", "--mt-finetune")]
     return [
-        "fairseq-train", data, *TASK, *options, *mode, *TINY, "--save-dir", save_dir, *flags,
-    ]  # fmt: skip
+        "fairseq-train",
+        data,
+        *TASK,
+        *options,
+        *mode,
+        *TINY,
+        "--save-dir",
+        save_dir,
+        *flags,
+    ]
 
 
 def svcd_command(data, save_dir, start, *flags) -> list:
     """The description's SVCD command, from the checkpoint ``start``, with ``flags`` after it."""
     return [
-        "fairseq-train", data, *TASK, *SVCD, *QUICK, "--save-dir", save_dir,
-        "--finetuned-st-model", start, *flags,
-    ]  # fmt: skip
+        "fairseq-train",
+        data,
+        *TASK,
+        *SVCD,
+        *QUICK,
+        "--save-dir",
+        save_dir,
+        "--finetuned-st-model",
+        start,
+        *flags,
+    ]
 
 
 def generate_command(data, checkpoint, *flags) -> list:
     return [
-        "fairseq-generate", data, *TASK, "--gen-subset", "tst-COMMON", "--path", checkpoint,
-        "--beam", "3", "--max-len-b", "20", *flags,
-    ]  # fmt: skip
+        "fairseq-generate",
+        data,
+        *TASK,
+        "--gen-subset",
+        "tst-COMMON",
+        "--path",
+        checkpoint,
+        "--beam",
+        "3",
+        "--max-len-b",
+        "20",
+        *flags,
+    ]
 
 
 def records(output: str, tag: str) -> list[dict]:
@@ -144,13 +210,14 @@ def run_series(
             timeout=600,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-    outcomes = {}
+    outcomes, last = {}, ""
     for part in result.stdout.split("\n##### ")[1:]:
         name, _, output = part.partition("\n")
         if name == "failed":
             outcomes[last].failed = True
         else:
-            outcomes[last := name] = Outcome(output, False)
+            last = name
+            outcomes[name] = Outcome(output, False)
     assert outcomes.keys() == commands.keys(), result.stdout[-3000:]
     return outcomes
 
@@ -190,8 +257,11 @@ def run_stages(stages: list[Stage], cwd: Path) -> None:
                     waiting[f"{stage.name} {number}"] = command
                 else:
                     result = subprocess.run(
-                        resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                        text=True, timeout=600,
-                    )  # fmt: skip
+                        resolve(command),
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        timeout=600,
+                    )
                     assert result.returncode == 0, f"{stage.name}: {result.stdout[-3000:]}"
         finish()

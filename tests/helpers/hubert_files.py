@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
-
 from fairseq.data import Dictionary
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+from omegaconf import OmegaConf
 
 SMALL = {
     "_name": "hubert",

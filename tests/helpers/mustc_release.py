@@ -44,7 +44,23 @@ def make_split(data: Path, split: str, talks: list[Talk], tgt_lang: str = "de") 
     (txt / f"{split}.{tgt_lang}").write_bytes("".join(targets).encode())
 
 
-WORDS = "the red house stood near seven tall trees while birds sang about rain and wind".split()
+WORDS = [
+    "the",
+    "red",
+    "house",
+    "stood",
+    "near",
+    "seven",
+    "tall",
+    "trees",
+    "while",
+    "birds",
+    "sang",
+    "about",
+    "rain",
+    "and",
+    "wind",
+]
 
 
 def make_release(root: Path, tgt_lang: str = "de", talks: int = 3, segments: int = 12) -> Path:

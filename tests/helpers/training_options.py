@@ -11,20 +11,45 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 TINY_MODEL = [
-    "--encoder-layers", "1", "--decoder-layers", "1",
-    "--encoder-embed-dim", "32", "--decoder-embed-dim", "32",
-    "--encoder-ffn-embed-dim", "48", "--decoder-ffn-embed-dim", "48",
-    "--encoder-attention-heads", "2", "--decoder-attention-heads", "2",
-    "--conv-channels", "24",
-]  # fmt: skip
+    "--encoder-layers",
+    "1",
+    "--decoder-layers",
+    "1",
+    "--encoder-embed-dim",
+    "32",
+    "--decoder-embed-dim",
+    "32",
+    "--encoder-ffn-embed-dim",
+    "48",
+    "--decoder-ffn-embed-dim",
+    "48",
+    "--encoder-attention-heads",
+    "2",
+    "--decoder-attention-heads",
+    "2",
+    "--conv-channels",
+    "24",
+]
 NO_DROPOUT = [
-    "--dropout", "0", "--attention-dropout", "0", "--activation-dropout", "0",
-    "--hubert-dropout", "0",
-]  # fmt: skip
+    "--dropout",
+    "0",
+    "--attention-dropout",
+    "0",
+    "--activation-dropout",
+    "0",
+    "--hubert-dropout",
+    "0",
+]
 TASK = [
-    "--task", "speech_and_text_translation", "--criterion", "speech_and_text_translation",
-    "--train-subset", "train", "--valid-subset", "dev",
-]  # fmt: skip
+    "--task",
+    "speech_and_text_translation",
+    "--criterion",
+    "speech_and_text_translation",
+    "--train-subset",
+    "train",
+    "--valid-subset",
+    "dev",
+]
 
 
 def parse(data: Path, *flags, arch: str = "hubert_transformer") -> argparse.Namespace:
@@ -71,12 +96,16 @@ def save_checkpoint(path: Path, cfg: argparse.Namespace, task, model: torch.nn.M
         "model": model.state_dict(),
         "criterion": None,
         "optimizer_history": [
-            {"num_updates": 3, "criterion_name": "x", "optimizer_name": "y",
-             "lr_scheduler_state": {}}
+            {
+                "num_updates": 3,
+                "criterion_name": "x",
+                "optimizer_name": "y",
+                "lr_scheduler_state": {},
+            }
         ],
         "task_state": task.state_dict(),
         "extra_state": {"train_iterator": {"epoch": 1}},
-    }  # fmt: skip
+    }
     torch.save(state, path)
     return path
 

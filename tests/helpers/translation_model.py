@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+
 from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 

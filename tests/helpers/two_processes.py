@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.helpers.fairseq_commands import Outcome, run_series
-
 from cress_svcd.recipes.runner import resolve
+from tests.helpers.fairseq_commands import Outcome, run_series
 
 PROCESSES = 2
 
@@ -24,9 +23,16 @@ def free_port() -> int:
 def launch() -> list[str]:
     """What starts a script, or a module after ``-m``, in two processes."""
     return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(PROCESSES),
-        "--master_addr", "127.0.0.1", "--master_port", str(free_port()),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(PROCESSES),
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(free_port()),
+    ]
 
 
 def torchrun_command(command: list) -> list[str]:
@@ -44,9 +50,13 @@ def torchrun(command: list, cwd) -> subprocess.CompletedProcess:
     """Run one of fairseq's commands in two processes."""
     return subprocess.run(
         torchrun_command(command),
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -62,9 +72,12 @@ def kill_one_at_update(command: list, update: int, log: Path, cwd) -> tuple[int,
     """
     with log.open("w") as sink:
         launcher = subprocess.Popen(
-            torchrun_command(command), cwd=cwd, stdout=sink, stderr=subprocess.STDOUT,
+            torchrun_command(command),
+            cwd=cwd,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        )
         end = time.monotonic() + 300
         while f'"num_updates": "{update}"' not in log.read_text():
             assert launcher.poll() is None and time.monotonic() < end, log.read_text()[-3000:]

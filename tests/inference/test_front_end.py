@@ -5,9 +5,9 @@ import torch
 from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels.cpu import conv1d
 from cress_svcd.inference import front_end
 from cress_svcd.inference.int8_modules import CompactConv1d, quantize_rows
+from cress_svcd.kernels.cpu import conv1d
 from cress_svcd.models.hubert_encoder import masked_channel_norm
 
 needs_windows = pytest.mark.skipif(

@@ -1,28 +1,28 @@
 """Decoder layers in few launches.  It also runs in Triton's interpreter, without a GPU:
 
-    TRITON_INTERPRET=1 python -m pytest tests/models/test_packed_layers.py   (needs triton)
+TRITON_INTERPRET=1 python -m pytest tests/models/test_packed_layers.py   (needs triton)
 """
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from torch import nn
-from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
-
-from cress_svcd.kernels.triton import sign_gemm_float
-from cress_svcd.models.attention import call_quantized_projections
-from cress_svcd.models.deltalm import InterleavedDecoderLayer
-from cress_svcd.inference.fused_layers import PackedEncoderLayer, PackedStep
-from cress_svcd.inference.cuda_graph_encoder import RecordedLayers
-from cress_svcd.inference.cuda_graph_decoder import _layer
-from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packed_linear import pack_model
 from fairseq.models.transformer import TransformerConfig
 from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from fairseq.modules.transformer_layer import (
     TransformerDecoderLayerBase,
     TransformerEncoderLayerBase,
 )
+from omegaconf import OmegaConf
+from torch import nn
+
+from cress_svcd.inference.cuda_graph_decoder import _layer
+from cress_svcd.inference.cuda_graph_encoder import RecordedLayers
+from cress_svcd.inference.fused_layers import PackedEncoderLayer, PackedStep
+from cress_svcd.kernels.triton import sign_gemm_float
+from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.models.deltalm import InterleavedDecoderLayer
+from cress_svcd.quantization import Policy, apply_policy
+from cress_svcd.quantization.packed_linear import pack_model
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 
 @pytest.fixture(autouse=True)

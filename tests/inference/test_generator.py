@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import cuda_graph
-from cress_svcd.inference import cuda_graph_encoder as recorded_module
 from cress_svcd.inference import cuda_graph_decoder
+from cress_svcd.inference import cuda_graph_encoder as recorded_module
+from cress_svcd.inference.generator import DECODER_VARIABLE, RecordedGenerator, choose_decoder
+from cress_svcd.kernels import cuda_graph
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm_checkpoint import DeltaLMDescription, Side
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM, HubertDeltaLMConfig
@@ -31,18 +32,24 @@ from cress_svcd.models.hubert_transformer import (
 )
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packed_linear import pack_model
-from cress_svcd.inference import generator as generation
-from cress_svcd.inference.generator import DECODER_VARIABLE, RecordedGenerator, choose_decoder
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 PIECES = 24
 OPTIONS = {
-    "encoder_embed_dim": 32, "decoder_embed_dim": 32, "encoder_layers": 1, "decoder_layers": 3,
-    "encoder_ffn_embed_dim": 48, "decoder_ffn_embed_dim": 48, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "layernorm_embedding": True, "activation_fn": "gelu",
-    "max_source_positions": 300, "max_target_positions": 300,
-}  # fmt: skip
+    "encoder_embed_dim": 32,
+    "decoder_embed_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "encoder_ffn_embed_dim": 48,
+    "decoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "layernorm_embedding": True,
+    "activation_fn": "gelu",
+    "max_source_positions": 300,
+    "max_target_positions": 300,
+}
 # Of which layers are packed products in few launches.
 WIDE = {"encoder_embed_dim": 64, "decoder_embed_dim": 64}
 RULES = {
@@ -64,20 +71,33 @@ def dictionary():
 def deltalm(options):
     """The description of a DeltaLM of these sizes, of few positions."""
     sides = [
-        Side(options[f"{name}_embed_dim"], options[f"{name}_ffn_embed_dim"],
-             options[f"{name}_layers"], 12, options[f"{name}_attention_heads"])
+        Side(
+            options[f"{name}_embed_dim"],
+            options[f"{name}_ffn_embed_dim"],
+            options[f"{name}_layers"],
+            12,
+            options[f"{name}_attention_heads"],
+        )
         for name in ("encoder", "decoder")
-    ]  # fmt: skip
+    ]
     return DeltaLMDescription(*sides, layernorm_embedding=True, shared_embeddings=True).to_json()
 
 
 def make(
-    dictionary, kind="plain", pre_norm=True, dtype=torch.float64, device="cpu",
-    quantized=("decoder",), **options,
-):  # fmt: skip
+    dictionary,
+    kind="plain",
+    pre_norm=True,
+    dtype=torch.float64,
+    device="cpu",
+    quantized=("decoder",),
+    **options,
+):
     """A model of random weights, ready to generate, whose words and their number differ."""
     torch.manual_seed(8)
-    cls, config = HubertTransformer if pre_norm else HubertTransformerPostLN, HubertTransformerConfig
+    cls, config = (
+        HubertTransformer if pre_norm else HubertTransformerPostLN,
+        HubertTransformerConfig,
+    )
     if kind.startswith("deltalm"):
         cls, config, kind = HubertDeltaLM, HubertDeltaLMConfig, kind.partition("-")[2]
         options = {"deltalm_description": deltalm({**OPTIONS, **options}), **options}
@@ -93,8 +113,11 @@ def make(
     model.decoder.embed_tokens.weight.data[dictionary.eos()] *= 2 if pre_norm else 3
     method, _, packed = kind.partition("-")
     if method != "plain":
-        rules = [{"match": f"{side}.layers.*.{layers}", **RULES[method]}
-                 for side in quantized for layers in ("*.*_proj", "fc?")]  # fmt: skip
+        rules = [
+            {"match": f"{side}.layers.*.{layers}", **RULES[method]}
+            for side in quantized
+            for layers in ("*.*_proj", "fc?")
+        ]
         apply_policy(model, Policy.from_dict({"rules": rules}))
         if packed:
             pack_model(model)
@@ -231,9 +254,7 @@ def test_another_search(dictionary, small_sizes):
 
 def test_words_to_begin_with(dictionary, small_sizes):
     prefix = {"prefix_tokens": torch.tensor([[5, 6, 7], [8, 1, 1], [9, 10, 1]])}
-    found = require_same_search(
-        make(dictionary), dictionary, [batch([9, 4, 6])], generate=prefix
-    )
+    found = require_same_search(make(dictionary), dictionary, [batch([9, 4, 6])], generate=prefix)
     assert [words[0] for words in found] == [5, 8, 9]
 
 
@@ -268,8 +289,13 @@ class Asked(TorchDispatchMode):
     """Raises where a recorded function would wait for the device or bring a number to it."""
 
     FORBIDDEN = (
-        "_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "equal.default", "unique",
-    )  # fmt: skip
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "lift_fresh",
+        "equal.default",
+        "unique",
+    )
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = str(function)
@@ -436,7 +462,7 @@ def test_a_broken_batch_leaves_nothing_behind(dictionary, small_sizes):
     eager, static = searches(model, dictionary, min_len=3, max_len_b=12)
     sample = batch([9, 4, 6])
     with torch.no_grad():
-        value, = model.encoder.layer_norm.weight[:1].clone()
+        (value,) = model.encoder.layer_norm.weight[:1].clone()
         model.encoder.layer_norm.weight[0] = float("nan")
         with pytest.raises(AssertionError):  # fairseq's: no sentence can be finished
             static.generate([model], sample)
@@ -564,7 +590,7 @@ class TestWhen:
         assert "dropout" in cuda_graph_decoder.why_unsupported(model)
         model = make(dictionary)
         model.decoder.layers[0].fc1.register_forward_hook(lambda *_: None)
-        assert "a hook watches a Linear" == cuda_graph_decoder.why_unsupported(model)
+        assert cuda_graph_decoder.why_unsupported(model) == "a hook watches a Linear"
         assert "NoneType" in cuda_graph_decoder.why_unsupported(torch.nn.Linear(1, 1))
 
 
@@ -573,7 +599,9 @@ def test_the_more_memory_the_more_rows(dictionary):
     decoder, states = make(dictionary).decoder, torch.zeros(1, device="cuda")
     small = cuda_graph_decoder.most_rows(decoder, states)
     assert small >= cuda_graph_decoder.MOST_ROWS
-    assert cuda_graph_decoder.most_rows(decoder, states.half()) == pytest.approx(2 * small, rel=0.01)
+    assert cuda_graph_decoder.most_rows(decoder, states.half()) == pytest.approx(
+        2 * small, rel=0.01
+    )
 
 
 def test_sizes_are_rounded_up_to_few():
@@ -660,9 +688,14 @@ def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind
     """Batches that come again, among others, in half precision: recordings do not disturb each
     other, and the encoder's give what its layers gave."""
     model = make(
-        dictionary, kind, dtype=torch.float16, device="cuda", encoder_layers=3,
-        quantized=("encoder", "decoder"), **sizes,
-    )  # fmt: skip
+        dictionary,
+        kind,
+        dtype=torch.float16,
+        device="cuda",
+        encoder_layers=3,
+        quantized=("encoder", "decoder"),
+        **sizes,
+    )
     _, static = searches(model, dictionary, beam_size=3, min_len=6, max_len_b=6)
     first = {}
     for _ in range(4):

@@ -8,9 +8,9 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
+from cress_svcd.kernels import layouts, reference
 from cress_svcd.kernels.cpu import sign_gemm
 from cress_svcd.kernels.triton import sign_gemm_float
-from cress_svcd.kernels import layouts, reference
 
 needs_cpu = pytest.mark.skipif(
     not kernels.backends()["cpu"].available, reason="the C kernels are not built"
@@ -100,8 +100,15 @@ def test_meta_tensors(operands):
 )
 def test_what_does_not_fit_is_refused(backend, operands, changes, message):
     x, signs, g, h, bias = operands(2, 40, 24)
-    arguments = {"x": x, "signs": prepared(signs, backend), "out_features": 24, "g": g, "h": h,
-                 "bias": bias, "bits": 8} | changes  # fmt: skip
+    arguments = {
+        "x": x,
+        "signs": prepared(signs, backend),
+        "out_features": 24,
+        "g": g,
+        "h": h,
+        "bias": bias,
+        "bits": 8,
+    } | changes
     with pytest.raises(ValueError, match=message):
         kernels.sign_matmul(**arguments)
 

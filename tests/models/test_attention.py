@@ -127,8 +127,9 @@ def test_beams_are_reordered_as_by_fairseq(beam):
         cache = {}
         decoder(tokens[:, :1], encoder_out, incremental_state=cache)
         decoder(tokens[:, :2], encoder_out, incremental_state=cache)
-        before = [value.clone() for part in cache.values() for value in part.values()
-                  if value is not None]  # fmt: skip
+        before = [
+            value.clone() for part in cache.values() for value in part.values() if value is not None
+        ]
         reorder(cache, torch.tensor([1, 1, 2, 2]))
         caches.append(
             [value for part in cache.values() for value in part.values() if value is not None]

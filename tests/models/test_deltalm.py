@@ -5,17 +5,6 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from tests.helpers.deltalm_files import (
-    EXPECTED,
-    TINY,
-    TINY_HEADS,
-    build,
-    config,
-    make_deltalm,
-    released_names,
-    save_finetuned,
-)
-from tests.helpers.deltalm_files import dictionary as make_dictionary
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,6 +19,17 @@ from cress_svcd.models.deltalm_checkpoint import (
 )
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM
 from cress_svcd.models.hubert_transformer import BUFFERS
+from tests.helpers.deltalm_files import (
+    EXPECTED,
+    TINY,
+    TINY_HEADS,
+    build,
+    config,
+    make_deltalm,
+    released_names,
+    save_finetuned,
+)
+from tests.helpers.deltalm_files import dictionary as make_dictionary
 
 PAD = 1
 TWO_HEADS = dict.fromkeys(TINY_HEADS, 2)
@@ -126,9 +126,15 @@ class TestReleasedFiles:
     @pytest.mark.parametrize("normed", [True, False], ids=["like base", "without embedding norm"])
     def test_dimensions_come_from_the_file(self, tmp_path, normed):
         make_deltalm(
-            tmp_path / "x.pt", 4, 3, width=128, inner=160, rows=110, positions=30,
+            tmp_path / "x.pt",
+            4,
+            3,
+            width=128,
+            inner=160,
+            rows=110,
+            positions=30,
             layernorm_embedding=normed,
-        )  # fmt: skip
+        )
         model = build(tmp_path / "x.pt", 107, **TWO_HEADS)
         cfg = model.cfg
         assert (cfg.encoder_layers, cfg.decoder_layers) == (4, 3)
@@ -171,8 +177,11 @@ class TestReleasedFiles:
         assert "392 tensors taken, 0 of the model's not in the file, 0 of the file's" in caplog.text
         own = model.decoder.layers[5]
         for name, module in {
-            "ffn_1.fc1": own.fc3, "ffn_1.fc2": own.fc4, "ffn_2.fc1": own.fc1, "ffn_2.fc2": own.fc2,
-        }.items():  # fmt: skip
+            "ffn_1.fc1": own.fc3,
+            "ffn_1.fc2": own.fc4,
+            "ffn_2.fc1": own.fc1,
+            "ffn_2.fc2": own.fc2,
+        }.items():
             assert torch.equal(module.weight, weights[f"decoder.layers.5.{name}.weight"])
         table = weights["src_embedding.embed_tokens.weight"]
         assert torch.equal(model.encoder.embed_tokens.weight, table[:100])
@@ -274,9 +283,14 @@ class TestRefused:
         with pytest.raises(CheckpointError, match="fc3.*--load-pretrained-mt"):
             read_deltalm(tmp_path / "x.pt")
 
-    @pytest.mark.parametrize("option, value", [("decoder_normalize_before", True),
-                                               ("no_scale_embedding", False),
-                                               ("activation_fn", "relu")])
+    @pytest.mark.parametrize(
+        "option, value",
+        [
+            ("decoder_normalize_before", True),
+            ("no_scale_embedding", False),
+            ("activation_fn", "relu"),
+        ],
+    )
     def test_another_kind_of_model(self, tiny, tmp_path, option, value):
         options = {"encoder_attention_heads": 4, option: value}
         torch.save({"model": tiny.state_dict(), "cfg": {"model": options}}, tmp_path / "x.pt")

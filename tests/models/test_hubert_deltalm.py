@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from tests.helpers.deltalm_files import TINY, build, make_deltalm, save_finetuned
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
+from tests.helpers.deltalm_files import TINY, build, make_deltalm, save_finetuned
 
 DECODER_ONLY = {
-    "deltalm_decoder_only": True, "encoder_attention_heads": 2, "encoder_layers": 1,
+    "deltalm_decoder_only": True,
+    "encoder_attention_heads": 2,
+    "encoder_layers": 1,
     "encoder_ffn_embed_dim": 48,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=["whole", "decoder only"])

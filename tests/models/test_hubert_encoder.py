@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint
@@ -18,6 +17,7 @@ from cress_svcd.models.hubert_encoder import (
     random_spans,
     read_hubert,
 )
+from tests.helpers.hubert_files import make_hubert
 
 
 def load(path, **options) -> HubertEncoder:
@@ -163,7 +163,15 @@ def test_conv_layers_are_read_as_released(text, layers):
 
 @pytest.mark.parametrize(
     "text",
-    ["__import__('os').system('true')", "[(1,2)]", "[(1,2,3)", "3", "[]", "[(1,2,-3)]", "[(1,2,'x')]"],
+    [
+        "__import__('os').system('true')",
+        "[(1,2)]",
+        "[(1,2,3)",
+        "3",
+        "[]",
+        "[(1,2,-3)]",
+        "[(1,2,'x')]",
+    ],
 )
 def test_conv_layers_are_never_executed(text, tmp_path):
     with pytest.raises(CheckpointError, match="conv_feature_layers"):

@@ -19,10 +19,18 @@ ARCHS = [
 ]
 PAD = 1
 TINY = dict(
-    encoder_layers=2, decoder_layers=2, encoder_embed_dim=32, decoder_embed_dim=32,
-    encoder_ffn_embed_dim=48, decoder_ffn_embed_dim=48, encoder_attention_heads=2,
-    decoder_attention_heads=2, conv_channels=24, max_source_positions=64, max_target_positions=64,
-)  # fmt: skip
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_embed_dim=32,
+    decoder_embed_dim=32,
+    encoder_ffn_embed_dim=48,
+    decoder_ffn_embed_dim=48,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    conv_channels=24,
+    max_source_positions=64,
+    max_target_positions=64,
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +130,7 @@ def test_speech_and_text_in_one_call_equal_two_calls(model, batch):
         **net_input, text_tokens=text["src_tokens"], text_lengths=text["src_lengths"]
     )
     assert torch.equal(speech_logits, model(**net_input)[0])
-    text_logits, _ = model(
-        text["src_tokens"], text["src_lengths"], net_input["prev_output_tokens"]
-    )
+    text_logits, _ = model(text["src_tokens"], text["src_lengths"], net_input["prev_output_tokens"])
     assert torch.equal(extra["text_output"][0], text_logits)
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.helpers.deltalm_files import TINY, TINY_HEADS
 from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
-from tests.helpers.training_options import make_task
 
 from cress_svcd.quantization import count_calls, quantized_layers
+from tests.helpers.deltalm_files import TINY, TINY_HEADS
+from tests.helpers.training_options import make_task
 
 DECODER_ONLY = {"deltalm_decoder_only": True, "encoder_layers": 1, "encoder_ffn_embed_dim": 48}
 
@@ -40,9 +40,12 @@ def start(request, task, hubert, tmp_path_factory):
     """A full-precision model and its checkpoint, as fairseq-train writes it."""
     options = DECODER_ONLY if request.param == "decoder only" else {}
     cfg = config(
-        "hubert_deltalm", hubert_model_path=str(hubert), deltalm_model_path=str(TINY),
-        **TINY_HEADS, **options,
-    )  # fmt: skip
+        "hubert_deltalm",
+        hubert_model_path=str(hubert),
+        deltalm_model_path=str(TINY),
+        **TINY_HEADS,
+        **options,
+    )
     model = task.build_model(cfg)
     path = tmp_path_factory.mktemp("start") / "st.pt"
     save(path, model, cfg, task)
@@ -72,8 +75,10 @@ def test_the_start_is_taken_whole(task, start):
 @pytest.mark.parametrize("policy", ["decoder", "transformer"])
 def test_every_linear_layer_is_quantised_and_called(task, start, batch, policy):
     model, _ = quantize(task, start, policy)
-    parts = {"decoder": ("decoder.layers.",), "transformer": ("decoder.layers.", "encoder.layers.",
-             "encoder.hubert.encoder.layers.")}[policy]  # fmt: skip
+    parts = {
+        "decoder": ("decoder.layers.",),
+        "transformer": ("decoder.layers.", "encoder.layers.", "encoder.hubert.encoder.layers."),
+    }[policy]
     linear = {
         name
         for name, module in start[0].named_modules()
@@ -103,9 +108,7 @@ def test_step_by_step_equals_teacher_forcing(task, start, batch):
     state: dict = {}
     for step in range(expected.size(1)):
         prefix = batch["prev_output_tokens"][:, : step + 1]
-        logits, _ = model.decoder(
-            prefix, encoder_out=extra["encoder_out"], incremental_state=state
-        )
+        logits, _ = model.decoder(prefix, encoder_out=extra["encoder_out"], incremental_state=state)
         real = prefix[:, -1] != 1
         torch.testing.assert_close(logits[real, -1], expected[real, step], rtol=0, atol=1e-4)
 
@@ -114,8 +117,12 @@ def test_a_saved_model_needs_no_other_file(task, start, batch, tmp_path):
     model, cfg = quantize(task, start, "decoder")
     save(tmp_path / "quantised.pt", model, cfg, task)
     state = torch.load(tmp_path / "quantised.pt", weights_only=True)
-    options = {**state["cfg"]["model"], "deltalm_model_path": "/gone", "hubert_model_path": "/gone",
-               "finetuned_st_model": "/gone"}  # fmt: skip
+    options = {
+        **state["cfg"]["model"],
+        "deltalm_model_path": "/gone",
+        "hubert_model_path": "/gone",
+        "finetuned_st_model": "/gone",
+    }
     again = task.build_model(OmegaConf.create(options), from_checkpoint=True)
     again.load_state_dict(state["model"], strict=True)
     model, again = model.eval(), again.eval()

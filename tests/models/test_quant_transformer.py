@@ -8,12 +8,12 @@ from fairseq.dataclass.utils import merge_with_parent
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.models import build_model as build_of_fairseq
 from omegaconf import OmegaConf
-from tests.helpers.training_options import TINY_MODEL, make_task
 
-from cress_svcd.training.fairseq_patches import read_mapped
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import Policy, count_calls, quantization_map, quantized_layers
 from cress_svcd.quantization.presets import shipped_policies
+from cress_svcd.training.fairseq_patches import read_mapped
+from tests.helpers.training_options import TINY_MODEL, make_task
 
 BASES = {
     "quant_transformer": "hubert_transformer",
@@ -54,8 +54,14 @@ def starts(task, hubert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("starts")
 
     def make(arch, **options):
-        cfg = config(arch, **SIZES, hubert_model_path=str(hubert), layernorm_embedding=True,
-                     activation_fn="gelu", **options)  # fmt: skip
+        cfg = config(
+            arch,
+            **SIZES,
+            hubert_model_path=str(hubert),
+            layernorm_embedding=True,
+            activation_fn="gelu",
+            **options,
+        )
         torch.manual_seed(3)
         model = task.build_model(cfg)
         for name, parameter in model.named_parameters():
@@ -99,8 +105,10 @@ def model(request, task, starts, arch):
 def with_text(batch):
     text = batch["source_text"]
     return {
-        **batch["net_input"], "text_tokens": text["src_tokens"], "text_lengths": text["src_lengths"]
-    }  # fmt: skip
+        **batch["net_input"],
+        "text_tokens": text["src_tokens"],
+        "text_lengths": text["src_lengths"],
+    }
 
 
 def steps(model, net_input):
@@ -146,7 +154,6 @@ class TestEveryNamedLayer:
             if parameter.grad is None
         ]
         assert not without
-
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -209,9 +216,7 @@ class TestPolicies:
         assert {(layer.METHOD, layer.bits, layer.activation_bits) for layer in layers} == {
             ("svcd", 1.58, 16)
         }
-        model, _ = quantize(
-            task, starts, quant_method="svcd", quant_options='{"variant": "paper"}'
-        )
+        model, _ = quantize(task, starts, quant_method="svcd", quant_options='{"variant": "paper"}')
         assert {layer.variant for layer in quantized_layers(model).values()} == {"paper"}
         path = tmp_path / "mine.yaml"
         Policy.from_dict({"rules": [{"match": "*.fc1", "method": "onebit"}]}).save(path)
@@ -464,4 +469,3 @@ class TestSchedule:
         model = TestCheckpoint().rebuilt(task, cfg)
         model.set_num_updates(3)  # as fairseq does with the checkpoint's
         assert self.states(model) == {(1.0, 0.0)}
-

@@ -7,7 +7,6 @@ for large; full-size models are built without memory, files at a reduced width.
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from tests.helpers.hubert_files import make_hubert
 
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import (
@@ -16,37 +15,78 @@ from cress_svcd.models.hubert_encoder import (
     HubertEncoder,
     read_hubert,
 )
+from tests.helpers.hubert_files import make_hubert
 
 CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 BASE = {
-    "_name": "hubert", "label_rate": 50, "extractor_mode": "default", "final_dim": 256,
-    "encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12, "activation_fn": "gelu", "layer_norm_first": False,
-    "encoder_layerdrop": 0.05, "feature_grad_mult": 0.1, "conv_bias": False, "conv_pos": 128,
-    "conv_pos_groups": 16, "conv_feature_layers": CONVOLUTIONS, "untie_final_proj": True,
-    "dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "dropout_input": 0.1,
-    "dropout_features": 0.1, "mask_prob": 0.8, "mask_length": 10, "skip_masked": False,
+    "_name": "hubert",
+    "label_rate": 50,
+    "extractor_mode": "default",
+    "final_dim": 256,
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "encoder_layerdrop": 0.05,
+    "feature_grad_mult": 0.1,
+    "conv_bias": False,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "conv_feature_layers": CONVOLUTIONS,
+    "untie_final_proj": True,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "dropout_input": 0.1,
+    "dropout_features": 0.1,
+    "mask_prob": 0.8,
+    "mask_length": 10,
+    "skip_masked": False,
     "skip_nomask": False,
-}  # fmt: skip
+}
 LARGE = {
-    **BASE, "extractor_mode": "layer_norm", "final_dim": 768, "encoder_layers": 24,
-    "encoder_embed_dim": 1024, "encoder_ffn_embed_dim": 4096, "encoder_attention_heads": 16,
-    "layer_norm_first": True, "encoder_layerdrop": 0.0, "feature_grad_mult": 1.0,
-    "dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0, "dropout_features": 0.0,
-}  # fmt: skip
+    **BASE,
+    "extractor_mode": "layer_norm",
+    "final_dim": 768,
+    "encoder_layers": 24,
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "encoder_attention_heads": 16,
+    "layer_norm_first": True,
+    "encoder_layerdrop": 0.0,
+    "feature_grad_mult": 1.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "dropout_input": 0.0,
+    "dropout_features": 0.0,
+}
 # The authors' paths: in the task's config, and one more field in some files.
 TASK = {
-    "_name": "hubert_pretraining", "data": "/checkpoint/someone/librispeech/960h",
-    "label_dir": "/checkpoint/someone/labels", "labels": ["layer6.km500"], "label_rate": 50,
-    "sample_rate": 16_000, "normalize": False, "random_crop": True, "max_sample_size": 250_000,
-    "min_sample_size": 32_000, "single_target": False, "pad_audio": False,
-}  # fmt: skip
+    "_name": "hubert_pretraining",
+    "data": "/checkpoint/someone/librispeech/960h",
+    "label_dir": "/checkpoint/someone/labels",
+    "labels": ["layer6.km500"],
+    "label_rate": 50,
+    "sample_rate": 16_000,
+    "normalize": False,
+    "random_crop": True,
+    "max_sample_size": 250_000,
+    "min_sample_size": 32_000,
+    "single_target": False,
+    "pad_audio": False,
+}
 SIZES = {"base": (BASE, False), "large": (LARGE, True)}
 REDUCED = {
-    "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_attention_heads": 4,
-    "final_dim": 16, "conv_pos": 16, "conv_pos_groups": 4,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 4,
+    "final_dim": 16,
+    "conv_pos": 16,
+    "conv_pos_groups": 4,
     "conv_feature_layers": CONVOLUTIONS.replace("512", "16"),
-}  # fmt: skip
+}
 
 
 def released_names(cfg: dict) -> set[str]:
@@ -62,8 +102,10 @@ def released_names(cfg: dict) -> set[str]:
     for layer in range(cfg["encoder_layers"]):
         prefix = f"encoder.layers.{layer}"
         pairs += [f"{prefix}.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-        pairs += [f"{prefix}.{name}" for name in ("fc1", "fc2", "self_attn_layer_norm",
-                                                  "final_layer_norm")]  # fmt: skip
+        pairs += [
+            f"{prefix}.{name}"
+            for name in ("fc1", "fc2", "self_attn_layer_norm", "final_layer_norm")
+        ]
     return names | {f"{name}.{part}" for name in pairs for part in ("weight", "bias")}
 
 
@@ -76,9 +118,10 @@ def size(request) -> str:
 def file(size, tmp_path):
     cfg, normalize = SIZES[size]
     model = make_hubert(
-        tmp_path / f"hubert_{size}.pt", {**cfg, **REDUCED, "w2v_path": "/checkpoint/x.pt"},
+        tmp_path / f"hubert_{size}.pt",
+        {**cfg, **REDUCED, "w2v_path": "/checkpoint/x.pt"},
         {**TASK, "normalize": normalize},
-    )  # fmt: skip
+    )
     return tmp_path / f"hubert_{size}.pt", model
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, load_pretraining_config
 from cress_svcd.errors import ConfigError
+from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, load_pretraining_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 SMALL = {
@@ -45,10 +45,20 @@ def test_hubert_base_is_the_published_model():
     assert model["conv_feature_layers"] == "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
     from fairseq.models.hubert.hubert import HubertConfig
 
-    published = {"encoder_layers": 12, "encoder_embed_dim": 768, "encoder_ffn_embed_dim": 3072,
-                 "encoder_attention_heads": 12, "final_dim": 256, "mask_prob": 0.80,
-                 "mask_length": 10, "encoder_layerdrop": 0.05, "feature_grad_mult": 0.1,
-                 "untie_final_proj": True, "layer_norm_first": False, "extractor_mode": "default"}
+    published = {
+        "encoder_layers": 12,
+        "encoder_embed_dim": 768,
+        "encoder_ffn_embed_dim": 3072,
+        "encoder_attention_heads": 12,
+        "final_dim": 256,
+        "mask_prob": 0.80,
+        "mask_length": 10,
+        "encoder_layerdrop": 0.05,
+        "feature_grad_mult": 0.1,
+        "untie_final_proj": True,
+        "layer_norm_first": False,
+        "extractor_mode": "default",
+    }
     assert {key: model.get(key, getattr(HubertConfig, key)) for key in published} == published
 
 
@@ -70,9 +80,7 @@ def test_limits_of_the_stages(tmp_path):
 
 
 def test_what_fairseq_is_given(tmp_path):
-    training = load(tmp_path).training(
-        CTC, tmp_path / "data", tmp_path / "save", pretrained="x.pt"
-    )
+    training = load(tmp_path).training(CTC, tmp_path / "data", tmp_path / "save", pretrained="x.pt")
     assert training["task"]["data"] == str(tmp_path / "data")
     assert training["task"]["labels"] == ["km"] and training["task"]["transcripts"] == "ltr"
     assert training["model"]["pretrained"] == "x.pt"

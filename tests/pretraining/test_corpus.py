@@ -1,8 +1,9 @@
 import numpy as np
 import pandas
 import pytest
-from tests.helpers.tone_corpus import write_prepared
 
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.errors import ManifestError
 from cress_svcd.pretraining.corpus import (
     Limits,
     Utterance,
@@ -12,9 +13,8 @@ from cress_svcd.pretraining.corpus import (
     select_transcribed,
     select_utterances,
 )
-from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.pretraining.speech_units import MfccFeatures, count_frames, fit_clusters
-from cress_svcd.errors import ManifestError
+from tests.helpers.tone_corpus import write_prepared
 
 MANIFEST = pandas.DataFrame(
     [("a", "x.wav:0:5", 4_000, "hi"), ("b", "x.wav:5:9", 9_000, "you"), ("c", "y.wav", 99, "")],
@@ -46,7 +46,9 @@ def test_transcripts_that_ctc_cannot_use_are_counted():
     kept, letters, report = select_transcribed(utterances, Limits(400), set("ab|"), "train.tsv")
     assert [each.id for each in kept] == ["a"] and letters == [list("ab|ba")]
     assert report.dropped == {
-        "empty transcript": 2, "more letters than CTC can place": 1, "too short": 1
+        "empty transcript": 2,
+        "more letters than CTC can place": 1,
+        "too short": 1,
     }
     with pytest.raises(ManifestError, match="no segment has a transcript .*2 empty transcript"):
         select_transcribed([utterances[1], utterances[3]], Limits(0), set("ab"), "train.tsv")

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from fairseq.data import Dictionary
 
 from cress_svcd.pretraining.ctc_and_units import CtcAndUnitsCriterion
@@ -62,14 +61,20 @@ def test_the_loss_is_ctc_plus_weighted_frame_loss(model):
     units, letters = sample["target_list"]
     ctc = sum(
         F.ctc_loss(
-            F.log_softmax(model.letters[i, :frames], dim=-1), letters[i, :length],
-            torch.tensor(frames), torch.tensor(length), blank=BLANK, reduction="sum",
+            F.log_softmax(model.letters[i, :frames], dim=-1),
+            letters[i, :length],
+            torch.tensor(frames),
+            torch.tensor(length),
+            blank=BLANK,
+            reduction="sum",
         )
         for i, (frames, length) in enumerate([(FRAMES, 3), (FRAMES - 4, 2)])
     )
     frame_losses = torch.cat(
-        [F.cross_entropy(model.units[i, :n], units[i, :n], reduction="none")
-         for i, n in ((0, FRAMES), (1, FRAMES - 4))]
+        [
+            F.cross_entropy(model.units[i, :n], units[i, :n], reduction="none")
+            for i, n in ((0, FRAMES), (1, FRAMES - 4))
+        ]
     )
     loss, size, logged = CtcAndUnitsCriterion(Task, 0.5)(model, sample)
     assert size == 5
@@ -114,10 +119,30 @@ def test_metrics_of_several_workers():
     from fairseq import metrics
 
     outputs = [
-        {"sample_size": 10, "loss": 20.0, "loss_ctc": 10.0, "loss_units": 3.0, "frames": 6,
-         "correct": 3, "letter_errors": 1, "letters": 10, "word_errors": 1, "words": 2},
-        {"sample_size": 30, "loss": 20.0, "loss_ctc": 10.0, "loss_units": 5.0, "frames": 2,
-         "correct": 1, "letter_errors": 3, "letters": 30, "word_errors": 0, "words": 6},
+        {
+            "sample_size": 10,
+            "loss": 20.0,
+            "loss_ctc": 10.0,
+            "loss_units": 3.0,
+            "frames": 6,
+            "correct": 3,
+            "letter_errors": 1,
+            "letters": 10,
+            "word_errors": 1,
+            "words": 2,
+        },
+        {
+            "sample_size": 30,
+            "loss": 20.0,
+            "loss_ctc": 10.0,
+            "loss_units": 5.0,
+            "frames": 2,
+            "correct": 1,
+            "letter_errors": 3,
+            "letters": 30,
+            "word_errors": 0,
+            "words": 6,
+        },
     ]
     with metrics.aggregate() as values:
         CtcAndUnitsCriterion.reduce_metrics(outputs)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tests.helpers.hubert_files import SMALL, make_hubert
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.pretraining.ctc_hubert import CtcHubert
 from cress_svcd.models.hubert_encoder import HubertDescription
+from cress_svcd.pretraining.ctc_hubert import CtcHubert
+from tests.helpers.hubert_files import SMALL, make_hubert
 
 UNITS = 24  # of the checkpoint's dictionary, special symbols included
 

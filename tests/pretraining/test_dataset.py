@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
 from fairseq.data import Dictionary
 from fairseq.tasks.hubert_pretraining import LabelEncoder
 

@@ -1,18 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from tests.helpers.hubert_files import SMALL, TASK, make_hubert
-
 from fairseq import checkpoint_utils
 from fairseq.models.hubert.hubert import HubertModel
 from fairseq.tasks.hubert_pretraining import HubertPretrainingTask
 
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.pretraining.ctc_hubert import CtcHubert
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder, read_hubert
+from cress_svcd.pretraining.ctc_hubert import CtcHubert
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
+from tests.helpers.hubert_files import SMALL, TASK, make_hubert
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from tests.helpers.hubert_files import make_hubert
-from omegaconf import OmegaConf
-
 from fairseq.models.hubert.hubert import HubertConfig
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+from omegaconf import OmegaConf
 
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.pretraining.masked_hubert import MaskedHubert
+from tests.helpers.hubert_files import make_hubert
 
 
 @pytest.fixture

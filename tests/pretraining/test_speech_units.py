@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from cress_svcd.errors import ConfigError, ReleaseError
 from cress_svcd.pretraining.speech_units import (
     FRAME_LENGTH,
     FRAME_SHIFT,
@@ -12,7 +13,6 @@ from cress_svcd.pretraining.speech_units import (
     count_frames,
     fit_clusters,
 )
-from cress_svcd.errors import ConfigError, ReleaseError
 
 HUBERT_BASE = [(10, 5)] + [(3, 2)] * 4 + [(2, 2)] * 2
 

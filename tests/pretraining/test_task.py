@@ -1,7 +1,6 @@
 import pytest
-from omegaconf import OmegaConf
-
 from fairseq import tasks
+from omegaconf import OmegaConf
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.pretraining.task import SegmentHubertPretrainingConfig

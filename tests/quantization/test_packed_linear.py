@@ -235,8 +235,10 @@ def test_an_unknown_method_is_named():
 
 @pytest.fixture
 def quantized(translator):
-    rules = [{"match": "decoder.layers.*", "method": "svcd"}, {"match": "encoder.layers.*fc*",
-             "method": "uniform", "bits": 4}]  # fmt: skip
+    rules = [
+        {"match": "decoder.layers.*", "method": "svcd"},
+        {"match": "encoder.layers.*fc*", "method": "uniform", "bits": 4},
+    ]
     apply_policy(translator, Policy.from_dict({"rules": rules}))
     return translator
 

@@ -10,12 +10,12 @@ import torch
 import yaml
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
-from tests.helpers.hubert_files import make_hubert
-from tests.helpers.training_options import make_model, make_task, parse
 
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.tasks.speech_and_text_translation import dictionary_digest
+from tests.helpers.hubert_files import make_hubert
+from tests.helpers.training_options import make_model, make_task, parse
 
 MIXED = ["--st-training", "--mt-finetune", "--ext-mt-training"]
 
@@ -186,14 +186,25 @@ class TestOrder:
 
         def shards(grouped):
             return [
-                batches(make_task(prepared, *options), max_sentences=2, num_shards=2,
-                        shard_id=shard, grouped_shuffling=grouped)
+                batches(
+                    make_task(prepared, *options),
+                    max_sentences=2,
+                    num_shards=2,
+                    shard_id=shard,
+                    grouped_shuffling=grouped,
+                )
                 for shard in (0, 1)
-            ]  # fmt: skip
+            ]
 
         def difference(shards):
-            longest = [[batch["net_input"]["src_tokens"].size(1) for batch in shard
-                        if mode_of(batch) == "st"] for shard in shards]  # fmt: skip
+            longest = [
+                [
+                    batch["net_input"]["src_tokens"].size(1)
+                    for batch in shard
+                    if mode_of(batch) == "st"
+                ]
+                for shard in shards
+            ]
             return sum(abs(one - other) for one, other in zip(*longest, strict=True))
 
         grouped, random = shards(True), shards(False)
@@ -484,8 +495,11 @@ def test_empty_translations_have_a_bleu_of_0_and_count_among_others(prepared):
     criterion = make_criterion(prepared)
 
     def log(matched, words, reference):
-        found = {f"_bleu_{kind}_{n}": max(0, count - n) for n in range(4)
-                 for kind, count in (("counts", matched), ("totals", words))}  # fmt: skip
+        found = {
+            f"_bleu_{kind}_{n}": max(0, count - n)
+            for n in range(4)
+            for kind, count in (("counts", matched), ("totals", words))
+        }
         lengths = {"_bleu_sys_len": words, "_bleu_ref_len": reference}
         return {**found, **lengths, "loss": 1, "nll_loss": 1, "ntokens": 1, "sample_size": 1}
 
@@ -498,7 +512,9 @@ def test_empty_translations_have_a_bleu_of_0_and_count_among_others(prepared):
     assert bleu((0, 0, 9)) == bleu((0, 0, 9), (0, 0, 4)) == 0
     assert bleu((8, 8, 8)) == 100
     shorter = 100 * math.exp(1 - 16 / 8)  # the brevity penalty
-    assert bleu((8, 8, 8), (0, 0, 8)) == bleu((0, 0, 8), (8, 8, 8)) == pytest.approx(shorter, abs=0.01)
+    assert (
+        bleu((8, 8, 8), (0, 0, 8)) == bleu((0, 0, 8), (8, 8, 8)) == pytest.approx(shorter, abs=0.01)
+    )
 
 
 def test_the_digest_tells_dictionaries_apart(prepared):

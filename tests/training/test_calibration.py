@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 from cress_svcd.cli.main import main as command
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import quantized_layers
+from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 MODES = ["--st-training", "--mt-finetune"]
 
@@ -44,8 +44,18 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
 
 
 def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, start, tmp_path):
-    command(["extract-features", str(prepared), "--hubert-model-path", str(hubert),
-             "--convolutions", str(tmp_path / "convolved"), "--workers", "0"])  # fmt: skip
+    command(
+        [
+            "extract-features",
+            str(prepared),
+            "--hubert-model-path",
+            str(hubert),
+            "--convolutions",
+            str(tmp_path / "convolved"),
+            "--workers",
+            "0",
+        ]
+    )
     frozen = ["--hubert-model-path", hubert, "--freeze-hubert-convolutions"]
     cached = [*frozen, "--feature-cache", tmp_path / "convolved"]
     heard, read = (

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse
 
 from cress_svcd.errors import ConfigError
+from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse
 
 PAD = 1
 SMOOTHING = 0.1

@@ -4,10 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.logging import metrics
-from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_checkpoint, save_start
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.states import find_modules, watch_layers, watch_projections
+from tests.helpers.training_options import (
+    NO_DROPOUT,
+    make_model,
+    make_task,
+    parse,
+    save_checkpoint,
+    save_start,
+)
 
 PAD = 1
 # A rounding to 8 bits may tip over between two runs of a model whose sums differ in the last bit.
@@ -30,9 +37,15 @@ class Setting:
         given = ("--teacher-model", teacher) if distill else ()
         flags = [*MODES, "--label-smoothing", "0.1", *given, *flags]
         self.cfg = parse(
-            data, "--finetuned-st-model", teacher, "--quant-policy", "decoder_encoder",
-            *NO_DROPOUT, *flags, arch="quant_transformer",
-        )  # fmt: skip
+            data,
+            "--finetuned-st-model",
+            teacher,
+            "--quant-policy",
+            "decoder_encoder",
+            *NO_DROPOUT,
+            *flags,
+            arch="quant_transformer",
+        )
         self.task = make_task(data, *flags)
         self.model = make_model(self.cfg, self.task)
         self.criterion = self.task.build_criterion(self.cfg.criterion)
@@ -90,9 +103,13 @@ def both(model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_hidden_states_of_the_named_layers(make):
     setting = make(
-        "--distill-kl-weight", "0", "--distill-hidden-weight", "3",
-        "--distill-hidden-layers", "decoder.layers.-1,encoder.layers.0",
-    )  # fmt: skip
+        "--distill-kl-weight",
+        "0",
+        "--distill-hidden-weight",
+        "3",
+        "--distill-hidden-layers",
+        "decoder.layers.-1,encoder.layers.0",
+    )
     loss, log = setting.run()
     names = ("decoder.layers.0", "encoder.layers.0")
     seen = []
@@ -137,9 +154,13 @@ def test_queries_are_kept_before_fairseq_scales_them(make):
 
 
 TERMS = [
-    "--distill-hidden-weight", "1", "--distill-relation-weight", "1",
-    "--distill-relation-layers", "decoder.layers.-1.self_attn,encoder.layers.*.self_attn",
-]  # fmt: skip
+    "--distill-hidden-weight",
+    "1",
+    "--distill-relation-weight",
+    "1",
+    "--distill-relation-layers",
+    "decoder.layers.-1.self_attn,encoder.layers.*.self_attn",
+]
 
 
 def test_padding_and_batch_mates_do_not_count(make):
@@ -274,12 +295,16 @@ class TestBadOptions:
         [
             (["--distill-temperature", "0"], "--distill-temperature 0.0: expected more than 0"),
             (["--distill-kl-weight", "-1"], "--distill-kl-weight -1.0"),
-            (["--distill-hidden-weight", "1", "--distill-hidden-layers", "decoder.layers.7"],
-             "--distill-hidden-layers: 'decoder.layers.7' names no module"),
-            (["--distill-relation-weight", "1", "--distill-relation-layers", "decoder.layers.0"],
-             "expected a self-attention"),
+            (
+                ["--distill-hidden-weight", "1", "--distill-hidden-layers", "decoder.layers.7"],
+                "--distill-hidden-layers: 'decoder.layers.7' names no module",
+            ),
+            (
+                ["--distill-relation-weight", "1", "--distill-relation-layers", "decoder.layers.0"],
+                "expected a self-attention",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_are_refused(self, make, flags, message):
         with pytest.raises(ConfigError, match=message):
             make(*flags)

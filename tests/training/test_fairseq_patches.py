@@ -18,10 +18,10 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.file_io import PathManager
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
-from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
-from cress_svcd.training import fairseq_patches
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
+from cress_svcd.training import fairseq_patches
+from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 
 @pytest.fixture
@@ -117,13 +117,18 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         "advice, part",
         [
-            ("Trying to load unsupported GLOBAL os.system whose module os is blocked.", "os.system"),
-            ("Can only build types allowlisted via `add_safe_globals`, but got <class 'x.Y'>",
-             "<class 'x.Y'>"),
+            (
+                "Trying to load unsupported GLOBAL os.system whose module os is blocked.",
+                "os.system",
+            ),
+            (
+                "Can only build types allowlisted via `add_safe_globals`, but got <class 'x.Y'>",
+                "<class 'x.Y'>",
+            ),
             ("Trying to call reduce: use `safe_globals`", "objects of its own"),
             ("Unsupported operand 118", "Unsupported operand 118"),
         ],
-    )  # fmt: skip
+    )
     def test_of_torchs_advice_only_the_refused_part_is_passed_on(self, advice, part):
         message = f"Weights only load failed, use weights_only.\nWeightsUnpickler error: {advice}"
         assert fairseq_patches.refused_part(message) == part
@@ -267,8 +272,10 @@ class TestWriting:
             PathManager.copy(str(big), str(last), overwrite=True)
         assert torch.load(path) == torch.load(last) == {"a": 1}
         assert sorted(file.name for file in tmp_path.iterdir()) == [
-            "big", "checkpoint_last.pt", "x.pt"
-        ]  # fmt: skip
+            "big",
+            "checkpoint_last.pt",
+            "x.pt",
+        ]
 
 
 class TestPrecision:
@@ -289,8 +296,9 @@ class TestPrecision:
 
     def trained(self, weight, updates, state=None):
         """fairseq's optimizer of half precision after ``updates``, from ``state`` if given."""
-        parsed = self.parse("--fp16", "--cpu", "--optimizer", "adam", "--lr", "1e-5",
-                            "--fp16-scale-window", "3")  # fmt: skip
+        parsed = self.parse(
+            "--fp16", "--cpu", "--optimizer", "adam", "--lr", "1e-5", "--fp16-scale-window", "3"
+        )
         cfg = convert_namespace_to_omegaconf(parsed)
         optimizer = FP16Optimizer.build_optimizer(cfg, [weight])
         if state:

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.training.quant_adam import QuantAdamConfig
 from cress_svcd.quantization import Policy, apply_policy, parameters_by_kind
+from cress_svcd.training.quant_adam import QuantAdamConfig
 
 
 def make(model, **options):

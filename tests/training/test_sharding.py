@@ -7,8 +7,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from torch import nn
 
-from cress_svcd.training import sharding
 from cress_svcd.errors import ConfigError
+from cress_svcd.training import sharding
 from cress_svcd.training.sharded_trainer import check_options
 
 

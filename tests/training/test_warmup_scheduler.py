@@ -16,13 +16,26 @@ def make():
     def make(**options):
         parameter = torch.nn.Parameter(torch.zeros(1))
         adam = OmegaConf.create(
-            {"_name": "adam", "lr": [PEAK], "adam_betas": "(0.9, 0.98)", "adam_eps": 1e-8,
-             "weight_decay": 0.0, "use_old_adam": False, "fp16_adam_stats": False, "tpu": False}
-        )  # fmt: skip
+            {
+                "_name": "adam",
+                "lr": [PEAK],
+                "adam_betas": "(0.9, 0.98)",
+                "adam_eps": 1e-8,
+                "weight_decay": 0.0,
+                "use_old_adam": False,
+                "fp16_adam_stats": False,
+                "tpu": False,
+            }
+        )
         cfg = OmegaConf.create(
-            {"_name": "WarmupLRScheduler", "warmup_updates": WARMUP, "warmup_init_lr": -1,
-             "lr": [PEAK], **options}
-        )  # fmt: skip
+            {
+                "_name": "WarmupLRScheduler",
+                "warmup_updates": WARMUP,
+                "warmup_init_lr": -1,
+                "lr": [PEAK],
+                **options,
+            }
+        )
         return build_lr_scheduler(cfg, optim.build_optimizer(adam, [parameter]))
 
     return make
@@ -58,9 +71,14 @@ def test_no_warm_up_is_refused(make, updates):
 
 def test_the_commands_know_it_and_explain_it():
     arguments = [
-        "data", "--task", "translation", "--arch", "transformer",
-        "--lr-scheduler", "WarmupLRScheduler",
-    ]  # fmt: skip
+        "data",
+        "--task",
+        "translation",
+        "--arch",
+        "transformer",
+        "--lr-scheduler",
+        "WarmupLRScheduler",
+    ]
     parser = options.get_training_parser()
     parsed = options.parse_args_and_arch(
         parser, [*arguments, "--warmup-updates", "7"], modify_parser=None

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 from cress_svcd.errors import AudioError, ConfigError
+from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 
 RATE = 16_000
 

@@ -11,17 +11,17 @@ import torch
 import yaml
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq_cli import generate
-from tests.helpers.fairseq_commands import generate_command
-from tests.helpers.hubert_files import make_hubert
-from tests.helpers.translation_model import make_checkpoint
 
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packed_linear import pack_model, packed_layers
+from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.translator import Translation, Translator, join
+from tests.helpers.fairseq_commands import generate_command
+from tests.helpers.hubert_files import make_hubert
+from tests.helpers.translation_model import make_checkpoint
 
 RATE = 16_000
 SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
@@ -198,9 +198,12 @@ def test_packed_layers_use_the_back_end(checkpoint, translator, waves, backend):
         apply_policy(other.model, Policy.from_dict({"rules": [rule]}))
         pack_model(other.model)
         other = Translator(
-            other.model, other.task, GenerationConfig(beam=3, max_len_b=12), other.device,
+            other.model,
+            other.task,
+            GenerationConfig(beam=3, max_len_b=12),
+            other.device,
             backend=name,
-        )  # fmt: skip
+        )
         assert {layer.backend for layer in packed_layers(other.model).values()} == {name}
         found.append(other.translate_batch(waves[:3]))
     for a, b in zip(*found):

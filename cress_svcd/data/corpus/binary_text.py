@@ -4,14 +4,14 @@ import logging
 import os
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
+from cress_svcd.atomic_files import write_text
 from cress_svcd.data.corpus.vocabulary import load_sentencepiece
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ tabs or newlines, and only ``\\n`` ends a line (texts may hold other Unicode lin
 import dataclasses
 import os
 import sys
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas
 
+from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import parse_audio_spec
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import AudioError, ManifestError
-from cress_svcd.atomic_files import replacing
 
 REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
 
@@ -122,9 +122,7 @@ def _check_header(path: str | os.PathLike, header: list[str]) -> None:
         raise ManifestError(f"{path}:1: column {', '.join(doubled)} occurs twice; remove one")
 
 
-def _wrong_width(
-    path: str | os.PathLike, number: int, fields: list[str], header: list[str]
-) -> str:
+def _wrong_width(path: str | os.PathLike, number: int, fields: list[str], header: list[str]) -> str:
     start = "\t".join(fields)[:60]
     return (
         f"{path}:{number}: {len(fields)} fields, expected {len(header)} as in the header; a tab or "

@@ -17,8 +17,9 @@ import functools
 import logging
 import math
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterable, NamedTuple, Sequence, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from tqdm import tqdm

@@ -5,8 +5,8 @@ import json
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Iterator
 
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import ConfigError, CressError

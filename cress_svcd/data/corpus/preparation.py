@@ -12,12 +12,15 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import yaml
 
+from cress_svcd.atomic_files import replacing, write_json, write_text
 from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.data.corpus.mustc import (
     SOURCE_LANGUAGE,
@@ -27,7 +30,6 @@ from cress_svcd.data.corpus.mustc import (
     find_splits,
     prepare_split,
 )
-from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
 from cress_svcd.data.corpus.vocabulary import (
     SPECIAL_PIECES,
     check_dictionary,
@@ -36,7 +38,6 @@ from cress_svcd.data.corpus.vocabulary import (
     write_dictionary,
 )
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import replacing, write_json, write_text
 
 logger = logging.getLogger(__name__)
 

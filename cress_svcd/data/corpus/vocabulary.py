@@ -3,14 +3,14 @@
 import io
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import sentencepiece
 
+from cress_svcd.atomic_files import replacing, write_text
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import replacing, write_text
 
 SPECIAL_PIECES = ("<s>", "<pad>", "</s>", "<unk>")
 """fairseq's own first four symbols, in its order: they do not stand in a dictionary file."""

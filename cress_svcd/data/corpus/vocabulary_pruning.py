@@ -8,18 +8,17 @@ the lowest and the highest score in the model.
 
 import dataclasses
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Iterable, Sequence
 
 import sentencepiece
+from fairseq.data import Dictionary
 from sentencepiece import sentencepiece_model_pb2
 from tqdm import tqdm
 
-from fairseq.data import Dictionary
-
+from cress_svcd.atomic_files import replacing, write_text
 from cress_svcd.data.corpus.vocabulary import check_dictionary, load_sentencepiece
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import replacing, write_text
 
 SPACE = "▁"
 """How sentencepiece writes a space."""

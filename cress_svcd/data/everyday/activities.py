@@ -176,10 +176,14 @@ class Activities:
 
     def _with_extras(self, clause: Clause, frame: Frame) -> Clause:
         extras = [
-            (0.2, self._with_manner), (0.25, self._with_beneficiary), (0.15, self._with_company),
-            (0.5, self._with_vehicle), (0.5, self._with_duration), (0.5, self._with_finding),
+            (0.2, self._with_manner),
+            (0.25, self._with_beneficiary),
+            (0.15, self._with_company),
+            (0.5, self._with_vehicle),
+            (0.5, self._with_duration),
+            (0.5, self._with_finding),
             (0.35, self._with_place),
-        ]  # fmt: skip
+        ]
         added = 0
         for share, add in extras:
             if added == _MOST_EXTRAS or not self._dice.chance(share):

@@ -58,12 +58,36 @@ _CONTRASTED = {
     "drink": "drink",
 }
 _OF_PERSONS = (
-    "live", "work", "speak", "play_music", "sing", "call", "help", "visit", "sell", "wait_for",
-    "repair", "wear", "look_for", "play_game", "read", "know", "meet",
-)  # fmt: skip
+    "live",
+    "work",
+    "speak",
+    "play_music",
+    "sing",
+    "call",
+    "help",
+    "visit",
+    "sell",
+    "wait_for",
+    "repair",
+    "wear",
+    "look_for",
+    "play_game",
+    "read",
+    "know",
+    "meet",
+)
 _OF_THINGS = (
-    "buy", "read", "bake", "wear", "sell", "write", "look_for", "watch", "lose", "find",
-)  # fmt: skip
+    "buy",
+    "read",
+    "bake",
+    "wear",
+    "sell",
+    "write",
+    "look_for",
+    "watch",
+    "lose",
+    "find",
+)
 _OF_FUTURE_THINGS = ("buy", "sell", "read", "watch")  # there before something is done with them
 
 
@@ -154,9 +178,7 @@ class Compounds:
         later = self._dice.usual([d for d in deeds if d.verb not in ("get_up", earlier.verb)])
         link, sub_first = self._dice.usual((Link.BEFORE, Link.AFTER)), self._dice.chance(0.45)
         subject = self._people.subject(known=True)
-        in_sub, in_main = (
-            (subject, again(subject)) if sub_first else (again(subject), subject)
-        )
+        in_sub, in_main = (subject, again(subject)) if sub_first else (again(subject), subject)
         main, sub = (earlier, later) if link is Link.BEFORE else (later, earlier)
         main_clause = self._activities.deed(main, in_main, mode)
         return Complex(main_clause, link, self._activities.deed(sub, in_sub, mode), sub_first)
@@ -231,9 +253,7 @@ class Compounds:
         return compose()
 
     def _person_who(self, determiner: Determiner) -> NounPhrase:
-        clause = self._activities.activity(
-            None, _OF_PERSONS, (HABIT, NOW, PAST), negative=False
-        )
+        clause = self._activities.activity(None, _OF_PERSONS, (HABIT, NOW, PAST), negative=False)
         clause = replace(clause, frequency="", times=(), companion=None)
         noun = self._dice.usual(nouns_of("woman man girl boy doctor teacher"))
         return NounPhrase(noun, determiner=determiner, relative=Relative(clause, of_subject=True))

@@ -167,9 +167,25 @@ NAMES = {
 CITIES = ("berlin", "london", "paris", "vienna")
 
 PLACES = (
-    "home", "school", "office", "market", "station", "park", "beach", "cinema", "restaurant",
-    "library", "hospital", "hotel", "city", "village", "kitchen", "garden", "party", "concert",
-) + CITIES  # fmt: skip
+    "home",
+    "school",
+    "office",
+    "market",
+    "station",
+    "park",
+    "beach",
+    "cinema",
+    "restaurant",
+    "library",
+    "hospital",
+    "hotel",
+    "city",
+    "village",
+    "kitchen",
+    "garden",
+    "party",
+    "concert",
+) + CITIES
 
 # Which nouns an adjective may go with.
 ADJECTIVES = mapping("""
@@ -207,9 +223,16 @@ tall          teacher doctor woman man girl boy brother sister son daughter fath
 
 # Of each group a thing has one quality at most.
 ALTERNATIVES = (
-    "red blue green white black", "big small", "new old fresh", "expensive cheap", "cold hot",
-    "long short", "good interesting boring", "fast slow", "old_person young_person",
-)  # fmt: skip
+    "red blue green white black",
+    "big small",
+    "new old fresh",
+    "expensive cheap",
+    "cold hot",
+    "long short",
+    "good interesting boring",
+    "fast slow",
+    "old_person young_person",
+)
 
 # There is no "very" with these.
 ABSOLUTE = ("red", "blue", "green", "white", "black", "empty", "broken", "fresh")
@@ -235,12 +258,28 @@ COMPARABLE = {
 
 # What a thing costs in euros, how many pages or rooms it has, how old people are: from, to.
 PRICES = {
-    "book": (5, 40), "ticket": (3, 120), "coat": (60, 350), "dress": (30, 300), "hat": (15, 90),
-    "shirt": (12, 80), "shoe": (40, 240), "bag": (20, 280), "umbrella": (8, 45),
-    "phone": (90, 990), "computer": (250, 990), "lamp": (15, 220), "bike": (120, 990),
-    "table": (60, 850), "chair": (25, 260), "bed": (150, 950), "guitar": (80, 900),
-    "cake": (3, 40), "radio": (20, 190), "room": (40, 260), "course": (50, 600),
-}  # fmt: skip
+    "book": (5, 40),
+    "ticket": (3, 120),
+    "coat": (60, 350),
+    "dress": (30, 300),
+    "hat": (15, 90),
+    "shirt": (12, 80),
+    "shoe": (40, 240),
+    "bag": (20, 280),
+    "umbrella": (8, 45),
+    "phone": (90, 990),
+    "computer": (250, 990),
+    "lamp": (15, 220),
+    "bike": (120, 990),
+    "table": (60, 850),
+    "chair": (25, 260),
+    "bed": (150, 950),
+    "guitar": (80, 900),
+    "cake": (3, 40),
+    "radio": (20, 190),
+    "room": (40, 260),
+    "course": (50, 600),
+}
 PARTS = {
     ("book", "page"): (60, 900),
     ("hotel", "room"): (12, 480),
@@ -251,11 +290,23 @@ PARTS = {
 }
 CROWDS = {"child": (2, 300), "bird": (2, 60), "dog": (2, 9), "cat": (2, 12)}
 AGES = {
-    "mother": (25, 70), "father": (25, 75), "sister": (2, 60), "brother": (2, 60),
-    "daughter": (2, 35), "son": (2, 35), "grandmother": (60, 99), "friend": (10, 70),
-    "neighbor": (20, 90), "car": (2, 30), "house": (5, 250), "school": (5, 180), "dog": (2, 14),
-    "cat": (2, 15), "horse": (2, 25), "piano": (5, 120),
-}  # fmt: skip
+    "mother": (25, 70),
+    "father": (25, 75),
+    "sister": (2, 60),
+    "brother": (2, 60),
+    "daughter": (2, 35),
+    "son": (2, 35),
+    "grandmother": (60, 99),
+    "friend": (10, 70),
+    "neighbor": (20, 90),
+    "car": (2, 30),
+    "house": (5, 250),
+    "school": (5, 180),
+    "dog": (2, 14),
+    "cat": (2, 15),
+    "horse": (2, 25),
+    "piano": (5, 120),
+}
 NAME_AGE = (4, 80)
 GETTING_UP = (5, 10)  # hours
 NOT_FOR_HIM = ("dress",)
@@ -267,9 +318,14 @@ COUNTED = (
     " cup glass bottle plate box bike"
 )
 COUNTS = {
-    "egg": (2, 30), "apple": (2, 20), "potato": (2, 20), "brother": (2, 4), "sister": (2, 4),
-    "dog": (2, 6), "cat": (2, 6),
-}  # fmt: skip
+    "egg": (2, 30),
+    "apple": (2, 20),
+    "potato": (2, 20),
+    "brother": (2, 4),
+    "sister": (2, 4),
+    "dog": (2, 6),
+    "cat": (2, 6),
+}
 DEFAULT_COUNT = (2, 12)
 
 # Measures: what holds what.
@@ -300,9 +356,19 @@ SMALL_THINGS = (
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAY_PARTS = ("morning", "afternoon", "evening")
 MONTHS = (
-    "january", "february", "march", "april", "may", "june",
-    "july", "august", "september", "october", "november", "december",
-)  # fmt: skip
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+)
 LAST_DATE = 10  # first to tenth: every ordinal is then heard often enough to be learnt
 # German counts 25 and 35 from the half hour ("fünf vor halb neun"); they are left out.
 MINUTES = (0, 15, 30, 45, 5, 10, 20, 40, 50, 55)
@@ -310,9 +376,15 @@ MINUTES = (0, 15, 30, 45, 5, 10, 20, 40, 50, 55)
 PAST_MOMENTS = ("yesterday", "yesterday_evening", "this_morning")
 FUTURE_MOMENTS = ("tomorrow", "this_evening", "today")
 HABIT_MOMENTS = (
-    "every_day", "every_morning", "every_evening", "every_week",
-    "in_the_morning", "in_the_evening", "in_summer", "in_winter",
-)  # fmt: skip
+    "every_day",
+    "every_morning",
+    "every_evening",
+    "every_week",
+    "in_the_morning",
+    "in_the_evening",
+    "in_summer",
+    "in_winter",
+)
 MANNERS = ("well", "quickly", "slowly", "together", "early")
 VEHICLES = ("train", "bus", "bike", "car")
 FREQUENCIES = ("always", "often", "usually", "sometimes", "never")
@@ -354,49 +426,131 @@ PLACES_OF_OBJECTS = {"bus": "station", "train": "station"}
 
 FRAMES = {
     # what one does with things
-    "buy": Frame("gp", "food drink gift ticket flower book newspaper clothes phone umbrella lamp"
-                 " car bike table chair", "a bare count measure", "market city",
-                 extras="distant beneficiary plan request", asks="what howmany which"),
-    "sell": Frame("p", "car bike house piano guitar computer table bed", "own the",
-                  extras="distant plan", asks="what"),
-    "eat": Frame("hgp", "food", "a bare", "home restaurant kitchen garden school office",
-                 extras="companion slowly enjoyed", asks="what howmany"),
-    "drink": Frame("hgp", "drink", "bare measure", "home restaurant kitchen garden office",
-                   extras="enjoyed", asks="what"),
-    "read": Frame("hg", "reading", "a the own this bare", "home library park garden room",
-                  extras="slowly enjoyed", asks="what which", bare_too=True),
+    "buy": Frame(
+        "gp",
+        "food drink gift ticket flower book newspaper clothes phone umbrella lamp"
+        " car bike table chair",
+        "a bare count measure",
+        "market city",
+        extras="distant beneficiary plan request",
+        asks="what howmany which",
+    ),
+    "sell": Frame(
+        "p",
+        "car bike house piano guitar computer table bed",
+        "own the",
+        extras="distant plan",
+        asks="what",
+    ),
+    "eat": Frame(
+        "hgp",
+        "food",
+        "a bare",
+        "home restaurant kitchen garden school office",
+        extras="companion slowly enjoyed",
+        asks="what howmany",
+    ),
+    "drink": Frame(
+        "hgp",
+        "drink",
+        "bare measure",
+        "home restaurant kitchen garden office",
+        extras="enjoyed",
+        asks="what",
+    ),
+    "read": Frame(
+        "hg",
+        "reading",
+        "a the own this bare",
+        "home library park garden room",
+        extras="slowly enjoyed",
+        asks="what which",
+        bare_too=True,
+    ),
     "write": Frame("gp", "letter book", "a the", "home office library", asks="what"),
     "open": Frame("p", "door window bottle box letter", "the this", extras="request"),
     "close": Frame("p", "door window box bag", "the this", extras="request"),
     "clean": Frame("p", "kitchen room window shoe", "the own", extras="plan request"),
     "wash": Frame("p", "car clothes dishes dog", "the own", extras="plan request"),
-    "cook": Frame("p", "cookable", "bare", "home kitchen",
-                  extras="beneficiary plan well enjoyed together", asks="what", bare_too=True),
+    "cook": Frame(
+        "p",
+        "cookable",
+        "bare",
+        "home kitchen",
+        extras="beneficiary plan well enjoyed together",
+        asks="what",
+        bare_too=True,
+    ),
     "bake": Frame("p", "baked", "a bare", "home kitchen", extras="beneficiary plan"),
-    "look_for": Frame("gp", "key phone bag book hat ticket umbrella cat dog ball letter",
-                      "own the", asks="what"),
-    "find": Frame("p", "key phone bag book hat ticket umbrella cat ball letter", "own the a",
-                  extras="found static", asks="what"),
-    "lose": Frame("p", "key phone bag ticket umbrella hat", "own the", "station park cinema market",
-                  extras="static positive", asks="what"),
-    "need": Frame("h", "key umbrella egg potato chair lamp table computer phone bike coat ticket",
-                  "a count this", extras="static", asks="howmany"),
-    "have": Frame("h", "animal brother sister car bike house garden guitar piano computer book"
-                  " lamp coat", "a count", extras="static", asks="howmany"),
-    "like": Frame("h", "food drink animal flower music tennis football book song",
-                  "bare this", extras="static"),
+    "look_for": Frame(
+        "gp", "key phone bag book hat ticket umbrella cat dog ball letter", "own the", asks="what"
+    ),
+    "find": Frame(
+        "p",
+        "key phone bag book hat ticket umbrella cat ball letter",
+        "own the a",
+        extras="found static",
+        asks="what",
+    ),
+    "lose": Frame(
+        "p",
+        "key phone bag ticket umbrella hat",
+        "own the",
+        "station park cinema market",
+        extras="static positive",
+        asks="what",
+    ),
+    "need": Frame(
+        "h",
+        "key umbrella egg potato chair lamp table computer phone bike coat ticket",
+        "a count this",
+        extras="static",
+        asks="howmany",
+    ),
+    "have": Frame(
+        "h",
+        "animal brother sister car bike house garden guitar piano computer book lamp coat",
+        "a count",
+        extras="static",
+        asks="howmany",
+    ),
+    "like": Frame(
+        "h",
+        "food drink animal flower music tennis football book song",
+        "bare this",
+        extras="static",
+    ),
     "wear": Frame("g", "clothes", "a own", extras="static", asks="what"),
-    "repair": Frame("p", "machine car bike lamp door", "own the this", extras="distant plan",
-                    asks="what"),
-    "watch": Frame("gp", "movie", "a the this bare", "home cinema",
-                   extras="companion plan enjoyed together", asks="which"),
-    "listen_to": Frame("g", "sound", "bare this", "home kitchen park garden room",
-                       extras="companion enjoyed"),
-    "play_game": Frame("hgp", "game", "bare", "park garden school beach",
-                       extras="companion plan can well enjoyed together"),
+    "repair": Frame(
+        "p", "machine car bike lamp door", "own the this", extras="distant plan", asks="what"
+    ),
+    "watch": Frame(
+        "gp",
+        "movie",
+        "a the this bare",
+        "home cinema",
+        extras="companion plan enjoyed together",
+        asks="which",
+    ),
+    "listen_to": Frame(
+        "g", "sound", "bare this", "home kitchen park garden room", extras="companion enjoyed"
+    ),
+    "play_game": Frame(
+        "hgp",
+        "game",
+        "bare",
+        "park garden school beach",
+        extras="companion plan can well enjoyed together",
+    ),
     "play_music": Frame("hg", "instrument", "bare", extras="can well enjoyed"),
-    "sing": Frame("hg", "song", "a this", "home kitchen garden park",
-                  extras="companion well can together enjoyed", bare_too=True),
+    "sing": Frame(
+        "hg",
+        "song",
+        "a this",
+        "home kitchen garden park",
+        extras="companion well can together enjoyed",
+        bare_too=True,
+    ),
     "speak": Frame("h", "language", "bare", "home office school", extras="well can slowly static"),
     "learn": Frame("g", "language tennis", "bare", "home school", extras="distant companion plan"),
     "take": Frame("hp", "bus train", "the", extras="plan"),
@@ -404,56 +558,98 @@ FRAMES = {
     "turn_off_light": Frame("p", "light", "the", extras="request"),
     "turn_on_machine": Frame("p", "computer radio", "the own", extras="request"),
     "turn_off_machine": Frame("p", "computer radio", "the own", extras="request"),
-    "put_flat": Frame("g", "book newspaper letter key phone bag photo", "the own",
-                      extras="spot request"),
+    "put_flat": Frame(
+        "g", "book newspaper letter key phone bag photo", "the own", extras="spot request"
+    ),
     "put_upright": Frame("g", "cup glass bottle plate lamp", "the own", extras="spot request"),
     # what one does with people
-    "see": Frame("p", "people", "", "park station market cinema restaurant beach",
-                 extras="can static", asks="who"),
+    "see": Frame(
+        "p",
+        "people",
+        "",
+        "park station market cinema restaurant beach",
+        extras="can static",
+        asks="who",
+    ),
     "visit": Frame("gp", "people", extras="distant plan enjoyed clock", asks="who"),
-    "help": Frame("p", "people", "", "kitchen garden school office",
-                  extras="plan request enjoyed", asks="who"),
+    "help": Frame(
+        "p", "people", "", "kitchen garden school office", extras="plan request enjoyed", asks="who"
+    ),
     "call": Frame("gp", "people", extras="plan request clock", asks="who"),
-    "invite": Frame("p", "people", goals="party concert restaurant cinema", extras="plan",
-                    asks="who"),
+    "invite": Frame(
+        "p", "people", goals="party concert restaurant cinema", extras="plan", asks="who"
+    ),
     "know": Frame("h", "people", extras="static stranger"),
-    "meet": Frame("gp", "people", "", "station park cinema restaurant city market beach",
-                  extras="distant plan clock", asks="who"),
+    "meet": Frame(
+        "gp",
+        "people",
+        "",
+        "station park cinema restaurant city market beach",
+        extras="distant plan clock",
+        asks="who",
+    ),
     "remember": Frame("h", "people concert party song", "the this", extras="static"),
-    "wait_for": Frame("g", "people bus train", "the", "station school cinema hotel",
-                      extras="request", asks="who"),
-    "give": Frame("p", "gift book flower apple ticket photo ball key cake hat", "a own count",
-                  extras="recipient plan request"),
-    "show": Frame("p", "photo letter house room ticket garden book", "the own",
-                  extras="recipient request"),
+    "wait_for": Frame(
+        "g", "people bus train", "the", "station school cinema hotel", extras="request", asks="who"
+    ),
+    "give": Frame(
+        "p",
+        "gift book flower apple ticket photo ball key cake hat",
+        "a own count",
+        extras="recipient plan request",
+    ),
+    "show": Frame(
+        "p", "photo letter house room ticket garden book", "the own", extras="recipient request"
+    ),
     # what one does
     "sleep": Frame("gp", places="home garden hotel room", extras="well"),
-    "work": Frame("hp", places="office hospital restaurant home library garden hotel",
-                  extras="companion plan quickly together slowly enjoyed"),
-    "dance": Frame("p", places="party park home beach",
-                   extras="companion can well together enjoyed"),
+    "work": Frame(
+        "hp",
+        places="office hospital restaurant home library garden hotel",
+        extras="companion plan quickly together slowly enjoyed",
+    ),
+    "dance": Frame(
+        "p", places="party park home beach", extras="companion can well together enjoyed"
+    ),
     "swim": Frame("hg", extras="companion can well enjoyed quickly"),
     "get_up": Frame("hp", extras="early clock plan morning"),
     "go_shopping": Frame("hgp", places="city market", extras="companion plan enjoyed together"),
-    "watch_television": Frame("hgp", places="home kitchen room",
-                              extras="companion plan together enjoyed"),
+    "watch_television": Frame(
+        "hgp", places="home kitchen room", extras="companion plan together enjoyed"
+    ),
     "come_back": Frame("p", extras="distant plan quickly clock"),
     "hurry": Frame("", extras="must positive"),
     "rest": Frame("g", places="home garden park beach room", extras="plan"),
     "sit_down": Frame("p", extras="request must timeless"),
     "feel": Frame("h", extras="feeling static"),
     "live": Frame("h", places="city village berlin london paris vienna", extras="place static"),
-    "stay": Frame("p", places="home hotel berlin london paris vienna village",
-                  extras="distant place companion duration plan"),
-    "go": Frame("hgp", goals="school office market station park beach cinema library home party"
-                " concert restaurant", extras="goal companion plan enjoyed clock"),
-    "drive": Frame("p", goals="beach office station city village berlin vienna home hospital",
-                   extras="goal plan clock"),
-    "travel": Frame("p", goals="berlin london paris vienna",
-                    extras="distant goal companion plan vehicle enjoyed"),
-    "come": Frame("p", goals="party concert restaurant park home",
-                  extras="goal companion plan vehicle request clock"),
-}  # fmt: skip
+    "stay": Frame(
+        "p",
+        places="home hotel berlin london paris vienna village",
+        extras="distant place companion duration plan",
+    ),
+    "go": Frame(
+        "hgp",
+        goals="school office market station park beach cinema library home party"
+        " concert restaurant",
+        extras="goal companion plan enjoyed clock",
+    ),
+    "drive": Frame(
+        "p",
+        goals="beach office station city village berlin vienna home hospital",
+        extras="goal plan clock",
+    ),
+    "travel": Frame(
+        "p",
+        goals="berlin london paris vienna",
+        extras="distant goal companion plan vehicle enjoyed",
+    ),
+    "come": Frame(
+        "p",
+        goals="party concert restaurant park home",
+        extras="goal companion plan vehicle request clock",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -471,22 +667,50 @@ class Deed:
 # A state of the subject, the weather, or a circumstance that the composer spells out.
 REASONS: dict[str, tuple[tuple[Deed, ...], tuple[Deed, ...]]] = {
     "tired": (
-        (Deed("stay", place="home"), Deed("sleep"), Deed("drink", "coffee"), Deed("rest"),
-         Deed("go", goal="home")),
-        (Deed("work"), Deed("dance"), Deed("cook"), Deed("come", goal="party"),
-         Deed("go", goal="cinema"), Deed("read", "reading"), Deed("write", "letter"),
-         Deed("go_shopping")),
+        (
+            Deed("stay", place="home"),
+            Deed("sleep"),
+            Deed("drink", "coffee"),
+            Deed("rest"),
+            Deed("go", goal="home"),
+        ),
+        (
+            Deed("work"),
+            Deed("dance"),
+            Deed("cook"),
+            Deed("come", goal="party"),
+            Deed("go", goal="cinema"),
+            Deed("read", "reading"),
+            Deed("write", "letter"),
+            Deed("go_shopping"),
+        ),
     ),
     "sick": (
-        (Deed("stay", place="home"), Deed("drink", "tea"), Deed("sleep"),
-         Deed("go", goal="home"), Deed("rest")),
-        (Deed("work"), Deed("go", goal="school"), Deed("go", goal="office"), Deed("swim"),
-         Deed("come", goal="concert"), Deed("play_game", "football tennis"), Deed("dance"),
-         Deed("travel", goal="paris")),
+        (
+            Deed("stay", place="home"),
+            Deed("drink", "tea"),
+            Deed("sleep"),
+            Deed("go", goal="home"),
+            Deed("rest"),
+        ),
+        (
+            Deed("work"),
+            Deed("go", goal="school"),
+            Deed("go", goal="office"),
+            Deed("swim"),
+            Deed("come", goal="concert"),
+            Deed("play_game", "football tennis"),
+            Deed("dance"),
+            Deed("travel", goal="paris"),
+        ),
     ),
     "hungry": (
-        (Deed("eat", "apple bread cheese egg soup"), Deed("cook", "soup potato rice fish"),
-         Deed("buy", "bread cheese apple orange egg cake"), Deed("go", goal="restaurant")),
+        (
+            Deed("eat", "apple bread cheese egg soup"),
+            Deed("cook", "soup potato rice fish"),
+            Deed("buy", "bread cheese apple orange egg cake"),
+            Deed("go", goal="restaurant"),
+        ),
         (Deed("sleep"), Deed("work"), Deed("learn", "language")),
     ),
     "thirsty": (
@@ -494,54 +718,118 @@ REASONS: dict[str, tuple[tuple[Deed, ...], tuple[Deed, ...]]] = {
         (Deed("sleep"), Deed("work"), Deed("sing")),
     ),
     "happy": (
-        (Deed("sing"), Deed("dance"), Deed("buy", "flower cake"),
-         Deed("bake", "cake"), Deed("play_music", "piano guitar")),
+        (
+            Deed("sing"),
+            Deed("dance"),
+            Deed("buy", "flower cake"),
+            Deed("bake", "cake"),
+            Deed("play_music", "piano guitar"),
+        ),
         (),
     ),
     "sad": (
-        (Deed("stay", place="home"), Deed("go", goal="home"),
-         Deed("listen_to", "music"), Deed("write", "letter")),
+        (
+            Deed("stay", place="home"),
+            Deed("go", goal="home"),
+            Deed("listen_to", "music"),
+            Deed("write", "letter"),
+        ),
         (Deed("sing"), Deed("dance"), Deed("eat", "cake"), Deed("come", goal="party")),
     ),
     "rain": (
-        (Deed("stay", place="home"), Deed("take", "bus train"), Deed("watch_television"),
-         Deed("read", "book"), Deed("watch", "movie"), Deed("close", "window"),
-         Deed("go", goal="cinema"), Deed("need", "umbrella")),
-        (Deed("go", goal="park"), Deed("go", goal="beach"), Deed("swim"),
-         Deed("play_game", "football tennis"), Deed("wash", "car"), Deed("work", place="garden")),
+        (
+            Deed("stay", place="home"),
+            Deed("take", "bus train"),
+            Deed("watch_television"),
+            Deed("read", "book"),
+            Deed("watch", "movie"),
+            Deed("close", "window"),
+            Deed("go", goal="cinema"),
+            Deed("need", "umbrella"),
+        ),
+        (
+            Deed("go", goal="park"),
+            Deed("go", goal="beach"),
+            Deed("swim"),
+            Deed("play_game", "football tennis"),
+            Deed("wash", "car"),
+            Deed("work", place="garden"),
+        ),
     ),
     "cold": (
-        (Deed("stay", place="home"), Deed("wear", "coat hat"), Deed("drink", "tea coffee"),
-         Deed("cook", "soup"), Deed("close", "door window")),
-        (Deed("swim"), Deed("go", goal="beach"), Deed("eat", place="garden"),
-         Deed("sleep", place="garden"), Deed("open", "window")),
+        (
+            Deed("stay", place="home"),
+            Deed("wear", "coat hat"),
+            Deed("drink", "tea coffee"),
+            Deed("cook", "soup"),
+            Deed("close", "door window"),
+        ),
+        (
+            Deed("swim"),
+            Deed("go", goal="beach"),
+            Deed("eat", place="garden"),
+            Deed("sleep", place="garden"),
+            Deed("open", "window"),
+        ),
     ),
     "warm": (
-        (Deed("swim"), Deed("go", goal="beach"), Deed("go", goal="park"),
-         Deed("open", "window door"), Deed("drink", "water juice"),
-         Deed("eat", place="garden"), Deed("sleep", place="garden")),
+        (
+            Deed("swim"),
+            Deed("go", goal="beach"),
+            Deed("go", goal="park"),
+            Deed("open", "window door"),
+            Deed("drink", "water juice"),
+            Deed("eat", place="garden"),
+            Deed("sleep", place="garden"),
+        ),
         (Deed("wear", "coat hat"), Deed("work"), Deed("drink", "coffee tea")),
     ),
     "no_time": (
         (Deed("hurry"), Deed("take", "bus train")),
-        (Deed("cook"), Deed("read", "newspaper book"), Deed("clean", "kitchen room"),
-         Deed("come", goal="party"), Deed("watch", "movie"), Deed("go_shopping"),
-         Deed("write", "letter"), Deed("bake", "cake"), Deed("visit", "people"),
-         Deed("call", "people"), Deed("help", "people")),
+        (
+            Deed("cook"),
+            Deed("read", "newspaper book"),
+            Deed("clean", "kitchen room"),
+            Deed("come", goal="party"),
+            Deed("watch", "movie"),
+            Deed("go_shopping"),
+            Deed("write", "letter"),
+            Deed("bake", "cake"),
+            Deed("visit", "people"),
+            Deed("call", "people"),
+            Deed("help", "people"),
+        ),
     ),
     "must_work": (
-        (Deed("drink", "coffee"), Deed("stay", place="office"), Deed("drive", goal="office"),
-         Deed("go", goal="office"), Deed("get_up")),
-        (Deed("come", goal="party"), Deed("go", goal="cinema"), Deed("go", goal="beach"),
-         Deed("visit", "people"), Deed("watch_television"), Deed("sleep"),
-         Deed("come", goal="concert"), Deed("meet", "people")),
+        (
+            Deed("drink", "coffee"),
+            Deed("stay", place="office"),
+            Deed("drive", goal="office"),
+            Deed("go", goal="office"),
+            Deed("get_up"),
+        ),
+        (
+            Deed("come", goal="party"),
+            Deed("go", goal="cinema"),
+            Deed("go", goal="beach"),
+            Deed("visit", "people"),
+            Deed("watch_television"),
+            Deed("sleep"),
+            Deed("come", goal="concert"),
+            Deed("meet", "people"),
+        ),
     ),
     "broken_car": (
         (Deed("take", "bus train"), Deed("stay", place="home"), Deed("come_back")),
-        (Deed("drive", goal="office"), Deed("drive", goal="beach"), Deed("drive", goal="city"),
-         Deed("drive", goal="vienna"), Deed("visit", "people")),
+        (
+            Deed("drive", goal="office"),
+            Deed("drive", goal="beach"),
+            Deed("drive", goal="city"),
+            Deed("drive", goal="vienna"),
+            Deed("visit", "people"),
+        ),
     ),
-}  # fmt: skip
+}
 
 
 WEATHER = ("rain", "cold", "warm")
@@ -550,13 +838,32 @@ MOODS = ("happy", "sad")  # one need not act on them
 
 # What fills a day, one thing after the other.
 ROUTINE = (
-    Deed("get_up"), Deed("eat", "bread egg soup apple cheese"), Deed("drink", "drink"),
-    Deed("read", "newspaper book"), Deed("go", goal="school"), Deed("go", goal="office"),
-    Deed("go", goal="market"), Deed("go", goal="park"), Deed("work"), Deed("sleep"),
-    Deed("clean", "kitchen room window shoe"), Deed("wash", "car dishes"), Deed("call", "people"),
-    Deed("visit", "people"), Deed("cook", "cookable"), Deed("watch_television"),
-    Deed("write", "letter"), Deed("go_shopping"), Deed("listen_to", "music"),
-    Deed("bake", "cake bread"), Deed("play_game", "game"), Deed("drive", goal="office"),
-    Deed("drive", goal="beach"), Deed("turn_off_light", "light lamp"),
-    Deed("meet", "people"), Deed("repair", "bike lamp radio"), Deed("swim"), Deed("rest"),
-)  # fmt: skip
+    Deed("get_up"),
+    Deed("eat", "bread egg soup apple cheese"),
+    Deed("drink", "drink"),
+    Deed("read", "newspaper book"),
+    Deed("go", goal="school"),
+    Deed("go", goal="office"),
+    Deed("go", goal="market"),
+    Deed("go", goal="park"),
+    Deed("work"),
+    Deed("sleep"),
+    Deed("clean", "kitchen room window shoe"),
+    Deed("wash", "car dishes"),
+    Deed("call", "people"),
+    Deed("visit", "people"),
+    Deed("cook", "cookable"),
+    Deed("watch_television"),
+    Deed("write", "letter"),
+    Deed("go_shopping"),
+    Deed("listen_to", "music"),
+    Deed("bake", "cake bread"),
+    Deed("play_game", "game"),
+    Deed("drive", goal="office"),
+    Deed("drive", goal="beach"),
+    Deed("turn_off_light", "light lamp"),
+    Deed("meet", "people"),
+    Deed("repair", "bike lamp radio"),
+    Deed("swim"),
+    Deed("rest"),
+)

@@ -3,13 +3,15 @@
 import importlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
+from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.data.everyday import english
 from cress_svcd.data.everyday.composer import Composer
 from cress_svcd.data.everyday.meaning import (
@@ -29,7 +31,6 @@ from cress_svcd.data.everyday.meaning import (
     Weekday,
 )
 from cress_svcd.errors import ConfigError
-from cress_svcd.atomic_files import write_json, write_text
 
 # Target language: the module of this package that puts meanings into it.
 LANGUAGES = {"de": "german", "ro": "romanian"}

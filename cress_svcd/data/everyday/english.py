@@ -228,9 +228,7 @@ def _negated(auxiliary: str) -> str:
 # Clauses
 
 
-def _statement(
-    clause: Clause, front: Front = Front.SUBJECT, person: Person | None = None
-) -> str:
+def _statement(clause: Clause, front: Front = Front.SUBJECT, person: Person | None = None) -> str:
     """A clause in the order of a statement; ``person`` stands in for an absent subject."""
     subject = _subject(clause) if person is None else ""
     person = person or agreement(clause.subject)
@@ -244,9 +242,7 @@ def _statement(
     elif front is Front.FREQUENCY:
         fronted, frequency = frequency, ""
     particle = words.VERBS[clause.verb].after
-    return join(
-        fronted, subject, auxiliary, frequency, verb, particle, *_rest(clause, times)
-    )
+    return join(fronted, subject, auxiliary, frequency, verb, particle, *_rest(clause, times))
 
 
 def _subject(clause: Clause) -> str:
@@ -274,9 +270,15 @@ def _question(clause: Clause, asked: Asked) -> str:
     particle = words.VERBS[clause.verb].after
     negation = "not" if clause.negative else ""
     return join(
-        asking, auxiliary, _subject(clause), negation, clause.frequency, verb, particle,
+        asking,
+        auxiliary,
+        _subject(clause),
+        negation,
+        clause.frequency,
+        verb,
+        particle,
         *_rest(clause),
-    )  # fmt: skip
+    )
 
 
 def _indirect(clause: Clause, asked: Asked) -> str:

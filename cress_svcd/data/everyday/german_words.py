@@ -171,9 +171,16 @@ def _verb(forms: str, *features: str) -> Verb:
     government = [word for word in words if word not in ("sein", "sich")]
     preposition, _, case = (government[0] if government else "acc").rpartition("+")
     return Verb(
-        prefix, infinitive, second, third, participle,
-        "be" if "sein" in words else "have", "sich" in words, case, preposition,
-    )  # fmt: skip
+        prefix,
+        infinitive,
+        second,
+        third,
+        participle,
+        "be" if "sein" in words else "have",
+        "sich" in words,
+        case,
+        preposition,
+    )
 
 
 VERBS = {
@@ -438,11 +445,50 @@ november     November
 december     Dezember
 """)
 
-ONES = (
-    "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn "
-    "fünfzehn sechzehn siebzehn achtzehn neunzehn"
-).split()
-TENS = "- - zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig".split()
-ORDINALS = (
-    "- ersten zweiten dritten vierten fünften sechsten siebten achten neunten zehnten"
-).split()
+ONES = [
+    "null",
+    "eins",
+    "zwei",
+    "drei",
+    "vier",
+    "fünf",
+    "sechs",
+    "sieben",
+    "acht",
+    "neun",
+    "zehn",
+    "elf",
+    "zwölf",
+    "dreizehn",
+    "vierzehn",
+    "fünfzehn",
+    "sechzehn",
+    "siebzehn",
+    "achtzehn",
+    "neunzehn",
+]
+TENS = [
+    "-",
+    "-",
+    "zwanzig",
+    "dreißig",
+    "vierzig",
+    "fünfzig",
+    "sechzig",
+    "siebzig",
+    "achtzig",
+    "neunzig",
+]
+ORDINALS = [
+    "-",
+    "ersten",
+    "zweiten",
+    "dritten",
+    "vierten",
+    "fünften",
+    "sechsten",
+    "siebten",
+    "achten",
+    "neunten",
+    "zehnten",
+]

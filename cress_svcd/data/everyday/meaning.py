@@ -335,9 +335,7 @@ class HourIs:
     clock: Clock
 
 
-Sentence = (
-    Statement | Question | Complex | Indirect | Contrast | Request | Existence | HourIs
-)
+Sentence = Statement | Question | Complex | Indirect | Contrast | Request | Existence | HourIs
 
 
 def agreement(participant: Participant | None) -> Person:

@@ -86,10 +86,19 @@ class Participants:
 
         ``known``: ``again`` finds a pronoun for it; ``asking``: not the speaker, who knows.
         """
-        kind = self._dice.weighted([
-            (I, 0 if asking else 17), (WE, 0 if asking else 9), (HE, 8), (SHE, 8), (THEY, 7),
-            ("name", 20), ("kin", 24), ("role", 0 if known else 8), ("couple", 4),
-        ])  # fmt: skip
+        kind = self._dice.weighted(
+            [
+                (I, 0 if asking else 17),
+                (WE, 0 if asking else 9),
+                (HE, 8),
+                (SHE, 8),
+                (THEY, 7),
+                ("name", 20),
+                ("kin", 24),
+                ("role", 0 if known else 8),
+                ("couple", 4),
+            ]
+        )
         if isinstance(kind, Person):
             return Pronoun(kind)
         if kind == "name":
@@ -99,9 +108,7 @@ class Participants:
         if kind == "role":
             return self.role()
         mine, ours = (0, 0) if asking else (7, 2)
-        owner = self._dice.weighted(
-            [(I, mine), (YOU, 4), (HE, 1), (SHE, 1), (WE, ours), (THEY, 1)]
-        )
+        owner = self._dice.weighted([(I, mine), (YOU, 4), (HE, 1), (SHE, 1), (WE, ours), (THEY, 1)])
         return self.kin(owner, known)
 
     def other(

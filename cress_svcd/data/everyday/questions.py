@@ -38,11 +38,28 @@ _ASKED_OBJECTS = (
     (Asked.HOW_MANY, "howmany"),
 )
 _DONE_SOMEWHERE = (
-    "buy", "find", "lose", "see", "meet", "sleep", "read", "work", "stay", "learn",
-)  # fmt: skip
+    "buy",
+    "find",
+    "lose",
+    "see",
+    "meet",
+    "sleep",
+    "read",
+    "work",
+    "stay",
+    "learn",
+)
 _DONE_SOMETIME = (
-    "get_up", "come_back", "visit", "meet", "call", "sell", "travel", "buy", "go",
-)  # fmt: skip
+    "get_up",
+    "come_back",
+    "visit",
+    "meet",
+    "call",
+    "sell",
+    "travel",
+    "buy",
+    "go",
+)
 
 # One asks why of what people mean to do, not of what they find or need.
 _INTENDED = tuple(verb for verb, frame in FRAMES.items() if not frame.allows("static"))
@@ -82,18 +99,21 @@ class Questions:
 
     def _asking_others(self) -> list[tuple]:
         return [
-            (self._price, 2.0), (self._age, 2.0), (self._place, 4.0), (self._goal, 1.0),
-            (self._time, 4.0), (self._reason, 1.5), (self._object, 2.0),
-        ]  # fmt: skip
+            (self._price, 2.0),
+            (self._age, 2.0),
+            (self._place, 4.0),
+            (self._goal, 1.0),
+            (self._time, 4.0),
+            (self._reason, 1.5),
+            (self._object, 2.0),
+        ]
 
     def _someone(self) -> Participant:
         if self._dice.chance(0.35):
             return Pronoun(YOU)
         return self._people.subject(asking=True)
 
-    def _activity(
-        self, modes: tuple[Mode, ...], verbs: tuple[str, ...] = tuple(FRAMES)
-    ) -> Clause:
+    def _activity(self, modes: tuple[Mode, ...], verbs: tuple[str, ...] = tuple(FRAMES)) -> Clause:
         """What somebody is asked to be doing; of "you" anything may be asked."""
         subject = self._someone()
         if subject == Pronoun(YOU):

@@ -71,9 +71,17 @@ _ACCUSATIVE = {I: "mă", YOU: "te", HE: "îl", SHE: "o", WE: "ne", THEY: "îi"}
 _REFLEXIVE = {I: "mă", YOU: "te", WE: "ne"}
 # The form before the auxiliary of the perfect; "o" follows the participle instead.
 _BEFORE_PERFECT = {
-    "mă": "m-", "te": "te-", "îl": "l-", "ne": "ne-", "îi": "i-", "le": "le-",
-    "îmi": "mi-", "îți": "ți-", "își": "și-", "se": "s-",
-}  # fmt: skip
+    "mă": "m-",
+    "te": "te-",
+    "îl": "l-",
+    "ne": "ne-",
+    "îi": "i-",
+    "le": "le-",
+    "îmi": "mi-",
+    "îți": "ți-",
+    "își": "și-",
+    "se": "s-",
+}
 
 _OWNERS = {  # like adjectives: masculine, feminine; singular, plural
     I: ("meu", "mea", "mei", "mele"),

@@ -390,9 +390,38 @@ november     noiembrie
 december     decembrie
 """)
 
-ONES = (
-    "zero unu doi trei patru cinci șase șapte opt nouă zece unsprezece doisprezece treisprezece "
-    "paisprezece cincisprezece șaisprezece șaptesprezece optsprezece nouăsprezece"
-).split()
+ONES = [
+    "zero",
+    "unu",
+    "doi",
+    "trei",
+    "patru",
+    "cinci",
+    "șase",
+    "șapte",
+    "opt",
+    "nouă",
+    "zece",
+    "unsprezece",
+    "doisprezece",
+    "treisprezece",
+    "paisprezece",
+    "cincisprezece",
+    "șaisprezece",
+    "șaptesprezece",
+    "optsprezece",
+    "nouăsprezece",
+]
 FEMININE_ONES = {1: "una", 2: "două", 12: "douăsprezece"}
-TENS = "- - douăzeci treizeci patruzeci cincizeci șaizeci șaptezeci optzeci nouăzeci".split()
+TENS = [
+    "-",
+    "-",
+    "douăzeci",
+    "treizeci",
+    "patruzeci",
+    "cincizeci",
+    "șaizeci",
+    "șaptezeci",
+    "optzeci",
+    "nouăzeci",
+]

@@ -84,9 +84,14 @@ class Statements:
         return describe(asking)
 
     def state_of_person(self, subject: Participant) -> Clause:
-        describe = self._dice.weighted([
-            (self._feeling, 5.0), (self._nature, 2.0), (self._occupation, 1.5), (self._stay, 3.0),
-        ])  # fmt: skip
+        describe = self._dice.weighted(
+            [
+                (self._feeling, 5.0),
+                (self._nature, 2.0),
+                (self._occupation, 1.5),
+                (self._stay, 3.0),
+            ]
+        )
         return describe(subject)
 
     def _denied(self, clause: Clause) -> Clause:
@@ -236,11 +241,13 @@ class Statements:
             contents = [noun for held in concepts.CONTENTS.values() for noun in held]
             thing = self._people.measure(self._dice.usual(contents))
         else:
-            verb, mode, selection = self._dice.pick((
-                ("have", HABIT, "dog cat brother sister book"),
-                ("need", HABIT, "egg potato ticket apple key"),
-                ("buy", PAST, "egg apple flower ticket book"),
-            ))  # fmt: skip
+            verb, mode, selection = self._dice.pick(
+                (
+                    ("have", HABIT, "dog cat brother sister book"),
+                    ("need", HABIT, "egg potato ticket apple key"),
+                    ("buy", PAST, "egg apple flower ticket book"),
+                )
+            )
             thing = self._people.thing(selection, "count")
         return Clause(subject, verb, *mode, object=thing)
 
@@ -322,10 +329,15 @@ class Statements:
 
     def scheduled(self, asking: bool = False) -> Clause:
         """Something that happens at a time; ``asking``: nothing of the speaker's own."""
-        schedule = self._dice.weighted([
-            (self._departure, 5.0), (self._beginning, 3.0), (self._opening, 3.0),
-            (self._appointment, 3.0), (self._occasion, 3.0),
-        ])  # fmt: skip
+        schedule = self._dice.weighted(
+            [
+                (self._departure, 5.0),
+                (self._beginning, 3.0),
+                (self._opening, 3.0),
+                (self._appointment, 3.0),
+                (self._occasion, 3.0),
+            ]
+        )
         return schedule(asking)
 
     def _departure(self, _: bool) -> Clause:

@@ -30,8 +30,7 @@ class Calendar:
         return Clock(self._dice.between(earliest, latest), self._dice.usual(concepts.MINUTES))
 
     def past(self, clock: bool = False, distant: bool = False, week: bool = True) -> Times:
-        """``clock``: the hour may be named; ``distant``: it may be long ago; ``week``: last week.
-        """
+        """``clock``: the hour may be named; ``distant``: it may be long ago; ``week``: last week."""
         far = 2.5 if distant else 0
         kind = self._dice.weighted([("moment", 5), ("weekday", 4), ("ago", far), ("date", far)])
         if kind == "moment":
@@ -42,8 +41,7 @@ class Calendar:
         return self._day(kind, clock)
 
     def future(self, clock: bool = False, distant: bool = False, week: bool = True) -> Times:
-        """``clock``: the hour may be named; ``distant``: it may be far off; ``week``: next week.
-        """
+        """``clock``: the hour may be named; ``distant``: it may be far off; ``week``: next week."""
         far = 2.5 if distant else 0
         soon = 1.5 if clock else 0
         kind = self._dice.weighted(

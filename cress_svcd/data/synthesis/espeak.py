@@ -17,9 +17,9 @@ Declarations follow ``speak_lib.h`` and ``espeak_ng.h`` of espeak-ng 1.52.
 import ctypes
 import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 

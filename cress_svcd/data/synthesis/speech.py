@@ -12,16 +12,17 @@ import io
 import itertools
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
 from cress_svcd.data.audio import SAMPLE_RATE
-from cress_svcd.data.synthesis.espeak import PAUSE, Catalogue, Espeak, SpeechError
 from cress_svcd.data.corpus.parallel_text import Line, ParallelText
+from cress_svcd.data.synthesis.espeak import PAUSE, Catalogue, Espeak, SpeechError
 from cress_svcd.errors import ConfigError
 
 GRID = 250
@@ -229,9 +230,7 @@ def speak_text(text: str, speaker: Speaker, seed: int) -> Speech:
         )
     if not spoken.complete:
         raise Unspeakable("speech without end")
-    wave = soxr.resample(
-        spoken.samples.astype(np.float32) / 32768, spoken.sample_rate, SAMPLE_RATE
-    )
+    wave = soxr.resample(spoken.samples.astype(np.float32) / 32768, spoken.sample_rate, SAMPLE_RATE)
     peak = float(np.abs(wave).max(initial=0.0))
     if peak == 0.0:
         raise Unspeakable("nothing to hear")

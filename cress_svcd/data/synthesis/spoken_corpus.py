@@ -18,17 +18,19 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from cress_svcd.atomic_files import replacing, write_json, write_text
 from cress_svcd.data.audio import SAMPLE_RATE
-from cress_svcd.data.synthesis.espeak import Catalogue, SpeechError, read_catalogue
 from cress_svcd.data.corpus.parallel_text import Line, ParallelText
+from cress_svcd.data.synthesis.espeak import Catalogue, SpeechError, read_catalogue
 from cress_svcd.data.synthesis.speech import (
     ENCODINGS,
     TRAINING_SPLIT,
@@ -40,7 +42,6 @@ from cress_svcd.data.synthesis.speech import (
     plan_talks,
     speak_talk,
 )
-from cress_svcd.atomic_files import replacing, write_json, write_text
 
 # Part of a split's settings; to be raised when the same settings give other bytes.
 _LAYOUT_VERSION = 1
@@ -164,9 +165,7 @@ class SplitFolder:
         record = {**asdict(spoken), "bytes": len(data)}
         write_text(self.record_file(talk), json.dumps(record, ensure_ascii=False))
 
-    def finish(
-        self, talks: Sequence[Talk], n_empty: int, settings: dict[str, Any]
-    ) -> SplitSummary:
+    def finish(self, talks: Sequence[Talk], n_empty: int, settings: dict[str, Any]) -> SplitSummary:
         """Write the texts and the yaml from the talks' records, then the mark of completeness."""
         summary = SplitSummary(self.split, skipped={"empty line": n_empty})
         speakers: dict[str, dict[str, Any]] = {}

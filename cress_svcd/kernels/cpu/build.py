@@ -19,9 +19,13 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "csrc"
 LIBRARY = "libcress_kernels.so"
 FLAGS = (
-    "-O3", "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden",
+    "-O3",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
     "-ffp-contract=off",  # a fused multiply-add would round differently from training
-)  # fmt: skip
+)
 
 
 class BuildError(Exception):

@@ -168,14 +168,28 @@ def convolve(
             f"float32 of {(batch, count, outputs)}, dense but for the first dimension"
         )
     call = _Windows(
-        x=x.data_ptr(), batch=batch, frames=frames, x_stride=max(x.stride(1), width),
-        x_batch_stride=x.stride(0), groups=groups, channels=channels, out=outputs // groups,
-        taps=taps, stride=stride, padding=padding, count=count, weights=tiles.data_ptr(),
-        weight_type=WEIGHT_TYPES.index(tiles.dtype), planes=planes, scale=scale.data_ptr(),
+        x=x.data_ptr(),
+        batch=batch,
+        frames=frames,
+        x_stride=max(x.stride(1), width),
+        x_batch_stride=x.stride(0),
+        groups=groups,
+        channels=channels,
+        out=outputs // groups,
+        taps=taps,
+        stride=stride,
+        padding=padding,
+        count=count,
+        weights=tiles.data_ptr(),
+        weight_type=WEIGHT_TYPES.index(tiles.dtype),
+        planes=planes,
+        scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
-        vector_stride=outputs if scale.dim() == 2 else 0, gelu=gelu, y=y.data_ptr(),
+        vector_stride=outputs if scale.dim() == 2 else 0,
+        gelu=gelu,
+        y=y.data_ptr(),
         y_batch_stride=y.stride(0),
-    )  # fmt: skip
+    )
     _run(call, batch * count * outputs * channels * taps, threads)
     return y
 
@@ -211,11 +225,24 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     scale, bias = _vector(scale, 1, outputs), _vector(bias, 1, outputs)
     y = torch.empty(len(rows), outputs)
     call = _Windows(
-        x=rows.data_ptr(), batch=1, frames=len(rows), x_stride=inputs, groups=1, channels=inputs,
-        out=outputs, taps=1, stride=1, count=len(rows), weights=weight.data_ptr(),
-        weight_type=WEIGHT_TYPES.index(weight.dtype), planes=1, weights_in_rows=1,
-        scale=scale.data_ptr(), bias=None if bias is None else bias.data_ptr(), y=y.data_ptr(),
-    )  # fmt: skip
+        x=rows.data_ptr(),
+        batch=1,
+        frames=len(rows),
+        x_stride=inputs,
+        groups=1,
+        channels=inputs,
+        out=outputs,
+        taps=1,
+        stride=1,
+        count=len(rows),
+        weights=weight.data_ptr(),
+        weight_type=WEIGHT_TYPES.index(weight.dtype),
+        planes=1,
+        weights_in_rows=1,
+        scale=scale.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(),
+        y=y.data_ptr(),
+    )
     _run(call, len(rows) * weight.numel(), None)
     return y.to(x.dtype).view(*x.shape[:-1], outputs)
 

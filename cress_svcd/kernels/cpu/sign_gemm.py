@@ -20,8 +20,17 @@ THREAD_WORK = 1 << 22  # products worth a thread of their own
 _OUT_OF_MEMORY = -1
 
 _pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_ARGUMENTS = [_pointer, _int64, _int64, _pointer, _int64, _int64, *[_pointer] * 4, *[_int] * 3,
-              _pointer]  # fmt: skip
+_ARGUMENTS = [
+    _pointer,
+    _int64,
+    _int64,
+    _pointer,
+    _int64,
+    _int64,
+    *[_pointer] * 4,
+    *[_int] * 3,
+    _pointer,
+]
 
 
 class UnavailableError(CressError):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cress_svcd.kernels.triton.quantize import why_unavailable
 from cress_svcd.kernels.triton.common import Launcher, cover
+from cress_svcd.kernels.triton.quantize import why_unavailable
 
 try:
     import triton
@@ -34,11 +34,20 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["frames"])
     def _windows_kernel(
-        x, weight, bias, y, frames,
-        groups: tl.constexpr, channels: tl.constexpr, out: tl.constexpr,
-        taps: tl.constexpr, padding: tl.constexpr,
-        block_frames: tl.constexpr, block_in: tl.constexpr, block_out: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        weight,
+        bias,
+        y,
+        frames,
+        groups: tl.constexpr,
+        channels: tl.constexpr,
+        out: tl.constexpr,
+        taps: tl.constexpr,
+        padding: tl.constexpr,
+        block_frames: tl.constexpr,
+        block_in: tl.constexpr,
+        block_out: tl.constexpr,
+    ):
         """Some frames of a group of an utterance; a window is taps x channels, in this order."""
         frame = tl.program_id(0) * block_frames + tl.arange(0, block_frames)
         group, utterance = tl.program_id(1), tl.program_id(2).to(tl.int64)

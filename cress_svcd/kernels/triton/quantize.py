@@ -35,10 +35,17 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _quantize_kernel(
-        x, g, levels, steps, rows,
-        width: tl.constexpr, top: tl.constexpr, unit: tl.constexpr,
-        block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        g,
+        levels,
+        steps,
+        rows,
+        width: tl.constexpr,
+        top: tl.constexpr,
+        unit: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+    ):
         """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.arange(0, block)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cress_svcd.kernels.triton import quantize
-from cress_svcd.kernels.triton.sign_gemm_fused import NONE, Norm, processors
 from cress_svcd.kernels.triton.common import Launcher, cover
+from cress_svcd.kernels.triton.sign_gemm_fused import NONE, Norm, processors
 
 try:
     import triton
@@ -35,10 +35,22 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _levels_kernel(
-        x, g, norm_weight, norm_bias, levels, steps, sums, normed, rows,
-        in_features: tl.constexpr, row_bytes: tl.constexpr, parts: tl.constexpr, eps: tl.constexpr,
-        block_rows: tl.constexpr, block_bytes: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        g,
+        norm_weight,
+        norm_bias,
+        levels,
+        steps,
+        sums,
+        normed,
+        rows,
+        in_features: tl.constexpr,
+        row_bytes: tl.constexpr,
+        parts: tl.constexpr,
+        eps: tl.constexpr,
+        block_rows: tl.constexpr,
+        block_bytes: tl.constexpr,
+    ):
         """Levels of whole rows, bit by bit: of input 8 j + k at k row_bytes + j."""
         kind = x.dtype.element_ty
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
@@ -69,12 +81,25 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _planes_kernel(
-        levels, steps, sums, signs, h, bias, residual, y, rows,
-        out_features: tl.constexpr, row_bytes: tl.constexpr, part: tl.constexpr,
-        activation: tl.constexpr, ptx: tl.constexpr,
-        block_rows: tl.constexpr, block_out: tl.constexpr, block_bytes: tl.constexpr,
+        levels,
+        steps,
+        sums,
+        signs,
+        h,
+        bias,
+        residual,
+        y,
+        rows,
+        out_features: tl.constexpr,
+        row_bytes: tl.constexpr,
+        part: tl.constexpr,
+        activation: tl.constexpr,
+        ptx: tl.constexpr,
+        block_rows: tl.constexpr,
+        block_out: tl.constexpr,
+        block_bytes: tl.constexpr,
         group: tl.constexpr,
-    ):  # fmt: skip
+    ):
         """A tile of outputs x rows, since what is unpacked on its way must be the left operand; each
         ``part`` outputs have levels of their own."""
         row, first_output = _tile_of(rows, out_features, block_rows, block_out, group)
@@ -146,9 +171,16 @@ def sign_matmul(
     part = out_features // parts
     block_rows, block_out, warps = tile or tile_for(rows, part, parts, processors(x.device))
     constants = (
-        out_features, row_bytes, part, activation, PTX, block_rows, block_out,
-        BLOCK_BYTES if row_bytes % BLOCK_BYTES == 0 else BLOCK_BYTES // 2, GROUP,
-    )  # fmt: skip
+        out_features,
+        row_bytes,
+        part,
+        activation,
+        PTX,
+        block_rows,
+        block_out,
+        BLOCK_BYTES if row_bytes % BLOCK_BYTES == 0 else BLOCK_BYTES // 2,
+        GROUP,
+    )
     programs = cover(rows, block_rows) * cover(out_features, block_out), 1, 1
     tensors = levels, steps, sums, signs, h, bias, residual, y
     _planes(programs, tensors, (rows,), constants, warps)

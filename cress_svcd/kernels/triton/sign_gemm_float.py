@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cress_svcd.kernels import packed_layout, reference
-from cress_svcd.kernels.triton import sign_gemm_bitplane, quantize, sign_gemm_fused
-from cress_svcd.kernels.triton.quantize import why_unavailable
+from cress_svcd.kernels.triton import quantize, sign_gemm_bitplane, sign_gemm_fused
 from cress_svcd.kernels.triton.common import Launcher, cover
+from cress_svcd.kernels.triton.quantize import why_unavailable
 
 try:
     import triton
@@ -38,10 +38,19 @@ if triton is not None:
 
     @triton.jit
     def _few_rows_kernel(
-        x, signs, g, h, bias, y,
-        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
-        top: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        signs,
+        g,
+        h,
+        bias,
+        y,
+        in_features: tl.constexpr,
+        out_features: tl.constexpr,
+        row_bytes: tl.constexpr,
+        top: tl.constexpr,
+        block_out: tl.constexpr,
+        block_in: tl.constexpr,
+    ):
         """One row times ``block_out`` sign rows; ``top`` 0: no rounding."""
         row = tl.program_id(0).to(tl.int64)
         outputs = tl.program_id(1) * block_out + tl.arange(0, block_out)
@@ -84,11 +93,21 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _many_rows_kernel(
-        levels, steps, signs, h, bias, y, rows,
-        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
-        block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
+        levels,
+        steps,
+        signs,
+        h,
+        bias,
+        y,
+        rows,
+        in_features: tl.constexpr,
+        out_features: tl.constexpr,
+        row_bytes: tl.constexpr,
+        block_rows: tl.constexpr,
+        block_out: tl.constexpr,
+        block_in: tl.constexpr,
         group: tl.constexpr,
-    ):  # fmt: skip
+    ):
         """A tile of (levels @ signs^T) * step * h + bias; signs are unpacked on their way."""
         row, first_output = _tile_of(rows, out_features, block_rows, block_out, group)
         output = first_output + tl.arange(0, block_out)

@@ -53,9 +53,15 @@ if triton is not None:
 
     @triton.jit
     def _normed(
-        value, weight, bias, column, inside,
-        in_features: tl.constexpr, eps: tl.constexpr, kind: tl.constexpr,
-    ):  # fmt: skip
+        value,
+        weight,
+        bias,
+        column,
+        inside,
+        in_features: tl.constexpr,
+        eps: tl.constexpr,
+        kind: tl.constexpr,
+    ):
         """Layer norm of rows, rounded as if it came from memory; 0 outside."""
         centred = value - (tl.sum(value, 1) * (1.0 / in_features))[:, None]
         centred = tl.where(inside[None, :], centred, 0.0)
@@ -76,9 +82,12 @@ if triton is not None:
 
     @triton.jit
     def _tile_of(
-        rows, out_features: tl.constexpr,
-        block_rows: tl.constexpr, block_out: tl.constexpr, group: tl.constexpr,
-    ):  # fmt: skip
+        rows,
+        out_features: tl.constexpr,
+        block_rows: tl.constexpr,
+        block_out: tl.constexpr,
+        group: tl.constexpr,
+    ):
         """The rows of a program, and the first of its outputs: tiles in groups of rows, so that those
         that run together share what they read."""
         down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
@@ -90,9 +99,17 @@ if triton is not None:
 
     @triton.jit
     def _finished(
-        value, h, bias, residual, output, written, where, there,
-        activation: tl.constexpr, kind: tl.constexpr,
-    ):  # fmt: skip
+        value,
+        h,
+        bias,
+        residual,
+        output,
+        written,
+        where,
+        there,
+        activation: tl.constexpr,
+        kind: tl.constexpr,
+    ):
         """activation(value * h + bias) + residual, rounded where each would be by itself."""
         if h is not None:
             value *= tl.load(h + output, written, 0).to(tl.float32)[None, :]
@@ -111,11 +128,27 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _whole_rows_kernel(
-        x, signs, g, h, bias, norm_weight, norm_bias, residual, y, normed, rows,
-        in_features: tl.constexpr, out_features: tl.constexpr, row_bytes: tl.constexpr,
-        part: tl.constexpr, eps: tl.constexpr, activation: tl.constexpr,
-        block_rows: tl.constexpr, block_out: tl.constexpr, block_in: tl.constexpr,
-    ):  # fmt: skip
+        x,
+        signs,
+        g,
+        h,
+        bias,
+        norm_weight,
+        norm_bias,
+        residual,
+        y,
+        normed,
+        rows,
+        in_features: tl.constexpr,
+        out_features: tl.constexpr,
+        row_bytes: tl.constexpr,
+        part: tl.constexpr,
+        eps: tl.constexpr,
+        activation: tl.constexpr,
+        block_rows: tl.constexpr,
+        block_out: tl.constexpr,
+        block_in: tl.constexpr,
+    ):
         """A tile of outputs; each ``part`` outputs have their own g."""
         kind = x.dtype.element_ty
         row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
@@ -143,9 +176,7 @@ if triton is not None:
         value = total.to(tl.float32) * step[:, None]
         where = row[:, None].to(tl.int64) * out_features + output[None, :]
         there = exists[:, None] & written[None, :]
-        value = _finished(
-            value, h, bias, residual, output, written, where, there, activation, kind
-        )
+        value = _finished(value, h, bias, residual, output, written, where, there, activation, kind)
         tl.store(y + where, value, there)
 
     # A fused multiply-add would round levels differently from training.
@@ -188,9 +219,16 @@ def sign_matmul(
     block_rows, block_out, warps = tile or tile_on(x.device, rows, in_features, out_features)
     norm_weight, norm_bias, eps = norm or (None, None, 0.0)
     constants = (
-        in_features, out_features, row_bytes, out_features // parts, eps, activation,
-        block_rows, block_out, _width(in_features),
-    )  # fmt: skip
+        in_features,
+        out_features,
+        row_bytes,
+        out_features // parts,
+        eps,
+        activation,
+        block_rows,
+        block_out,
+        _width(in_features),
+    )
     programs = cover(rows, block_rows), cover(out_features, block_out), 1
     tensors = x, signs, g, h, bias, norm_weight, norm_bias, residual, y, normed
     _whole(programs, tensors, (rows,), constants, warps)

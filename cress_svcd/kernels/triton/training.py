@@ -9,8 +9,8 @@ torch operations, for everything that is not a CUDA tensor of at most 32 bits.
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels.triton.quantize import TILE, TYPES, WIDEST, fits, row_tile, why_unavailable
 from cress_svcd.kernels.triton.common import Launcher, cover
+from cress_svcd.kernels.triton.quantize import TILE, TYPES, WIDEST, fits, row_tile, why_unavailable
 
 try:
     import triton
@@ -44,9 +44,16 @@ if triton is not None:
 
     @triton.jit(do_not_specialize=["rows"])
     def _scale_kernel(
-        product, steps, h, bias, y, rows,
-        width: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+        product,
+        steps,
+        h,
+        bias,
+        y,
+        rows,
+        width: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+    ):
         """y = product * step * h + bias."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.program_id(1) * block + tl.arange(0, block)
@@ -61,9 +68,15 @@ if triton is not None:
 
     @triton.jit
     def _effective_kernel(
-        codes, g, h, out,
-        rows: tl.constexpr, width: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+        codes,
+        g,
+        h,
+        out,
+        rows: tl.constexpr,
+        width: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+    ):
         """out = h * codes * g."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.arange(0, block)
@@ -76,9 +89,18 @@ if triton is not None:
 
     @triton.jit
     def _split_rows(
-        by_input, codes, g, h, grad_weight, grad_h, first,
-        rows: tl.constexpr, width: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+        by_input,
+        codes,
+        g,
+        h,
+        grad_weight,
+        grad_h,
+        first,
+        rows: tl.constexpr,
+        width: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+    ):
         """grad_weight = by_input * h * g; grad_h = (by_input * codes) @ g."""
         row = first.to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.arange(0, block)
@@ -94,9 +116,16 @@ if triton is not None:
 
     @triton.jit
     def _split_columns(
-        by_input, codes, h, grad_g, first,
-        rows: tl.constexpr, width: tl.constexpr, block_rows: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+        by_input,
+        codes,
+        h,
+        grad_g,
+        first,
+        rows: tl.constexpr,
+        width: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+    ):
         """grad_g = h @ (by_input * codes)."""
         column = first * block + tl.arange(0, block)
         total = tl.zeros((block_rows, block), tl.float32)
@@ -112,11 +141,20 @@ if triton is not None:
 
     @triton.jit
     def _split_kernel(
-        by_input, codes, g, h, grad_weight, grad_g, grad_h,
-        rows: tl.constexpr, width: tl.constexpr,
-        block_rows: tl.constexpr, block: tl.constexpr,
-        tall: tl.constexpr, narrow: tl.constexpr,
-    ):  # fmt: skip
+        by_input,
+        codes,
+        g,
+        h,
+        grad_weight,
+        grad_g,
+        grad_h,
+        rows: tl.constexpr,
+        width: tl.constexpr,
+        block_rows: tl.constexpr,
+        block: tl.constexpr,
+        tall: tl.constexpr,
+        narrow: tl.constexpr,
+    ):
         """Both in one launch: the first programs take whole rows, the others whole columns."""
         by_rows: tl.constexpr = (rows + block_rows - 1) // block_rows
         first = tl.program_id(0)

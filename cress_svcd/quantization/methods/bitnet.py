@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from cress_svcd.quantization.binarize import centre, sign_codes
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.binarize import centre, sign_codes
 
 
 class BitNetLinear(QuantLinear):

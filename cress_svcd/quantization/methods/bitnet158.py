@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.fake_quant import accumulation_dtype
 
 SMALLEST_SCALE = 1e-5  # as in the authors' code: a matrix of zeros stays zeros
 

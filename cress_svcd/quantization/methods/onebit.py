@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.validation import require_choice
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.binarize import sign_codes
 from cress_svcd.quantization.estimators import slope
-from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.scale_init import initial_vectors
+from cress_svcd.quantization.validation import require_choice
 
 
 class _OneBitSign(torch.autograd.Function):

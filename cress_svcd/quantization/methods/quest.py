@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.midrise_grid import HALF_RANGE, gaussian_step, midrise_levels
-from cress_svcd.quantization.base import QuantLinear
 
 LARGEST_BLOCK = 128  # of the rotation, as in the authors' code
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def hadamard(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthonormal Hadamard matrix of a power of two (Sylvester's construction), symmetric."""
     with torch.inference_mode(False):  # the matrix outlives the call and may meet autograd later

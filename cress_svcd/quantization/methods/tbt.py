@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.binarize import sign_codes
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.validation import require_choice
-from cress_svcd.quantization.binarize import sign_codes
-from cress_svcd.quantization.base import QuantLinear
 
 SMALLEST_STEP = 1e-5  # as in the authors' code: a step must not reach zero
 GAUSSIAN_MEAN_MAGNITUDE = math.sqrt(2 / math.pi)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cress_svcd.quantization.fake_quant import accumulation_dtype
-from cress_svcd.quantization.validation import require_choice
-from cress_svcd.quantization.midrise_grid import midrise_levels
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.midrise_grid import midrise_levels
+from cress_svcd.quantization.validation import require_choice
 
 SCALES = ("learned", "absmax")
 SMALLEST_STEP = 1e-8  # above float16's smallest number, so that a step of zeros stays harmless

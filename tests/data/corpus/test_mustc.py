@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from tests.helpers.mustc_release import RATE, Talk, make_release, make_split, noise
 
-from cress_svcd.data.corpus import mustc
 from cress_svcd.data.audio import read_audio
+from cress_svcd.data.corpus import mustc
 from cress_svcd.data.corpus.mustc import (
     Limits,
     Release,
@@ -23,6 +22,7 @@ from cress_svcd.data.corpus.mustc import (
     segment_ids,
 )
 from cress_svcd.errors import ReleaseError
+from tests.helpers.mustc_release import RATE, Talk, make_release, make_split, noise
 
 PAIR = ("Hello.", "Hallo.")
 

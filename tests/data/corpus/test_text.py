@@ -39,7 +39,7 @@ def test_only_newlines_end_lines(tmp_path, content, expected):
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path):
-    (tmp_path / "a.en").write_bytes("one\ntwo\n".encode() + "groß\n".encode("latin-1"))
+    (tmp_path / "a.en").write_bytes(b"one\ntwo\n" + "groß\n".encode("latin-1"))
     with pytest.raises(ReleaseError, match="a.en:3: not UTF-8 .byte 0xdf"):
         read_lines(tmp_path / "a.en", ReleaseError)
 

@@ -102,9 +102,12 @@ def test_pieces_that_are_not_text_stay_and_samples_of_the_training_go(large, sen
 
 def test_a_model_of_another_type_is_refused(sentences, tmp_path):
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(tmp_path / "bpe"), model_type="bpe",
-        vocab_size=300, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(sentences),
+        model_prefix=str(tmp_path / "bpe"),
+        model_type="bpe",
+        vocab_size=300,
+        minloglevel=2,
+    )
     write_dictionary(tmp_path / "bpe.model", tmp_path / "dict.txt")
     with pytest.raises(ConfigError, match="bpe.model: without the pieces.*unigram"):
         prune(tmp_path / "bpe.model", tmp_path / "dict.txt", sentences[:3])

@@ -161,5 +161,5 @@ def test_unknown_names_list_near_ones(catalogue, voice, message):
 
 
 def test_every_must_c_language_has_a_voice(catalogue):
-    for language in "de en es fr it nl pt ro ru".split():
+    for language in ["de", "en", "es", "fr", "it", "nl", "pt", "ro", "ru"]:
         assert catalogue.resolve(language)

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from cress_svcd.data.audio import SAMPLE_RATE
-from cress_svcd.data.synthesis.espeak import PAUSE, SpeechError, read_catalogue
 from cress_svcd.data.corpus.parallel_text import Line, ParallelText
+from cress_svcd.data.synthesis.espeak import PAUSE, SpeechError, read_catalogue
 from cress_svcd.data.synthesis.speech import (
     DEFAULT_VARIANTS,
     GRID,

@@ -33,7 +33,9 @@ def test_a_library_from_other_sources_is_not_used(monkeypatch):
     monkeypatch.setattr(build, "source_digest", lambda: "other")
     sign_gemm.library.cache_clear()
     try:
-        with pytest.raises(sign_gemm.UnavailableError, match="built from other sources; run python -m"):
+        with pytest.raises(
+            sign_gemm.UnavailableError, match="built from other sources; run python -m"
+        ):
             sign_gemm.library()
     finally:
         monkeypatch.undo()

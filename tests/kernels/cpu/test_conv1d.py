@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from cress_svcd import kernels
-from cress_svcd.kernels.cpu import sign_gemm, conv1d
+from cress_svcd.kernels.cpu import conv1d, sign_gemm
 
 needs_windows = pytest.mark.skipif(
     not conv1d.is_available(), reason="no kernel for convolutions here, or it is not asked for"
@@ -66,9 +66,16 @@ def test_it_is_the_convolution(weight, sizes, gelu):
         for planes, tolerance in ((2, 1e-5), (1, 5e-3)):
             for threads in (1, 3):
                 y = conv1d.convolve(
-                    x, tiles, tuple(whole.shape), *vectors, stride=stride, padding=padding,
-                    gelu=gelu, planes=planes, threads=threads,
-                )  # fmt: skip
+                    x,
+                    tiles,
+                    tuple(whole.shape),
+                    *vectors,
+                    stride=stride,
+                    padding=padding,
+                    gelu=gelu,
+                    planes=planes,
+                    threads=threads,
+                )
                 assert y.shape == expected.shape
                 assert distance(y, expected) < tolerance, (planes, threads)
 
@@ -115,8 +122,13 @@ def test_any_strides():
     whole = torch.randn(16, 4, 3).bfloat16()
     tiles, ones = conv1d.prepare(whole), torch.ones(16)
     base = torch.randn(2, 60, 8)
-    for x in (base[:, ::2, :4], base[:, :30, 2:6], base[:1, :30, :4].expand(2, 30, 4),
-              base[:, :30, :1].expand(2, 30, 4), base[:, :4].transpose(1, 2)):  # fmt: skip
+    for x in (
+        base[:, ::2, :4],
+        base[:, :30, 2:6],
+        base[:1, :30, :4].expand(2, 30, 4),
+        base[:, :30, :1].expand(2, 30, 4),
+        base[:, :4].transpose(1, 2),
+    ):
         y = conv1d.convolve(x, tiles, (16, 4, 3), ones)
         expected = exact(x, whole, ones, torch.zeros(16), 1, 0, 1)
         assert distance(y, expected) < 1e-5
@@ -166,8 +178,12 @@ def test_projections_that_are_left_to_torch():
 )
 def test_what_does_not_fit_is_refused(changes):
     tiles = conv1d.prepare(torch.zeros(16, 4, 3, dtype=torch.int8))
-    arguments = {"x": torch.zeros(1, 20, 4), "tiles": tiles, "shape": (16, 4, 3),
-                 "scale": torch.ones(16)} | changes  # fmt: skip
+    arguments = {
+        "x": torch.zeros(1, 20, 4),
+        "tiles": tiles,
+        "shape": (16, 4, 3),
+        "scale": torch.ones(16),
+    } | changes
     with pytest.raises(ValueError, match="convolve: "):
         conv1d.convolve(**arguments)
 

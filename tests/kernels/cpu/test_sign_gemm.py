@@ -18,8 +18,9 @@ def distance(y, expected):
 
 
 @pytest.mark.parametrize("in_features, out_features", SIZES)
-def test_eight_bits_are_the_reference_to_the_last_place(product, operands, in_features,
-                                                        out_features):  # fmt: skip
+def test_eight_bits_are_the_reference_to_the_last_place(
+    product, operands, in_features, out_features
+):
     for rows in ROWS:
         x, signs, g, h, bias = operands(rows, in_features, out_features)
         expected = reference.sign_matmul(x, signs, g, h, bias, 8)
@@ -101,8 +102,22 @@ def test_zeros_and_denormals(product):
     assert torch.equal(product(x[:2], signs), torch.zeros(2, 2))
 
 
-SPECIAL = st.sampled_from([0.0, -0.0, 1e-45, -1e-40, 1e-30, 1.0, -127.0, 0.5, 3e38, float("nan"),
-                           float("inf"), -float("inf")])  # fmt: skip
+SPECIAL = st.sampled_from(
+    [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-40,
+        1e-30,
+        1.0,
+        -127.0,
+        0.5,
+        3e38,
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+    ]
+)
 
 
 @settings(

@@ -1,6 +1,6 @@
 """Convolutions on CUDA.  The kernel also runs in Triton's interpreter, without a GPU:
 
-    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_windows.py   (needs triton)
+TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_windows.py   (needs triton)
 """
 
 import pytest
@@ -8,20 +8,27 @@ import torch
 from fairseq.models.wav2vec.wav2vec2 import make_conv_pos
 from torch import nn
 from torch.nn import functional as F
-from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
-from cress_svcd.kernels.triton import conv1d
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
+from cress_svcd.kernels.triton import conv1d
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 
 @needs_triton
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
-        not CUDA, reason="Triton's interpreter multiplies bfloat16 as the integers that hold it"
-    ))],
+    [
+        torch.float16,
+        pytest.param(
+            torch.bfloat16,
+            marks=pytest.mark.skipif(
+                not CUDA,
+                reason="Triton's interpreter multiplies bfloat16 as the integers that hold it",
+            ),
+        ),
+    ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize(
     "batch, frames, groups, channels, out, taps",
     [(1, 5, 2, 8, 8, 4), (2, 70, 3, 12, 5, 7), (2, 1, 1, 16, 24, 6)],

@@ -1,17 +1,16 @@
 """The CUDA back end.  The fused kernel also runs in Triton's interpreter, without a GPU:
 
-    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu.py   (needs the package triton)
+TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu.py   (needs the package triton)
 """
 
 import pytest
 import torch
 from torch.nn import functional as F
-from tests.helpers.triton_marks import DEVICE, needs_cuda, needs_triton
 
 from cress_svcd import kernels
-from cress_svcd.kernels.triton import sign_gemm_float, sign_gemm_bitplane, quantize, sign_gemm_fused
 from cress_svcd.kernels import reference
-
+from cress_svcd.kernels.triton import quantize, sign_gemm_bitplane, sign_gemm_float, sign_gemm_fused
+from tests.helpers.triton_marks import DEVICE, needs_cuda, needs_triton
 
 EIGHT_BITS = sign_gemm_fused.sign_matmul, sign_gemm_bitplane.sign_matmul
 
@@ -46,11 +45,18 @@ def test_levels_of_8_bits(operands, kernel, rows, in_features, out_features, vec
 
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("activation", [sign_gemm_fused.NONE, sign_gemm_fused.RELU, sign_gemm_fused.GELU])
+@pytest.mark.parametrize(
+    "activation", [sign_gemm_fused.NONE, sign_gemm_fused.RELU, sign_gemm_fused.GELU]
+)
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize(
     "kernel, tile",
-    [(sign_gemm_fused, None), (sign_gemm_fused, (16, 64, 8)), (sign_gemm_bitplane, None), (sign_gemm_bitplane, (32, 64, 4))],
+    [
+        (sign_gemm_fused, None),
+        (sign_gemm_fused, (16, 64, 8)),
+        (sign_gemm_bitplane, None),
+        (sign_gemm_bitplane, (32, 64, 4)),
+    ],
     ids=["whole", "whole-large", "planes", "planes-large"],
 )
 def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel, tile):
@@ -70,11 +76,22 @@ def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel
     signs, g, h, shift = (torch.cat(values).to(DEVICE) for values in list(zip(*layers))[1:])
     normed = torch.empty_like(x)
     y = kernel.sign_matmul(
-        x, kernels.pack_signs(signs), g, h, shift, parts=parts, activation=activation,
-        norm=sign_gemm_fused.Norm(weight, bias, 1e-3), residual=residual, normed=normed, tile=tile,
-    )  # fmt: skip
+        x,
+        kernels.pack_signs(signs),
+        g,
+        h,
+        shift,
+        parts=parts,
+        activation=activation,
+        norm=sign_gemm_fused.Norm(weight, bias, 1e-3),
+        residual=residual,
+        normed=normed,
+        tile=tile,
+    )
     error = (y - residual - torch.cat(expected, 1)).float().norm() / y.float().norm()
-    assert y.dtype == dtype and error < (1e-2 if dtype == torch.float16 else 2e-3)  # levels tip over
+    assert y.dtype == dtype and error < (
+        1e-2 if dtype == torch.float16 else 2e-3
+    )  # levels tip over
     assert torch.allclose(normed, expected_norm, atol=4e-3 if dtype == torch.float16 else 1e-5)
 
 
@@ -90,13 +107,17 @@ def test_unrounded_halves(operands, tile, rows, in_features, out_features, vecto
     g, h, bias = given if vectors else [None] * 3
     x = x.half()
     levels, step = quantize.quantize(x, g, None)
-    y = sign_gemm_float._tiled(levels, step, kernels.pack_signs(signs), h, bias, torch.float32, tile)
+    y = sign_gemm_float._tiled(
+        levels, step, kernels.pack_signs(signs), h, bias, torch.float32, tile
+    )
     expected = reference.sign_matmul(x.float(), signs, g, h, bias, None)
     assert (y - expected).norm() < 1e-3 * expected.norm()
 
 
 @needs_triton
-@pytest.mark.parametrize("tile", [sign_gemm_bitplane.SMALL, sign_gemm_bitplane.MEDIUM, sign_gemm_bitplane.LARGE], ids=str)
+@pytest.mark.parametrize(
+    "tile", [sign_gemm_bitplane.SMALL, sign_gemm_bitplane.MEDIUM, sign_gemm_bitplane.LARGE], ids=str
+)
 @pytest.mark.parametrize("in_features", [512, 768, 1300])
 def test_tiles_of_planes(operands, tile, in_features):
     """Whole and broken blocks of bytes, more rows and outputs than a tile has."""
@@ -110,7 +131,9 @@ def test_tiles_fit_the_gpu():
     assert sign_gemm_fused.tile_for(5, 512, 2048, room, at_once) == (16, 16, 8)
     assert sign_gemm_fused.tile_for(40, 512, 2048, room, at_once) == (16, 64, 8)
     assert sign_gemm_fused.tile_for(160, 512, 512, room, at_once) == (16, 64, 8)
-    assert sign_gemm_fused.tile_for(160, 512, 1536, room, at_once) is None  # they would wait for others
+    assert (
+        sign_gemm_fused.tile_for(160, 512, 1536, room, at_once) is None
+    )  # they would wait for others
     assert sign_gemm_fused.tile_for(40, 1024, 2048, 48 << 10, at_once) is None  # of any GPU
     assert sign_gemm_fused.tile_for(5, 2048, 512, room, at_once) is None  # too wide
     assert sign_gemm_fused.tile_for(0, 512, 512, room, at_once) is None
@@ -118,7 +141,9 @@ def test_tiles_fit_the_gpu():
     assert sign_gemm_bitplane.tile_for(249, 768, 1, at_once) == sign_gemm_bitplane.MEDIUM
     assert sign_gemm_bitplane.tile_for(249, 3072, 1, at_once) == sign_gemm_bitplane.LARGE
     assert sign_gemm_bitplane.tile_for(249, 768, 3, at_once) == sign_gemm_bitplane.MEDIUM
-    assert sign_gemm_bitplane.tile_for(4096, 192, 3, at_once) == sign_gemm_bitplane.MEDIUM  # 128 reach too far
+    assert (
+        sign_gemm_bitplane.tile_for(4096, 192, 3, at_once) == sign_gemm_bitplane.MEDIUM
+    )  # 128 reach too far
 
 
 @needs_triton
@@ -130,7 +155,9 @@ def test_broken_rows_stay_alone(operands):
     for kernel in EIGHT_BITS:
         y = kernel(x, kernels.pack_signs(signs), g, h, bias)
         assert y.isnan().all(1).tolist() == [False, True, True, False]
-    assert not sign_gemm_float._few_rows(torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8).any()
+    assert not sign_gemm_float._few_rows(
+        torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8
+    ).any()
 
 
 @needs_cuda

@@ -7,12 +7,12 @@ They also run in Triton's interpreter, without a GPU:
 
 import pytest
 import torch
-from tests.helpers.triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
 
 from cress_svcd.kernels.triton import quantize, training
 from cress_svcd.quantization import METHODS
 from cress_svcd.quantization.fake_quant import quantize_tokens
 from cress_svcd.quantization.sign_linear import _fused_gradients, _gradients
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # rows, in, out: several rows a program, one, and sizes that fill no block
@@ -105,8 +105,9 @@ def test_a_layer_on_a_gpu_equals_one_on_the_cpu(dtype, bits):
     y.backward(grad.double().cpu())
     tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}[dtype]
     pairs = [(layer(x), y), (x.grad, same.grad)]
-    pairs += [(mine.grad, theirs.grad) for mine, theirs
-              in zip(layer.parameters(), exact.parameters())]  # fmt: skip
+    pairs += [
+        (mine.grad, theirs.grad) for mine, theirs in zip(layer.parameters(), exact.parameters())
+    ]
     for ours, expected in pairs:
         error = (ours.double().cpu() - expected).norm() / expected.norm()
         assert error < tolerance
