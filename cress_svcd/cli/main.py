@@ -16,7 +16,6 @@ COMMANDS = {
     "prepare-mustc": "turn a MuST-C v1 release into manifests, vocabulary and config",
     "prepare-text": "turn parallel text into binary data with a prepared vocabulary",
     "speak": "make a release in MuST-C layout out of parallel text, with synthetic speech",
-    "demo-text": "generate a small parallel corpus of everyday sentences",
     "pretrain-hubert": "pretrain a HuBERT-format speech encoder",
     "extract-features": "features of a frozen HuBERT, computed once for training",
     "shard-audio": "pack audio into a few large files, for network file systems",

@@ -264,7 +264,9 @@ class Runner:
 
 
 def resolve(command: list[str]) -> list[str]:
-    """The command with its program as a module of this Python."""
+    """The command with its program as a module of this Python, or as this Python itself."""
+    if command[0] == "python":
+        return [sys.executable, *command[1:]]
     if command[0] in PROGRAMS:
         return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
     return command
