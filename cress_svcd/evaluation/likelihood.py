@@ -16,7 +16,7 @@ from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import CheckpointError
 from cress_svcd.evaluation.bleu_chrf import measure
 from cress_svcd.models.attention import call_projections
-from cress_svcd.quantization.packed_linear import packed_layers
+from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.translation.translator import (
     BATCH_SECONDS,
     TEXT_BATCH_TOKENS,

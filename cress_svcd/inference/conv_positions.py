@@ -5,7 +5,7 @@ from fairseq.modules import SamePad
 from torch import Tensor, nn
 
 from cress_svcd.inference.int8_modules import CompactConv1d
-from cress_svcd.kernels.triton import conv1d
+from cress_svcd.kernels import dispatch
 
 
 class ConvolutionalPositions(nn.Sequential):
@@ -20,7 +20,7 @@ class ConvolutionalPositions(nn.Sequential):
             return super().forward(x)
         conv, _, *rest = self
         weight, bias = _weight(conv, x.dtype), conv.bias
-        y = conv1d.convolve(
+        y = dispatch.conv1d_on_gpu(
             x.transpose(1, 2),
             weight,
             None if bias is None else bias.to(x.dtype),
@@ -37,10 +37,8 @@ class ConvolutionalPositions(nn.Sequential):
             return False  # wav2vec 2.0's stacks and batch-normalised positions
         out, channels, taps = _shape(conv)
         return (
-            conv1d.is_for(x)
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and out // (x.size(1) // channels) <= conv1d.WIDEST
+            dispatch.is_conv1d_on_gpu(x)
+            and out // (x.size(1) // channels) <= dispatch.CONV1D_WIDEST
             and trim.remove == (taps + 1) % 2
         )
 

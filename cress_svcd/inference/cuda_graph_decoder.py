@@ -36,7 +36,7 @@ from cress_svcd.inference.fused_layers import PackedStep
 from cress_svcd.kernels.cuda_graph import Recorder
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
 from cress_svcd.models.deltalm import ClampedPositions, DeltaLMDecoder, InterleavedDecoderLayer
-from cress_svcd.quantization import BitLinear
+from cress_svcd.quantization import QuantLinear
 from cress_svcd.quantization.packed_linear import PackedLinear
 
 # Sizes are rounded up to few values, a recording for each: see ``rounded``.
@@ -105,7 +105,7 @@ def why_unsupported(model: nn.Module) -> str | None:
         if is_watched(module):
             return f"a hook watches a {type(module).__name__}"
         if _depends_on_batch(module):
-            return "a layer of variant paper scales by a maximum over its whole input"
+            return f"the output of a {type(module).__name__} depends on its batch"
     return None
 
 
@@ -124,10 +124,10 @@ def _why_layer_unsupported(layer: nn.Module) -> str | None:
 
 
 def _depends_on_batch(module: nn.Module) -> bool:
-    """Whether rows of zeros beside its rows would change what a layer gives."""
-    if isinstance(module, PackedLinear):
-        return module.settings.get("variant") == "paper"
-    return isinstance(module, BitLinear) and module.variant == "paper"
+    """Whether rows of zeros next to its rows would change what a layer gives."""
+    if isinstance(module, QuantLinear):
+        return module.DEPENDS_ON_BATCH
+    return isinstance(module, PackedLinear) and module.depends_on_batch
 
 
 def _halves(projected: Tensor, heads: int) -> Tensor:

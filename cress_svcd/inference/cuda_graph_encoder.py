@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cress_svcd.inference.fused_layers import PackedEncoderLayer
 from cress_svcd.kernels.cuda_graph import Recorder
 from cress_svcd.models.attention import added_to_scores
-from cress_svcd.quantization.binarize import CodeCache
+from cress_svcd.quantization.binarize import SignWeightCache
 
 MOST_ENCODER_ROWS = 4096  # frames of all sentences
 MOST_ENCODER_SHAPES = 8  # recorded ones
@@ -44,8 +44,8 @@ def derived_tensors(module: nn.Module) -> list:
     """What layers made of their weights and may make anew: a recording reads what there was when it
     was made, so that it must be held with it."""
     held = [value for part in module.modules() for value in vars(part).values()]
-    codes = [value.codes for value in held if isinstance(value, CodeCache)]
-    return codes + [value for value in held if isinstance(value, tuple | Tensor)]
+    signs = [value.held for value in held if isinstance(value, SignWeightCache)]
+    return signs + [value for value in held if isinstance(value, tuple | Tensor)]
 
 
 def is_watched(module: nn.Module) -> bool:

@@ -10,14 +10,15 @@ from fairseq.modules import Fp32GroupNorm, Fp32LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.inference.int8_modules import CompactConv1d, can_use_kernel
+from cress_svcd.inference.int8_modules import CompactConv1d
+from cress_svcd.kernels import dispatch
 
 PIECE_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
 
 
 def can_stream(blocks: nn.ModuleList, source: Tensor) -> bool:
     """Whether ``stream`` computes these blocks of convolution, norm and GELU for ``source``."""
-    return can_use_kernel(source) and all(
+    return dispatch.is_plain_cpu_call(source) and all(
         isinstance(block[0], CompactConv1d)
         and block[0].has_kernel == blocks[0][0].has_kernel
         and (block[0].padding, block[0].options) == (0, {"dilation": (1,), "groups": 1})

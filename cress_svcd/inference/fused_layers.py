@@ -1,8 +1,8 @@
-"""Transformer layers whose projections are packed, in few launches (``kernels.gpu.eight_bit``).
+"""Transformer layers whose projections are packed, in few launches (``dispatch.fused_sign_gemm``).
 
-What a layer takes that has few rows is its number of kernels, not what they compute.  Layer norms,
-activations and residuals are part of the products here, and query, key and value are one product:
-ten kernels a step of a decoder's layer where plain modules launch eighteen.
+At small M a layer's time is its number of kernels, not what they compute.  Layer norms, activations
+and residuals are part of the products here, and query, key and value are one product: ten kernels a
+step of a decoder's layer where plain modules launch eighteen.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.kernels.triton import quantize, sign_gemm_float, sign_gemm_fused
+from cress_svcd.kernels import dispatch
 from cress_svcd.models.attention import CallingAttention
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization.packed_linear import PackedLinear
 
-ACTIVATIONS: dict[Callable, int] = {F.relu: sign_gemm_fused.RELU, gelu: sign_gemm_fused.GELU}
+ACTIVATIONS: dict[Callable, int] = {F.relu: dispatch.RELU, gelu: dispatch.GELU}
 
 
 class _Product:
@@ -37,29 +37,25 @@ class _Product:
         self.signs, self.g, self.h, self.bias = (
             values[0] if len(layers) == 1 else _stacked(values) for values in zip(*operands)
         )
-        self.parts = len(layers)
-        self.norm = norm and sign_gemm_fused.Norm(
-            norm.weight.detach(), norm.bias.detach(), norm.eps
-        )
+        self.num_projections = len(layers)
+        self.norm = norm and dispatch.Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
         self.keeps = keeps and norm is not None
 
-    def __call__(
-        self, x: Tensor, activation: int = sign_gemm_fused.NONE, **around: Tensor
-    ) -> Tensor:
-        """``around``: dense tensors, as ``sign_gemm_fused.sign_matmul`` takes them."""
-        return sign_gemm_float.eight_bit(
+    def __call__(self, x: Tensor, activation: int = dispatch.NONE, **around: Tensor) -> Tensor:
+        """``around``: dense tensors, as ``dispatch.fused_sign_gemm`` takes them."""
+        return dispatch.fused_sign_gemm(
             x.contiguous(),
             self.signs,
             self.g,
             self.h,
             self.bias,
-            parts=self.parts,
+            num_projections=self.num_projections,
             norm=self.norm,
             activation=activation,
             **around,
         )
 
-    def enter(self, x: Tensor, activation: int = sign_gemm_fused.NONE) -> tuple[Tensor, Tensor]:
+    def enter(self, x: Tensor, activation: int = dispatch.NONE) -> tuple[Tensor, Tensor]:
         """The product of x, and what the residual connection around it takes, dense."""
         x = x.contiguous()
         if not self.keeps:
@@ -83,9 +79,9 @@ def _are_products(
     return (
         activation in ACTIVATIONS
         and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-        and norms[0].weight.dtype in quantize.TYPES
-        and all(layer is not None and sign_gemm_float.is_for(layer[0]) for layer in operands)
-        and max(projection.in_features for projection in projections) <= quantize.WIDEST
+        and norms[0].weight.dtype in dispatch.FUSED_TYPES
+        and all(layer is not None and dispatch.is_on_gpu(layer[0]) for layer in operands)
+        and max(projection.in_features for projection in projections) <= dispatch.FUSED_WIDEST
     )
 
 
@@ -96,7 +92,7 @@ def _lie_together(projections: list[PackedLinear]) -> bool:
         tuple(operand is None for operand in projection.kernel_operands())
         for projection in projections
     }
-    return len(sizes) == len(vectors) == 1 and not sizes.pop() % sign_gemm_fused.OUTPUTS[-1]
+    return len(sizes) == len(vectors) == 1 and not sizes.pop() % dispatch.FUSED_OUTPUTS
 
 
 def _around(norms: list[nn.LayerNorm], pre_norm: bool) -> tuple[list, nn.LayerNorm | None]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cress_svcd import kernels
-from cress_svcd.kernels import torch_int8
+from cress_svcd.kernels import dispatch
 from cress_svcd.kernels.cpu import conv1d
 
 TOP = 127
@@ -88,12 +88,15 @@ class Int8Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """... x in -> ... x out, in x's type."""
-        if conv1d.can_project(x, self.weight) and can_use_kernel(x):
-            return conv1d.project(x, self.weight, self.scale, self.bias)
-        if x.device.type == "cpu":
-            return torch_int8.sign_matmul(x, self.weight, None, self.scale, self.bias, bits=None)
+        product = dispatch.implementation("int8_gemm", x, self.weight).run
+        if product is not None:
+            return product(x, self.weight, self.scale, self.bias)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dense_weight(x.dtype), bias)
+
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
+        """See ``kernels.explain``."""
+        return "int8_gemm", (x, self.weight)
 
     def dense_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight (out x in) in ``dtype``, by a single kernel."""
@@ -190,6 +193,10 @@ class CompactConv1d(nn.Module):
         """The weight in the layout of a state."""
         return conv1d.restore(self.weight, self.shape) if self.has_kernel else self.weight
 
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
+        """See ``kernels.explain``."""
+        return "conv1d", (x, self.weight)
+
     def lowers(self, x: Tensor) -> bool:
         """Whether torch would convolve ``x`` in ``compute``."""
         return self.compute is not None and x.device.type == "cpu" and is_fast(self.compute)
@@ -203,7 +210,7 @@ class CompactConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Conv1d, for B x C x T in floating point, in the input's type (but see ``keep``)."""
-        if self.has_kernel and can_use_kernel(x):
+        if self.has_kernel and dispatch.is_plain_cpu_call(x):
             frames = x.transpose(1, 2).to(torch.float32)
             return self.convolve_frames(frames).transpose(1, 2).to(x.dtype)
         lower = self.lowers(x)
@@ -284,16 +291,6 @@ class CompactConv1d(nn.Module):
     def extra_repr(self) -> str:
         kernel = ", by windows" if self.has_kernel else ""
         return f"{self.shape}, {self.weight.dtype}, stride={self.stride}{kernel}"
-
-
-def can_use_kernel(x: Tensor) -> bool:
-    """Whether ``x`` may go to a kernel that torch knows nothing of: no gradient, no compiler."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and x.requires_grad)
-    )
 
 
 @functools.cache

@@ -25,7 +25,8 @@ from cress_svcd.inference.int8_modules import (
     quantize_rows,
 )
 from cress_svcd.models.attention import call_quantized_projections
-from cress_svcd.quantization.packed_linear import PackedLinear, rebuild_packed
+from cress_svcd.quantization.packed_linear import PackedLinear
+from cress_svcd.quantization.packing import rebuild_packed
 from cress_svcd.quantization.policy import LayerSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -13,17 +13,10 @@ variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the nu
 ``windows`` has convolutions over time of int8 and half-precision weights, for AMX and AVX-512-VNNI.
 """
 
-from cress_svcd.kernels.layouts import (
-    BACKENDS,
-    Backend,
-    backends,
-    blank,
-    choose,
-    prepare,
-    restore,
-)
+from cress_svcd.kernels.dispatch import BACKENDS, Backend, backends, blank, choose, prepare
+from cress_svcd.kernels.explain import explain
 from cress_svcd.kernels.operator import sign_matmul
-from cress_svcd.kernels.packed_layout import pack_signs, unpack_signs
+from cress_svcd.kernels.packed_layout import pack_signs, restore, unpack_signs
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +24,7 @@ __all__ = [
     "backends",
     "blank",
     "choose",
+    "explain",
     "pack_signs",
     "prepare",
     "restore",

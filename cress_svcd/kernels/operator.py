@@ -7,9 +7,7 @@ any other; plain calls go past torch's dispatcher, which would cost more than a 
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels import layouts, packed_layout, reference, torch_int8
-from cress_svcd.kernels.cpu import sign_gemm
-from cress_svcd.kernels.triton import sign_gemm_float
+from cress_svcd.kernels import dispatch, packed_layout, reference
 
 BITS = (8, 16, None)
 _NO_ROUNDING = 0  # stands for None in the operator's schema
@@ -50,7 +48,7 @@ def sign_matmul(
     if not checked:
         _check(x, signs, out_features, g, h, bias, bits)
     if _is_plain_call(x, g, h, bias):
-        return _compute(x, signs, out_features, g, h, bias, bits)
+        return dispatch.sign_gemm(x, signs, out_features, g, h, bias, bits)
     return torch.ops.cress_svcd.sign_matmul(
         x, signs, out_features, g, h, bias, _NO_ROUNDING if bits is None else bits
     )
@@ -105,26 +103,6 @@ def _is_plain_call(x: Tensor, *vectors: Tensor | None) -> bool:
     )
 
 
-def _compute(
-    x: Tensor,
-    signs: Tensor,
-    out_features: int,
-    g: Tensor | None,
-    h: Tensor | None,
-    bias: Tensor | None,
-    bits: int | None,
-) -> Tensor:
-    """By the back end that the form of ``signs`` is for."""
-    if signs.dtype != torch.uint8:
-        return torch_int8.sign_matmul(x, signs, g, h, bias, bits)
-    if signs.dim() == 3 and x.is_cpu and x.dtype is not torch.float64:
-        return sign_gemm.sign_matmul(x, signs.contiguous(), out_features, g, h, bias, bits)
-    if signs.dim() == 2 and sign_gemm_float.is_for(x):
-        return sign_gemm_float.sign_matmul(x, signs, g, h, bias, bits)
-    matrix = layouts.dense(signs, out_features, x.shape[-1], reference.exact_type(x.dtype))
-    return reference.sign_matmul(x, matrix, g, h, bias, bits)
-
-
 @torch.library.custom_op("cress_svcd::sign_matmul", mutates_args=())
 def _operator(
     x: Tensor,
@@ -135,7 +113,9 @@ def _operator(
     bias: Tensor | None,
     bits: int,
 ) -> Tensor:
-    return _compute(x, signs, out_features, g, h, bias, None if bits == _NO_ROUNDING else bits)
+    return dispatch.sign_gemm(
+        x, signs, out_features, g, h, bias, None if bits == _NO_ROUNDING else bits
+    )
 
 
 @_operator.register_fake
@@ -159,7 +139,7 @@ def _backward(ctx, grad: Tensor):
     """Straight through the rounding, as in training: grad_x = ((grad * h) @ signs) * g."""
     signs, g, h = ctx.saved_tensors
     exact = reference.exact_type(grad.dtype)
-    matrix = layouts.dense(signs, ctx.out_features, ctx.in_features, exact)
+    matrix = packed_layout.dense(signs, ctx.out_features, ctx.in_features, exact)
     before = reference.scale_and_shift(grad.to(exact), h, None) @ matrix
     grad_x = reference.scale_and_shift(before, g, None).to(grad.dtype)
     return grad_x, None, None, None, None, None, None

@@ -103,3 +103,17 @@ def _numpy_can(tensor: Tensor) -> bool:
 
 def _signs(bits: Tensor, dtype: torch.dtype) -> Tensor:
     return bits.to(dtype).mul_(2).sub_(1)
+
+
+def restore(signs: Tensor, out_features: int, in_features: int) -> Tensor:
+    """Signs in storage order, from the form of any back end (see ``dispatch``)."""
+    if signs.dtype != torch.uint8:
+        return pack_signs(signs)
+    return from_tiles(signs, out_features, in_features) if signs.dim() == 3 else signs
+
+
+def dense(signs: Tensor, out_features: int, in_features: int, dtype: torch.dtype) -> Tensor:
+    """The matrix (out, in) of -1 and +1 in ``dtype``, from any form."""
+    if signs.dtype != torch.uint8:
+        return signs.to(dtype)
+    return unpack_signs(restore(signs, out_features, in_features), in_features, dtype)

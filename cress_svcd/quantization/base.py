@@ -1,16 +1,35 @@
-"""What all quantised linear layers share: how they are made, described and mixed in."""
+"""What all quantised linear layers share: options, forward pass, and the hooks of a method.
+
+A method is a subclass of ``QuantLinear`` in a file of its own under ``methods/`` (SVCD:
+``svcd.py``).  It overrides hooks, in this order of a layer's life:
+
+    quantized_weight                    the matrix that stands for the weight, in training
+    to_sign_planes, from_sign_planes    what a packed file stores of the weight, and the way back
+    prepare_input, finish_output        what is done around the product, trained and packed alike
+
+Nothing outside of its file knows a method by name.
+"""
 
 import inspect
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cress_svcd.quantization.fake_quant import fake_quantize_tokens, straight_through
+from cress_svcd.quantization.sign_planes import SignPlanes, ternary_plane_scales
 from cress_svcd.quantization.validation import require_choice
 
 NORMALIZATIONS = ("none", "layernorm", "rmsnorm")
+
+
+class Holder(Protocol):
+    """Whoever holds a method's parameters: its layer in training, its packed form afterwards."""
+
+    bias: Any
+    h: Any
+    step: Any
 
 
 def _normalization(kind: str, features: int, **factory: Any) -> nn.Module:
@@ -25,10 +44,13 @@ def _normalization(kind: str, features: int, **factory: Any) -> nn.Module:
 class QuantLinear(nn.Linear):
     """A linear layer that trains a full-precision ("latent") weight and computes with few bits.
 
-    A method is a subclass that names itself and the widths it has, and gives ``quantized_weight``:
-    then y = Q(norm(x)) @ quantized_weight^T + bias, the weight's gradient straight through.  It may
-    replace any other step of the forward pass.  Keyword-only arguments of ``__init__`` are the
-    options of a policy; each is kept as an attribute of the same name.
+    A method names itself and the widths it has, and gives ``quantized_weight``: then
+
+        y = q(prepare_input(norm(x))) @ quantized_weight^T + bias
+
+    with the weight's gradient straight through.  It may replace any other step.  Keyword-only
+    arguments of ``__init__`` are the options of a policy; each is kept as an attribute of the same
+    name.
 
     Options that all methods have:
         bits: width of a weight, one of WEIGHT_BITS; None is DEFAULT_BITS.
@@ -49,6 +71,16 @@ class QuantLinear(nn.Linear):
     ACTIVATION_BITS: ClassVar[tuple[int | None, ...]] = (8, 16, None)
     DEFAULT_ACTIVATION_BITS: ClassVar[int | None] = 8
     DEFAULT_NORMALIZATION: ClassVar[str] = "none"
+    # Parameters beside bias and norm that a packed layer needs: "g" multiplies the product's input.
+    PACKED_PARAMETERS: ClassVar[tuple[str, ...]] = ()
+    # Whether under autocast the output has its lower type.  It has not where parameters, which
+    # autocast leaves in float32, scale the product's result.
+    AUTOCAST_LOWERS_OUTPUT: ClassVar[bool] = True
+    # Whether one token's output depends on the other tokens of a batch.
+    DEPENDS_ON_BATCH: ClassVar[bool] = False
+    # Whether the output is linear in an input scale g and an output scale h, so that calibration
+    # can fit these in closed form.
+    FITS_SCALES: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -79,13 +111,13 @@ class QuantLinear(nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, keep_weight: bool = True, **options: Any) -> Self:
-        """The quantised form of ``linear``: its own weight and bias parameters, new vectors.
+        """The quantised form of ``linear``: its own weight and bias, new scales.
 
         The parameters are shared with ``linear``, not copied, so that entries of an optimizer stay
         valid.
 
         Args:
-            keep_weight: False draws weight and bias anew, as the published code does, which
+            keep_weight: False draws weight and bias again, as the published code does, which
                 throws the training away; for reproducing it only.
             options: the keyword arguments of the class.
         """
@@ -104,15 +136,89 @@ class QuantLinear(nn.Linear):
             layer.weight, layer.bias = weight, bias
         else:
             nn.Linear.reset_parameters(layer)
-        layer.reset_vectors()
-        for vector in layer.vectors().values():
-            vector.requires_grad_(weight.requires_grad)  # a frozen layer stays frozen
+        layer.reset_scales()
+        for parameter in layer.scale_parameters().values():
+            parameter.requires_grad_(weight.requires_grad)  # a frozen layer stays frozen
         return layer.train(linear.training)
 
-    def reset_vectors(self) -> None:
-        """Set every parameter but weight and bias to its starting value for the present weight."""
+    def reset_scales(self) -> None:
+        """Set every parameter but weight and bias to its initial value for the present weight."""
         if hasattr(self.norm, "reset_parameters"):
             self.norm.reset_parameters()
+
+    # Hooks of a method
+
+    def quantized_weight(self) -> Tensor:
+        """The dense matrix (out, in) that stands for the weight, all scales included."""
+        raise NotImplementedError
+
+    def to_sign_planes(self) -> SignPlanes:
+        """The weight as a packed file holds it.
+
+        Here for methods whose quantised weight is -scale, 0 or scale, one scale a row.
+        """
+        weight = self.quantized_weight()
+        return SignPlanes(weight.sign(), weight.abs().amax(dim=1))
+
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        """Set the weight to one from which ``to_sign_planes`` makes ``planes`` again.
+
+        It is not the trained weight, which is gone, but a forward pass cannot tell.
+
+        Raises:
+            CheckpointError: no weight gives these planes.
+        """
+        with torch.no_grad():
+            self.weight.copy_(planes.q * planes.scale.unsqueeze(1))
+
+    @staticmethod
+    def plane_scales(planes: int) -> tuple[float, ...]:
+        """The factor of each of so many sign planes in q (see ``sign_planes``)."""
+        return ternary_plane_scales(planes)
+
+    def prepare_input(self, x: Tensor, holder: Holder) -> Tensor:
+        """What the method does to the normalised input (…, in) before the product.
+
+        Args:
+            holder: where the method's parameters are: this layer, or its packed form.
+        """
+        return x
+
+    @property
+    def product_bits(self) -> int | None:
+        """Bits to which the product rounds its input; None where ``prepare_input`` has done it."""
+        return self.activation_bits
+
+    def finish_output(self, y: Tensor, holder: Holder) -> Tensor:
+        """What the method does to the product (…, out); called where ``finishes_output``."""
+        return y
+
+    @property
+    def finishes_output(self) -> bool:
+        """Whether there is anything to be done after the product, by ``finish_output``."""
+        return False
+
+    @property
+    def scales_in_product(self) -> bool:
+        """Whether the packed product multiplies with the rows' scale, not ``finish_output``."""
+        return True
+
+    @property
+    def bias_in_product(self) -> bool:
+        """Whether the packed product adds the bias, not ``finish_output``."""
+        return True
+
+    def set_progress(self, mix: float, ternary: float) -> None:
+        """Enter a state of a schedule.
+
+        Args:
+            mix: see the attribute.
+            ternary: share of the ternary threshold that 1-bit weights still have, where the method
+                leads from ternary to binary weights.
+        """
+        self.mix = mix
+
+    # What follows from them
 
     @property
     def weight_bits(self) -> float:
@@ -123,35 +229,33 @@ class QuantLinear(nn.Linear):
         """The keyword options with which an equal layer is made: plain data, for checkpoints."""
         return {name: getattr(self, name) for name in option_names(type(self))}
 
-    def vectors(self) -> dict[str, nn.Parameter]:
-        """The layer's parameters by name, other than weight and bias: g, h, steps, norms."""
+    def scale_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters by name, other than weight and bias: g, h, steps, norms."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
             if name not in ("weight", "bias")
         }
 
-    def quantized_weight(self) -> Tensor:
-        """The dense matrix (out x in) that stands for the weight, all scales included."""
-        raise NotImplementedError
-
     def estimated_weight(self) -> Tensor:
         """The matrix of the product, with a gradient for the latent weight."""
         return straight_through(self.weight, self.quantized_weight())
 
-    def quantize_input(self, x: Tensor) -> Tensor:
-        """``x`` (... x in) with as few levels as the method allows, scaled back."""
-        return fake_quantize_tokens(x, self.activation_bits)
-
     def quantized_forward(self, x: Tensor) -> Tensor:
-        """The output (... x out) of the quantised layer, ``mix`` aside."""
-        return F.linear(self.quantize_input(self.norm(x)), self.estimated_weight(), self.bias)
+        """The output (…, out) of the quantised layer for x (…, in), ``mix`` aside."""
+        x = self.prepare_input(self.norm(x), self)
+        x = fake_quantize_tokens(x, self.product_bits)
+        return F.linear(x, self.estimated_weight(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mix >= 1:
             return self.quantized_forward(x)
         full = F.linear(x, self.weight, self.bias)
         return full if self.mix <= 0 else torch.lerp(full, self.quantized_forward(x), self.mix)
+
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
+        """See ``kernels.explain``."""
+        return "training", (x, self.weight)
 
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.settings().items())

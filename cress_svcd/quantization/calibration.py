@@ -1,4 +1,4 @@
-"""Fitting vectors to real inputs, in closed form, between the swap and the training."""
+"""Fitting scales to real inputs, in closed form, between conversion and training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,39 +7,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.convert import quantized_layers
 from cress_svcd.quantization.report import capture_inputs
-from cress_svcd.quantization.svcd import BitLinear
 
 
 @torch.no_grad()
 def fit_model(
     model: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], Any], max_rows: int = 4096
 ) -> list[str]:
-    """Fit the vectors of all BitLinear layers of ``model``, in order of calls, to meet ``teacher``.
+    """Fit the scales of the layers of ``model``, in order of calls, to meet ``teacher``.
 
     Each layer sees the inputs that the layers fitted before it produce, and is to give what the
     teacher's layer gives on its own, so that errors are made good along the way.  The model runs
     once a layer.
 
     Args:
-        model: just swapped, in eval mode.
+        model: just converted, in eval mode.
         teacher: the full-precision model, in eval mode, layers under the same names; not the
-            source of the swap itself, whose biases the layers share, but a copy.
+            source of the conversion itself, whose biases the layers share, but a copy.
         run: runs the module that it is given on the same few batches each time.
         max_rows: inputs kept a layer.
 
     Returns:
-        The names of the layers that were fitted, those of the default variant, in their order.
+        The names of the layers that were fitted, those whose method FITS_SCALES, in their order.
 
     Raises:
         ValueError: ``run`` never calls a layer.
     """
-    layers = {
-        name: layer
-        for name, layer in quantized_layers(model).items()
-        if isinstance(layer, BitLinear) and layer.variant != "paper"
-    }
+    layers = {name: layer for name, layer in quantized_layers(model).items() if layer.FITS_SCALES}
     with capture_inputs(teacher, layers, max_rows) as full_inputs:
         run(teacher)
     for name in layers:
@@ -48,13 +44,13 @@ def fit_model(
     for name, full_input in full_inputs.items():
         with capture_inputs(model, [name], max_rows) as inputs:
             run(model)
-        fit_vectors(layers[name], inputs[name], teacher.get_submodule(name)(full_input))
+        fit_scales(layers[name], inputs[name], teacher.get_submodule(name)(full_input))
     return list(full_inputs)
 
 
 @torch.no_grad()
-def fit_vectors(
-    layer: BitLinear,
+def fit_scales(
+    layer: QuantLinear,
     inputs: Tensor,
     wanted: Tensor | None = None,
     steps: int = 3,
@@ -62,43 +58,43 @@ def fit_vectors(
 ) -> None:
     """Set g, h and bias so that the layer's outputs on ``inputs`` are nearest to ``wanted``.
 
-    SVID looks at the weight alone and treats all inputs alike.  With the codes C fixed, the layer
+    SVID looks at the weight alone and treats all inputs alike.  With the sign weights C fixed,
     y_i = h_i sum_j C_ij g_j x_j + b_i is linear in h and b for a given g, and linear in g for given
     h and b: two least-squares problems, solved in turn.  For h that is a regression on one variable
     an output; for g, with X the inputs and Y the wanted outputs less the bias, the system
 
         ((C^T diag(h^2) C) * (X^T X)) g = sum over rows of X * (Y diag(h) C),
 
-    whose matrix is an entrywise product of two of in x in.  Codes and latent weight stay as they
-    are.
+    whose matrix is an entrywise product of two of in x in.  Sign weights and latent weight stay as
+    they are.
 
     Args:
-        layer: of the default variant.  Its rounding of activations is left out of the fit.
-        inputs: rows x in, as met by the layer; more rows than inputs, or it leans on ``ridge``.
-        wanted: rows x out; by default what the latent weight and bias give.
+        layer: whose method FITS_SCALES.  Its rounding of activations is left out of the fit.
+        inputs: (rows, in), as met by the layer; more rows than inputs, or it leans on ``ridge``.
+        wanted: (rows, out); by default what the latent weight and bias give.
         steps: alternations.
         ridge: pull of g to its present value, as a share of the system's mean diagonal.
 
     Raises:
-        ValueError: the variant is the paper's, whose output is not linear in its vectors.
+        ValueError: the layer's output is not linear in its scales.
     """
-    if layer.variant == "paper":
-        raise ValueError("fit_vectors: expected the default variant, found paper")
+    if not layer.FITS_SCALES:
+        raise ValueError(f"fit_scales: the output of {layer} is not linear in its scales")
     inputs = inputs.to(layer.weight.dtype)
     if wanted is None:
         wanted = F.linear(inputs, layer.weight, layer.bias)
     x, wanted = layer.norm(inputs).double(), wanted.double()
-    codes = layer.codes().double()
+    signs = layer.sign_weights().double()
     second_moment = x.t() @ x
     g = layer.g.double()
     for _ in range(steps):
-        h, offset = _regress((x * g) @ codes.t(), wanted, layer.bias is not None)
-        system = (codes.t() @ (h.square().unsqueeze(1) * codes)) * second_moment
-        target = (x * (((wanted - offset) * h) @ codes)).sum(0)
+        h, offset = _regress((x * g) @ signs.t(), wanted, layer.bias is not None)
+        system = (signs.t() @ (h.square().unsqueeze(1) * signs)) * second_moment
+        target = (x * (((wanted - offset) * h) @ signs)).sum(0)
         pull = ridge * system.diagonal().mean().clamp_min(1e-30)
         system.diagonal().add_(pull)
         g = torch.linalg.solve(system, target + pull * g)
-    h, offset = _regress((x * g) @ codes.t(), wanted, layer.bias is not None)
+    h, offset = _regress((x * g) @ signs.t(), wanted, layer.bias is not None)
     layer.g.copy_(g)
     layer.h.copy_(h)
     if layer.bias is not None:
@@ -106,7 +102,7 @@ def fit_vectors(
 
 
 def _regress(products: Tensor, wanted: Tensor, with_offset: bool) -> tuple[Tensor, Tensor]:
-    """Slope and offset of each column of ``wanted`` (rows x out) on that of ``products``."""
+    """Slope and offset of each column of ``wanted`` (rows, out) on that of ``products``."""
     if with_offset:
         mean_product, mean_wanted = products.mean(0), wanted.mean(0)
     else:

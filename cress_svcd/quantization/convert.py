@@ -224,7 +224,7 @@ def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     kinds: dict[int, str] = {}
     for layer in quantized_layers(model).values():
         kinds[id(layer.weight)] = "latent"
-        kinds |= {id(vector): "vectors" for vector in layer.vectors().values()}
+        kinds |= {id(vector): "vectors" for vector in layer.scale_parameters().values()}
     result: dict[str, list[nn.Parameter]] = {"latent": [], "vectors": [], "other": []}
     for parameter in model.parameters():
         if parameter.requires_grad:

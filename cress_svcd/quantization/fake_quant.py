@@ -1,16 +1,18 @@
 """Quantising activations per token: rounded, scaled back, straight through in the gradient.
 
-One scale a token (a row of the last dimension), never one a batch: a sentence's output must not
-depend on the sentences beside it, on padding, or on how many tokens a decoder sees at once.
+One scale a token (a row of the last dimension), never one a batch: an utterance's output must not
+depend on the utterances next to it, on padding, or on how many tokens a decoder sees at once.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A smaller step counts as this.  Its reciprocal is finite in float32, so that a token of zeros
-# gives 0 * (1 / step) = 0 and not NaN.
-SMALLEST_STEP = 1e-32
+# A smaller scale counts as this.  Its reciprocal is finite in float32, so that a token of zeros
+# gives 0 * (1 / scale) = 0 and not NaN.
+SMALLEST_SCALE = 1e-32
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -27,54 +29,53 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def quantize_tokens(
-    rows: Tensor, bits: int | None, gain: Tensor | None = None
+    x: Tensor, bits: int | None, gain: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Symmetric absmax quantisation of each row of ``gain * rows``.
+    """Symmetric absmax quantisation of each token of ``gain * x``.
 
-    With top = 2^(bits-1) - 1, step = max |row| * (1 / top): the integer levels are
-    round(row * (1 / step)), halves to even, in [-top, top].  For float16 and bfloat16 they are
-    divided by 2^(bits-1) and the step is multiplied, which is exact up to 8 bits and keeps levels
-    below 1, so that a sum of ``in_features`` of them cannot overflow.
+    With qmax = 2^(bits-1) - 1 and scale = max |token| * (1 / qmax), the integers are
+    q = round(token * (1 / scale)), halves to even, in [-qmax, qmax].  For float16 and bfloat16 they
+    are divided by 2^(bits-1) and the scale is multiplied, which is exact up to 8 bits and keeps q
+    below 1, so that a sum of ``in`` of them cannot overflow.
 
     Args:
-        rows: ... x C, any floating type.
-        bits: width of a level, sign included; None rounds to nothing coarser than the type, with
-            levels in [-1, 1], so that sums stay small all the same.
-        gain: C, multiplied into the rows in the accumulation type (float16 would overflow).
+        x: (…, in), any floating type.
+        bits: width of q, sign included; None rounds to nothing coarser than the type, with q in
+            [-1, 1], so that sums stay small all the same.
+        gain: (in), multiplied into the tokens in the accumulation type (float16 would overflow).
 
     Returns:
-        The levels (... x C, type of ``rows``, fresh memory) and the step (... x 1, accumulation
-        type) that scales them back: levels * step.  A row of zeros gives zeros; NaN and infinity
-        give NaN.
+        q (…, in), in x's type and in fresh memory, and the scale (…, 1), in the accumulation type:
+        the token is q * scale.  A token of zeros gives zeros; NaN and infinity give NaN.
 
     Source: the absmax quantisation of BitNet (Wang et al. 2023, eq. 4), with the rounding of
     BitNet b1.58 (Ma et al. 2024).
     """
-    exact = accumulation_dtype(rows.dtype)
-    values = rows.to(exact, copy=True) if gain is None else rows * gain.to(exact)
-    top = 1 if bits is None else 2 ** (bits - 1) - 1
+    exact = accumulation_dtype(x.dtype)
+    values = x.to(exact, copy=True) if gain is None else x * gain.to(exact)
+    qmax = 1 if bits is None else 2 ** (bits - 1) - 1
     # Two reductions, as the memory that abs() takes costs more than they do.
     highest, lowest = values.amax(-1, keepdim=True), values.amin(-1, keepdim=True)
-    step = torch.maximum(highest, lowest.neg_()).mul_(1 / top)
-    values.mul_(step.clamp_min(SMALLEST_STEP).reciprocal_())
+    scale = torch.maximum(highest, lowest.neg_()).mul_(1 / qmax)
+    values.mul_(scale.clamp_min(SMALLEST_SCALE).reciprocal_())
     if bits is None:
-        return values.to(rows.dtype), step
+        return values.to(x.dtype), scale
     values.round_()
-    if exact == rows.dtype:
-        return values, step
+    if exact == x.dtype:
+        return values, scale
     unit = 2 ** (bits - 1)
-    return values.mul_(1 / unit).to(rows.dtype), step.mul_(unit)
+    return values.mul_(1 / unit).to(x.dtype), scale.mul_(unit)
 
 
 class _FakeQuantizeTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bits: int) -> Tensor:
-        levels, step = quantize_tokens(x, bits)
-        return levels.mul_(step)
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
+        q, scale = quantize_tokens(x, bits)
+        return q.mul_(scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -88,12 +89,12 @@ def fake_quantize_tokens(x: Tensor, bits: int | None) -> Tensor:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, latent: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, latent: Tensor, value: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 

@@ -1,8 +1,8 @@
-"""Symmetric uniform grids that fit normally distributed values best."""
+"""Symmetric uniform grids without a zero, and those that fit normally distributed values best."""
 
 from torch import Tensor
 
-# Half-range of the grid of 2^bits equally spaced levels, symmetric about 0 and without it, that has
+# Half-range of the grid of 2^bits equally spaced values, symmetric about 0 and without it, that has
 # the least mean squared error on a standard normal variable (Max 1960, table II).
 HALF_RANGE = {
     1: 0.7978845608,
@@ -13,13 +13,13 @@ HALF_RANGE = {
 }
 
 
-def gaussian_step(bits: int) -> float:
-    """Distance between neighbouring levels, in standard deviations."""
+def gaussian_scale(bits: int) -> float:
+    """Distance between neighbouring values, in standard deviations."""
     return 2 * HALF_RANGE[bits] / (2**bits - 1)
 
 
-def midrise_levels(ratio: Tensor, bits: int) -> Tensor:
-    """The nearest of the 2^bits levels ..., -1.5, -0.5, 0.5, 1.5, ... to each entry, ties upwards.
+def midrise_q(ratio: Tensor, bits: int) -> Tensor:
+    """The nearest of the 2^bits values ..., -1.5, -0.5, 0.5, 1.5, ... to each entry, ties upwards.
 
     Zero goes to +0.5, so that every entry has a code; one bit gives the sign (halved).
     """

@@ -82,7 +82,7 @@ def layer_rows(
 def _sizes(layer: QuantLinear) -> dict[str, Any]:
     weights = layer.weight.numel()
     biases = 0 if layer.bias is None else layer.bias.numel()
-    vectors = biases + sum(vector.numel() for vector in layer.vectors().values())
+    vectors = biases + sum(vector.numel() for vector in layer.scale_parameters().values())
     return {
         "out_features": layer.out_features,
         "in_features": layer.in_features,
@@ -136,7 +136,7 @@ def summary(model: nn.Module) -> dict[str, Any]:
     full_bits = FULL_BITS * parameters - sum(
         FULL_BITS * vector.numel()
         for layer in quantized_layers(model).values()
-        for vector in layer.vectors().values()
+        for vector in layer.scale_parameters().values()
     )
     return {
         "parameters": parameters,

@@ -10,9 +10,7 @@ import math
 from torch import nn
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.binarize import TERNARY_DEAD_ZONE
 from cress_svcd.quantization.convert import quantized_layers
-from cress_svcd.quantization.svcd import BitLinear
 from cress_svcd.quantization.validation import require_choice
 
 SHAPES = ("linear", "cosine")
@@ -25,11 +23,11 @@ class Stage:
 
     Attributes:
         mix: share of the quantised output, 0 to 1 (``QuantLinear.mix``).
-        dead_zone: share of the ternary dead zone that 1-bit layers still have, 1 to 0.
+        ternary: share of the ternary threshold that 1-bit layers still have, 1 to 0.
     """
 
     mix: float = 1.0
-    dead_zone: float = 0.0
+    ternary: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Schedule:
         kind: "none" is quantised from the first update.  "fade" mixes full precision and the
             quantised output, the latter's share (lambda) growing from 0 to 1.  "ternary" fades into
             ternary weights during the first half of the warm-up, then shrinks the zone of the zeros
-            to nothing during the second, so that ternary becomes binary without a jump (layers that
-            are not 1-bit BitLinear, or are the published one, only fade).
+            to nothing during the second, so that ternary becomes binary without a jump (layers of
+            methods that have no such way only fade).
         warmup: share of all updates that the transition takes, 0 to 1.
         shape: "linear", or "cosine" for a soft start and end.
     """
@@ -65,8 +63,8 @@ class Schedule:
         if self.kind == "fade":
             return Stage(mix=self._ramp(done))
         if done < 0.5:
-            return Stage(mix=self._ramp(2 * done), dead_zone=1.0)
-        return Stage(dead_zone=1 - self._ramp(2 * done - 1))
+            return Stage(mix=self._ramp(2 * done), ternary=1.0)
+        return Stage(ternary=1 - self._ramp(2 * done - 1))
 
     def _ramp(self, done: float) -> float:
         """0 to 1 for 0 to 1."""
@@ -90,9 +88,7 @@ def set_progress(model: nn.Module, update: int, total: int, schedule: Schedule) 
 def set_stage(model: nn.Module, stage: Stage) -> None:
     """Put every quantised layer of ``model`` into this state; ``Stage()`` is fully quantised."""
     for layer in quantized_layers(model).values():
-        layer.mix = stage.mix
-        if isinstance(layer, BitLinear) and layer.bits == 1 and layer.variant != "paper":
-            layer.dead_zone = stage.dead_zone * TERNARY_DEAD_ZONE
+        layer.set_progress(stage.mix, stage.ternary)
 
 
 def weight_decay_factor(update: int, total: int, off_from: float = 2 / 3) -> float:

@@ -35,7 +35,7 @@ from cress_svcd.data.audio import SAMPLE_RATE, standardize
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import choose_decoder
-from cress_svcd.quantization.packed_linear import use_backend
+from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
 from cress_svcd.translation.segmentation import Segmentation

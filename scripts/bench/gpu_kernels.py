@@ -25,7 +25,13 @@ from tqdm import tqdm
 
 from cress_svcd import kernels
 from cress_svcd.atomic_files import write_json
-from cress_svcd.kernels.triton import conv1d, sign_gemm_bitplane, sign_gemm_float, sign_gemm_fused
+from cress_svcd.kernels.triton import (
+    conv1d,
+    quantize,
+    sign_gemm_bitplane,
+    sign_gemm_float,
+    sign_gemm_fused,
+)
 
 CALLS = 20
 # Candidates of --tiles: rows, outputs, warps.
@@ -55,7 +61,7 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
     }
     if tiles:
         if rows <= 16:
-            chosen["row by row"] = lambda: sign_gemm_float._few_rows(x, signs, g, h, bias, 8)
+            chosen["row by row"] = lambda: sign_gemm_float.by_rows(x, signs, g, h, bias, 8)
         held = in_features <= sign_gemm_fused.WIDEST and rows <= 256
         for tile in sorted(WHOLE_TILES) if held else []:
             chosen[f"whole {tile}"] = lambda tile=tile: sign_gemm_fused.sign_matmul(
@@ -159,7 +165,7 @@ def main() -> int:
     parser.add_argument("--tiles", action="store_true", help="also each kernel by itself")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    if reason := sign_gemm_float.why_unavailable():
+    if reason := quantize.why_unavailable():
         sys.stderr.write(f"gpu_kernels: {reason}\n")
         return 2
     torch.manual_seed(0)

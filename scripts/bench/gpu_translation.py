@@ -48,7 +48,7 @@ from translation import fix_length, make_models, noise, watched
 
 from cress_svcd import kernels
 from cress_svcd.atomic_files import write_json
-from cress_svcd.quantization.packed_linear import packed_layers
+from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.translation.translator import Translator
 
 PACKED = {

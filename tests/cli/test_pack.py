@@ -17,7 +17,7 @@ from cress_svcd.inference.packed_checkpoint import HEADER, VERSION, digest_of, r
 from cress_svcd.inference.packed_model import pack_tensors, size_report
 from cress_svcd.models.checkpoints import model_options, read_checkpoint
 from cress_svcd.quantization import METHODS, Policy, quantized_layers
-from cress_svcd.quantization.packed_linear import packed_layers
+from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.quantization.policy import LayerSpec
 from cress_svcd.translation.translator import Translator
 from tests.helpers.fairseq_commands import generate_command
@@ -73,7 +73,7 @@ def quantize(path, prepared, start, rules, *flags):
         for layer in quantized_layers(model).values():
             if hasattr(layer, "calibrate"):
                 layer.calibrate(torch.randn(50, layer.in_features))
-            for vector in layer.vectors().values():
+            for vector in layer.scale_parameters().values():
                 vector.mul_(torch.rand_like(vector) + 0.5)
     return save_checkpoint(path, cfg, task, model)
 

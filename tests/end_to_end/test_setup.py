@@ -20,9 +20,9 @@ def project(tmp_path) -> Path:
     (root / "scripts").mkdir(parents=True)
     for file in ("scripts/setup.sh", "scripts/pins.txt", "setup.py"):
         shutil.copy(ROOT / file, root / file)
-    kernels = root / "cress_svcd" / "kernels"
-    shutil.copytree(ROOT / "cress_svcd" / "kernels" / "csrc", kernels / "csrc")
-    shutil.copy(ROOT / "cress_svcd" / "kernels" / "build.py", kernels)
+    kernels = root / "cress_svcd" / "kernels" / "cpu"
+    shutil.copytree(ROOT / "cress_svcd" / "kernels" / "cpu" / "csrc", kernels / "csrc")
+    shutil.copy(ROOT / "cress_svcd" / "kernels" / "cpu" / "build.py", kernels)
     return root
 
 

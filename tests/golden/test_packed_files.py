@@ -56,7 +56,7 @@ def make_layer(options: dict, bias: bool = True):
             linear.bias.copy_(pattern(OUTPUTS, scale=32))
     layer = METHODS[options.pop("method")].from_linear(linear, **options)
     with torch.no_grad():
-        for vector in layer.vectors().values():
+        for vector in layer.scale_parameters().values():
             vector.copy_(pattern(*vector.shape, modulus=13, scale=32).abs() + 1 / 32)
     return layer.eval()
 

@@ -17,17 +17,17 @@ from torch import nn
 from cress_svcd.inference.cuda_graph_decoder import _layer
 from cress_svcd.inference.cuda_graph_encoder import RecordedLayers
 from cress_svcd.inference.fused_layers import PackedEncoderLayer, PackedStep
-from cress_svcd.kernels.triton import sign_gemm_float
+from cress_svcd.kernels import dispatch
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packed_linear import pack_model
+from cress_svcd.quantization.packing import pack_model
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 
 @pytest.fixture(autouse=True)
 def anywhere(monkeypatch):
-    monkeypatch.setattr(sign_gemm_float, "is_for", lambda x: True)
+    monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: True)
 
 
 def quantized(layer, match="*", packed=True, **rule):
@@ -145,5 +145,5 @@ def test_what_modules_must_do(changes):
 def test_a_layer_on_another_back_end(monkeypatch):
     assert PackedStep.of(decoder_layer()) is not None
     assert PackedStep.of(decoder_layer().double()) is None
-    monkeypatch.setattr(sign_gemm_float, "is_for", lambda x: False)
+    monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: False)
     assert PackedStep.of(decoder_layer()) is None

@@ -31,7 +31,7 @@ from cress_svcd.models.hubert_transformer import (
     HubertTransformerPostLN,
 )
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packed_linear import pack_model
+from cress_svcd.quantization.packing import pack_model
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -435,8 +435,8 @@ def test_recordings_hold_the_codes_that_they_read(dictionary, small_sizes):
     _, static = searches(model, dictionary)
     static.generate([model], batch([9, 4]))
     layer = model.decoder.layers[0].fc1
-    codes = weakref.ref(layer.codes())
-    layer.codes(torch.float16)  # as another caller may ask, whose codes take the place
+    codes = weakref.ref(layer.sign_weights())
+    layer.sign_weights(torch.float16)  # as another caller may ask, whose codes take the place
     assert codes() is not None
 
 
@@ -578,7 +578,8 @@ class TestWhen:
             require_same(
                 theirs.generate(models, sample), ours.generate(models, sample), tolerance=0
             )
-        assert reason in ours.model.why_eager
+        words = {"paper": "depends on its batch"}.get(reason, reason)
+        assert words in ours.model.why_eager
 
     def test_models_of_other_steps_are_named(self, dictionary):
         model = make(dictionary)

@@ -8,9 +8,9 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import layouts, reference
+from cress_svcd.kernels import dispatch, packed_layout, reference
 from cress_svcd.kernels.cpu import sign_gemm
-from cress_svcd.kernels.triton import sign_gemm_float
+from cress_svcd.kernels.triton import quantize
 
 needs_cpu = pytest.mark.skipif(
     not kernels.backends()["cpu"].available, reason="the C kernels are not built"
@@ -35,7 +35,7 @@ def test_every_form_gives_the_rows_back(backend, operands):
     rows = kernels.pack_signs(signs)
     form = kernels.prepare(rows, 77, backend)
     assert torch.equal(kernels.restore(form, 33, 77), rows)
-    assert torch.equal(layouts.dense(form, 33, 77, torch.float32), signs)
+    assert torch.equal(packed_layout.dense(form, 33, 77, torch.float32), signs)
 
 
 def test_torchs_own_checks_of_an_operator(backend, operands):
@@ -121,13 +121,13 @@ def test_float64_stays_exact(backend, operands):
 
 def test_the_environment_chooses(monkeypatch):
     device = torch.device("cpu")
-    monkeypatch.setenv(layouts.BACKEND_VARIABLE, "torch")
+    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "torch")
     assert kernels.choose(device) == "torch"
     assert kernels.choose(device, "reference") == "reference"
-    monkeypatch.setenv(layouts.BACKEND_VARIABLE, "fast")
+    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "fast")
     with pytest.raises(ConfigError, match="CRESS_SVCD_BACKEND: found 'fast', expected auto or"):
         kernels.choose(device)
-    monkeypatch.delenv(layouts.BACKEND_VARIABLE)
+    monkeypatch.delenv(dispatch.BACKEND_VARIABLE)
     expected = "cpu" if kernels.backends()["cpu"].available else "torch"
     assert kernels.choose(device) == kernels.choose(device, "auto") == expected
 
@@ -135,13 +135,13 @@ def test_the_environment_chooses(monkeypatch):
 def test_the_environment_may_mean_the_device_that_a_model_is_moved_to(monkeypatch):
     device = torch.device("cpu")
     expected = kernels.choose(device)
-    monkeypatch.setenv(layouts.BACKEND_VARIABLE, "gpu")
-    monkeypatch.setattr(sign_gemm_float, "why_unavailable", lambda: None)
+    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "gpu")
+    monkeypatch.setattr(quantize, "why_unavailable", lambda: None)
     assert kernels.choose(torch.device("cuda")) == "gpu"
     assert kernels.choose(device) == expected
     with pytest.raises(ConfigError, match="backend: gpu is not for a layer on cpu"):
         kernels.choose(device, "gpu")
-    monkeypatch.setattr(sign_gemm_float, "why_unavailable", lambda: "there is no GPU")
+    monkeypatch.setattr(quantize, "why_unavailable", lambda: "there is no GPU")
     with pytest.raises(ConfigError, match="gpu cannot be used: there is no GPU"):
         kernels.choose(device)
 

@@ -420,7 +420,7 @@ class TestCheckpoint:
 
 class TestSchedule:
     def states(self, model):
-        return {(layer.mix, layer.dead_zone) for layer in quantized_layers(model).values()}
+        return {(layer.mix, layer.ternary_threshold) for layer in quantized_layers(model).values()}
 
     def test_follows_the_updates_before_each_forward(self, task, starts):
         model, _ = quantize(task, starts, quant_schedule="fade", quant_warmup=0.5)

@@ -35,11 +35,11 @@ def signs(weight: torch.Tensor) -> torch.Tensor:
 
 
 def test_passes_of_one_step_share_the_codes(layer, x):
-    first = layer.codes()
+    first = layer.sign_weights()
     layer(x)
     with torch.no_grad():
         layer(x)
-    assert layer.codes() is first
+    assert layer.sign_weights() is first
 
 
 def test_two_passes_of_one_step_add_their_gradients(layer, x):
@@ -47,7 +47,7 @@ def test_two_passes_of_one_step_add_their_gradients(layer, x):
     (layer(x).sum() + layer(2 * x).sum()).backward()
     for inputs in (x, 2 * x):
         twice(inputs).sum().backward()
-        twice.clear_codes()
+        twice.forget_sign_weights()
     for one, other in zip(layer.parameters(), twice.parameters()):
         torch.testing.assert_close(one.grad, other.grad)
 
@@ -100,7 +100,7 @@ def test_changing_the_type_back_and_forth_is_seen(layer, x):
 def test_writing_through_data_outside_training_needs_clearing(layer, x):
     layer(x)
     layer.weight.data.neg_()
-    layer.clear_codes()
+    layer.forget_sign_weights()
     assert torch.equal(codes_used(layer, x), signs(layer.weight))
 
 

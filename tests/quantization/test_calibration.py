@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cress_svcd.quantization import BitLinear, Policy, apply_policy
-from cress_svcd.quantization.calibration import fit_model, fit_vectors
+from cress_svcd.quantization.calibration import fit_model, fit_scales
 
 INPUTS = {
     "plain": lambda x: x,
@@ -31,10 +31,14 @@ def test_outputs_come_nearer_and_signs_stay(kind, bias, bits):
     x = INPUTS[kind](torch.randn(500, 48))
     wanted = linear(x).detach()
     layer = BitLinear.from_linear(linear, bits=bits, activation_bits=None)
-    before, codes, weight = error(layer, x, wanted), layer.codes().clone(), layer.weight.clone()
-    fit_vectors(layer, x)
+    before, codes, weight = (
+        error(layer, x, wanted),
+        layer.sign_weights().clone(),
+        layer.weight.clone(),
+    )
+    fit_scales(layer, x)
     assert error(layer, x, wanted) <= before * 1.001 + 1e-12
-    assert torch.equal(layer.codes(), codes)
+    assert torch.equal(layer.sign_weights(), codes)
     assert torch.equal(layer.weight, weight)
     assert all(parameter.isfinite().all() for parameter in layer.parameters())
 
@@ -46,7 +50,7 @@ def test_unseen_inputs_gain_too():
     wanted = linear(unseen).detach()
     layer = BitLinear.from_linear(linear)
     before = error(layer, unseen, wanted)
-    fit_vectors(layer, seen)
+    fit_scales(layer, seen)
     assert error(layer, unseen, wanted) < 0.8 * before
 
 
@@ -58,7 +62,7 @@ def test_a_layer_that_can_meet_the_outputs_does():
         for parameter in (target.g, target.h, target.bias):
             parameter.mul_(torch.rand_like(parameter) + 0.5)
     x = torch.randn(400, 16)
-    fit_vectors(layer, x, target(x), steps=60, ridge=1e-6)
+    fit_scales(layer, x, target(x), steps=60, ridge=1e-6)
     torch.testing.assert_close(layer(x), target(x), rtol=1e-3, atol=1e-3)
 
 
@@ -68,14 +72,14 @@ def test_halves_are_fitted_in_double():
     x = torch.randn(200, 32).relu().half()
     wanted = F.linear(x, linear.weight, linear.bias).detach()
     before = error(layer, x, wanted)
-    fit_vectors(layer, x)
+    fit_scales(layer, x)
     assert layer.g.dtype is torch.float16
     assert error(layer, x, wanted) < before
 
 
 def test_the_papers_layer_is_refused():
     with pytest.raises(ValueError, match="paper"):
-        fit_vectors(BitLinear(4, 4, variant="paper"), torch.randn(9, 4))
+        fit_scales(BitLinear(4, 4, variant="paper"), torch.randn(9, 4))
 
 
 class TestModels:

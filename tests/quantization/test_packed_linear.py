@@ -6,12 +6,13 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cress_svcd import kernels
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import METHODS, Policy, QuantLinear, apply_policy
-from cress_svcd.quantization.packed_linear import (
-    PackedLinear,
+from cress_svcd.quantization.packed_linear import PackedLinear
+from cress_svcd.quantization.packing import (
     pack_model,
     packed_layers,
     packed_map,
@@ -47,7 +48,7 @@ def make_layer(options: dict, sizes=(75, 43), bias=True) -> QuantLinear:
     if hasattr(layer, "calibrate"):
         layer.calibrate(torch.randn(50, sizes[0]))
     with torch.no_grad():
-        for vector in layer.vectors().values():
+        for vector in layer.scale_parameters().values():
             vector.mul_(torch.rand_like(vector) + 0.5)
         layer.weight.add_(0.01)
     return layer.eval()
@@ -148,11 +149,13 @@ def test_unpacked_it_is_the_layer_again(options):
     assert torch.equal(state["signs"], repacked["signs"])
 
 
-def test_to_linear_is_the_matrix():
+def test_sign_planes_and_scales_are_the_matrix():
     layer = make_layer({"method": "svcd", "activation_bits": None})
-    linear = PackedLinear.from_layer(layer).to_linear()
+    packed = PackedLinear.from_layer(layer)
+    planes = packed.to_sign_planes()
     x = torch.randn(4, 75)
-    assert distance(linear(x), layer(x)) < 1e-6
+    dense = F.linear(x, planes.scale.unsqueeze(1) * planes.q * packed.g, packed.bias)
+    assert distance(dense, layer(x)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -229,7 +232,7 @@ def test_an_unknown_method_is_named():
     class Other(METHODS["bitnet"]):
         METHOD = "other"
 
-    with pytest.raises(ConfigError, match="Other .method 'other'. is none of the methods svcd"):
+    with pytest.raises(ConfigError, match="method: found 'other', expected one of: svcd"):
         PackedLinear.from_layer(Other(8, 8))
 
 

@@ -30,11 +30,11 @@ def quantise(model, **rule):
 def test_every_schedule_moves_one_way_and_ends_quantised(kind, shape, warmup, total):
     schedule = Schedule(kind, warmup, shape)
     stages = [schedule.stage(update, total) for update in range(total + 1)]
-    assert stages[-1] == Stage(mix=1.0, dead_zone=0.0)
+    assert stages[-1] == Stage(mix=1.0, ternary=0.0)
     for earlier, later in zip(stages, stages[1:]):
         assert earlier.mix <= later.mix
-        assert earlier.dead_zone >= later.dead_zone
-    assert all(0 <= stage.mix <= 1 and 0 <= stage.dead_zone <= 1 for stage in stages)
+        assert earlier.ternary >= later.ternary
+    assert all(0 <= stage.mix <= 1 and 0 <= stage.ternary <= 1 for stage in stages)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -47,10 +47,10 @@ def test_fading_starts_in_full_precision(shape):
 
 def test_ternary_comes_between_full_precision_and_binary():
     schedule = Schedule("ternary", warmup=0.4)
-    assert schedule.stage(0, 100) == Stage(mix=0.0, dead_zone=1.0)
-    assert schedule.stage(10, 100) == Stage(mix=0.5, dead_zone=1.0)
-    assert schedule.stage(20, 100) == Stage(mix=1.0, dead_zone=1.0)
-    assert schedule.stage(30, 100) == Stage(mix=1.0, dead_zone=pytest.approx(0.5))
+    assert schedule.stage(0, 100) == Stage(mix=0.0, ternary=1.0)
+    assert schedule.stage(10, 100) == Stage(mix=0.5, ternary=1.0)
+    assert schedule.stage(20, 100) == Stage(mix=1.0, ternary=1.0)
+    assert schedule.stage(30, 100) == Stage(mix=1.0, ternary=pytest.approx(0.5))
     assert schedule.stage(40, 100) == Stage()
 
 
@@ -94,7 +94,7 @@ class TestOnAModel:
         for update in (15, 20, 25, 30):
             set_progress(translator, update, 100, Schedule("ternary", warmup=0.3))
             layer = next(iter(quantized_layers(translator).values()))
-            zeros.append((layer.codes() == 0).double().mean().item())
+            zeros.append((layer.sign_weights() == 0).double().mean().item())
         assert 0.3 < zeros[0] < 0.6
         assert zeros == sorted(zeros, reverse=True)
         assert zeros[-1] == 0
@@ -111,9 +111,9 @@ class TestOnAModel:
     def test_other_layers_only_fade(self, translator, rule):
         quantise(translator, **rule)
         layers = quantized_layers(translator).values()
-        before = [getattr(layer, "dead_zone", None) for layer in layers]
+        before = [getattr(layer, "ternary_threshold", None) for layer in layers]
         set_progress(translator, 25, 100, Schedule("ternary", warmup=0.3))
-        assert [getattr(layer, "dead_zone", None) for layer in layers] == before
+        assert [getattr(layer, "ternary_threshold", None) for layer in layers] == before
         set_progress(translator, 5, 100, Schedule("ternary", warmup=0.3))
         assert [layer.mix for layer in layers] == pytest.approx([1 / 3] * len(layers))
 

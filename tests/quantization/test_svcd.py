@@ -123,7 +123,7 @@ class TestTies:
         layer = BitLinear(3, 2)
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([[0.0, -0.0, 0.0], [0.5, -0.5, 0.0]]))
-        assert layer.codes().tolist() == [[1, 1, 1], [1, -1, 1]]
+        assert layer.sign_weights().tolist() == [[1, 1, 1], [1, -1, 1]]
 
     @given(value=st.floats(-4, 4, width=16), dtype=st.sampled_from([torch.float16, torch.float32]))
     @settings(deadline=None)
@@ -131,15 +131,15 @@ class TestTies:
         layer = BitLinear(4, 4, dtype=dtype)
         with torch.no_grad():
             layer.weight.fill_(value)
-        assert (layer.codes() == 1).all()
+        assert (layer.sign_weights() == 1).all()
 
-    def test_ternary_codes_become_binary_as_the_dead_zone_closes(self):
+    def test_ternary_weights_become_binary_as_the_threshold_closes(self):
         layer = BitLinear(50, 40)
         with torch.no_grad():
             layer.weight[0] = 0
-        binary = layer.codes()
-        layer.dead_zone = 1e-6
-        nearly = layer.codes()
+        binary = layer.sign_weights()
+        layer.ternary_threshold = 1e-6
+        nearly = layer.sign_weights()
         assert (nearly[1:] == binary[1:]).all()
         assert set(nearly.unique().tolist()) <= {-1.0, 0.0, 1.0}
 

@@ -26,13 +26,13 @@ class Launcher:
 
     def __call__(
         self,
-        programs: tuple[int, int, int],
+        grid: tuple[int, int, int],
         tensors: tuple[Tensor | None, ...],
         sizes: tuple[int, ...],
         constants: tuple,
         warps: int = 4,
     ) -> None:
-        """Run as many ``programs`` on the device of the first tensor, the current one."""
+        """Run a ``grid`` of programs on the device of the first tensor, the current one."""
         types, addresses = [], 0
         for tensor in tensors:
             if tensor is None:
@@ -44,9 +44,9 @@ class Launcher:
         compiled = self._compiled.get(key)
         aligned = addresses % ALIGNED == 0
         if compiled is not None and aligned:
-            compiled[programs](*tensors, *sizes, *constants)
+            compiled[grid](*tensors, *sizes, *constants)
             return
-        compiled = self._kernel[programs](
+        compiled = self._kernel[grid](
             *tensors, *sizes, *constants, num_warps=warps, **self._options
         )
         if aligned and compiled is not None:  # Triton's interpreter compiles nothing

@@ -1,9 +1,9 @@
-"""Convolutions over time with many taps and few channels in a group, on CUDA by Triton.
+"""Convolutions over time with a large kernel and few channels in a group, on CUDA by Triton.
 
-HuBERT's positions are one: 128 taps, 16 groups of 48 channels.  cuDNN has no form of it for the
-tensor cores in half precision and takes a fifth of a whole translation for it.  Here a window of
-frames is a row of numbers, and the convolution a product of such rows with the weights, as in
-``windows``.
+HuBERT's positions are one: a kernel of 128, 16 groups of 48 channels.  cuDNN has no form of it for
+the tensor cores in half precision and takes a fifth of a whole translation for it.  Here a window
+of frames is a row of numbers, and the convolution a product of such rows with the weights (implicit
+GEMM), as in ``kernels.cpu.conv1d``.
 """
 
 import torch
@@ -33,7 +33,7 @@ def is_for(x: Tensor) -> bool:
 if triton is not None:
 
     @triton.jit(do_not_specialize=["frames"])
-    def _windows_kernel(
+    def _conv1d_kernel(
         x,
         weight,
         bias,
@@ -42,29 +42,29 @@ if triton is not None:
         groups: tl.constexpr,
         channels: tl.constexpr,
         out: tl.constexpr,
-        taps: tl.constexpr,
+        kernel_size: tl.constexpr,
         padding: tl.constexpr,
         block_frames: tl.constexpr,
         block_in: tl.constexpr,
         block_out: tl.constexpr,
     ):
-        """Some frames of a group of an utterance; a window is taps x channels, in this order."""
+        """Some frames of a group of an utterance; a window is (kernel_size, channels)."""
         frame = tl.program_id(0) * block_frames + tl.arange(0, block_frames)
         group, utterance = tl.program_id(1), tl.program_id(2).to(tl.int64)
         output = tl.arange(0, block_out)
         position = tl.arange(0, block_in)
         x += utterance * frames * groups * channels + group * channels
-        weight += group * taps * channels * block_out
+        weight += group * kernel_size * channels * block_out
         total = tl.zeros((block_frames, block_out), tl.float32)
-        for start in range(0, taps * channels, block_in):
+        for start in range(0, kernel_size * channels, block_in):
             index = start + position
-            tap = index // channels
-            source = frame[:, None] + (tap - padding)[None, :]
-            inside = (source >= 0) & (source < frames) & (tap < taps)[None, :]
-            where = x + source * (groups * channels) + (index - tap * channels)[None, :]
+            offset = index // channels
+            source = frame[:, None] + (offset - padding)[None, :]
+            inside = (source >= 0) & (source < frames) & (offset < kernel_size)[None, :]
+            where = x + source * (groups * channels) + (index - offset * channels)[None, :]
             value = tl.load(where, inside, 0)
             where = weight + index[:, None] * block_out + output[None, :]
-            total = tl.dot(value, tl.load(where, (tap < taps)[:, None], 0), total)
+            total = tl.dot(value, tl.load(where, (offset < kernel_size)[:, None], 0), total)
         if bias is not None:
             total += tl.load(bias + group * out + output, output < out, 0).to(tl.float32)[None, :]
         y += utterance * frames * groups * out + group * out
@@ -72,7 +72,7 @@ if triton is not None:
         written = (frame < frames)[:, None] & (output < out)[None, :]
         tl.store(where, total.to(y.dtype.element_ty), written)
 
-    _windows = Launcher(_windows_kernel)
+    _conv1d = Launcher(_conv1d_kernel)
 
 
 def convolve(
@@ -86,23 +86,24 @@ def convolve(
     """The first T frames of ``F.conv1d`` with stride 1, T being those of ``x``.
 
     Args:
-        x: B x T x C, of TYPES.
-        weight: out x channels of a group x taps, out at most WIDEST a group; ``bias``: out.
-        padding: frames of silence before and after, at least half the taps, so that there are T.
+        x: (batch, time, channels), of TYPES.
+        weight: (out, channels of a group, kernel_size), out at most WIDEST a group.
+        bias: (out).
+        padding: frames of silence before and after, at least half the kernel, so that there are T.
         tile: frames, inputs and warps of a program, for measurements.
     Returns:
-        B x T x out.
+        (batch, time, out).
     """
     x = x.contiguous()
     batch, frames, _ = x.shape
-    everything, channels, taps = weight.shape
+    everything, channels, kernel_size = weight.shape
     out = everything // groups
     block_out = max(LEAST_OUT, 1 << (out - 1).bit_length())
-    rows = weight.reshape(groups, out, channels, taps).permute(0, 3, 2, 1)
+    rows = weight.reshape(groups, out, channels, kernel_size).permute(0, 3, 2, 1)
     rows = F.pad(rows, (0, block_out - out)).contiguous()
     y = x.new_empty(batch, frames, everything)
     block_frames, block_in, warps = tile or TILE
-    constants = groups, channels, out, taps, padding, block_frames, block_in, block_out
-    programs = cover(frames, block_frames), groups, batch
-    _windows(programs, (x, rows, bias, y), (frames,), constants, warps)
+    constants = groups, channels, out, kernel_size, padding, block_frames, block_in, block_out
+    grid = cover(frames, block_frames), groups, batch
+    _conv1d(grid, (x, rows, bias, y), (frames,), constants, warps)
     return y

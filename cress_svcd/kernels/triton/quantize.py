@@ -1,4 +1,4 @@
-"""Rows of activations made into levels on CUDA, by one Triton kernel."""
+"""Rows of activations quantised on CUDA, by one Triton kernel."""
 
 import functools
 
@@ -37,16 +37,16 @@ if triton is not None:
     def _quantize_kernel(
         x,
         g,
-        levels,
-        steps,
+        q,
+        x_scales,
         rows,
         width: tl.constexpr,
-        top: tl.constexpr,
+        qmax: tl.constexpr,
         unit: tl.constexpr,
         block_rows: tl.constexpr,
         block: tl.constexpr,
     ):
-        """levels = round(g * x / step) / unit, step = max |g * x| / top * unit, by rows."""
+        """q = round(g * x / scale) / unit, scale = max |g * x| / qmax * unit, by rows."""
         row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
         column = tl.arange(0, block)
         inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -55,16 +55,16 @@ if triton is not None:
         if g is not None:
             value *= tl.load(g + column, column < width, 0).to(tl.float32)[None, :]
         broken = tl.sum(value * 0.0, 1)  # NaN where a value is NaN or infinite, which max may pass
-        step = tl.max(tl.abs(value), 1) * (1.0 / top) + broken
-        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
+        x_scale = tl.max(tl.abs(value), 1) * (1.0 / qmax) + broken
+        inverse = tl.div_rn(1.0, tl.maximum(x_scale, 1e-32, propagate_nan=tl.PropagateNan.ALL))
         value *= inverse[:, None]
-        if top > 1:
+        if qmax > 1:
             # Below 2^22 this rounds to an integer, halves to even, as torch.round does.
             value = (value + 12582912.0) - 12582912.0
-        tl.store(levels + where, (value * (1.0 / unit)).to(levels.dtype.element_ty), inside)
-        tl.store(steps + row, step * unit, row < rows)
+        tl.store(q + where, (value * (1.0 / unit)).to(q.dtype.element_ty), inside)
+        tl.store(x_scales + row, x_scale * unit, row < rows)
 
-    # A fused multiply-add would round levels differently.
+    # A fused multiply-add would round q differently.
     _quantize = Launcher(_quantize_kernel, enable_fp_fusion=False)
 
 
@@ -76,30 +76,31 @@ def row_tile(width: int) -> tuple[int, int, int]:
 
 
 def quantize(x: Tensor, g: Tensor | None, bits: int | None) -> tuple[Tensor, Tensor]:
-    """Levels and steps of the rows of g * x, as ``quantization.activations.quantize_tokens`` makes
-    them, to the bit.
+    """q and scales of the rows of g * x, as ``quantization.fake_quant.quantize_tokens`` makes them,
+    to the bit.
 
     Args:
-        x: ... x in, of TYPES; ``g``: in, or None for ones.
-        bits: width of a level; None rounds nothing: levels within -1 and 1.
+        x: (…, in), of TYPES.
+        g: (in), or None for ones.
+        bits: width of q; None rounds nothing: q within -1 and 1.
 
     Returns:
-        Levels (... x in, x's type: halves hold levels below 1, so that a sum of many cannot
-        overflow) and steps (... x 1, float32).
+        q (…, in) in x's type (halves hold q below 1, so that a sum of many cannot overflow) and the
+        scales (…, 1) in float32.
     """
     x = x.contiguous()
     width = x.shape[-1]
     rows = x.numel() // width
-    levels = torch.empty_like(x)
-    steps = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    q = torch.empty_like(x)
+    x_scales = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
     block_rows, block, warps = row_tile(width)
-    constants = (width, *_top_and_unit(bits, levels.dtype), block_rows, block)
-    _quantize((cover(rows, block_rows), 1, 1), (x, g, levels, steps), (rows,), constants, warps)
-    return levels, steps
+    constants = (width, *_qmax_and_unit(bits, q.dtype), block_rows, block)
+    _quantize((cover(rows, block_rows), 1, 1), (x, g, q, x_scales), (rows,), constants, warps)
+    return q, x_scales
 
 
 @functools.cache
-def _top_and_unit(bits: int | None, dtype: torch.dtype) -> tuple[int, int]:
-    """The highest level, and what levels are divided by to be kept in ``dtype``."""
+def _qmax_and_unit(bits: int | None, dtype: torch.dtype) -> tuple[int, int]:
+    """qmax, and what q is divided by to be kept in ``dtype``."""
     whole = bits is None or dtype == torch.float32
     return 1 if bits is None else 2 ** (bits - 1) - 1, 1 if whole else 2 ** (bits - 1)

@@ -1,9 +1,9 @@
-"""8-bit products of few rows on CUDA, by one Triton kernel that holds them whole.
+"""8-bit products for small M on CUDA, by one Triton kernel that holds rows whole.
 
-A product of a decoding step is over before a launch is: what counts is how many launches there are,
-and how often one waits for memory.  So memory is waited for once, and what stands around a product
-is done on the way: the layer norm before it, activation and residual after it, and several layers
-side by side that read the same rows, as query, key and value do.
+A product of a decoding step ends before the next launch: the number of launches counts, and how
+often one waits for memory.  So the kernel waits for memory once and does what stands around a
+product on the way: the layer norm before it, activation and residual after it, and several layers
+next to each other that read the same rows, as query, key and value do.
 """
 
 import functools
@@ -20,12 +20,12 @@ try:
 except ImportError:
     triton = None
 
-WIDEST = 1024  # inputs of a row; wider ones are levelled once, and not by each program
+WIDEST = 1024  # inputs of a row; wider ones are quantised once, and not by each program
 ROWS = 16  # of a program
 OUTPUTS = 16, 32, 64  # of a program
 WARPS = 8
 LEAST_SHARED = 48 << 10  # bytes of memory that every GPU gives a program
-PROCESSORS = 132  # of the GPU that tiles were measured on
+NUM_SMS = 132  # of the GPU that tiles were measured on
 NONE, RELU, GELU = 0, 1, 2  # activations
 
 
@@ -72,13 +72,13 @@ if triton is not None:
         return value.to(kind).to(tl.float32)
 
     @triton.jit
-    def _levels_of(value):
-        """Levels of rows (int8) and their steps; of a broken row zeros, and NaN for its step."""
+    def _quantized(value):
+        """q of rows (int8) and their scales; of a broken row zeros, and NaN for its scale."""
         damage = tl.sum(value * 0.0, 1)  # NaN where a value is NaN or infinite
-        step = tl.max(tl.abs(value), 1) * (1.0 / 127) + damage
-        inverse = tl.div_rn(1.0, tl.maximum(step, 1e-32, propagate_nan=tl.PropagateNan.ALL))
-        level = tl.where(damage[:, None] == 0, _rounded(value * inverse[:, None]), 0.0)
-        return level.to(tl.int8), step
+        x_scale = tl.max(tl.abs(value), 1) * (1.0 / 127) + damage
+        inverse = tl.div_rn(1.0, tl.maximum(x_scale, 1e-32, propagate_nan=tl.PropagateNan.ALL))
+        q = tl.where(damage[:, None] == 0, _rounded(value * inverse[:, None]), 0.0)
+        return q.to(tl.int8), x_scale
 
     @triton.jit
     def _tile_of(
@@ -88,8 +88,8 @@ if triton is not None:
         block_out: tl.constexpr,
         group: tl.constexpr,
     ):
-        """The rows of a program, and the first of its outputs: tiles in groups of rows, so that those
-        that run together share what they read."""
+        """The rows of a program, and the first of its outputs: tiles in groups of rows,
+        so that those that run together share what they read."""
         down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
         first = tl.program_id(0) // (group * across) * group
         height = min(down - first, group)
@@ -127,7 +127,7 @@ if triton is not None:
         return value.to(kind)
 
     @triton.jit(do_not_specialize=["rows"])
-    def _whole_rows_kernel(
+    def _fused_kernel(
         x,
         signs,
         g,
@@ -142,14 +142,14 @@ if triton is not None:
         in_features: tl.constexpr,
         out_features: tl.constexpr,
         row_bytes: tl.constexpr,
-        part: tl.constexpr,
+        projection_size: tl.constexpr,
         eps: tl.constexpr,
         activation: tl.constexpr,
         block_rows: tl.constexpr,
         block_out: tl.constexpr,
         block_in: tl.constexpr,
     ):
-        """A tile of outputs; each ``part`` outputs have their own g."""
+        """A tile of outputs; each ``projection_size`` outputs have their own g."""
         kind = x.dtype.element_ty
         row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
         first = tl.program_id(1) * block_out
@@ -169,18 +169,18 @@ if triton is not None:
                 if tl.program_id(1) == 0:
                     tl.store(normed + where, value.to(kind), there)
         if g is not None:
-            g += first // part * in_features
+            g += first // projection_size * in_features
             value *= tl.load(g + column, inside, 0).to(tl.float32)[None, :]
-        level, step = _levels_of(value)
-        total = tl.dot(level, _signs_of(packed).trans(), out_dtype=tl.int32)
-        value = total.to(tl.float32) * step[:, None]
+        q, x_scale = _quantized(value)
+        total = tl.dot(q, _signs_of(packed).trans(), out_dtype=tl.int32)
+        value = total.to(tl.float32) * x_scale[:, None]
         where = row[:, None].to(tl.int64) * out_features + output[None, :]
         there = exists[:, None] & written[None, :]
         value = _finished(value, h, bias, residual, output, written, where, there, activation, kind)
         tl.store(y + where, value, there)
 
     # A fused multiply-add would round levels differently from training.
-    _whole = Launcher(_whole_rows_kernel, enable_fp_fusion=False)
+    _fused = Launcher(_fused_kernel, enable_fp_fusion=False)
 
 
 def sign_matmul(
@@ -190,26 +190,27 @@ def sign_matmul(
     h: Tensor | None,
     bias: Tensor | None,
     *,
-    parts: int = 1,
+    num_projections: int = 1,
     norm: Norm | None = None,
     activation: int = NONE,
     residual: Tensor | None = None,
     normed: Tensor | None = None,
     tile: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """activation(signs @ level(g * norm(x)) * step * h + bias) + residual, levels of 8 bits.
+    """activation((signs @ q(g * norm(x))) * scale * h + bias) + residual, q of 8 bits.
 
-    Everything is rounded to x's type where it would be if each part stood by itself.
+    Everything is rounded to x's type where it would be if each projection_size stood by itself.
 
     Args:
-        x: ... x in, dense, of float32 or half types, for which there is a ``tile_on``.
-        signs: out x bytes, in storage form.
-        g: in, or None for ones; with ``parts`` layers side by side parts x in.
-        h, bias: out, or None for ones and zeros.
-        parts: layers of equally many outputs, a multiple of OUTPUTS[-1] unless there is one layer.
+        x: (…, in), dense, of float32 or half types, for which there is a ``tile_on``.
+        signs: (out, bytes), in storage form.
+        g: (in), or None for ones; of several projections (num_projections x in).
+        h, bias: (out), or None for ones and zeros.
+        num_projections: layers next to each other, of equally many outputs, which are a multiple of
+            OUTPUTS[-1] unless there is one layer.
         activation: NONE, RELU or GELU.
-        residual: ... x out, dense.
-        normed: ... x in, dense: norm(x) is written there.
+        residual: (…, out), dense.
+        normed: (…, in), dense: norm(x) is written there.
         tile: rows and outputs of a program, and its warps, for measurements.
     """
     *shape, in_features = x.shape
@@ -222,16 +223,16 @@ def sign_matmul(
         in_features,
         out_features,
         row_bytes,
-        out_features // parts,
+        out_features // num_projections,
         eps,
         activation,
         block_rows,
         block_out,
         _width(in_features),
     )
-    programs = cover(rows, block_rows), cover(out_features, block_out), 1
+    grid = cover(rows, block_rows), cover(out_features, block_out), 1
     tensors = x, signs, g, h, bias, norm_weight, norm_bias, residual, y, normed
-    _whole(programs, tensors, (rows,), constants, warps)
+    _fused(grid, tensors, (rows,), constants, warps)
     return y
 
 
@@ -240,11 +241,11 @@ def tile_on(
     device: torch.device, rows: int, in_features: int, out_features: int
 ) -> tuple[int, int, int] | None:
     """``tile_for`` a device."""
-    return tile_for(rows, in_features, out_features, shared_memory(device), processors(device))
+    return tile_for(rows, in_features, out_features, shared_memory(device), num_sms_on(device))
 
 
 def tile_for(
-    rows: int, in_features: int, out_features: int, room: int, at_once: int
+    rows: int, in_features: int, out_features: int, capacity: int, num_sms: int
 ) -> tuple[int, int, int] | None:
     """Rows and outputs of a program, and its warps (measured on an H200); None if the rows are too
     wide for a program, or too many for all programs to run at once.
@@ -252,13 +253,13 @@ def tile_for(
     The fewer outputs, the sooner a program is done.
 
     Args:
-        room: bytes for the operands of a program.
-        at_once: programs that run at the same time.
+        capacity: bytes for the operands of a program.
+        num_sms: programs that run at the same time.
     """
     if rows > 0 and in_features <= WIDEST:
         for outputs in OUTPUTS:
-            held = (ROWS + outputs) * _width(in_features) <= room
-            if held and cover(rows, ROWS) * cover(out_features, outputs) <= at_once:
+            held = (ROWS + outputs) * _width(in_features) <= capacity
+            if held and cover(rows, ROWS) * cover(out_features, outputs) <= num_sms:
                 return ROWS, outputs, WARPS
     return None
 
@@ -273,10 +274,10 @@ def shared_memory(device: torch.device) -> int:
 
 
 @functools.cache
-def processors(device: torch.device) -> int:
-    """Programs that run at once."""
+def num_sms_on(device: torch.device) -> int:
+    """Multiprocessors, that is, programs that run at once."""
     if device.type != "cuda":
-        return PROCESSORS
+        return NUM_SMS
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 

@@ -1,5 +1,10 @@
-"""All methods by the name that a policy uses."""
+"""All methods by the name that a policy uses.
 
+To add one: a file here with a subclass of ``QuantLinear`` (its hooks: ``quantization.base``), and a
+line in METHODS.
+"""
+
+from cress_svcd.quantization import svcd_paper  # noqa: F401 - registers itself as a variant
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.methods.bitnet import BitNetLinear
 from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.binarize import centre, sign_codes
+from cress_svcd.quantization.binarize import binarize, group_means
 
 
 class BitNetLinear(QuantLinear):
@@ -22,6 +22,6 @@ class BitNetLinear(QuantLinear):
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
-        middle = centre(self.weight)
-        beta = self.weight.abs().mean(dtype=middle.dtype)
-        return sign_codes(self.weight, middle, self.weight.dtype).mul_(beta)
+        mean = group_means(self.weight)
+        beta = self.weight.abs().mean(dtype=mean.dtype)
+        return binarize(self.weight, mean, self.weight.dtype).mul_(beta)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.sign_planes import SignPlanes
 
 SMALLEST_SCALE = 1e-5  # as in the authors' code: a matrix of zeros stays zeros
 
@@ -25,5 +26,11 @@ class BitNet158Linear(QuantLinear):
     def quantized_weight(self) -> Tensor:
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
         gamma = weight.abs().mean().clamp_min(SMALLEST_SCALE)
-        codes = (weight / gamma).round_().clamp_(-1, 1)
-        return codes.mul_(gamma).to(self.weight.dtype)
+        ternary = (weight / gamma).round_().clamp_(-1, 1)
+        return ternary.mul_(gamma).to(self.weight.dtype)
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        """Their mean magnitude is gamma again; a row of zeros does not know it, the matrix does."""
+        share = planes.q.abs().mean().clamp_min(1e-30)
+        self.weight.copy_(planes.q * (planes.scale.max() / share))

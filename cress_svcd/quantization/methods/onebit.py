@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.binarize import sign_codes
-from cress_svcd.quantization.estimators import slope
-from cress_svcd.quantization.scale_init import initial_vectors
+from cress_svcd.quantization.base import Holder, QuantLinear
+from cress_svcd.quantization.binarize import binarize, surrogate_gradient
+from cress_svcd.quantization.fake_quant import fake_quantize_tokens
+from cress_svcd.quantization.scale_init import initial_scales
+from cress_svcd.quantization.sign_planes import SignPlanes
 from cress_svcd.quantization.validation import require_choice
 
 
@@ -17,13 +18,13 @@ class _OneBitSign(torch.autograd.Function):
     """sign with ties +1; its derivative is taken to be 1.001 - tanh(w)^2."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return sign_codes(weight, weight.new_zeros(1, 1), weight.dtype)
+        return binarize(weight, weight.new_zeros(1, 1), weight.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad * slope("tanh", ctx.saved_tensors[0])
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * surrogate_gradient("tanh", ctx.saved_tensors[0])
 
 
 class OneBitLinear(QuantLinear):
@@ -39,6 +40,8 @@ class OneBitLinear(QuantLinear):
     METHOD = "onebit"
     WEIGHT_BITS = (1,)
     DEFAULT_ACTIVATION_BITS = None
+    PACKED_PARAMETERS = ("g",)
+    AUTOCAST_LOWERS_OUTPUT = False
 
     def __init__(
         self,
@@ -55,26 +58,43 @@ class OneBitLinear(QuantLinear):
         self.output_norm = require_choice("output_norm", output_norm, (True, False))
         self.g = nn.Parameter(torch.empty(in_features, device=device, dtype=dtype))
         self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.reset_vectors()
+        self.reset_scales()
 
     @torch.no_grad()
-    def reset_vectors(self) -> None:
-        super().reset_vectors()
+    def reset_scales(self) -> None:
+        super().reset_scales()
         if self.g.is_meta:
             return
-        g, h = initial_vectors("svid", self.weight)
+        g, h = initial_scales("svid", self.weight)
         self.g.copy_(g)
         self.h.copy_(h)
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
         """The matrix before the output's normalisation."""
-        codes = sign_codes(self.weight, self.weight.new_zeros(1, 1), self.weight.dtype)
-        return self.h.unsqueeze(1) * codes * self.g
+        signs = binarize(self.weight, self.weight.new_zeros(1, 1), self.weight.dtype)
+        return self.h.unsqueeze(1) * signs * self.g
+
+    def to_sign_planes(self) -> SignPlanes:
+        return SignPlanes(torch.where(self.weight >= 0, 1.0, -1.0), self.h.detach())
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        self.weight.copy_(planes.q)
 
     def quantized_forward(self, x: Tensor) -> Tensor:
-        x = self.quantize_input(self.norm(x) * self.g)
-        y = F.linear(x, _OneBitSign.apply(self.weight)) * self.h
+        x = fake_quantize_tokens(self.norm(x) * self.g, self.activation_bits)
+        return self.finish_output(F.linear(x, _OneBitSign.apply(self.weight)) * self.h, self)
+
+    @property
+    def finishes_output(self) -> bool:
+        return self.output_norm
+
+    @property
+    def bias_in_product(self) -> bool:
+        return not self.output_norm
+
+    def finish_output(self, y: Tensor, holder: Holder) -> Tensor:
         if self.output_norm:
             y = F.layer_norm(y, (self.out_features,))
-        return y if self.bias is None else y + self.bias
+        return y if holder.bias is None else y + holder.bias

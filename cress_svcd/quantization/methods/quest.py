@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.errors import CheckpointError
+from cress_svcd.quantization.base import Holder, QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
-from cress_svcd.quantization.midrise_grid import HALF_RANGE, gaussian_step, midrise_levels
+from cress_svcd.quantization.midrise_grid import HALF_RANGE, gaussian_scale, midrise_q
+from cress_svcd.quantization.sign_planes import SignPlanes, midrise_plane_scales
 
 LARGEST_BLOCK = 128  # of the rotation, as in the authors' code
 
@@ -26,9 +28,9 @@ def hadamard(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor) -> Tensor:
-    """``x`` (... x C) times block-diagonal Hadamard matrices; its own inverse.
+    """``x`` (…, in) times block-diagonal Hadamard matrices; its own inverse.
 
-    Blocks are of the largest power of two up to 128 that divides C (an odd C is left as it is).
+    Blocks are of the largest power of two up to 128 that divides in (an odd one is left as it is).
     """
     size = min(LARGEST_BLOCK, x.shape[-1] & -x.shape[-1])
     matrix = hadamard(size, x.dtype, x.device)
@@ -42,8 +44,8 @@ class _TrustQuantize(torch.autograd.Function):
     def forward(ctx, x: Tensor, bits: int) -> Tensor:
         values = x.to(accumulation_dtype(x.dtype))
         size = values.square().mean(dim=-1, keepdim=True).sqrt_()
-        step = size * gaussian_step(bits)
-        rounded = midrise_levels(values / step.clamp_min(1e-30), bits).mul_(step)
+        step = size * gaussian_scale(bits)
+        rounded = midrise_q(values / step.clamp_min(1e-30), bits).mul_(step)
         trust = size * (HALF_RANGE[bits] / (2**bits - 1))
         ctx.save_for_backward((rounded - values).abs() <= trust)
         return rounded.to(x.dtype)
@@ -52,12 +54,6 @@ class _TrustQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.saved_tensors[0], None
-
-
-def rotated_input(x: Tensor, bits: int | None) -> Tensor:
-    """``x`` (... x C) rotated, and rounded to ``bits`` a row where there are any."""
-    x = rotate(x)
-    return x if bits is None else _TrustQuantize.apply(x, bits)
 
 
 class QuESTLinear(QuantLinear):
@@ -78,10 +74,35 @@ class QuESTLinear(QuantLinear):
         """The matrix in the inputs' own coordinates, rotated back."""
         return rotate(self.estimated_weight())
 
-    def quantize_input(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor, holder: Holder) -> Tensor:
         """The rotated input, quantised."""
-        return rotated_input(x, self.activation_bits)
+        x = rotate(x)
+        bits = self.activation_bits
+        return x if bits is None else _TrustQuantize.apply(x, bits)
+
+    @property
+    def product_bits(self) -> None:
+        return None
 
     def estimated_weight(self) -> Tensor:
         """The rotated weight, quantised, to be multiplied with rotated inputs."""
         return _TrustQuantize.apply(rotate(self.weight), self.bits)
+
+    def to_sign_planes(self) -> SignPlanes:
+        """Of the rotated weight."""
+        values = rotate(self.weight).to(accumulation_dtype(self.weight.dtype)).detach()
+        scale = values.square().mean(dim=-1, keepdim=True).sqrt() * gaussian_scale(self.bits)
+        return SignPlanes(midrise_q(values / scale.clamp_min(1e-30), self.bits), scale.flatten())
+
+    plane_scales = staticmethod(midrise_plane_scales)
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        """One bit: two values have the root mean square that they had; more bits do not tell it."""
+        if self.bits != 1:
+            raise CheckpointError(
+                f"unpacking: quest with {self.bits} bits cannot be turned back into a weight; keep "
+                "the checkpoint that was packed"
+            )
+        size = (planes.scale / gaussian_scale(1)).unsqueeze(1)
+        self.weight.copy_(rotate(2 * planes.q * size))

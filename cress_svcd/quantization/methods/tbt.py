@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.binarize import sign_codes
+from cress_svcd.quantization.base import Holder, QuantLinear
+from cress_svcd.quantization.binarize import binarize
 from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.sign_planes import SignPlanes
 from cress_svcd.quantization.validation import require_choice
 
 SMALLEST_STEP = 1e-5  # as in the authors' code: a step must not reach zero
@@ -30,7 +31,7 @@ class _ElasticQuantize(torch.autograd.Function):
         alpha = alpha.to(exact).clamp_min(SMALLEST_STEP)
         ctx.save_for_backward(x, alpha)
         ctx.range = bits, low, high
-        return (_levels(x.to(exact) / alpha, bits, low, high) * alpha).to(x.dtype)
+        return (_round(x.to(exact) / alpha, bits, low, high) * alpha).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -39,9 +40,9 @@ class _ElasticQuantize(torch.autograd.Function):
         bits, low, high = ctx.range
         ratio = x.to(alpha.dtype) / alpha
         inside = (ratio >= low) & (ratio <= high)
-        # LSQ: d/d alpha is the level, minus the ratio where the input passes straight through;
+        # LSQ: d/d alpha is the rounded ratio, less the ratio where the input passes straight through;
         # scaled so that steps of large and small tensors learn alike.
-        error = _levels(ratio, bits, low, high)
+        error = _round(ratio, bits, low, high)
         if bits > 1:
             error = error - ratio * inside
         grad_alpha = (error * grad).sum() / math.sqrt(max(1, x.numel() * high))
@@ -49,11 +50,11 @@ class _ElasticQuantize(torch.autograd.Function):
 
 
 def elastic_quantize(x: Tensor, step: Tensor, bits: int, low: int, high: int) -> Tensor:
-    """``x`` rounded to levels low .. high of the trained ``step`` (1), and scaled back."""
+    """``x`` rounded to low .. high times the trained ``step`` (1), and scaled back."""
     return _ElasticQuantize.apply(x, step, bits, low, high)
 
 
-def _levels(ratio: Tensor, bits: int, low: int, high: int) -> Tensor:
+def _round(ratio: Tensor, bits: int, low: int, high: int) -> Tensor:
     if bits == 1 and low < 0:
         return torch.where(ratio < 0, -1.0, 1.0).to(ratio.dtype)
     return ratio.round().clamp(low, high)
@@ -69,16 +70,17 @@ class TBTLinear(QuantLinear):
 
     Options:
         activation_bits: 1, 2 (ternary where signed), 4, 8, 16 or None.
-        signed: False for inputs that are never negative, after a ReLU: levels 0 .. 2^bits - 1
+        signed: False for inputs that are never negative, after a ReLU: 0 .. 2^bits - 1
             (2 bits: 0 .. 2).
 
-    Parameters: ``step`` (1), the activations' step.  It starts where the paper's rule puts it for
+    Parameters: ``step`` (1), the activations' step.  Initially the paper's rule gives it, for
     inputs of unit variance; ``calibrate`` applies the rule to real ones.
     """
 
     METHOD = "tbt"
     WEIGHT_BITS = (1, 1.58)
     ACTIVATION_BITS = (1, 2, 4, 8, 16, None)
+    PACKED_PARAMETERS = ("step",)
 
     def __init__(
         self,
@@ -94,44 +96,58 @@ class TBTLinear(QuantLinear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
         self.signed = require_choice("signed", signed, (True, False))
         self.step = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-        self.reset_vectors()
+        self.reset_scales()
 
-    def level_range(self) -> tuple[int, int]:
-        """Smallest and largest level of the activations."""
+    def q_range(self) -> tuple[int, int]:
+        """Smallest and largest q of the activations."""
         bits = self.activation_bits
         if not self.signed:
             return 0, 2 if bits == 2 else 2**bits - 1
         return (-1, 1) if bits <= 2 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
-    def _start(self, mean_magnitude: float | Tensor) -> float | Tensor:
-        """The authors' starting step for inputs of this mean magnitude."""
+    def _initial_step(self, mean_magnitude: float | Tensor) -> float | Tensor:
+        """The authors' initial step for inputs of this mean magnitude."""
         bits = self.activation_bits
-        top = 2 ** (bits - 1) - 1 if self.signed else 2**bits - 1
-        return (2 if self.signed else 4) * mean_magnitude / math.sqrt(max(top, 1))
+        qmax = 2 ** (bits - 1) - 1 if self.signed else 2**bits - 1
+        return (2 if self.signed else 4) * mean_magnitude / math.sqrt(max(qmax, 1))
 
     @torch.no_grad()
-    def reset_vectors(self) -> None:
-        super().reset_vectors()
-        self.step.fill_(1 if self.activation_bits is None else self._start(GAUSSIAN_MEAN_MAGNITUDE))
+    def reset_scales(self) -> None:
+        super().reset_scales()
+        self.step.fill_(
+            1 if self.activation_bits is None else self._initial_step(GAUSSIAN_MEAN_MAGNITUDE)
+        )
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Set the step from a batch of inputs (... x in), by the rule of the authors' code."""
         if self.activation_bits is not None:
-            self.step.copy_(self._start(x.abs().mean(dtype=torch.float32)))
+            self.step.copy_(self._initial_step(x.abs().mean(dtype=torch.float32)))
 
-    def quantize_input(self, x: Tensor) -> Tensor:
+    def prepare_input(self, x: Tensor, holder: Holder) -> Tensor:
         if self.activation_bits is None:
             return x
-        return elastic_quantize(x, self.step, self.activation_bits, *self.level_range())
+        return elastic_quantize(x, holder.step, self.activation_bits, *self.q_range())
+
+    @property
+    def product_bits(self) -> None:
+        return None
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
         scale = weight.abs().mean(dim=1, keepdim=True)
         if self.bits == 1:
-            codes = sign_codes(weight, weight.new_zeros(1, 1), weight.dtype)
+            q = binarize(weight, weight.new_zeros(1, 1), weight.dtype)
         else:
             scale = scale * (4 / 3)
-            codes = (weight / scale.clamp_min(1e-30)).clamp_(-1, 1).round_()
-        return codes.mul_(scale).to(self.weight.dtype)
+            q = (weight / scale.clamp_min(1e-30)).clamp_(-1, 1).round_()
+        return q.mul_(scale).to(self.weight.dtype)
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        """The mean magnitude of each row is that of before."""
+        factor = 1 if self.bits == 1 else 4 / 3
+        share = planes.q.abs().mean(dim=1, keepdim=True)
+        scale = planes.scale.unsqueeze(1) / (factor * share).clamp_min(1e-30)
+        self.weight.copy_(planes.q * scale)

@@ -9,16 +9,17 @@ from torch.autograd.function import once_differentiable
 
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
-from cress_svcd.quantization.midrise_grid import midrise_levels
+from cress_svcd.quantization.midrise_grid import midrise_q
+from cress_svcd.quantization.sign_planes import SignPlanes, midrise_plane_scales
 from cress_svcd.quantization.validation import require_choice
 
 SCALES = ("learned", "absmax")
 SMALLEST_STEP = 1e-8  # above float16's smallest number, so that a step of zeros stays harmless
-CLIPS = 40  # candidates of the search for a row's starting step
+CLIPS = 40  # candidates of the search for a row's initial step
 
 
 class _LearnedStep(torch.autograd.Function):
-    """step * levels(w / step); both gradients as in LSQ (Esser et al. 2020, eq. 3 and 5)."""
+    """step * q(w / step); both gradients as in LSQ (Esser et al. 2020, eq. 3 and 5)."""
 
     @staticmethod
     def forward(ctx, weight: Tensor, step: Tensor, bits: int) -> Tensor:
@@ -26,7 +27,7 @@ class _LearnedStep(torch.autograd.Function):
         step = step.to(exact).clamp_min(SMALLEST_STEP)
         ctx.save_for_backward(weight, step)
         ctx.bits = bits
-        return (midrise_levels(weight.to(exact) / step, bits) * step).to(weight.dtype)
+        return (midrise_q(weight.to(exact) / step, bits) * step).to(weight.dtype)
 
     @staticmethod
     @once_differentiable
@@ -37,19 +38,19 @@ class _LearnedStep(torch.autograd.Function):
         inside = ratio.abs() <= half
         grad_step = None
         if ctx.needs_input_grad[1]:
-            error = midrise_levels(ratio, ctx.bits) - ratio * inside
+            error = midrise_q(ratio, ctx.bits) - ratio * inside
             grad_step = (error * grad).sum(dim=1, keepdim=True)
             grad_step /= math.sqrt(weight.shape[1] * (half - 0.5))
         return grad * inside, grad_step, None
 
 
 class UniformLinear(QuantLinear):
-    """y = W_q Q(x) + b with W_q = step * level, 2^bits levels ..., -1.5, -0.5, 0.5, 1.5, ... a row.
+    """y = W_q Q(x) + b with W_q = step * q, q one of 2^bits values ..., -1.5, -0.5, 0.5, 1.5, ...
 
-    Levels are symmetric without a zero, so that 2 bits give four of them and not three.
+    They are symmetric without a zero, so that 2 bits give four of them and not three.
 
     Options:
-        scale: learned (the step of each row is trained; it starts at the least squared error) or
+        scale: learned (the step of each row is trained; initially at the least squared error) or
             absmax (computed from the row's largest weight at every step; rounding straight
             through).
 
@@ -75,11 +76,11 @@ class UniformLinear(QuantLinear):
         self.scale = require_choice("scale", scale, SCALES)
         if scale == "learned":
             self.step = nn.Parameter(torch.empty(out_features, 1, device=device, dtype=dtype))
-        self.reset_vectors()
+        self.reset_scales()
 
     @torch.no_grad()
-    def reset_vectors(self) -> None:
-        super().reset_vectors()
+    def reset_scales(self) -> None:
+        super().reset_scales()
         if self.scale == "learned" and not self.step.is_meta:
             self.step.copy_(best_step(self.weight, self.bits))
 
@@ -95,9 +96,23 @@ class UniformLinear(QuantLinear):
     def quantized_weight(self) -> Tensor:
         return self.estimated_weight()
 
+    def to_sign_planes(self) -> SignPlanes:
+        exact = accumulation_dtype(self.weight.dtype)
+        scale = self._step().detach().to(exact).clamp_min(SMALLEST_STEP)
+        q = midrise_q(self.weight.detach().to(exact) / scale, self.bits)
+        return SignPlanes(q, scale.flatten())
+
+    plane_scales = staticmethod(midrise_plane_scales)
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        super().from_sign_planes(planes)
+        if self.scale == "learned":
+            self.step.copy_(planes.scale.unsqueeze(1))
+
 
 def absmax_step(weight: Tensor, bits: int) -> Tensor:
-    """The step (out x 1) at which the outermost level is the row's largest magnitude."""
+    """The step (out x 1) at which the outermost value is the row's largest magnitude."""
     exact = accumulation_dtype(weight.dtype)
     return weight.abs().amax(dim=1, keepdim=True).to(exact) / (2 ** (bits - 1) - 0.5)
 
@@ -109,7 +124,7 @@ def best_step(weight: Tensor, bits: int) -> Tensor:
     best, least = widest, torch.full_like(widest, math.inf)
     for clip in range(CLIPS, 0, -1):
         step = (widest * (clip / CLIPS)).clamp_min(SMALLEST_STEP)
-        error = (midrise_levels(weight / step, bits) * step - weight).square().sum(1, keepdim=True)
+        error = (midrise_q(weight / step, bits) * step - weight).square().sum(1, keepdim=True)
         better = error < least
         best, least = torch.where(better, step, best), torch.where(better, error, least)
     return best

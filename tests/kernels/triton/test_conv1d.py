@@ -1,6 +1,6 @@
 """Convolutions on CUDA.  The kernel also runs in Triton's interpreter, without a GPU:
 
-TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_windows.py   (needs triton)
+TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_conv1d.py   (needs triton)
 """
 
 import pytest
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
+from cress_svcd.kernels import dispatch
 from cress_svcd.kernels.triton import conv1d
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
@@ -30,18 +31,18 @@ from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
     ids=str,
 )
 @pytest.mark.parametrize(
-    "batch, frames, groups, channels, out, taps",
+    "batch, frames, groups, channels, out, kernel_size",
     [(1, 5, 2, 8, 8, 4), (2, 70, 3, 12, 5, 7), (2, 1, 1, 16, 24, 6)],
 )
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_it_convolves(dtype, batch, frames, groups, channels, out, taps, has_bias):
+def test_it_convolves(dtype, batch, frames, groups, channels, out, kernel_size, has_bias):
     torch.manual_seed(0)
     x = torch.randn(batch, frames, groups * channels, device=DEVICE).to(dtype)
-    weight = torch.randn(groups * out, channels, taps, device=DEVICE).to(dtype)
+    weight = torch.randn(groups * out, channels, kernel_size, device=DEVICE).to(dtype)
     bias = torch.randn(groups * out, device=DEVICE).to(dtype) if has_bias else None
-    y = conv1d.convolve(x, weight, bias, groups, taps // 2)
+    y = conv1d.convolve(x, weight, bias, groups, kernel_size // 2)
     exact = (value if value is None else value.double() for value in (weight, bias))
-    expected = F.conv1d(x.double().transpose(1, 2), *exact, padding=taps // 2, groups=groups)
+    expected = F.conv1d(x.double().transpose(1, 2), *exact, padding=kernel_size // 2, groups=groups)
     error = (y.double() - expected.transpose(1, 2)[:, :frames]).norm() / expected.norm()
     assert y.dtype == dtype and error < (1e-3 if dtype == torch.float16 else 1e-2)
 
@@ -50,16 +51,16 @@ def test_it_convolves(dtype, batch, frames, groups, channels, out, taps, has_bia
 def calls(monkeypatch):
     """Where the kernel is called, also on the CPU in Triton's interpreter."""
     found, convolve = [], conv1d.convolve
-    monkeypatch.setattr(conv1d, "convolve", lambda *a: found.append(a) or convolve(*a))
+    monkeypatch.setattr(dispatch, "conv1d_on_gpu", lambda *a: found.append(a) or convolve(*a))
     monkeypatch.setattr(conv1d, "is_for", lambda x: x.dtype in conv1d.TYPES)
     return found
 
 
 @needs_triton
-@pytest.mark.parametrize("taps", [8, 5])
-def test_positions_are_those_of_fairseq(calls, taps):
+@pytest.mark.parametrize("kernel_size", [8, 5])
+def test_positions_are_those_of_fairseq(calls, kernel_size):
     torch.manual_seed(0)
-    theirs = make_conv_pos(32, taps, 4).to(DEVICE)
+    theirs = make_conv_pos(32, kernel_size, 4).to(DEVICE)
     ours = ConvolutionalPositions(*theirs)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     x = torch.randn(2, 32, 21, device=DEVICE)

@@ -1,6 +1,6 @@
 """The CUDA back end.  The fused kernel also runs in Triton's interpreter, without a GPU:
 
-TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu.py   (needs the package triton)
+TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_sign_gemm.py   (needs the package triton)
 """
 
 import pytest
@@ -18,12 +18,12 @@ EIGHT_BITS = sign_gemm_fused.sign_matmul, sign_gemm_bitplane.sign_matmul
 @needs_triton
 @pytest.mark.parametrize("bits", [8, 16, None])
 @pytest.mark.parametrize("rows, in_features, out_features", [(1, 64, 32), (3, 300, 45), (9, 77, 1)])
-@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
-def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vectors):
+@pytest.mark.parametrize("scaled", [True, False], ids=["scales", "plain"])
+def test_the_fused_kernel(operands, bits, rows, in_features, out_features, scaled):
     values = operands(rows, in_features, out_features)
     x, signs, *given = (value.to(DEVICE) for value in values)
-    given = given if vectors else [None] * 3
-    y = sign_gemm_float._few_rows(x, kernels.pack_signs(signs), *given, bits)
+    given = given if scaled else [None] * 3
+    y = sign_gemm_float.by_rows(x, kernels.pack_signs(signs), *given, bits)
     expected = reference.sign_matmul(x, signs, *given, bits)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-3 if bits is None else 1e-5)
 
@@ -32,12 +32,12 @@ def test_the_fused_kernel(operands, bits, rows, in_features, out_features, vecto
 @pytest.mark.parametrize(
     "rows, in_features, out_features", [(1, 64, 32), (5, 300, 45), (33, 77, 1), (70, 520, 130)]
 )
-@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
-@pytest.mark.parametrize("kernel", EIGHT_BITS, ids=["whole", "planes"])
-def test_levels_of_8_bits(operands, kernel, rows, in_features, out_features, vectors):
+@pytest.mark.parametrize("scaled", [True, False], ids=["scales", "plain"])
+@pytest.mark.parametrize("kernel", EIGHT_BITS, ids=["fused", "bitplane"])
+def test_8_bits(operands, kernel, rows, in_features, out_features, scaled):
     values = operands(rows, in_features, out_features)
     x, signs, *given = (value.to(DEVICE) for value in values)
-    given = given if vectors else [None] * 3
+    given = given if scaled else [None] * 3
     y = kernel(x, kernels.pack_signs(signs), *given)
     expected = reference.sign_matmul(x, signs, *given, 8)
     assert torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
@@ -48,7 +48,7 @@ def test_levels_of_8_bits(operands, kernel, rows, in_features, out_features, vec
 @pytest.mark.parametrize(
     "activation", [sign_gemm_fused.NONE, sign_gemm_fused.RELU, sign_gemm_fused.GELU]
 )
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("num_projections", [1, 3])
 @pytest.mark.parametrize(
     "kernel, tile",
     [
@@ -57,13 +57,13 @@ def test_levels_of_8_bits(operands, kernel, rows, in_features, out_features, vec
         (sign_gemm_bitplane, None),
         (sign_gemm_bitplane, (32, 64, 4)),
     ],
-    ids=["whole", "whole-large", "planes", "planes-large"],
+    ids=["fused", "fused-large", "bitplane", "bitplane-large"],
 )
-def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel, tile):
+def test_what_stands_around_a_product(operands, dtype, activation, num_projections, kernel, tile):
     """As if norm, layers, activation and residual were torch's, one after the other."""
     rows, in_features, out_features = 5, 72, 64
-    layers = [operands(rows, in_features, out_features, seed) for seed in range(parts)]
-    x, residual = layers[0][0].to(DEVICE, dtype), torch.randn(rows, parts * out_features)
+    layers = [operands(rows, in_features, out_features, seed) for seed in range(num_projections)]
+    x, residual = layers[0][0].to(DEVICE, dtype), torch.randn(rows, num_projections * out_features)
     residual = residual.to(DEVICE, dtype)
     weight, bias = (torch.randn(in_features, device=DEVICE) for _ in range(2))
     functions = {sign_gemm_fused.RELU: F.relu, sign_gemm_fused.GELU: F.gelu}
@@ -81,7 +81,7 @@ def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel
         g,
         h,
         shift,
-        parts=parts,
+        num_projections=num_projections,
         activation=activation,
         norm=sign_gemm_fused.Norm(weight, bias, 1e-3),
         residual=residual,
@@ -89,9 +89,7 @@ def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel
         tile=tile,
     )
     error = (y - residual - torch.cat(expected, 1)).float().norm() / y.float().norm()
-    assert y.dtype == dtype and error < (
-        1e-2 if dtype == torch.float16 else 2e-3
-    )  # levels tip over
+    assert y.dtype == dtype and error < (1e-2 if dtype == torch.float16 else 2e-3)  # q tip over
     assert torch.allclose(normed, expected_norm, atol=4e-3 if dtype == torch.float16 else 1e-5)
 
 
@@ -100,16 +98,14 @@ def test_what_stands_around_a_product(operands, dtype, activation, parts, kernel
 @pytest.mark.parametrize(
     "rows, in_features, out_features", [(40, 256, 96), (7, 77, 1), (140, 300, 45)]
 )
-@pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "plain"])
-def test_unrounded_halves(operands, tile, rows, in_features, out_features, vectors):
+@pytest.mark.parametrize("scaled", [True, False], ids=["scales", "plain"])
+def test_unrounded_halves(operands, tile, rows, in_features, out_features, scaled):
     values = operands(rows, in_features, out_features)
     x, signs, *given = (value.to(DEVICE) for value in values)
-    g, h, bias = given if vectors else [None] * 3
+    g, h, bias = given if scaled else [None] * 3
     x = x.half()
-    levels, step = quantize.quantize(x, g, None)
-    y = sign_gemm_float._tiled(
-        levels, step, kernels.pack_signs(signs), h, bias, torch.float32, tile
-    )
+    q, scale = quantize.quantize(x, g, None)
+    y = sign_gemm_float.by_tiles(q, scale, kernels.pack_signs(signs), h, bias, torch.float32, tile)
     expected = reference.sign_matmul(x.float(), signs, g, h, bias, None)
     assert (y - expected).norm() < 1e-3 * expected.norm()
 
@@ -127,22 +123,22 @@ def test_tiles_of_planes(operands, tile, in_features):
 
 
 def test_tiles_fit_the_gpu():
-    room, at_once = 170 << 10, 132  # of an H200
-    assert sign_gemm_fused.tile_for(5, 512, 2048, room, at_once) == (16, 16, 8)
-    assert sign_gemm_fused.tile_for(40, 512, 2048, room, at_once) == (16, 64, 8)
-    assert sign_gemm_fused.tile_for(160, 512, 512, room, at_once) == (16, 64, 8)
+    capacity, num_sms = 170 << 10, 132  # of an H200
+    assert sign_gemm_fused.tile_for(5, 512, 2048, capacity, num_sms) == (16, 16, 8)
+    assert sign_gemm_fused.tile_for(40, 512, 2048, capacity, num_sms) == (16, 64, 8)
+    assert sign_gemm_fused.tile_for(160, 512, 512, capacity, num_sms) == (16, 64, 8)
     assert (
-        sign_gemm_fused.tile_for(160, 512, 1536, room, at_once) is None
+        sign_gemm_fused.tile_for(160, 512, 1536, capacity, num_sms) is None
     )  # they would wait for others
-    assert sign_gemm_fused.tile_for(40, 1024, 2048, 48 << 10, at_once) is None  # of any GPU
-    assert sign_gemm_fused.tile_for(5, 2048, 512, room, at_once) is None  # too wide
-    assert sign_gemm_fused.tile_for(0, 512, 512, room, at_once) is None
-    assert sign_gemm_bitplane.tile_for(40, 512, 1, at_once) == sign_gemm_bitplane.SMALL
-    assert sign_gemm_bitplane.tile_for(249, 768, 1, at_once) == sign_gemm_bitplane.MEDIUM
-    assert sign_gemm_bitplane.tile_for(249, 3072, 1, at_once) == sign_gemm_bitplane.LARGE
-    assert sign_gemm_bitplane.tile_for(249, 768, 3, at_once) == sign_gemm_bitplane.MEDIUM
+    assert sign_gemm_fused.tile_for(40, 1024, 2048, 48 << 10, num_sms) is None  # of any GPU
+    assert sign_gemm_fused.tile_for(5, 2048, 512, capacity, num_sms) is None  # too wide
+    assert sign_gemm_fused.tile_for(0, 512, 512, capacity, num_sms) is None
+    assert sign_gemm_bitplane.tile_for(40, 512, 1, num_sms) == sign_gemm_bitplane.SMALL
+    assert sign_gemm_bitplane.tile_for(249, 768, 1, num_sms) == sign_gemm_bitplane.MEDIUM
+    assert sign_gemm_bitplane.tile_for(249, 3072, 1, num_sms) == sign_gemm_bitplane.LARGE
+    assert sign_gemm_bitplane.tile_for(249, 768, 3, num_sms) == sign_gemm_bitplane.MEDIUM
     assert (
-        sign_gemm_bitplane.tile_for(4096, 192, 3, at_once) == sign_gemm_bitplane.MEDIUM
+        sign_gemm_bitplane.tile_for(4096, 192, 3, num_sms) == sign_gemm_bitplane.MEDIUM
     )  # 128 reach too far
 
 
@@ -150,12 +146,12 @@ def test_tiles_fit_the_gpu():
 def test_broken_rows_stay_alone(operands):
     x, signs, g, h, bias = (value.to(DEVICE) for value in operands(4, 70, 20))
     x[1, 3], x[2, 0] = float("inf"), float("nan")
-    y = sign_gemm_float._few_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
+    y = sign_gemm_float.by_rows(x, kernels.pack_signs(signs), g, h, bias, 8)
     assert y.isnan().all(1).tolist() == [False, True, True, False]
     for kernel in EIGHT_BITS:
         y = kernel(x, kernels.pack_signs(signs), g, h, bias)
         assert y.isnan().all(1).tolist() == [False, True, True, False]
-    assert not sign_gemm_float._few_rows(
+    assert not sign_gemm_float.by_rows(
         torch.zeros_like(x), kernels.pack_signs(signs), *[None] * 3, 8
     ).any()
 

@@ -2,7 +2,7 @@
 
 They also run in Triton's interpreter, without a GPU:
 
-    TRITON_INTERPRET=1 python -m pytest tests/kernels/test_gpu_training.py   (needs triton)
+    TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_training.py   (needs triton)
 """
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from cress_svcd.kernels.triton import quantize, training
 from cress_svcd.quantization import METHODS
 from cress_svcd.quantization.fake_quant import quantize_tokens
-from cress_svcd.quantization.sign_linear import _fused_gradients, _gradients
+from cress_svcd.quantization.svcd import _fused_gradients, _gradients
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -36,14 +36,14 @@ def dtype(request):
 
 
 @needs_triton
-def test_codes(dtype):
+def test_sign_weights(dtype):
     weight = draw(70, 33, dtype=dtype)
-    middle = weight.mean(dtype=torch.float32).view(1, 1)
-    weight[0, :2] = middle.to(dtype)
-    codes = training.sign_codes(weight, middle, torch.float16)
-    assert codes.dtype == torch.float16
-    assert torch.equal(codes.float(), 2.0 * (weight.float() >= middle) - 1)
-    assert training.sign_codes(weight, middle * float("nan"), dtype).isnan().all()
+    mean = weight.mean(dtype=torch.float32).view(1, 1)
+    weight[0, :2] = mean.to(dtype)
+    signs = training.binarize(weight, mean, torch.float16)
+    assert signs.dtype == torch.float16
+    assert torch.equal(signs.float(), 2.0 * (weight.float() >= mean) - 1)
+    assert training.binarize(weight, mean * float("nan"), dtype).isnan().all()
 
 
 @needs_triton
@@ -52,29 +52,29 @@ def test_codes(dtype):
 def test_quantizing_equals_torch_to_the_bit(dtype, bits, rows, width, _):
     x, g = draw(2, rows, width, dtype=dtype), draw(width, dtype=dtype)
     x[0, 0] = 0
-    levels, step = quantize.quantize(x, g, bits)
-    expected_levels, expected_step = quantize_tokens(x, bits, gain=g)
-    assert levels.dtype == dtype and torch.equal(step, expected_step)
-    assert torch.equal(levels, expected_levels)
+    q, scale = quantize.quantize(x, g, bits)
+    expected_q, expected_scale = quantize_tokens(x, bits, gain=g)
+    assert q.dtype == dtype and torch.equal(scale, expected_scale)
+    assert torch.equal(q, expected_q)
 
 
 @needs_triton
 def test_broken_rows_stay_alone():
     x, g = draw(5, 70), draw(70)
     x[1, 3], x[2, 0], x[4, 69] = float("inf"), float("nan"), float("-inf")
-    levels, step = quantize.quantize(x, g, 8)
-    assert step.isnan().flatten().tolist() == [False, True, True, False, True]
-    assert levels.isnan().all(1).tolist() == [False, True, True, False, True]
+    q, scale = quantize.quantize(x, g, 8)
+    assert scale.isnan().flatten().tolist() == [False, True, True, False, True]
+    assert q.isnan().all(1).tolist() == [False, True, True, False, True]
 
 
 @needs_triton
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("rows, _, width", SHAPES)
 def test_scaling(dtype, bias, rows, _, width):
-    product, step, h = draw(rows, width, dtype=dtype), draw(rows, 1), draw(width, dtype=dtype)
+    product, scale, h = draw(rows, width, dtype=dtype), draw(rows, 1), draw(width, dtype=dtype)
     shift = draw(width, dtype=dtype) if bias else None
-    expected = product.float() * step * h.float() + (shift.float() if bias else 0)
-    y = training.scale(product, step, h, shift, (1, rows, width))
+    expected = product.float() * scale * h.float() + (shift.float() if bias else 0)
+    y = training.scale(product, scale, h, shift, (1, rows, width))
     torch.testing.assert_close(y, expected.to(dtype).unsqueeze(0))
 
 
@@ -82,9 +82,9 @@ def test_scaling(dtype, bias, rows, _, width):
 @pytest.mark.parametrize("rows, width, outputs", SHAPES)
 def test_gradients_of_a_layer(dtype, rows, width, outputs):
     x, grad = draw(2, rows, width, dtype=dtype), draw(2, rows, outputs, dtype=dtype)
-    codes = draw(outputs, width, dtype=dtype).sign()
-    given = grad, x, dtype, draw(width, dtype=dtype), draw(outputs, dtype=dtype), codes, [True] * 4
-    for ours, plain in zip(_fused_gradients(*given), _gradients(*given)):
+    weight, g, h = draw(outputs, width, dtype=dtype), draw(width), draw(outputs)
+    given = grad, x, weight, g.to(dtype), h.to(dtype), weight.sign(), (True,) * 4
+    for ours, plain in zip(_fused_gradients(training, *given), _gradients(*given)):
         assert ours.shape == plain.shape
         error = (ours.float() - plain.float()).norm() / plain.float().norm()
         assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]

@@ -110,7 +110,7 @@ def test_tbt_elastic_activations(linear, x, bits, signed, low, high):
     (ratio,) = numpy_of(x / 0.4)
     levels = np.sign(ratio) if bits == 1 else np.clip(np.round(ratio), low, high)
     x = x.clone().requires_grad_()
-    quantised = layer.quantize_input(x)
+    quantised = layer.prepare_input(x, layer)
     np.testing.assert_allclose(quantised.detach().numpy(), 0.4 * levels, atol=1e-12)
     quantised.sum().backward()
     inside = (ratio >= low) & (ratio <= high)
@@ -251,7 +251,7 @@ class TestAllMethods:
         layer = METHODS[name](8, 3, bits=bits)
         with torch.no_grad():
             layer.weight.zero_()
-        layer.reset_vectors()
+        layer.reset_scales()
         y = layer(torch.zeros(2, 8))
         y.sum().backward()
         assert y.isfinite().all()

@@ -1,0 +1,127 @@
+"""A model's quantised layers packed, and packed layers unpacked.
+
+pack_model(model, dtype=torch.float16)                # in place
+saved = {"layers": packed_map(model), "state": model.state_dict()}
+
+rebuild_packed(fresh_model, saved["layers"])
+fresh_model.load_state_dict(saved["state"])
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.quantization.packed_linear import PackedLinear
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """The packed layers of ``model`` by their first names."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)
+    }
+
+
+def pack_model(
+    model: nn.Module, dtype: torch.dtype | None = None, backend: str | None = None
+) -> list[str]:
+    """Replace every quantised layer of ``model`` by its packed form, in place.
+
+    Args:
+        dtype: of the scales (default: each weight's own).
+        backend: see ``kernels.choose``.
+
+    Returns:
+        The names of the layers, in the model's order.
+
+    Raises:
+        ConfigError, CheckpointError: see ``PackedLinear.from_layer``; names the layer, and nothing
+            has changed.
+    """
+    packed = {}
+    for name, layer in quantized_layers(model).items():
+        try:
+            packed[name] = PackedLinear.from_layer(layer, dtype=dtype, backend=backend)
+        except (CheckpointError, ConfigError) as error:
+            raise type(error)(f"{name}: {error}") from None
+    _replace(model, packed)
+    return list(packed)
+
+
+def unpack_model(model: nn.Module) -> list[str]:
+    """The inverse of ``pack_model``, in place; see ``PackedLinear.to_layer``.
+
+    Raises:
+        CheckpointError: names the layer, and nothing has changed.
+    """
+    layers = {}
+    for name, packed in packed_layers(model).items():
+        try:
+            layers[name] = packed.to_layer()
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+    _replace(model, layers)
+    return list(layers)
+
+
+def use_backend(model: nn.Module, backend: str | None) -> list[str]:
+    """Let every packed layer of ``model`` compute with ``backend``; returns their names.
+
+    So does any other module that has a ``use_backend``.
+
+    Raises:
+        ConfigError: see ``kernels.choose``.
+    """
+    for module in model.modules():
+        if hasattr(module, "use_backend"):
+            module.use_backend(backend)
+    return list(packed_layers(model))
+
+
+def packed_map(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """How each packed layer is made: plain data from which ``rebuild_packed`` makes it again."""
+    return {name: layer.description() for name, layer in packed_layers(model).items()}
+
+
+def rebuild_packed(
+    model: nn.Module,
+    layers: Mapping[str, Mapping[str, Any]],
+    dtype: torch.dtype = torch.float32,
+    backend: str | None = None,
+    device: torch.device | None = None,
+) -> None:
+    """Give a full-precision ``model`` the packed layers of a ``packed_map``, to load a state into.
+
+    Args:
+        device: of the packed layers (default: of the layers that they replace).
+    Raises:
+        CheckpointError: the model has no linear layer of that name and size.
+        ConfigError: a layer's method is not known here, or the back end cannot be used.
+    """
+    packed = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, data in layers.items():
+        found = modules.get(name)
+        sizes = data.get("out_features"), data.get("in_features")
+        if not isinstance(found, nn.Linear) or (found.out_features, found.in_features) != sizes:
+            what = "nothing" if found is None else repr(found)
+            raise CheckpointError(
+                f"packed layers: {name}: found {what} in the model, expected a linear layer of "
+                f"{sizes[0]} x {sizes[1]}; build the model with the arch of the packed file first"
+            )
+        packed[name] = PackedLinear(
+            **data, dtype=dtype, backend=backend, device=device or found.weight.device
+        ).train(found.training)
+    _replace(model, packed)
+
+
+def _replace(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put ``layers`` in the place of the modules of these names, under all their names."""
+    new = {id(model.get_submodule(name)): layer for name, layer in layers.items()}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if id(module) in new:
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, new[id(module)])
