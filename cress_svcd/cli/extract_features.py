@@ -54,6 +54,7 @@ from cress_svcd.data.feature_cache import (
     writing_features,
 )
 from cress_svcd.errors import ConfigError
+from cress_svcd.inference.install import install
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 
 # So many segments in a row are put into batches of similar lengths, of so many samples: on a GPU to
@@ -163,6 +164,7 @@ def frozen_encoder(hubert_model_path: str) -> HubertEncoder:
     # A frozen encoder masks nothing, and one trained with a translation model has no mask_emb.
     encoder = HubertEncoder(description, {"mask_prob": 0, "mask_channel_prob": 0}, frozen=True)
     encoder.load_pretrained(state, hubert_model_path)
+    install(encoder)
     return encoder.eval()
 
 

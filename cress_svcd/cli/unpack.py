@@ -13,8 +13,10 @@ from pathlib import Path
 
 from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import HEADER, read_packed
-from cress_svcd.inference.packed_model import read_description, unpack_tensors
+from cress_svcd.inference.packed_checkpoint import read_packed
+from cress_svcd.inference.packed_model import read_description
+from cress_svcd.inference.packed_tensors import unpack_tensors
+from cress_svcd.models.checkpoint_files import PACKED_HEADER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,6 @@ def run(args: argparse.Namespace) -> None:
         options["quantization_map"] = json.dumps(layers)
     write_checkpoint(
         args.output,
-        {key: value for key, value in state.items() if key not in (HEADER, "vocabulary")},
+        {key: value for key, value in state.items() if key not in (PACKED_HEADER, "vocabulary")},
     )
     print(f"{args.output}: {len(layers)} layers unpacked")

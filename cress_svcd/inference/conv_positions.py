@@ -6,6 +6,13 @@ from torch import Tensor, nn
 
 from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
+from cress_svcd.models.hubert_encoder import HubertEncoder
+
+
+def install(hubert: HubertEncoder) -> None:
+    """Give ``hubert`` the faster positions, for all that runs without gradients."""
+    positions = hubert.encoder.pos_conv
+    hubert.encoder.pos_conv = ConvolutionalPositions(*positions).train(positions.training)
 
 
 class ConvolutionalPositions(nn.Sequential):
@@ -15,7 +22,7 @@ class ConvolutionalPositions(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """B×C×T → B×C×T."""
+        """(batch, channels, time) → the same."""
         if not self._has_kernel(x):
             return super().forward(x)
         conv, _, *rest = self
@@ -35,16 +42,16 @@ class ConvolutionalPositions(nn.Sequential):
         conv, trim = self[0], self[1]
         if not isinstance(conv, nn.Conv1d | CompactConv1d) or not isinstance(trim, SamePad):
             return False  # wav2vec 2.0's stacks and batch-normalised positions
-        out, channels, taps = _shape(conv)
+        out, channels, kernel_size = _shape(conv)
         return (
             dispatch.is_conv1d_on_gpu(x)
             and out // (x.size(1) // channels) <= dispatch.CONV1D_WIDEST
-            and trim.remove == (taps + 1) % 2
+            and trim.remove == (kernel_size + 1) % 2
         )
 
 
 def _shape(conv: nn.Module) -> tuple[int, int, int]:
-    """out, channels of a group, taps."""
+    """out, channels of a group, kernel_size."""
     if isinstance(conv, CompactConv1d):
         return conv.shape
     return conv.out_channels, conv.in_channels // conv.groups, conv.kernel_size[0]

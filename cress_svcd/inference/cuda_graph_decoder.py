@@ -1,5 +1,5 @@
 """One step of fairseq's Transformer decoder over tensors that never move, so that it can be
-recorded once and launched as a whole (``kernels.graphs``).
+captured once as a CUDA graph (``kernels.cuda_graph``).
 
 fairseq's incremental decoding grows its caches by a column a step, copies them to reorder the
 beams, and asks the device in between.  Here the caches have room for all steps of a range of
@@ -7,10 +7,10 @@ lengths, the number of the step and the order of the beams are tensors, and a ma
 there yet: every step is the same sequence of kernels.  The decoder's own modules do the work, so
 layers may be plain, quantised or packed; scores are those of fairseq up to rounding.
 
-    decoder = StaticDecoder(model)
+    decoder = CudaGraphDecoder(model)
     decoder.begin(encoder_out, beam)
     while ...:
-        scores = decoder.step(tokens, temperature)      # rows x entries
+        scores = decoder.step(tokens, temperature)      # (rows, entries)
         decoder.reorder(order)                          # rows to go on with
 """
 
@@ -32,22 +32,30 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cress_svcd.inference.cuda_graph_encoder import derived_tensors, is_watched, state_of
-from cress_svcd.inference.fused_layers import PackedStep
-from cress_svcd.kernels.cuda_graph import Recorder
+from cress_svcd.inference.fused_layers import FusedDecoderLayer
+from cress_svcd.inference.graph_bucket import (
+    LEAST_SENTENCES,
+    LEAST_SOURCE,
+    LEAST_TARGET,
+    MAX_BUCKETS,
+    MAX_BYTES,
+    SOURCE,
+    GraphBucket,
+    rounded,
+)
+from cress_svcd.kernels.cuda_graph import GraphCapture
 from cress_svcd.models.attention import CallingAttention, ReorderingDecoder
+from cress_svcd.models.decoder_blocks import (
+    FeedForward,
+    SelfAttention,
+    decoder_blocks,
+    feed_forward,
+    run_block,
+)
 from cress_svcd.models.deltalm import ClampedPositions, DeltaLMDecoder, InterleavedDecoderLayer
 from cress_svcd.quantization import QuantLinear
 from cress_svcd.quantization.packed_linear import PackedLinear
 
-# Sizes are rounded up to few values, a recording for each: see ``rounded``.
-LEAST_SENTENCES, LEAST_SOURCE, LEAST_TARGET = 1, 64, 32
-# Of shapes of batches; each has its caches and some recordings.
-MOST_SHAPES = 16
-MOST_BYTES = 1 << 30
-# Of a batch; on a GPU, those of which caches for so many steps, and a copy of them, take at most this
-# share of its memory.
-MOST_ROWS, USUAL_STEPS, SHARE = 2048, 128, 1 / 4
-SOURCE = ("source",)  # the key of a recording
 # Whose parts these steps know.
 DECODERS = (TransformerDecoderBase, TransformerDecoder, ReorderingDecoder, DeltaLMDecoder)
 LAYERS = (TransformerDecoderLayerBase.forward, InterleavedDecoderLayer.forward)
@@ -56,32 +64,8 @@ POSITIONS = (LearnedPositionalEmbedding, SinusoidalPositionalEmbedding, ClampedP
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def rounded(size: int, least: int, fine: bool = True) -> int:
-    """The first of least * (1, 2, 4, ...) that ``size`` fits in; ``fine``: * (1, 1.5, 2, 3, ...).
-
-    ``least`` 1 has no half.
-    """
-    whole = least << max(0, (-(-size // least) - 1).bit_length())
-    half = whole // 4 * 3
-    return half if fine and half > least and size <= half else whole
-
-
-def most_rows(decoder: nn.Module, like: Tensor) -> int:
-    """Rows of a batch; caches for all steps of a range take up to four times the memory of those
-    for the steps that there are.
-
-    Args:
-        like: encoder's states, of whose type and device the caches are.
-    """
-    if like.device.type != "cuda":
-        return MOST_ROWS
-    states = 2 * len(decoder.layers) * decoder.layers[0].self_attn.embed_dim * USUAL_STEPS
-    room = SHARE * torch.cuda.get_device_properties(like.device).total_memory
-    return int(room / (2 * states * like.element_size()))
-
-
 def why_unsupported(model: nn.Module) -> str | None:
-    """Why the steps of a model cannot be those of ``StaticDecoder``; None if they can."""
+    """Why the steps of a model cannot be those of ``CudaGraphDecoder``; None if they can."""
     decoder = getattr(model, "decoder", None)
     if type(decoder) not in DECODERS:
         return f"a {type(decoder).__name__} has other steps"
@@ -130,66 +114,17 @@ def _depends_on_batch(module: nn.Module) -> bool:
     return isinstance(module, PackedLinear) and module.depends_on_batch
 
 
-def _halves(projected: Tensor, heads: int) -> Tensor:
-    """... x C → ... x heads x width."""
+def _by_heads(projected: Tensor, heads: int) -> Tensor:
+    """(…, channels) → (…, heads, width)."""
     return projected.unflatten(-1, (heads, -1))
 
 
-class Shape:
-    """Tensors for batches of up to so many sentences and frames, and the recordings on them.
-
-    Caches (H heads of D): ``own`` layers·2 x rows x H x target x D, keys and values alternating,
-    and ``other`` layers·2 x sentences x H x source x D of the encoder's states.  A row is a beam
-    of a sentence; those of one lie together, so the encoder's keys and values are held once for
-    all of them.
-    """
-
-    def __init__(self, decoder: nn.Module, like: Tensor, sentences: int, beam: int, source: int):
-        """``like``: encoder's states, of whose type and device the tensors are."""
-        attention = decoder.layers[0].self_attn
-        self.sentences, self.beam, self.source, self.target = sentences, beam, source, 0
-        self.rows = sentences * beam
-        self.heads, self.width = attention.num_heads, attention.head_dim
-        self.planes = 2 * len(decoder.layers)
-        zeros = functools.partial(like.new_zeros, dtype=torch.int64)
-        self.tokens, self.step = zeros(self.rows), zeros(1)
-        self.same = torch.arange(self.rows, device=like.device)
-        self.order = self.same.clone()
-        self.states = like.new_zeros(source, sentences, like.size(2))
-        self.other_mask = like.new_zeros(sentences, 1, 1, source)
-        self.other = like.new_zeros(self.planes, sentences, self.heads, source, self.width)
-        self.own = like.new_zeros(self.planes, self.rows, self.heads, 0, self.width)
-        self.places = zeros(0)
-        entries = decoder.output_projection.out_features
-        self.scores = like.new_zeros(self.rows, entries, dtype=torch.float32)
-        # What a recording reads beside parameters and buffers is held with it.
-        self.recordings: dict[tuple, tuple[Callable[[], None], list]] = {}
-        self.batches = 0
-
-    def bytes(self) -> int:
-        """Of all tensors."""
-        tensors = (value for value in vars(self).values() if isinstance(value, Tensor))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def make_room(self, target: int) -> None:
-        """Have room for ``target`` steps; what is cached stays."""
-        if target <= self.target:
-            return
-        with torch.inference_mode(False):
-            own = self.own.new_zeros(*self.own.shape[:3], target, self.width)
-            own[:, :, :, : self.target] = self.own
-            self.places = torch.arange(target, device=own.device)
-        self.own, self.target = own, target
-        source = self.recordings.get(SOURCE)
-        self.recordings = {} if source is None else {SOURCE: source}
-
-
-class StaticDecoder:
+class CudaGraphDecoder:
     """Decodes batches of one model step by step; see the module.
 
-    It holds the caches and recordings of the shapes that came last, MOST_SHAPES at most and
-    MOST_BYTES of caches, though always those of the current batch.  Weights may be changed between
-    batches, by loading a state or moving the model: then everything is recorded anew.
+    It holds the caches and graphs of the buckets that came last, MAX_BUCKETS at most and MAX_BYTES
+    of caches, though always those of the current batch.  Weights may be changed between
+    batches, by loading a state or moving the model: then everything is captured again.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -198,35 +133,36 @@ class StaticDecoder:
             model: one for which ``why_unsupported`` is None, in evaluation.
         """
         self.model = model
-        self._shapes: OrderedDict[tuple, Shape] = OrderedDict()
+        self._buckets: OrderedDict[tuple, GraphBucket] = OrderedDict()
         self._state: tuple = ()
-        self._recorder: Recorder | None = None
-        self._now: Shape | None = None
-        self._packed: list[PackedStep | None] = []  # by layer
+        self._capture: GraphCapture | None = None
+        self._now: GraphBucket | None = None
+        self._fused: list[FusedDecoderLayer | None] = []  # by layer
         self._rows = self._position = self._target = 0
-        self._ordered = False  # whether the shape's order is the one to go on with
+        self._ordered = False  # whether the bucket's order is the one to go on with
 
     @property
-    def records(self) -> bool:
-        """Whether steps are recorded; False where the device of the last batch has no graphs."""
-        return self._recorder is not None and self._recorder.records
+    def captures(self) -> bool:
+        """Whether steps are captured; False where the device of the last batch has no graphs."""
+        return self._capture is not None and self._capture.captures
 
     def bytes(self) -> int:
-        """Of all caches; recordings hold no more than the caches of a shape again."""
-        return sum(shape.bytes() for shape in self._shapes.values())
+        """Of all caches; graphs hold no more than the caches of a bucket again."""
+        return sum(bucket.bytes() for bucket in self._buckets.values())
 
     @torch.no_grad()
     def begin(self, encoder_out: dict[str, list[Tensor]], beam: int) -> None:
         """Start with a batch.
 
         Args:
-            encoder_out: of the model's encoder, its states S×B×C and, if any, padding B×S.
+            encoder_out: of the model's encoder, its states (source, batch, channels) and, if any,
+                padding (batch, source).
             beam: rows that decode each sentence.
         """
         states, padding = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"]
         frames, sentences = states.shape[:2]
         self._forget_if_changed(states)
-        shape = self._now = self._shape(
+        bucket = self._now = self._bucket(
             states,
             rounded(sentences, LEAST_SENTENCES),
             beam,
@@ -235,52 +171,52 @@ class StaticDecoder:
         self._rows, self._position, self._target = sentences * beam, 0, 0
         self._ordered = False
         # Broken numbers of an earlier batch would come through masks: their weight is 0, not they.
-        shape.own.zero_()
-        shape.states.zero_()
-        shape.states[:frames, :sentences] = states
-        shape.other_mask.zero_()
-        shape.other_mask[:sentences, :, :, frames:] = float("-inf")
+        bucket.self_kv.zero_()
+        bucket.states.zero_()
+        bucket.states[:frames, :sentences] = states
+        bucket.cross_mask.zero_()
+        bucket.cross_mask[:sentences, :, :, frames:] = float("-inf")
         if padding:
             hidden = padding[0].bool()[:, None, None]
-            shape.other_mask[:sentences, :, :, :frames].masked_fill_(hidden, float("-inf"))
-        shape.batches += 1
-        project = functools.partial(self._project_source, shape)
-        if shape.batches == 1:  # it may be the last one, and a recording runs it thrice
+            bucket.cross_mask[:sentences, :, :, :frames].masked_fill_(hidden, float("-inf"))
+        bucket.batches += 1
+        project = functools.partial(self._project_source, bucket)
+        if bucket.batches == 1:  # it may be the last one, and a capture runs it three times
             project()
         else:
             self._run(SOURCE, project)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-        """Log-probabilities (rows x entries, float32) of what follows ``tokens``.
+        """Log-probabilities (rows, entries), in float32, of what follows ``tokens``.
 
         Args:
-            tokens: rows x steps so far, of which the last is new.
+            tokens: (rows, steps so far), of which the last is new.
             temperature: logits are divided by it.
         Raises:
             RuntimeError: it is not the turn of that step, or there are other rows.
         """
-        rows, position, shape = *tokens.shape, self._now
-        if shape is None or (rows, position) != (self._rows, self._position + 1):
+        rows, position, bucket = *tokens.shape, self._now
+        if bucket is None or (rows, position) != (self._rows, self._position + 1):
             raise RuntimeError(
                 f"decoding: found {rows} rows at step {position}, expected {self._rows} at step "
                 f"{self._position + 1}"
             )
         if position > self._target:
             self._target = rounded(position, LEAST_TARGET, fine=False)
-            shape.make_room(self._target)
+            bucket.grow(self._target)
             self._bound_memory()
             self._cover_positions(tokens)
-        shape.tokens[:rows].copy_(tokens[:, -1])
-        shape.step.fill_(self._position)
+        bucket.tokens[:rows].copy_(tokens[:, -1])
+        bucket.step.fill_(self._position)
         if not self._ordered:
-            shape.order.copy_(shape.same)
+            bucket.order.copy_(bucket.same)
         self._run(
             (self._target, temperature),
-            functools.partial(self._decode, shape, self._target, temperature),
+            functools.partial(self._decode, bucket, self._target, temperature),
         )
         self._position, self._ordered = position, False
-        return shape.scores[:rows]
+        return bucket.scores[:rows]
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
@@ -288,112 +224,116 @@ class StaticDecoder:
 
         Sentences may be missing: they are finished.
         """
-        shape, rows = self._now, len(order)
+        bucket, rows = self._now, len(order)
         if rows == self._rows:
-            shape.order[:rows].copy_(order)  # the next step does it
+            bucket.order[:rows].copy_(order)  # the next step does it
             self._ordered = True
             return
-        kept = order.view(-1, shape.beam)[:, 0] // shape.beam
-        shape.own[:, :rows, :, : self._target] = shape.own[:, :, :, : self._target].index_select(
-            1, order
-        )
-        shape.other[:, : len(kept)] = shape.other.index_select(1, kept)
-        shape.other_mask[: len(kept)] = shape.other_mask.index_select(0, kept)
+        kept = order.view(-1, bucket.beam)[:, 0] // bucket.beam
+        bucket.self_kv[:, :rows, :, : self._target] = bucket.self_kv[
+            :, :, :, : self._target
+        ].index_select(1, order)
+        bucket.cross_kv[:, : len(kept)] = bucket.cross_kv.index_select(1, kept)
+        bucket.cross_mask[: len(kept)] = bucket.cross_mask.index_select(0, kept)
         self._rows = rows
 
-    # Shapes and recordings
+    # Buckets and graphs
 
-    def _shape(self, states: Tensor, sentences: int, beam: int, source: int) -> Shape:
+    def _bucket(self, states: Tensor, sentences: int, beam: int, source: int) -> GraphBucket:
         key = sentences, beam, source
-        if key not in self._shapes:
+        if key not in self._buckets:
             # In inference mode tensors would be born that no one may change outside of it.
             with torch.inference_mode(False):
-                self._shapes[key] = Shape(self.model.decoder, states, *key)
-        self._shapes.move_to_end(key)
+                self._buckets[key] = GraphBucket(self.model.decoder, states, *key)
+        self._buckets.move_to_end(key)
         self._bound_memory()
-        return self._shapes[key]
+        return self._buckets[key]
 
     def _bound_memory(self) -> None:
-        """Forget the shapes that were used longest ago, never the current one."""
-        while len(self._shapes) > 1 and (
-            len(self._shapes) > MOST_SHAPES or self.bytes() > MOST_BYTES
+        """Forget the buckets that were used longest ago, never the current one."""
+        while len(self._buckets) > 1 and (
+            len(self._buckets) > MAX_BUCKETS or self.bytes() > MAX_BYTES
         ):
-            self._shapes.popitem(last=False)
+            self._buckets.popitem(last=False)
 
     def _run(self, key: tuple, function: Callable[[], None]) -> None:
-        """Run the recording ``key`` of the current shape, made of ``function`` if need be."""
-        shape = self._now
-        if key not in shape.recordings:
-            order = shape.order.clone()
-            shape.order.copy_(shape.same)  # to be called again and again must move no beam
-            run = self._recorder.record(function)
-            shape.recordings[key] = run, derived_tensors(self.model.decoder)
-            shape.order.copy_(order)
-        run, _ = shape.recordings[key]
+        """Run the graph ``key`` of the current bucket, made of ``function`` if need be."""
+        bucket = self._now
+        if key not in bucket.graphs:
+            order = bucket.order.clone()
+            bucket.order.copy_(bucket.same)  # to be called again and again must move no beam
+            run = self._capture.capture(function)
+            bucket.graphs[key] = run, derived_tensors(self.model.decoder)
+            bucket.order.copy_(order)
+        run, _ = bucket.graphs[key]
         run()
 
     def _forget_if_changed(self, states: Tensor) -> None:
-        """Forget all recordings if they are of other weights."""
+        """Forget all graphs if they are of other weights."""
         decoder = self.model.decoder
         state = state_of(decoder, states.device, states.dtype)
         if state == self._state:
             return
         self._state = state
         self._now = None
-        self._packed = [PackedStep.of(layer) for layer in decoder.layers]
-        self._shapes.clear()
-        self._recorder = Recorder(states.device)
+        self._fused = [FusedDecoderLayer.of(layer) for layer in decoder.layers]
+        self._buckets.clear()
+        self._capture = GraphCapture(states.device)
 
     def _cover_positions(self, tokens: Tensor) -> None:
-        """Have sinusoidal positions for all steps of a recording: fairseq makes them if asked."""
+        """Have sinusoidal positions for all steps of a graph: fairseq makes them if asked."""
         positions = self.model.decoder.embed_positions
         if isinstance(positions, SinusoidalPositionalEmbedding):
             positions(tokens.new_zeros(1, self._target), incremental_state={})
 
-    # What is recorded
+    # What is captured
 
-    def _project_source(self, shape: Shape) -> None:
+    def _project_source(self, bucket: GraphBucket) -> None:
         """Keys and values of the encoder's states, for all layers."""
         for number, layer in enumerate(self.model.decoder.layers):
             attention = layer.encoder_attn
             for place, project in enumerate((attention.k_proj, attention.v_proj)):
-                heads = _halves(project(shape.states), shape.heads)
-                shape.other[2 * number + place].copy_(heads.permute(1, 2, 0, 3))
+                heads = _by_heads(project(bucket.states), bucket.heads)
+                bucket.cross_kv[2 * number + place].copy_(heads.permute(1, 2, 0, 3))
 
-    def _decode(self, shape: Shape, target: int, temperature: float) -> None:
+    def _decode(self, bucket: GraphBucket, target: int, temperature: float) -> None:
         """One step of all rows."""
         decoder = self.model.decoder
-        own = shape.own[:, :, :, :target]
-        if shape.beam > 1:
-            own.copy_(own.index_select(1, shape.order))
-        mask = torch.zeros(target, dtype=own.dtype, device=own.device)
-        mask = mask.masked_fill(shape.places[:target] > shape.step, float("-inf"))
-        x = decoder.embed_scale * decoder.embed_tokens(shape.tokens)
+        self_kv = bucket.self_kv[:, :, :, :target]
+        if bucket.beam > 1:
+            self_kv.copy_(self_kv.index_select(1, bucket.order))
+        mask = torch.zeros(target, dtype=self_kv.dtype, device=self_kv.device)
+        mask = mask.masked_fill(bucket.places[:target] > bucket.step, float("-inf"))
+        x = decoder.embed_scale * decoder.embed_tokens(bucket.tokens)
         if decoder.embed_positions is not None:
-            x = x + self._position_row(shape.step).to(x.dtype)
+            x = x + self._position_row(bucket.step).to(x.dtype)
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
         with sdpa_kernel(ATTENTION):
             for number, layer in enumerate(decoder.layers):
                 keys, values = 2 * number, 2 * number + 1
                 past = functools.partial(
-                    _over_past, layer.self_attn, shape, own[keys], own[values], mask
+                    _over_past, layer.self_attn, bucket, self_kv[keys], self_kv[values], mask
                 )
                 source = functools.partial(
-                    _over_source, layer.encoder_attn, shape, shape.other[keys], shape.other[values]
+                    _over_source,
+                    layer.encoder_attn,
+                    bucket,
+                    bucket.cross_kv[keys],
+                    bucket.cross_kv[values],
                 )
-                packed = self._packed[number]
-                x = _layer(layer, past, source, x) if packed is None else packed(past, source, x)
+                fused = self._fused[number]
+                x = _layer(layer, past, source, x) if fused is None else fused(past, source, x)
         if decoder.layer_norm is not None:
             x = decoder.layer_norm(x)
         if decoder.project_out_dim is not None:
             x = decoder.project_out_dim(x)
         logits = decoder.output_layer(x).unsqueeze(1) / temperature
         scores = self.model.get_normalized_probs((logits, None), log_probs=True, sample=None)
-        shape.scores.copy_(scores[:, 0])
+        bucket.scores.copy_(scores[:, 0])
 
     def _position_row(self, step: Tensor) -> Tensor:
-        """1 x C of the step ``step`` (1), counted from 0; the first comes after the padding's."""
+        """(1, channels) of the step ``step`` (1), from 0; the first comes after the padding's."""
         positions = self.model.decoder.embed_positions
         place = step + (positions.padding_idx + 1)
         if isinstance(positions, ClampedPositions):
@@ -403,46 +343,34 @@ class StaticDecoder:
 
 
 def _layer(layer: nn.Module, past: Callable, source: Callable, x: Tensor) -> Tensor:
-    """A decoder layer by its modules; x: rows x C.
+    """A decoder layer by its modules, for x (rows, channels).
 
     Args:
-        past: query, key, value of ``x`` (rows x C each) → ``_over_past``'s.
+        past: query, key, value of ``x`` (rows, channels) → ``_over_past``'s.
         source: query → ``_over_source``'s.
     """
-    own, other = layer.self_attn, layer.encoder_attn
-    x = _block(
-        layer,
-        layer.self_attn_layer_norm,
-        x,
-        lambda y: own.out_proj(past(own.q_proj(y), own.k_proj(y), own.v_proj(y))),
-    )
-    if isinstance(layer, InterleavedDecoderLayer):
-        x = _block(
-            layer, layer.ffn_layer_norm, x, lambda y: layer.fc4(layer.activation_fn(layer.fc3(y)))
-        )
-    x = _block(
-        layer,
-        layer.encoder_attn_layer_norm,
-        x,
-        lambda y: other.out_proj(source(other.q_proj(y))),
-    )
-    return _block(
-        layer, layer.final_layer_norm, x, lambda y: layer.fc2(layer.activation_fn(layer.fc1(y)))
-    )
+    for block in decoder_blocks(layer):
+        if isinstance(block, FeedForward):
+            inner = functools.partial(feed_forward, layer, block)
+        else:
+            is_self = isinstance(block, SelfAttention)
+            inner = functools.partial(
+                _attend, block.attention, past if is_self else source, is_self
+            )
+        x = run_block(layer, block, x, inner)
+    return x
 
 
-def _block(
-    layer: nn.Module, norm: nn.Module, x: Tensor, inner: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Residual connection and layer norm of a decoder layer around ``inner``; x: rows x C."""
-    if layer.normalize_before:
-        return layer.residual_connection(inner(norm(x)), x)
-    return norm(layer.residual_connection(inner(x), x))
+def _attend(attention: MultiheadAttention, mix: Callable, is_self: bool, x: Tensor) -> Tensor:
+    """The inner part of an attention block."""
+    query = attention.q_proj(x)
+    further = (attention.k_proj(x), attention.v_proj(x)) if is_self else ()
+    return attention.out_proj(mix(query, *further))
 
 
 def _over_past(
     attention: MultiheadAttention,
-    shape: Shape,
+    bucket: GraphBucket,
     keys: Tensor,
     values: Tensor,
     mask: Tensor,
@@ -450,11 +378,10 @@ def _over_past(
     key: Tensor,
     value: Tensor,
 ) -> Tensor:
-    """What each row (rows x C) finds in its own past; key and value are written where the step
-    is."""
+    """What each row (rows, channels) finds in its past; key and value are written at the step."""
     for cache, projected in ((keys, key), (values, value)):
-        cache.index_copy_(2, shape.step, _halves(projected, shape.heads).unsqueeze(2))
-    query = _halves(query, shape.heads).unsqueeze(2)
+        cache.index_copy_(2, bucket.step, _by_heads(projected, bucket.heads).unsqueeze(2))
+    query = _by_heads(query, bucket.heads).unsqueeze(2)
     mixed = F.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask[None, None, None], scale=attention.scaling
     )
@@ -462,12 +389,12 @@ def _over_past(
 
 
 def _over_source(
-    attention: MultiheadAttention, shape: Shape, keys: Tensor, values: Tensor, query: Tensor
+    attention: MultiheadAttention, bucket: GraphBucket, keys: Tensor, values: Tensor, query: Tensor
 ) -> Tensor:
-    """What each row (rows x C) finds in the states of its sentence: beams are queries of one
+    """What each row (rows, channels) finds in the states of its sentence: beams are queries of one
     sequence."""
-    query = _halves(query, shape.heads).unflatten(0, (shape.sentences, shape.beam))
+    query = _by_heads(query, bucket.heads).unflatten(0, (bucket.sentences, bucket.beam))
     mixed = F.scaled_dot_product_attention(
-        query.transpose(1, 2), keys, values, attn_mask=shape.other_mask, scale=attention.scaling
+        query.transpose(1, 2), keys, values, attn_mask=bucket.cross_mask, scale=attention.scaling
     )
     return mixed.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""What recordings of a model's parts (``kernels.graphs``) have in common, and those of encoders.
+"""What CUDA graphs of a model's parts have in common, and those of encoders.
 
 An encoder's layers take a sequence of whatever length: only batches of a shape that has been there
-before are recorded, and only small ones, whose kernels are shorter than their launches.
+before are captured, and only small ones, whose kernels are shorter than their launches.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cress_svcd.inference.fused_layers import PackedEncoderLayer
-from cress_svcd.kernels.cuda_graph import Recorder
+from cress_svcd.inference.fused_layers import FusedEncoderLayer
+from cress_svcd.kernels.cuda_graph import GraphCapture
 from cress_svcd.models.attention import added_to_scores
 from cress_svcd.quantization.binarize import SignWeightCache
 
-MOST_ENCODER_ROWS = 4096  # frames of all sentences
-MOST_ENCODER_SHAPES = 8  # recorded ones
-MOST_SEEN = 1000  # shapes that are remembered
+MAX_FRAMES = 4096  # frames of all sentences
+MAX_SHAPES = 8  # captured ones
+MAX_SEEN = 1000  # shapes that are remembered
 
 
 def state_of(module: nn.Module, *further: Any) -> tuple:
@@ -41,7 +41,7 @@ def state_of(module: nn.Module, *further: Any) -> tuple:
 
 
 def derived_tensors(module: nn.Module) -> list:
-    """What layers made of their weights and may make anew: a recording reads what there was when it
+    """What layers made of their weights and may make anew: a graph reads what there was when it
     was made, so that it must be held with it."""
     held = [value for part in module.modules() for value in vars(part).values()]
     signs = [value.held for value in held if isinstance(value, SignWeightCache)]
@@ -49,17 +49,17 @@ def derived_tensors(module: nn.Module) -> list:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody has hooks there, which a recording would not call."""
+    """Whether somebody has hooks there, which a graph would not call."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-class _Recording:
-    """A recorded run of layers: where its input is copied to, and its output."""
+class _Captured:
+    """A captured run of layers: where its input is copied to, and its output."""
 
     def __init__(
         self,
         run: Callable[..., Tensor],
-        recorder: Recorder,
+        capture: GraphCapture,
         held: Callable[[], list],
         x: Tensor,
         mask: Tensor | None,
@@ -69,7 +69,7 @@ class _Recording:
             self.mask = None if mask is None else torch.empty_like(mask)
             self.y = torch.empty_like(x)
         self._fill(x, mask)
-        self._replay = recorder.record(lambda: self.y.copy_(run(self.x, self.mask)))
+        self._replay = capture.capture(lambda: self.y.copy_(run(self.x, self.mask)))
         self._held = held()
 
     def _fill(self, x: Tensor, mask: Tensor | None) -> None:
@@ -83,24 +83,28 @@ class _Recording:
         return self.y.clone()
 
 
-class RecordedLayers(nn.Module):
+class CudaGraphLayers(nn.Module):
     """All layers of an encoder in the place of one of them.
 
-    They stay the modules of the encoder; here they are only called.  See ``RecordedEncoder``.
+    They stay the modules of the encoder; here they are only called.  See ``CudaGraphEncoder``.
     """
 
     def __init__(self, layers: nn.ModuleList) -> None:
         super().__init__()
         self._layers = (layers,)  # in a tuple torch does not find them
-        self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
+        self._graphs: OrderedDict[tuple, _Captured] = OrderedDict()
         self._seen: set[tuple] = set()
         self._state: tuple = ()
-        self._packed: list[PackedEncoderLayer | None] = [None] * len(layers)
-        self._recorder: Recorder | None = None
+        self._packed: list[FusedEncoderLayer | None] = [None] * len(layers)
+        self._capture: GraphCapture | None = None
 
     def forward(self, x: Tensor, need_weights: bool = False, **mask: Tensor | None) -> Any:
-        """What the last layer gives for T×B×C states, and for HuBERT's layers what they give beside
-        them; ``mask``, under the name that the layers give it: B×T, True is padding."""
+        """What the last layer gives for states (time, batch, channels), for HuBERT's layers in the
+        form in which they give it.
+
+        Args:
+            mask: padding (batch, time), True beyond the ends, under the name that the layers use.
+        """
         ((name, padding),) = mask.items()
         y = self._call(name, x, padding)
         return (y, (None, y)) if name == "self_attn_padding_mask" else y
@@ -110,25 +114,25 @@ class RecordedLayers(nn.Module):
             return self._run(name, [None] * len(self._layers[0]), x, padding)
         self._forget_if_changed(x)
         run = functools.partial(self._run, name, self._packed)
-        if x.shape[0] * x.shape[1] > MOST_ENCODER_ROWS:
+        if x.shape[0] * x.shape[1] > MAX_FRAMES:
             return run(x, padding)
         key = *x.shape, padding is None
-        if key not in self._recordings:
+        if key not in self._graphs:
             if key not in self._seen:
-                if len(self._seen) >= MOST_SEEN:
+                if len(self._seen) >= MAX_SEEN:
                     self._seen.clear()
                 self._seen.add(key)
                 return run(x, padding)
-            self._recordings[key] = _Recording(run, self._recorder, self._held, x, padding)
-            while len(self._recordings) > MOST_ENCODER_SHAPES:
-                self._recordings.popitem(last=False)
-        self._recordings.move_to_end(key)
-        return self._recordings[key](x, padding)
+            self._graphs[key] = _Captured(run, self._capture, self._held, x, padding)
+            while len(self._graphs) > MAX_SHAPES:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        return self._graphs[key](x, padding)
 
     def _run(
         self,
         name: str,
-        packed: list[PackedEncoderLayer | None],
+        packed: list[FusedEncoderLayer | None],
         states: Tensor,
         padding: Tensor | None,
     ) -> Tensor:
@@ -150,31 +154,31 @@ class RecordedLayers(nn.Module):
         if state == self._state:
             return
         self._state = state
-        self._recordings.clear()
-        self._packed = [PackedEncoderLayer.of(layer) for layer in layers]
-        self._recorder = Recorder(x.device)
+        self._graphs.clear()
+        self._packed = [FusedEncoderLayer.of(layer) for layer in layers]
+        self._capture = GraphCapture(x.device)
 
     @property
-    def recorded(self) -> int:
-        """Shapes that are recorded."""
-        return len(self._recordings)
+    def captured(self) -> int:
+        """Shapes that are captured."""
+        return len(self._graphs)
 
 
-class RecordedEncoder:
+class CudaGraphEncoder:
     """The layers of a model's encoder, and of its speech encoder if there is one."""
 
     def __init__(self, model: nn.Module) -> None:
         hubert = getattr(model.encoder, "hubert", None)
         owners = [model.encoder] if hubert is None else [model.encoder, hubert.encoder]
-        self.parts = [(owner, RecordedLayers(owner.layers)) for owner in owners]
+        self.parts = [(owner, CudaGraphLayers(owner.layers)) for owner in owners]
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """While the encoder runs, its layers are called through recordings."""
+        """While the encoder runs, its layers are called through graphs."""
         before = [owner.layers for owner, _ in self.parts]
         try:
-            for owner, recorded in self.parts:
-                owner.layers = nn.ModuleList([recorded])
+            for owner, captured in self.parts:
+                owner.layers = nn.ModuleList([captured])
             yield
         finally:
             for (owner, _), layers in zip(self.parts, before):

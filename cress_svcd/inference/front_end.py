@@ -12,8 +12,20 @@ from torch.nn import functional as F
 
 from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
+from cress_svcd.models.hubert_encoder import HubertEncoder, run_blocks
 
 PIECE_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
+
+
+def install(hubert: HubertEncoder) -> None:
+    """Have ``hubert`` stream its convolutions wherever ``can_stream``."""
+    hubert.run_convolutions = _run_convolutions
+
+
+def _run_convolutions(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> Tensor:
+    if can_stream(blocks, source):
+        return stream(blocks, source, frames[0]).transpose(1, 2)
+    return run_blocks(blocks, source, frames)
 
 
 def can_stream(blocks: nn.ModuleList, source: Tensor) -> bool:

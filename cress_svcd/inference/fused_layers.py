@@ -17,7 +17,12 @@ from torch.nn import functional as F
 
 from cress_svcd.kernels import dispatch
 from cress_svcd.models.attention import CallingAttention
-from cress_svcd.models.deltalm import InterleavedDecoderLayer
+from cress_svcd.models.decoder_blocks import (
+    DecoderBlock,
+    FeedForward,
+    SelfAttention,
+    decoder_blocks,
+)
 from cress_svcd.quantization.packed_linear import PackedLinear
 
 ACTIVATIONS: dict[Callable, int] = {F.relu: dispatch.RELU, gelu: dispatch.GELU}
@@ -88,11 +93,11 @@ def _are_products(
 def _lie_together(projections: list[PackedLinear]) -> bool:
     """Whether they can be one product."""
     sizes = {projection.out_features for projection in projections}
-    vectors = {
+    scales = {
         tuple(operand is None for operand in projection.kernel_operands())
         for projection in projections
     }
-    return len(sizes) == len(vectors) == 1 and not sizes.pop() % dispatch.FUSED_OUTPUTS
+    return len(sizes) == len(scales) == 1 and not sizes.pop() % dispatch.FUSED_OUTPUTS
 
 
 def _around(norms: list[nn.LayerNorm], pre_norm: bool) -> tuple[list, nn.LayerNorm | None]:
@@ -101,67 +106,61 @@ def _around(norms: list[nn.LayerNorm], pre_norm: bool) -> tuple[list, nn.LayerNo
     return (norms, None) if pre_norm else ([None, *norms[:-1]], norms[-1])
 
 
-class PackedStep:
+class FusedDecoderLayer:
     """The products of a decoder layer, for a step; ``of`` makes it.
 
     It holds the projections of one input stacked, a copy of their bits: weights must not change.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        own, other, keeps = layer.self_attn, layer.encoder_attn, not layer.normalize_before
-        (to_own, *to_between, to_other, to_first), self.last = _around(
-            _norms(layer), layer.normalize_before
-        )
-        self.own = _Product([own.q_proj, own.k_proj, own.v_proj], to_own)
-        self.own_out = _Product([own.out_proj])
-        self.between = None
-        if to_between:
-            self.between = _Product([layer.fc3], *to_between, keeps), _Product([layer.fc4])
-        self.other = _Product([other.q_proj], to_other, keeps)
-        self.other_out = _Product([other.out_proj])
-        self.final = _Product([layer.fc1], to_first, keeps), _Product([layer.fc2])
+        blocks = decoder_blocks(layer)
+        norms, self.last = _around([block.norm for block in blocks], layer.normalize_before)
         self.activation = ACTIVATIONS[layer.activation_fn]
+        self.blocks = []
+        for block, norm in zip(blocks, norms, strict=True):
+            first, second = _projections(block)
+            # A residual connection of a post-norm layer starts after the norm.
+            entering = _Product(first, norm, keeps=not layer.normalize_before)
+            self.blocks.append((block, entering, _Product(second)))
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
         """None where modules must do it one by one."""
-        own, other = layer.self_attn, layer.encoder_attn
-        inner = [own.q_proj, own.k_proj, own.v_proj]
-        projections = [*inner, own.out_proj, other.q_proj, other.out_proj, layer.fc1, layer.fc2]
-        if isinstance(layer, InterleavedDecoderLayer):
-            projections += [layer.fc3, layer.fc4]
-        activation = layer.activation_fn
-        fits = _are_products(projections, _norms(layer), activation) and _lie_together(inner)
-        return cls(layer) if fits else None
+        blocks = decoder_blocks(layer)
+        entering, leaving = zip(*map(_projections, blocks), strict=True)
+        projections = [projection for group in (*entering, *leaving) for projection in group]
+        norms = [block.norm for block in blocks]
+        fits = _are_products(projections, norms, layer.activation_fn)
+        together = fits and all(len(inner) == 1 or _lie_together(inner) for inner in entering)
+        return cls(layer) if together else None
 
     def __call__(self, past: Callable, source: Callable, x: Tensor) -> Tensor:
-        """The layer's output for a step.
+        """The layer's output for a step, for x (rows, channels).
 
         Args:
-            past: query, key and value (rows x C each) → what rows find in their own past.
+            past: query, key and value (rows, channels) → what rows find in their own past.
             source: query → what they find in the encoder's states.
-            x: rows x C.
         """
-        projected, x = self.own.enter(x)
-        x = self.own_out(past(*projected.chunk(3, dim=-1)), residual=x)
-        if self.between is not None:
-            x = _feed_forward(*self.between, self.activation, x)
-        query, x = self.other.enter(x)
-        x = self.other_out(source(query), residual=x)
-        x = _feed_forward(*self.final, self.activation, x)
+        for block, enter, leave in self.blocks:
+            if isinstance(block, FeedForward):
+                inner, x = enter.enter(x, self.activation)
+            else:
+                projected, x = enter.enter(x)
+                is_self = isinstance(block, SelfAttention)
+                inner = past(*projected.chunk(3, dim=-1)) if is_self else source(projected)
+            x = leave(inner, residual=x)
         return x if self.last is None else self.last(x)
 
 
-def _norms(layer: nn.Module) -> list[nn.Module]:
-    """Those of a decoder layer's blocks, in their order."""
-    interleaved = isinstance(layer, InterleavedDecoderLayer)
-    between = [layer.ffn_layer_norm] if interleaved else []
-    return [
-        layer.self_attn_layer_norm,
-        *between,
-        layer.encoder_attn_layer_norm,
-        layer.final_layer_norm,
-    ]
+def _projections(block: DecoderBlock) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Of a step: those of the block's input, and the one of its output."""
+    if isinstance(block, FeedForward):
+        return [block.first], [block.second]
+    attention = block.attention
+    inner = [attention.q_proj]
+    if isinstance(block, SelfAttention):  # the source's keys and values are projected once
+        inner += [attention.k_proj, attention.v_proj]
+    return inner, [attention.out_proj]
 
 
 def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor) -> Tensor:
@@ -169,10 +168,10 @@ def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor)
     return second(inner, residual=x)
 
 
-class PackedEncoderLayer:
+class FusedEncoderLayer:
     """The products of an encoder layer, fairseq's or HuBERT's; ``of`` makes it.
 
-    As ``PackedStep`` it holds copies: weights must not change.
+    As ``FusedDecoderLayer`` it holds copies: weights must not change.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -204,7 +203,7 @@ class PackedEncoderLayer:
         return cls(layer) if fits else None
 
     def __call__(self, x: Tensor, added: Tensor | None) -> Tensor:
-        """The layer's output for x (T×B×C).
+        """The layer's output for x (time, batch, channels).
 
         Args:
             added: to the scores of attention, as ``attention.added_to_scores`` makes it.

@@ -9,7 +9,7 @@ more:
                  from which the model can be used without its data folder; or empty
     cfg          task: of the training; model: the arch's options, without the quantization map,
                  and ``packed``: JSON that says how the tensors are to be understood
-                 (``packed_model.pack_tensors``)
+                 (``packed_tensors.pack_tensors``)
     model        name -> tensor.  A packed layer has ``signs`` (uint8, planes * out x ceil(in / 8);
                  bit b of byte k is input 8 k + b, 1 for +1, 0 for -1) and its vectors; an int8
                  table or convolution ``weight`` (int8) and ``scale`` (a row each); all else is in
@@ -34,16 +34,15 @@ from torch import Tensor
 
 from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.errors import CheckpointError
-from cress_svcd.training import fairseq_patches
+from cress_svcd.models.checkpoint_files import (
+    PACKED_HEADER,
+    check_before_reading,
+    explained,
+    is_packed,
+)
 
 FORMAT = "cress_svcd packed model"
 VERSION = 1
-HEADER = "packed"
-
-
-def is_packed(state: Any) -> bool:
-    """Whether what torch.load returned is a packed model, of any version, sound or not."""
-    return isinstance(state, dict) and HEADER in state
 
 
 def write_packed(path: str | os.PathLike, state: dict) -> None:
@@ -52,8 +51,8 @@ def write_packed(path: str | os.PathLike, state: dict) -> None:
     The same state gives the same bytes.
     """
     header = {"format": FORMAT, "version": VERSION}
-    header["digest"] = digest_of({**state, HEADER: header})
-    write_checkpoint(path, {HEADER: header, **state})
+    header["digest"] = digest_of({**state, PACKED_HEADER: header})
+    write_checkpoint(path, {PACKED_HEADER: header, **state})
 
 
 def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
@@ -64,7 +63,7 @@ def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
     Raises:
         CheckpointError: missing, damaged, newer, or no packed model.
     """
-    with fairseq_patches.explained(path):
+    with explained(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not is_packed(state):
         raise CheckpointError(f"{path}: is no packed model; expected a file of 'cress-svcd pack'")
@@ -74,7 +73,7 @@ def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
 
 def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Raise CheckpointError unless ``state``, read from ``path``, is whole and of our version."""
-    header = state[HEADER]
+    header = state[PACKED_HEADER]
     found = header.get("format") if isinstance(header, dict) else header
     if found != FORMAT:
         raise CheckpointError(
@@ -102,13 +101,13 @@ def check_file(path: str | os.PathLike) -> None:
     """``check`` for a packed file; anything else passes, for another reader to judge."""
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         return  # torch has written archives since 1.6
-    with fairseq_patches.explained(path):
+    with explained(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if is_packed(state):
         check(state, path)
 
 
-fairseq_patches.check_before_reading(check_file)
+check_before_reading(check_file)
 
 
 def digest_of(state: Mapping[str, Any]) -> str:
@@ -120,8 +119,10 @@ def digest_of(state: Mapping[str, Any]) -> str:
     Raises:
         TypeError: it holds something else than tensors and plain data.
     """
-    plain = {key: value for key, value in state.items() if key != HEADER}
-    plain[HEADER] = {key: value for key, value in state[HEADER].items() if key != "digest"}
+    plain = {key: value for key, value in state.items() if key != PACKED_HEADER}
+    plain[PACKED_HEADER] = {
+        key: value for key, value in state[PACKED_HEADER].items() if key != "digest"
+    }
     digest = hashlib.sha256()
     digest.update(json.dumps(_without_tensors(plain), sort_keys=True).encode())
     for place, tensor in sorted(_tensors(plain)):

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import is_packed
-from cress_svcd.training.fairseq_patches import explained, read_mapped
+from cress_svcd.models.checkpoint_files import explained, is_packed, read_mapped
 
 logger = logging.getLogger(__name__)
 

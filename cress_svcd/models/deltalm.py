@@ -9,7 +9,7 @@ its attentions, so that both halves of it look like an encoder layer:
 Parameters have the names that DeltaLM has after fine-tuning in fairseq.
 """
 
-from collections.abc import Callable
+import functools
 
 import torch.nn.functional as F
 from fairseq import utils
@@ -18,9 +18,16 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq.modules import LayerNorm, LearnedPositionalEmbedding
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from cress_svcd.models.attention import ReorderingDecoder
+from cress_svcd.models.decoder_blocks import (
+    FeedForward,
+    SelfAttention,
+    decoder_blocks,
+    feed_forward,
+    run_block,
+)
 from cress_svcd.models.hubert_transformer import SpeechTextEncoder
 
 
@@ -117,23 +124,14 @@ class InterleavedDecoderLayer(TransformerDecoderLayerBase):
             )
             return attended
 
-        x = self._block(x, attend, self.self_attn_layer_norm)
-        x = self._block(x, lambda y: self._feed_forward(y, self.fc3, self.fc4), self.ffn_layer_norm)
-        if self.encoder_attn is not None and encoder_out is not None:
-            x = self._block(x, attend_to_source, self.encoder_attn_layer_norm)
-        x = self._block(
-            x, lambda y: self._feed_forward(y, self.fc1, self.fc2), self.final_layer_norm
-        )
+        for block in decoder_blocks(self):
+            if isinstance(block, SelfAttention):
+                x = run_block(self, block, x, attend)
+            elif isinstance(block, FeedForward):
+                x = run_block(self, block, x, functools.partial(feed_forward, self, block))
+            elif encoder_out is not None:
+                x = run_block(self, block, x, attend_to_source)
         return x, weights, None
-
-    def _block(self, x: Tensor, inner: Callable[[Tensor], Tensor], norm: nn.Module) -> Tensor:
-        """Dropout, residual connection and layer norm around ``inner``."""
-        y = inner(norm(x)) if self.normalize_before else inner(x)
-        x = self.residual_connection(self.dropout_module(y), x)
-        return x if self.normalize_before else norm(x)
-
-    def _feed_forward(self, x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
-        return second(self.activation_dropout_module(self.activation_fn(first(x))))
 
 
 class DeltaLMDecoder(ReorderingDecoder):

@@ -12,6 +12,7 @@ import json
 import logging
 import operator
 import os
+from collections.abc import Callable
 
 import torch
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
@@ -21,8 +22,6 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference import front_end
-from cress_svcd.inference.conv_positions import ConvolutionalPositions
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
 
 logger = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ def _model_config(fields: dict, overrides: dict):
 
 
 class HubertEncoder(HubertModel):
-    """Waveform → features: fairseq's ``HubertModel`` without its pretraining loss, with true lengths.
+    """Waveform → features: fairseq's ``HubertModel`` without pretraining loss, with true lengths.
 
     Args:
         description: of the checkpoint (see :func:`read_hubert`).
@@ -177,9 +176,12 @@ class HubertEncoder(HubertModel):
 
     Attributes:
         cached_layer: whose features :meth:`from_cached` is given.
+        run_convolutions: computes the convolutional blocks; ``run_blocks``, until what runs the
+            model puts something else in its place.
     """
 
     cached_layer = OUTPUT
+    run_convolutions: Callable[[nn.ModuleList, Tensor, list[Tensor]], Tensor]
 
     def __init__(
         self,
@@ -195,11 +197,11 @@ class HubertEncoder(HubertModel):
         # [None]: build without the label embeddings, which only the pretraining loss uses.
         super().__init__(cfg, task_cfg, [None])
         self.remove_pretraining_modules()
-        self.encoder.pos_conv = ConvolutionalPositions(*self.encoder.pos_conv)
         self.description = description
         self.convolutions = parse_conv_layers(cfg.conv_feature_layers)
         self.output_dim: int = cfg.encoder_embed_dim
         self.frozen = frozen
+        self.run_convolutions = run_blocks
         self.masking = cfg.mask_prob > 0 or cfg.mask_channel_prob > 0
         if not self.masking:
             del self.mask_emb  # a parameter without gradient would stop data parallel training
@@ -304,24 +306,14 @@ class HubertEncoder(HubertModel):
         return source.to(dtype).masked_fill(padding, 0), lengths.clamp(min=shortest)
 
     def _convolve(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolutional feature extractor, normalised over true lengths.
-
-        Waveforms B×N of ``lengths`` samples → features B×C×T, and the frames of each.
+        """Waveforms (batch, samples) of ``lengths`` samples → features (batch, channels, time) of
+        the convolutions, and the frames of each.
         """
         blocks, counts = self.feature_extractor.conv_layers, []
         for _, kernel, stride in self.convolutions:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
             counts.append(lengths)
-        if front_end.can_stream(blocks, source):
-            x = front_end.stream(blocks, source, counts[0])
-            return x.transpose(1, 2).to(source.dtype), lengths
-        x = source.unsqueeze(1)
-        for block, count in zip(blocks, counts):
-            for module in block:
-                if isinstance(module, Fp32GroupNorm):
-                    x = masked_channel_norm(x, count, module)
-                else:
-                    x = module(x)
+        x = self.run_convolutions(blocks, source, counts)
         return x.to(source.dtype), lengths  # a packed model may convolve in another type
 
     def _transform(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -352,6 +344,25 @@ class HubertEncoder(HubertModel):
             masked = random_spans(batch, channels, self.mask_channel_prob, self.mask_channel_length)
             features = features.masked_fill(masked.to(features.device).unsqueeze(1), 0)
         return features
+
+
+def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> Tensor:
+    """HuBERT's blocks of convolution, norm and activation, normalised over true lengths.
+
+    Args:
+        source: waveforms (batch, samples), zeros in the padding.
+        frames: of each utterance after each block, (batch).
+    Returns:
+        (batch, channels, time).
+    """
+    x = source.unsqueeze(1)
+    for block, count in zip(blocks, frames):
+        for module in block:
+            if isinstance(module, Fp32GroupNorm):
+                x = masked_channel_norm(x, count, module)
+            else:
+                x = module(x)
+    return x
 
 
 def random_spans(rows: int, size: int, share: float, length: int) -> Tensor:

@@ -244,7 +244,7 @@ class SpeechTextEncoder(TransformerEncoderBase):
         else:
             features, padding_mask = self.hubert(src_tokens, src_lengths)
         x, lengths = self.subsampler(features, (~padding_mask).sum(dim=1))
-        # Positions and padding are counted from tokens: any token but padding where there is speech.
+        # Positions and padding are counted from tokens: any but padding where there is speech.
         frames = torch.arange(x.size(1), device=x.device)
         places = torch.where(
             frames < lengths.unsqueeze(1), self.dictionary.eos(), self.dictionary.pad()
@@ -266,7 +266,7 @@ class HubertTransformer(FairseqEncoderDecoderModel):
 
     @classmethod
     def complete_config(cls, cfg: HubertTransformerConfig) -> None:
-        """Write the description of the speech encoder into ``cfg``, so that checkpoints carry it."""
+        """Write the speech encoder's description into ``cfg``, so that checkpoints carry it."""
         if cfg.hubert_model_path and not cfg.hubert_description:
             cfg.hubert_description = read_hubert(cfg.hubert_model_path)[0].to_json()
 

@@ -270,8 +270,7 @@ class Quantized:
             set_stage(self, self.quantization_stage if self.training else Stage())
 
     def check_resumable(self, state: Mapping[str, Any], path: str) -> None:
-        """Raise ConfigError unless ``state``, the checkpoint at ``path``, was trained under the same
-        policy."""
+        """Raise ConfigError unless ``state``, the checkpoint at ``path``, is of the same policy."""
         saved = options_in(state, path).get("quantization_map")
         if not saved:
             raise ConfigError(

@@ -8,8 +8,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoint_files import explained_model
 from cress_svcd.models.checkpoints import read_checkpoint, require_dictionary
-from cress_svcd.training.fairseq_patches import explained_model
 
 
 def load_trained(path: str | os.PathLike, task: FairseqTask) -> BaseFairseqModel:

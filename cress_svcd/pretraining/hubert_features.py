@@ -8,6 +8,7 @@ from torch import nn
 
 from cress_svcd.data.audio import standardize
 from cress_svcd.errors import ConfigError
+from cress_svcd.inference.install import install
 from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
 
 
@@ -28,6 +29,7 @@ class HubertFeatures:
         description, state = read_hubert(path)
         encoder = HubertEncoder(description, frozen=True)
         encoder.load_pretrained(state, path)
+        install(encoder)
         layers = encoder.encoder.layers
         if not 1 <= layer <= len(layers):
             raise ConfigError(f"--layer {layer}: {path} has layers 1 to {len(layers)}")

@@ -44,7 +44,8 @@ from cress_svcd.data.dataset import (
 )
 from cress_svcd.data.feature_cache import FeatureCache, file_digest
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.inference.generator import RecordedGenerator
+from cress_svcd.inference.generator import CudaGraphGenerator
+from cress_svcd.inference.install import install
 from cress_svcd.inference.packed_model import build_packed, read_description
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.training.calibration import calibrate, is_resumed
@@ -733,6 +734,8 @@ class SpeechAndTextTranslationTask(TranslationTask):
             model = build_packed(build, read_description(packed))
         else:
             model = super().build_model(cfg, from_checkpoint)
+            if from_checkpoint or getattr(cfg, "freeze_hubert", False):
+                install(model)
         if not from_checkpoint and hasattr(model, "load_pretrained"):
             model.load_pretrained(cfg, self.dictionary_digest)
             if self.cached_encoder:
@@ -839,7 +842,7 @@ class SpeechAndTextTranslationTask(TranslationTask):
     def build_generator(self, models, args, seq_gen_cls=None, *arguments, **options):
         """As fairseq's, its decoder's steps recorded on CUDA; see ``generation``."""
         if seq_gen_cls is None and not getattr(args, "print_alignment", None):
-            seq_gen_cls = RecordedGenerator
+            seq_gen_cls = CudaGraphGenerator
         return super().build_generator(models, args, seq_gen_cls, *arguments, **options)
 
     @property

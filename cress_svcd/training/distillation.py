@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.inference.install import install
 from cress_svcd.models.hubert_encoder import OUTPUT
 from cress_svcd.models.states import (
     Calls,
@@ -115,6 +116,7 @@ class Distillation:
         self.options = options
         self.padding = task.target_dictionary.pad()
         self.teacher = load_trained(options.teacher_model, task)
+        install(self.teacher)
         count = len(quantized_layers(self.teacher))
         if count:
             raise ConfigError(

@@ -12,20 +12,22 @@ import functools
 import importlib.util
 import logging
 import os
-import pickle
-import re
 import shutil
 import sys
-import textwrap
-import zipfile
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 import torch.utils.data
 
 from cress_svcd.atomic_files import replacing, write_checkpoint
-from cress_svcd.errors import CheckpointError, CressError
+from cress_svcd.errors import CheckpointError
+from cress_svcd.models.checkpoint_files import (
+    explained,
+    explained_model,
+    read_mapped,
+    refuse_other_model,
+    run_checks,
+)
 
 
 def register_safe_globals() -> None:
@@ -78,14 +80,6 @@ def make_choices_picklable() -> None:
     StrEnum.__reduce_ex__ = reduce_member
 
 
-_checks: list[Callable[[str], None]] = []
-
-
-def check_before_reading(check: Callable[[str], None]) -> None:
-    """Have fairseq call ``check`` with the path of every checkpoint that it is about to read."""
-    _checks.append(check)
-
-
 def explain_checkpoint_errors() -> None:
     """Make fairseq's readers of checkpoints and models name the file and the reason.
 
@@ -102,8 +96,7 @@ def explain_checkpoint_errors() -> None:
 
     @functools.wraps(read)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
-        for check in _checks:
-            check(path)
+        run_checks(path)
         with explained(path):
             try:
                 return read(path, *args, **kwargs)
@@ -349,51 +342,6 @@ def check_before_resuming() -> None:
     Trainer.load_checkpoint = load_checkpoint
 
 
-def read_mapped(path) -> dict:
-    """The checkpoint at ``path``, its tensors left on disk until they are used.
-
-    Raises CheckpointError if it cannot be read.
-    """
-    with explained(path):
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-
-
-def refuse_other_model(path, model: torch.nn.Module) -> None:
-    """Raise CheckpointError if the tensors of the checkpoint at ``path`` are not ``model``'s."""
-    saved, own = read_mapped(path).get("model") or {}, model.state_dict()
-    differing = [
-        f"{name}: file {_shape(saved, name)}, model {_shape(own, name)}"
-        for name in {**own, **saved}
-        if _shape(saved, name) != _shape(own, name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        _, arch = task_and_arch(path)
-        raise CheckpointError(
-            f"{path}: cannot be resumed: the checkpoint (arch {arch}) is of another model than the "
-            f"options describe: {'; '.join(differing[:4])}{more}. Give another --save-dir, or the "
-            "arch and the dimensions of the checkpoint (--arch, --encoder-layers, "
-            "--encoder-embed-dim, …)"
-        ) from None
-
-
-def _shape(tensors: dict, name: str) -> str:
-    return str(tuple(tensors[name].shape)) if name in tensors else "has none"
-
-
-# What readers raise at bytes that are no checkpoint, or at one without what it should hold.
-UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
-
-
 def send_checkpoints_as_plain_data() -> None:
     """Let a training in several processes be resumed.
 
@@ -421,99 +369,6 @@ def send_checkpoints_as_plain_data() -> None:
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])
     broadcast_object.sends_plain_data = True
     distributed_utils.broadcast_object = broadcast_object
-
-
-def refused_part(message: str) -> str:
-    """What torch refused to unpickle, without its advice to allow it all the same.
-
-    ``…WeightsUnpickler error: Unsupported global: GLOBAL os.system was not an allowed…`` →
-    ``os.system``.
-    """
-    reason = message.split("WeightsUnpickler error:")[-1].strip()
-    named = re.search(r"GLOBAL (\S+)", reason) or re.search(r"\bgot (<class .*?>)", reason)
-    if named:
-        return named[1]
-    (first, *_) = reason.splitlines() or ["no details"]
-    return "objects of its own" if "safe_globals" in first or "weights_only" in first else first
-
-
-class explained:
-    """Context in which a failure to read the checkpoint at ``path`` becomes a clear error."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None or not issubclass(kind, Exception) or issubclass(kind, CheckpointError):
-            return False
-        if issubclass(kind, pickle.UnpicklingError):
-            raise CheckpointError(
-                f"{self.path}: refused: it holds more than tensors and plain data, or is not a "
-                f"checkpoint ({refused_part(str(error))}). Nothing in it was executed. Ask for a "
-                "checkpoint as fairseq saves it."
-            ) from None
-        if issubclass(kind, UNREADABLE):
-            reason = str(error).strip().splitlines()
-            raise CheckpointError(
-                f"{self.path}: cannot be read as a checkpoint "
-                f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is missing, "
-                "truncated, or of another kind: expected a file written by fairseq-train or by "
-                "one of our commands."
-            ) from error
-        return False
-
-
-@contextlib.contextmanager
-def explained_model(*paths, task=None) -> Iterator[None]:
-    """Context in which a failure to build the model of the checkpoints at ``paths`` names them.
-
-    Args:
-        task: fairseq's, which builds the model: a checkpoint of another one is told to be that.
-    """
-    names = ", ".join(map(str, paths))
-    try:
-        yield
-    except CressError as error:
-        if str(error).startswith(names):
-            raise
-        raise type(error)(f"{names}: {error}") from None
-    except (*UNREADABLE, AssertionError) as error:
-        _refuse_other_task(paths, task, error)
-        if isinstance(error, (AttributeError, TypeError)):
-            raise  # a bug of ours
-        reason = textwrap.shorten(str(error), 500, placeholder=" …")
-        raise CheckpointError(
-            f"{names}: the model in it cannot be built ({type(error).__name__}: {reason}). "
-            "Expected a checkpoint of one of our archs, written by this version of the code"
-        ) from error
-
-
-def _refuse_other_task(paths: tuple, task, error: Exception) -> None:
-    """Raise CheckpointError for the first of ``paths`` that is of another task than ``task``."""
-    expected = getattr(getattr(task, "cfg", None), "_name", None)
-    for path in filter(os.path.isfile, paths if expected else ()):
-        found, arch = task_and_arch(path)
-        if found not in (None, expected):
-            raise CheckpointError(
-                f"{path}: is a checkpoint of the task {found} (arch {arch}); expected one of the "
-                f"task {expected}, as fairseq-train saves it: give that to --path"
-            ) from error
-
-
-def task_and_arch(path) -> tuple[str | None, str | None]:
-    """Names of task and arch in the checkpoint at ``path``, None where it does not say them.
-
-    Raises CheckpointError if it cannot be read.
-    """
-    state = read_mapped(path)
-    cfg, args = state.get("cfg"), state.get("args")
-    if args is not None:
-        return getattr(args, "task", None), getattr(args, "arch", None)
-    task, model = ((cfg or {}).get(section) or {} for section in ("task", "model"))
-    return task.get("_name"), model.get("_name")
 
 
 def let_workers_go() -> None:

@@ -13,8 +13,10 @@ from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import HEADER, VERSION, digest_of, read_packed
-from cress_svcd.inference.packed_model import pack_tensors, size_report
+from cress_svcd.inference.packed_checkpoint import VERSION, digest_of, read_packed
+from cress_svcd.inference.packed_tensors import pack_tensors
+from cress_svcd.inference.size_report import size_report
+from cress_svcd.models.checkpoint_files import PACKED_HEADER
 from cress_svcd.models.checkpoints import model_options, read_checkpoint
 from cress_svcd.quantization import METHODS, Policy, quantized_layers
 from cress_svcd.quantization.packing import packed_layers
@@ -373,8 +375,8 @@ def test_a_truncated_file_is_refused(packed, tmp_path):
 )
 def test_newer_and_foreign_files_are_refused(packed, tmp_path, key, value, message):
     state = torch.load(packed("svcd"), weights_only=True)
-    state[HEADER][key] = value
-    state[HEADER]["digest"] = digest_of(state)
+    state[PACKED_HEADER][key] = value
+    state[PACKED_HEADER]["digest"] = digest_of(state)
     torch.save(state, tmp_path / "other.pt")
     refused(tmp_path / "other.pt", message)
 

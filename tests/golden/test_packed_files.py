@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cress_svcd.inference.packed_checkpoint import digest_of, write_packed
-from cress_svcd.inference.packed_model import Precision, pack_tensors
+from cress_svcd.inference.packed_tensors import Precision, pack_tensors
 from cress_svcd.quantization import METHODS, quantization_map
 from cress_svcd.quantization.packed_linear import PackedLinear
 from tests.golden.expected_values import expected

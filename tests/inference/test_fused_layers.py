@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from cress_svcd.inference.cuda_graph_decoder import _layer
-from cress_svcd.inference.cuda_graph_encoder import RecordedLayers
-from cress_svcd.inference.fused_layers import PackedEncoderLayer, PackedStep
+from cress_svcd.inference.cuda_graph_encoder import CudaGraphLayers
+from cress_svcd.inference.fused_layers import FusedDecoderLayer, FusedEncoderLayer
 from cress_svcd.kernels import dispatch
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
@@ -83,7 +83,7 @@ def source(query):
 def test_a_step_is_that_of_the_modules(activation, pre_norm, rows, kind):
     layer = decoder_layer(activation=activation, pre_norm=pre_norm, kind=kind)
     x = torch.randn(rows, 64, device=DEVICE)
-    found = PackedStep.of(layer)(past, source, x)
+    found = FusedDecoderLayer.of(layer)(past, source, x)
     expected = _layer(layer, past, source, x)
     assert (found - expected).norm() < 2e-3 * expected.norm()  # levels tip over by roundings
 
@@ -102,7 +102,7 @@ def test_layers_of_an_encoder_are_those_of_the_modules(hubert, pre_norm, padded)
     padding = torch.arange(12) >= torch.tensor([[12], [7], [3]]) if padded else None
     padding = padding if padding is None else padding.to(DEVICE)
     name = "self_attn_padding_mask" if hubert else "encoder_padding_mask"
-    found, expected = RecordedLayers(layers)(x, **{name: padding}), x
+    found, expected = CudaGraphLayers(layers)(x, **{name: padding}), x
     for layer in layers:
         expected = layer(expected, **{name: padding})
         expected = expected[0] if hubert else expected
@@ -112,14 +112,14 @@ def test_layers_of_an_encoder_are_those_of_the_modules(hubert, pre_norm, padded)
 
 def test_which_layers_of_an_encoder():
     for hubert in (True, False):
-        assert PackedEncoderLayer.of(encoder_layer(hubert)) is not None
-        assert PackedEncoderLayer.of(encoder_layer(hubert, packed=False)) is None
-        assert PackedEncoderLayer.of(encoder_layer(hubert, activation_bits=16)) is None
-        assert PackedEncoderLayer.of(encoder_layer(hubert, match="self_attn.*")) is None
-        assert PackedEncoderLayer.of(encoder_layer(hubert, activation="tanh")) is None
+        assert FusedEncoderLayer.of(encoder_layer(hubert)) is not None
+        assert FusedEncoderLayer.of(encoder_layer(hubert, packed=False)) is None
+        assert FusedEncoderLayer.of(encoder_layer(hubert, activation_bits=16)) is None
+        assert FusedEncoderLayer.of(encoder_layer(hubert, match="self_attn.*")) is None
+        assert FusedEncoderLayer.of(encoder_layer(hubert, activation="tanh")) is None
     layer = encoder_layer()
     layer.__class__ = type("Other", (TransformerEncoderLayerBase,), {"forward": lambda *_: None})
-    assert PackedEncoderLayer.of(layer) is None
+    assert FusedEncoderLayer.of(layer) is None
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_which_layers_of_an_encoder():
     ids=str,
 )
 def test_what_modules_must_do(changes):
-    assert PackedStep.of(decoder_layer(**changes)) is None
+    assert FusedDecoderLayer.of(decoder_layer(**changes)) is None
 
 
 def test_a_layer_on_another_back_end(monkeypatch):
-    assert PackedStep.of(decoder_layer()) is not None
-    assert PackedStep.of(decoder_layer().double()) is None
+    assert FusedDecoderLayer.of(decoder_layer()) is not None
+    assert FusedDecoderLayer.of(decoder_layer().double()) is None
     monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: False)
-    assert PackedStep.of(decoder_layer()) is None
+    assert FusedDecoderLayer.of(decoder_layer()) is None

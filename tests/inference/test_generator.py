@@ -18,9 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.inference import cuda_graph_decoder
-from cress_svcd.inference import cuda_graph_encoder as recorded_module
-from cress_svcd.inference.generator import DECODER_VARIABLE, RecordedGenerator, choose_decoder
+from cress_svcd.inference import cuda_graph_decoder, cuda_graph_encoder, graph_bucket
+from cress_svcd.inference.generator import DECODER_VARIABLE, CudaGraphGenerator, choose_decoder
 from cress_svcd.kernels import cuda_graph
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm_checkpoint import DeltaLMDescription, Side
@@ -141,7 +140,7 @@ def batch(lengths, device="cpu", seed=0):
 def searches(model, dictionary, **options):
     """fairseq's generator, and ours."""
     options = {"beam_size": 5, "max_len_b": 40, **options}
-    own = RecordedGenerator([model], dictionary, **options)
+    own = CudaGraphGenerator([model], dictionary, **options)
     own.model.decoder = "static"
     return SequenceGenerator([model], dictionary, **options), own
 
@@ -314,14 +313,14 @@ def test_nothing_that_is_recorded_asks_the_device(
 ):
     recorded = []
 
-    def record(self, function):
+    def capture(self, function):
         function()
         with Asked():
             function()
         recorded.append(function)
         return function
 
-    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+    monkeypatch.setattr(cuda_graph.GraphCapture, "capture", capture)
     model = make(dictionary, kind, pre_norm, dtype=torch.float32)
     _, static = searches(model, dictionary)
     for _ in range(2):
@@ -363,24 +362,24 @@ def test_what_is_recorded_takes_only_what_stays(dictionary, kind, learned, monke
     model = make(dictionary, kind, dtype=torch.float32, decoder_learned_pos=learned)
     traces = []
 
-    def record(self, function):
+    def capture(self, function):
         function()
         with Trace() as trace:
             function()
         traces.append(trace)
         return function
 
-    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+    monkeypatch.setattr(cuda_graph.GraphCapture, "capture", capture)
     _, static = searches(model, dictionary, max_len_b=20)
     for _ in range(2):
         static.generate([model], batch([9, 4, 6]))
-    (shape,) = static.model._static._shapes.values()
+    (shape,) = static.model._decoder._buckets.values()
     (layers,) = (part for _, part in static.model._encoder.parts)
-    (of_encoder,) = layers._recordings.values()
-    held = [held for _, held in shape.recordings.values()]
+    (of_encoder,) = layers._graphs.values()
+    held = [held for _, held in shape.graphs.values()]
     stays = [vars(shape), vars(of_encoder), held, *model.parameters(), *model.buffers()]
     stays = set(map(memory, tensors_of(stays)))
-    assert len(traces) == len(shape.recordings) + 1 == 3
+    assert len(traces) == len(shape.graphs) + 1 == 3
     for trace in traces:
         assert trace.made and not [t for key, t in trace.taken.items() if key not in stays]
 
@@ -415,14 +414,14 @@ def test_what_is_replayed_gives_the_search_of_fairseq(
     """Nothing that Python knew when it was recorded may have gone into it."""
     tapes = []
 
-    def record(self, function):
+    def capture(self, function):
         function()
         with Tape() as tape:
             function()
         tapes.append(tape)
         return tape.replay
 
-    monkeypatch.setattr(cuda_graph.Recorder, "record", record)
+    monkeypatch.setattr(cuda_graph.GraphCapture, "capture", capture)
     model = make(dictionary, kind, encoder_layers=2)
     samples = [batch(lengths, seed=number) for number, lengths in enumerate(BATCHES + BATCHES)]
     found = require_same_search(model, dictionary, samples, beam_size=beam)
@@ -481,27 +480,27 @@ def test_an_encoder_is_recorded_at_the_second_sight_of_a_shape(
     for number, lengths in enumerate([[9, 4], [9, 4], [9, 9], [9, 5], [5], [5], [9, 9]]):
         sample = batch(lengths, seed=number)
         require_same(eager.generate([model], sample), static.generate([model], sample))
-        recorded.append(static.model._encoder.parts[0][1].recorded)
+        recorded.append(static.model._encoder.parts[0][1].captured)
         assert model.encoder.layers is layers and len(layers) == 3
     assert recorded == [0, 1, 1, 1, 1, 2, 3]
-    monkeypatch.setattr(recorded_module, "MOST_ENCODER_SHAPES", 2)
+    monkeypatch.setattr(cuda_graph_encoder, "MAX_SHAPES", 2)
     for lengths in ([7], [7]):
         static.generate([model], batch(lengths))
-    assert static.model._encoder.parts[0][1].recorded == 2
-    monkeypatch.setattr(recorded_module, "MOST_ENCODER_ROWS", 3)
+    assert static.model._encoder.parts[0][1].captured == 2
+    monkeypatch.setattr(cuda_graph_encoder, "MAX_FRAMES", 3)
     require_same(eager.generate([model], sample), static.generate([model], sample))
 
 
 def test_memory_is_bounded(dictionary, small_sizes, monkeypatch):
-    monkeypatch.setattr(cuda_graph_decoder, "MOST_SHAPES", 3)
+    monkeypatch.setattr(cuda_graph_decoder, "MAX_BUCKETS", 3)
     model = make(dictionary)
     _, static = searches(model, dictionary)
     for size in range(1, 7):
         static.generate([model], batch([5] * size))
-        assert len(static.model._static._shapes) <= 3
-    monkeypatch.setattr(cuda_graph_decoder, "MOST_BYTES", 1)
+        assert len(static.model._decoder._buckets) <= 3
+    monkeypatch.setattr(cuda_graph_decoder, "MAX_BYTES", 1)
     static.generate([model], batch([5] * 2))
-    assert len(static.model._static._shapes) == 1
+    assert len(static.model._decoder._buckets) == 1
 
 
 def test_threads_take_turns(dictionary, small_sizes):
@@ -524,7 +523,7 @@ def test_threads_take_turns(dictionary, small_sizes):
 
 def test_steps_out_of_turn_are_refused(dictionary):
     model = make(dictionary)
-    decoder = cuda_graph_decoder.StaticDecoder(model)
+    decoder = cuda_graph_decoder.CudaGraphDecoder(model)
     encoder_out = model.encoder(batch([5, 5])["net_input"]["src_tokens"])
     decoder.begin(encoder_out, 2)
     with pytest.raises(RuntimeError, match="found 4 rows at step 2, expected 4 at step 1"):
@@ -548,7 +547,7 @@ class TestWhen:
             choose_decoder(torch.device("cpu"))
 
     def test_of_few_rows(self, dictionary, small_sizes, monkeypatch):
-        monkeypatch.setattr(cuda_graph_decoder, "MOST_ROWS", 10)
+        monkeypatch.setattr(graph_bucket, "MAX_ROWS", 10)
         model = make(dictionary)
         eager, static = searches(model, dictionary)
         for size in (2, 3, 2):
@@ -571,7 +570,7 @@ class TestWhen:
             apply_policy(model, Policy.from_dict({"rules": [rule]}))
             model.eval()
         theirs = SequenceGenerator(models, dictionary, beam_size=3, max_len_b=9)
-        ours = RecordedGenerator(models, dictionary, beam_size=3, max_len_b=9)
+        ours = CudaGraphGenerator(models, dictionary, beam_size=3, max_len_b=9)
         ours.model.decoder = "eager" if reason == "chosen" else "static"
         sample = batch([9, 4])
         with torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"):
@@ -598,15 +597,13 @@ class TestWhen:
 @needs_cuda
 def test_the_more_memory_the_more_rows(dictionary):
     decoder, states = make(dictionary).decoder, torch.zeros(1, device="cuda")
-    small = cuda_graph_decoder.most_rows(decoder, states)
-    assert small >= cuda_graph_decoder.MOST_ROWS
-    assert cuda_graph_decoder.most_rows(decoder, states.half()) == pytest.approx(
-        2 * small, rel=0.01
-    )
+    small = graph_bucket.max_rows(decoder, states)
+    assert small >= graph_bucket.MAX_ROWS
+    assert graph_bucket.max_rows(decoder, states.half()) == pytest.approx(2 * small, rel=0.01)
 
 
 def test_sizes_are_rounded_up_to_few():
-    rounded = cuda_graph_decoder.rounded
+    rounded = graph_bucket.rounded
     assert [rounded(size, 1) for size in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, *[12] * 4, 16]
     assert [rounded(size, 64) for size in (1, 64, 65, 96, 97, 129)] == [64, 64, 96, 96, 128, 192]
     assert [rounded(size, 32, fine=False) for size in (1, 32, 33, 65)] == [32, 32, 64, 128]
@@ -629,10 +626,10 @@ def test_recorded_steps_on_cuda(
     model = make(dictionary, kind, dtype=dtype, **options)
     exact = make(dictionary, kind, dtype=torch.float32, **options)
     sample, sentences = batch(lengths, "cuda")["net_input"], len(lengths)
-    steps, recorded = FairseqSteps(model, sample, beam), cuda_graph_decoder.StaticDecoder(model)
-    reference, plain = FairseqSteps(exact, sample, beam), cuda_graph_decoder.StaticDecoder(model)
+    steps, recorded = FairseqSteps(model, sample, beam), cuda_graph_decoder.CudaGraphDecoder(model)
+    reference, plain = FairseqSteps(exact, sample, beam), cuda_graph_decoder.CudaGraphDecoder(model)
     plain.begin(steps.encoder_out, beam)
-    plain._recorder.records = False
+    plain._capture.captures = False
     for _ in range(2):  # what is recorded at a second batch, too
         recorded.begin(steps.encoder_out, beam)
     tokens = torch.randint(4, 4 + PIECES, (sentences * beam, 21), device="cuda")
@@ -653,7 +650,7 @@ def test_recorded_steps_on_cuda(
     # later steps of that row differ by some percent.
     own, theirs = sum(own_errors) / 20, sum(their_errors) / 20
     assert own <= 3 * theirs + (1e-4 if kind == "plain" else 5e-2)
-    assert recorded.records and not plain.records
+    assert recorded.captures and not plain.captures
 
 
 def distance(probabilities, expected):
@@ -662,7 +659,7 @@ def distance(probabilities, expected):
 
 
 class FairseqSteps:
-    """fairseq's incremental decoding, as ``StaticDecoder`` is called."""
+    """fairseq's incremental decoding, as ``CudaGraphDecoder`` is called."""
 
     def __init__(self, model, sample, beam):
         self.model, self.cache = model, {}
@@ -706,4 +703,6 @@ def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind
                 best, other = hypotheses[0], expected[0]
                 assert best["tokens"].tolist() == other["tokens"].tolist()
                 torch.testing.assert_close(best["score"], other["score"], rtol=0, atol=1e-2)
-    assert static.model.decoded_by == "static, recorded" and "no CUDA graph" not in caplog.text
+    assert (
+        static.model.decoded_by == "static, on CUDA graphs" and "no CUDA graph" not in caplog.text
+    )

@@ -29,7 +29,7 @@ def counter():
 
 @needs_cuda
 def test_a_recording_is_replayed(counter):
-    run = cuda_graph.Recorder(counter.x.device).record(counter)
+    run = cuda_graph.GraphCapture(counter.x.device).capture(counter)
     before = counter.calls
     for number in (7, 8):
         counter.x.fill_(number)
@@ -40,24 +40,24 @@ def test_a_recording_is_replayed(counter):
 
 @needs_cuda
 def test_recordings_may_come_and_go(counter):
-    recorder = cuda_graph.Recorder(counter.x.device)
+    recorder = cuda_graph.GraphCapture(counter.x.device)
     for number in range(3):
-        run = recorder.record(counter)
+        run = recorder.capture(counter)
         counter.x.fill_(number)
         run()
         assert counter.y.tolist() == [number + 1] * 4
         del run  # none but the recorder's own is left
         torch.cuda.empty_cache()
-    assert recorder.records
+    assert recorder.captures
 
 
 @needs_cuda
 def test_on_a_device_that_is_not_the_current_one(counter):
     last = torch.device("cuda", torch.cuda.device_count() - 1)
     counter.x, counter.y = counter.x.to(last), counter.y.to(last)
-    recorder = cuda_graph.Recorder(last)
-    recorder.record(counter)()
-    assert recorder.records and counter.y.tolist() == [6] * 4
+    recorder = cuda_graph.GraphCapture(last)
+    recorder.capture(counter)()
+    assert recorder.captures and counter.y.tolist() == [6] * 4
 
 
 @needs_cuda
@@ -71,23 +71,23 @@ def test_what_cannot_be_recorded_runs_as_it_is():
 
 def record_what_waits():
     x = torch.full((4,), 5.0, device="cuda")
-    recorder, stream = cuda_graph.Recorder(x.device), torch.cuda.current_stream()
+    recorder, stream = cuda_graph.GraphCapture(x.device), torch.cuda.current_stream()
     seen = []
 
     def function():
         seen.append(x.sum().item())
 
-    run = recorder.record(function)
-    assert run is function and not recorder.records
+    run = recorder.capture(function)
+    assert run is function and not recorder.captures
     assert torch.cuda.current_stream() == stream
     run()
     assert seen[-1] == 20
-    assert recorder.record(function) is function  # nor is anything later
+    assert recorder.capture(function) is function  # nor is anything later
 
 
 def test_without_graphs_a_function_is_called_as_it_is():
     def function():
         """Nothing."""
 
-    recorder = cuda_graph.Recorder(torch.device("cpu"))
-    assert not recorder.records and recorder.record(function) is function
+    recorder = cuda_graph.GraphCapture(torch.device("cpu"))
+    assert not recorder.captures and recorder.capture(function) is function

@@ -20,6 +20,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
+from cress_svcd.models import checkpoint_files
 from cress_svcd.training import fairseq_patches
 from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
@@ -131,7 +132,7 @@ class TestCheckpoints:
     )
     def test_of_torchs_advice_only_the_refused_part_is_passed_on(self, advice, part):
         message = f"Weights only load failed, use weights_only.\nWeightsUnpickler error: {advice}"
-        assert fairseq_patches.refused_part(message) == part
+        assert checkpoint_files.refused_part(message) == part
 
     @pytest.mark.parametrize("protocol", [2, 4])
     def test_a_bare_pickle_is_refused_and_not_executed(self, tmp_path, protocol):
@@ -223,11 +224,11 @@ class TestCheckpoints:
         cfg = parse(prepared, "--hubert-model-path", hubert, *flags)
         model = make_model(cfg, make_task(prepared))
         with pytest.raises(CheckpointError, match=rf"checkpoint.pt: .*{difference}.*--save-dir"):
-            fairseq_patches.refuse_other_model(checkpoint, model)
+            checkpoint_files.refuse_other_model(checkpoint, model)
 
     def test_a_model_that_can_be_resumed_is_not_refused(self, checkpoint, prepared, hubert):
         cfg = parse(prepared, "--hubert-model-path", hubert)
-        fairseq_patches.refuse_other_model(checkpoint, make_model(cfg, make_task(prepared)))
+        checkpoint_files.refuse_other_model(checkpoint, make_model(cfg, make_task(prepared)))
 
 
 def test_applying_twice_changes_nothing():

@@ -224,7 +224,7 @@ def test_static_steps_say_the_same(checkpoint, waves):
     for _ in range(3):  # the encoder is recorded the second time, and replayed
         for a, b in zip(static.translate_batch(waves), expected, strict=True):
             assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-4)
-    assert [layers.recorded for _, layers in static.generator.model._encoder.parts] == [1, 1]
+    assert [layers.captured for _, layers in static.generator.model._encoder.parts] == [1, 1]
     assert static.generator.model.decoded_by == "static"
     assert eager.generator.model.decoded_by.startswith("eager")
 

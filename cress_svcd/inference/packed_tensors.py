@@ -1,0 +1,248 @@
+"""From a quantised model's tensors to packed ones and back.
+
+Packing and unpacking are done on the tensors of a checkpoint alone: neither needs the model, its
+data or its code.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.inference.int8_modules import dequantize_rows, quantize_rows
+from cress_svcd.quantization.packed_linear import PackedLinear
+from cress_svcd.quantization.policy import LayerSpec
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TABLES = ("embed_tokens", "output_projection")
+FRONT_END_PROJECTION = "post_extract_proj"  # from HuBERT's convolutions to its transformer
+# Only a loss needs it, and it is as large as an embedding.
+TRAINING_ONLY = ("encoder.ctc_head.",)
+UNINITIALISED = "._float_tensor"  # buffers that older fairseq never fills
+
+Tensors = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """How what is not packed is stored.
+
+    Attributes:
+        dtype: a key of DTYPES, for all that follows no other rule, the packed layers' vectors too.
+        int8_embeddings: embeddings and output projection in int8.
+        int8_convolutions: the speech encoder's and the subsampler's convolutions in int8, and the
+            projection between the speech encoder's convolutions and its transformer.
+        bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
+    """
+
+    dtype: str = "fp16"
+    int8_embeddings: bool = False
+    int8_convolutions: bool = False
+    bf16_convolutions: bool = False
+
+
+def pack_tensors(
+    tensors: Mapping[str, Tensor],
+    layers: Mapping[str, Mapping[str, Any]],
+    precision: Precision = Precision(),
+) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a packed model, and the description from which ``build_packed`` makes it.
+
+    Args:
+        tensors: of the quantised model, by name.
+        layers: its ``quantization_map``.
+    Returns:
+        The tensors, tied where they were, and plain data: ``layers`` (``packed_map``), ``tables``
+        (names of int8 embeddings and projections), ``convolutions`` (name -> ``dtype``; ``compute``
+        in that type, or null; ``weight_norm``: the dimension of a weight normalisation that was
+        multiplied out, or null), ``dtype``.
+    Raises:
+        CheckpointError: tensors are missing, or a weight is broken.
+        ConfigError: a layer cannot be packed, or the precision cannot hold the model.
+    """
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
+    packed: Tensors = {}
+    described: dict[str, Any] = {}
+    layers = {
+        name: spec for name, spec in layers.items() if not f"{name}.".startswith(TRAINING_ONLY)
+    }
+    for name, spec in tqdm(layers.items(), desc="packing", unit="layer", disable=None):
+        own = _take(rest, name)
+        try:
+            layer = _packed_layer(own, spec, DTYPES[precision.dtype])
+        except (CheckpointError, ConfigError, RuntimeError) as error:
+            kind = type(error) if not isinstance(error, RuntimeError) else CheckpointError
+            raise kind(f"{name}: {error}") from None
+        described[name] = layer.description()
+        packed |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    convolutions = _pack_convolutions(rest, packed, precision)
+    kinds = TABLES if precision.int8_embeddings else ()
+    if precision.int8_convolutions:
+        kinds = (*kinds, FRONT_END_PROJECTION)
+    tables = _pack_tables(rest, packed, kinds)
+    stored = _once(lambda tensor: tensor.detach().clone().to(DTYPES[precision.dtype]))
+    for name, tensor in rest.items():
+        if name.endswith(UNINITIALISED):
+            packed[name] = torch.zeros(tensor.shape)
+        else:
+            packed[name] = stored(tensor) if tensor.is_floating_point() else tensor.clone()
+    _require_finite(packed, precision.dtype)
+    return packed, {
+        "layers": described,
+        "tables": tables,
+        "convolutions": convolutions,
+        "dtype": precision.dtype,
+    }
+
+
+def _take(tensors: Tensors, name: str) -> Tensors:
+    """Remove the tensors of the module ``name`` and return them by their names in it."""
+    prefix = f"{name}."
+    found = [key for key in tensors if key.startswith(prefix)]
+    return {key.removeprefix(prefix): tensors.pop(key) for key in found}
+
+
+def _packed_layer(own: Tensors, spec: Mapping[str, Any], dtype: torch.dtype) -> PackedLinear:
+    """The packed form of a quantised layer with these tensors."""
+    weight = own.get("weight")
+    if weight is None or weight.dim() != 2:
+        raise CheckpointError(
+            "the quantization map names a layer here, but the checkpoint holds no such weight; "
+            "its map and its tensors do not belong together"
+        )
+    linear = nn.Linear(weight.shape[1], weight.shape[0], "bias" in own, device="meta")
+    # Float32 whatever the checkpoint has: as the model computes on the CPU.
+    layer = LayerSpec.from_dict(spec, "quantization map").quantize(linear).to_empty(device="cpu")
+    layer.load_state_dict(own)
+    # The storage form is the same in every back end; this one needs no conversion.
+    return PackedLinear.from_layer(layer.eval(), dtype=dtype, backend="reference")
+
+
+def _pack_convolutions(
+    rest: Tensors, packed: Tensors, precision: Precision
+) -> dict[str, dict[str, Any]]:
+    """Move the convolutions of ``rest`` to ``packed``; all stay in fp32 unless asked for less."""
+    dtype = torch.int8 if precision.int8_convolutions else DTYPES[precision.dtype]
+    if dtype == torch.float32 and not precision.bf16_convolutions:
+        return {}
+    suffixes = (".weight", ".weight_v")
+    names = dict.fromkeys(
+        key.rpartition(".")[0] for key in rest if key.endswith(suffixes) and rest[key].dim() == 3
+    )
+    described = {}
+    for name in names:
+        own, norm = _take(rest, name), None
+        weight = own.get("weight")
+        if weight is None:
+            norm = _normalised_dimension(own["weight_g"])
+            weight = torch._weight_norm(own["weight_v"].float(), own["weight_g"].float(), norm)
+        if dtype == torch.int8:
+            packed[f"{name}.weight"], packed[f"{name}.scale"] = quantize_rows(weight)
+        else:
+            packed[f"{name}.weight"] = weight.detach().to(dtype)
+        if "bias" in own:
+            packed[f"{name}.bias"] = own["bias"].detach().to(DTYPES[precision.dtype])
+        described[name] = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "compute": "bfloat16" if precision.bf16_convolutions else None,
+            "weight_norm": norm,
+        }
+    return described
+
+
+def _normalised_dimension(gains: Tensor) -> int:
+    """The dimension along which the gains of a weight normalisation run."""
+    return max(range(gains.dim()), key=lambda dimension: gains.shape[dimension])
+
+
+def _pack_tables(rest: Tensors, packed: Tensors, kinds: tuple[str, ...]) -> list[str]:
+    """Move the modules of ``rest`` that have one of these names to ``packed``, in int8."""
+    names = [
+        key.removesuffix(".weight")
+        for key in rest
+        if key.endswith(tuple(f".{kind}.weight" for kind in kinds))
+    ]
+    codes = _once(quantize_rows)
+    for name in names:
+        packed[f"{name}.weight"], packed[f"{name}.scale"] = codes(rest.pop(f"{name}.weight"))
+    return names
+
+
+def _once(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """``function`` with one result for tensors that are the same memory, so that ties stay."""
+    results: dict[tuple, Any] = {}
+    alive: list[Tensor] = []  # or another tensor might be given the memory of one that is gone
+
+    def apply(tensor: Tensor) -> Any:
+        key = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+        if not tensor.numel():
+            return function(tensor)
+        if key not in results:
+            alive.append(tensor)
+            results[key] = function(tensor)
+        return results[key]
+
+    return apply
+
+
+def _require_finite(packed: Tensors, dtype: str) -> None:
+    for name, tensor in packed.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ConfigError(
+                f"{name}: holds NaN or infinity as {dtype}; if the checkpoint itself is sound, its "
+                "values are too large: pack with --dtype bf16 or fp32"
+            )
+
+
+# Unpacking
+
+
+def unpack_tensors(
+    packed: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> tuple[Tensors, dict[str, Any]]:
+    """Float32 tensors that the quantised arch loads, and the ``quantization_map``.
+
+    Codes, vectors and everything else are those of the packed model: so is the translation.  The
+    latent weights are not the trained ones, which are gone (``PackedLinear.to_layer``).
+
+    Raises:
+        CheckpointError: the codes of a layer cannot be had from any weight again.
+    """
+    rest = dict(packed)
+    tensors: Tensors = {}
+    quantization_map = {}
+    layers = description["layers"]
+    for name, arguments in tqdm(layers.items(), desc="unpacking", unit="layer", disable=None):
+        layer = PackedLinear(**arguments, backend="reference")
+        layer.load_state_dict(_take(rest, name))
+        try:
+            state = layer.to_layer().state_dict()
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+        tensors |= {f"{name}.{key}": value for key, value in state.items()}
+        quantization_map[name] = dict(arguments["spec"])
+    for name, how in description["convolutions"].items():
+        own = _take(rest, name)
+        weight = dequantize_rows(own["weight"], own["scale"]) if "scale" in own else own["weight"]
+        if how["weight_norm"] is None:
+            tensors[f"{name}.weight"] = weight.float()
+        else:
+            tensors[f"{name}.weight_v"] = weight.float()
+            norm = torch.norm_except_dim(weight.float(), 2, how["weight_norm"])
+            tensors[f"{name}.weight_g"] = norm
+        if "bias" in own:
+            tensors[f"{name}.bias"] = own["bias"].float()
+    scales = {name: rest.pop(f"{name}.scale") for name in description["tables"]}
+    whole: dict[tuple, Tensor] = {}
+    for name, scale in scales.items():
+        codes = rest.pop(f"{name}.weight")
+        key = codes.data_ptr(), codes.shape
+        if key not in whole:
+            whole[key] = dequantize_rows(codes, scale)
+        tensors[f"{name}.weight"] = whole[key]
+    full = _once(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    return tensors | {name: full(tensor) for name, tensor in rest.items()}, quantization_map
