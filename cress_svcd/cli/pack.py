@@ -29,16 +29,12 @@ import yaml
 from torch import Tensor
 
 from cress_svcd.atomic_files import write_json
+from cress_svcd.data.config import DataConfig, dictionary_digest, load_dictionary
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.packed_checkpoint import write_packed
 from cress_svcd.inference.packed_tensors import DTYPES, Precision, pack_tensors
 from cress_svcd.inference.size_report import size_report
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.tasks.speech_and_text_translation import (
-    DataConfig,
-    dictionary_digest,
-    load_dictionary,
-)
 from cress_svcd.translation.translator import find_data
 
 logger = logging.getLogger(__name__)

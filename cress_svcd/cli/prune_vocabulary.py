@@ -26,13 +26,13 @@ import logging
 from pathlib import Path
 
 from cress_svcd.atomic_files import write_checkpoint
+from cress_svcd.data.config import dictionary_digest, load_dictionary
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.data.corpus.vocabulary_pruning import prune
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.vocabulary_rows import select_rows
-from cress_svcd.tasks.speech_and_text_translation import dictionary_digest, load_dictionary
 
 logger = logging.getLogger(__name__)
 

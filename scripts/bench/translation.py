@@ -91,7 +91,7 @@ def make_models(
     from cress_svcd.models.hubert_encoder import HubertDescription
     from cress_svcd.models.hubert_transformer import HubertTransformerConfig
     from cress_svcd.quantization import LayerSpec, Policy, Rule, apply_policy, quantization_map
-    from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationConfig
+    from cress_svcd.tasks.options import SpeechAndTextTranslationConfig
 
     pieces = "".join(f"piece{number} 1\n" for number in range(VOCABULARY - 4))
     write_text(folder / "dictionary.txt", pieces)

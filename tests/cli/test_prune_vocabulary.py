@@ -9,10 +9,10 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 
 from cress_svcd.cli.main import main
+from cress_svcd.data.config import dictionary_digest
 from cress_svcd.data.corpus.manifest import Segment, write_manifest
 from cress_svcd.data.corpus.vocabulary import load_sentencepiece
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.tasks.speech_and_text_translation import dictionary_digest
 from tests.helpers.deltalm_files import TINY, TINY_HEADS, build, save_finetuned
 from tests.helpers.large_vocabulary import write_vocabulary
 

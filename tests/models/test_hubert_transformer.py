@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationConfig
+from cress_svcd.tasks.options import SpeechAndTextTranslationConfig
 
 ARCHS = [
     "hubert_transformer",

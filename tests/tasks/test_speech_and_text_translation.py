@@ -11,9 +11,9 @@ import yaml
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
+from cress_svcd.data.config import dictionary_digest
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.tasks.speech_and_text_translation import dictionary_digest
 from tests.helpers.hubert_files import make_hubert
 from tests.helpers.training_options import make_model, make_task, parse
 

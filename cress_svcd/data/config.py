@@ -1,0 +1,80 @@
+"""The configuration of a data folder, and its dictionary."""
+
+import hashlib
+from pathlib import Path
+
+from fairseq.data import Dictionary
+from fairseq.data.audio.data_cfg import S2TDataConfig
+
+from cress_svcd.atomic_files import read_yaml
+from cress_svcd.data.corpus.vocabulary import check_dictionary
+from cress_svcd.errors import ConfigError
+
+
+class DataConfig(S2TDataConfig):
+    """fairseq's data configuration, with clear errors, as data rather than behaviour."""
+
+    def __init__(self, path: Path):
+        read_yaml(
+            path, "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
+        )
+        super().__init__(path)
+        self.path = path
+        if not self.use_audio_input:
+            raise ConfigError(
+                f"{path}: key use_audio_input must be true: the model reads waveforms"
+            )
+        self.check_files()
+
+    def check_files(self) -> None:
+        """The files that the config names are there, and belong together."""
+        named = {"vocab_filename": self.dictionary_path}
+        if self.bpe_tokenizer.get("bpe") == "sentencepiece":
+            named["bpe_tokenizer.sentencepiece_model"] = Path(
+                self.bpe_tokenizer.get("sentencepiece_model", "")
+            )
+        for key, file in named.items():
+            if not file.is_file():
+                raise ConfigError(f"{self.path}: key {key}: {file}: no such file")
+        if len(named) == 2:
+            check_dictionary(named["bpe_tokenizer.sentencepiece_model"], self.dictionary_path)
+
+    @property
+    def dictionary_path(self) -> Path:
+        return self.root / self.vocab_filename
+
+    @property
+    def bpe_tokenizer(self) -> dict:
+        """As configured; a relative ``sentencepiece_model`` starts at the config.
+
+        Upstream prefers a file of that name in the working directory.
+        """
+        tokenizer = dict(self.config.get("bpe_tokenizer") or {"bpe": None})
+        if "sentencepiece_model" in tokenizer:
+            tokenizer["sentencepiece_model"] = str(self.root / tokenizer["sentencepiece_model"])
+        return tokenizer
+
+    @property
+    def normalize(self) -> bool:
+        """``standardize_audio``; upstream it is a method, and as a condition always true."""
+        return bool(self.config.get("standardize_audio", False))
+
+    @property
+    def absolute_audio_root(self) -> str:
+        """``audio_root``; a relative one starts at the config."""
+        return str((self.root / self.audio_root).resolve()) if self.audio_root else str(self.root)
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Raises ConfigError if ``path`` is no fairseq dictionary."""
+    try:
+        return Dictionary.load(str(path))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path}: is no fairseq dictionary ({error}); expected 'piece count' in each line"
+        ) from None
+
+
+def dictionary_digest(dictionary: Dictionary) -> str:
+    """Short digest of the symbols in their order: the identity of a vocabulary."""
+    return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,242 @@
+"""The datasets of the task: a split's manifests or binary text, for each mode of a training."""
+
+import logging
+from pathlib import Path
+
+import pandas
+import torch
+from fairseq.data import FairseqDataset, LanguagePairDataset
+from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
+from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
+
+from cress_svcd.data.config import DataConfig, load_dictionary
+from cress_svcd.data.corpus.binary_text import check_binary_pairs
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.dataset import (
+    GPU_LENGTH_MULTIPLE,
+    EncodedSentences,
+    OneModeBatches,
+    Places,
+    SpeechTranslationDataset,
+    check_language,
+    text_dataset,
+)
+from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.errors import ConfigError
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
+from cress_svcd.tasks.options import EXTERNAL, SPEECH, TEXT, SpeechAndTextTranslationConfig
+
+logger = logging.getLogger(__name__)
+
+# What one frame of HuBERT's features sees: shorter segments are lengthened by silence.
+SHORTEST_SEGMENT = 400
+
+
+class DataTask(TranslationTask):
+    """fairseq's task with the datasets of speech and text.
+
+    Attributes:
+        data_cfg: the configuration of the data folder.
+        hubert_digest, cached_encoder, cached_layer: of the encoder whose features --feature-cache
+            holds; None without it.
+    """
+
+    cfg: SpeechAndTextTranslationConfig
+    data_cfg: DataConfig
+    hubert_digest: str | None = None
+    cached_encoder: str | None = None
+    cached_layer: str | None = None
+
+    @property
+    def training_modes(self) -> list[str]:
+        """Of the training batches."""
+        cfg = self.cfg
+        modes = [EXTERNAL] if cfg.ext_mt_training else []
+        if cfg.st_training or not (cfg.mt_finetune or cfg.ext_mt_training):
+            return [SPEECH, *modes]
+        return [TEXT, *modes] if cfg.mt_finetune else modes
+
+    @property
+    def evaluates_text(self) -> bool:
+        """Whether validation and generation take text rather than speech."""
+        return self.cfg.text_input or SPEECH not in self.training_modes
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs) -> None:
+        """Load ``split`` (or several, comma separated).
+
+        The training split holds a dataset for each of :attr:`training_modes`.
+
+        Raises:
+            ConfigError, ManifestError: a file is missing or wrong.
+        """
+        training = split == self.cfg.train_subset
+        modes = self.training_modes if training else [self._evaluation_mode(split)]
+        items = []
+        for mode in modes:
+            dataset = self._load_mode(split, mode, training)
+            # What fairseq calls a positions limit differs between modes; the dataset keeps its own.
+            dataset.size_limits = self._size_limits(mode, training)
+            items.append((mode, dataset))
+            logger.info("%s: %d examples of mode %s", split, len(dataset), mode)
+        if len(items) == 1:
+            self.datasets[split] = items[0][1]
+        else:
+            self.datasets[split] = OneModeBatches(
+                [ModalityDatasetItem(mode, dataset, dataset.size_limits) for mode, dataset in items]
+            )
+            self.datasets[split].size_limits = None
+
+    def _evaluation_mode(self, split: str) -> str:
+        if not self.evaluates_text:
+            return SPEECH
+        only_external = self.training_modes == [EXTERNAL] and not self.cfg.text_input
+        return EXTERNAL if only_external and self._has_binary(split) else TEXT
+
+    def _size_limits(self, mode: str, training: bool) -> tuple:
+        source = self.cfg.max_source_positions
+        if mode == SPEECH:
+            source = self.cfg.max_audio_positions if training else None
+        return source, self.cfg.max_target_positions
+
+    def _load_mode(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        if mode == EXTERNAL:
+            return self._load_external(split)
+        return self._load_manifests(split, mode, training)
+
+    def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        frames, manifests = [], []
+        for name in split.split(","):
+            path = self.data_cfg.root / f"{name}.tsv"
+            if not path.is_file():
+                found = sorted(file.stem for file in self.data_cfg.root.glob("*.tsv"))
+                raise ConfigError(
+                    f"{path}: no such manifest; this data folder has {', '.join(found) or 'none'}"
+                )
+            frame = read_manifest(path)
+            check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
+            check_language(frame, "src_lang", self.cfg.source_lang, str(path))
+            frames.append(frame)
+            manifests.append((path, frame["id"]))
+        frame = pandas.concat(frames, ignore_index=True)
+        targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
+        # Generation has no use for transcripts, and they may be in other words than training's.
+        wants_sources = mode == TEXT or training or self.cfg.mt_finetune or self.cfg.st_training
+        has_sources = bool((frame["src_text"] != "").all())
+        if not has_sources and (mode == TEXT or self.cfg.mt_finetune):
+            row = int((frame["src_text"] == "").to_numpy().argmax())
+            raise ConfigError(
+                f"{split}: segment {frame['id'][row]} has no src_text; text translation "
+                "(--mt-finetune, --text-input) needs the transcript of every segment"
+            )
+        sources = None
+        if wants_sources and has_sources:
+            sources = self._encode(frame["src_text"], f"{split}, src_text")
+        if mode == SPEECH:
+            report_short(frame, split)
+        if mode == TEXT:
+            return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
+        return SpeechTranslationDataset(
+            frame["audio"],
+            frame["n_frames"],
+            targets,
+            sources,
+            self.tgt_dict,
+            audio_root=self.data_cfg.absolute_audio_root,
+            normalize=self.data_cfg.normalize,
+            shuffle=training,
+            features=self._cached_features(split, frame),
+            length_multiple=self.length_multiple,
+            places=Places(manifests),
+        )
+
+    @property
+    def length_multiple(self) -> int:
+        """Of the samples of a batch."""
+        if self.cfg.audio_length_multiple is not None:
+            return max(1, self.cfg.audio_length_multiple)
+        return GPU_LENGTH_MULTIPLE if torch.cuda.is_available() and not self.cfg.cpu else 1
+
+    def _cached_features(self, split: str, frame: pandas.DataFrame) -> FeatureCache | None:
+        folder = self.cfg.feature_cache
+        if not folder:
+            return None
+        if not FeatureCache.exists(folder, split):
+            logger.warning("%s: no features of %s, audio is read", folder, split)
+            return None
+        cache = FeatureCache(folder, split, frame)
+        if cache.about["hubert"] != self.hubert_digest:
+            raise ConfigError(
+                f"{folder}: the features of {split} are of another encoder than "
+                "--hubert-model-path; make them again with 'cress-svcd extract-features'"
+            )
+        if (layer := cache.about.get("layer", OUTPUT)) != self.cached_layer:
+            raise ConfigError(
+                f"{folder}: the features of {split} are of the encoder's {layer}, but this "
+                f"training needs those of its {self.cached_layer} (the {OUTPUT} with "
+                f"--freeze-hubert, the {CONVOLUTIONS} with --freeze-hubert-convolutions)"
+            )
+        return cache
+
+    def _encode(self, sentences, what: str) -> EncodedSentences:
+        return EncodedSentences(sentences, self._pieces, self.tgt_dict, what)
+
+    def _pieces(self, sentence: str) -> str:
+        if self.pre_tokenizer is not None:
+            sentence = self.pre_tokenizer.encode(sentence)
+        return self.bpe.encode(sentence) if self.bpe is not None else sentence
+
+    def _binary_prefix(self, split: str) -> Path:
+        pair = f"{self.cfg.source_lang}-{self.cfg.target_lang}"
+        return Path(self.cfg.text_data) / f"{split}.{pair}.{self.cfg.source_lang}"
+
+    def _has_binary(self, split: str) -> bool:
+        return bool(self.cfg.text_data) and Path(f"{self._binary_prefix(split)}.idx").is_file()
+
+    def _load_external(self, split: str) -> LanguagePairDataset:
+        folder = Path(self.cfg.text_data)
+        if not self._has_binary(split):
+            raise ConfigError(
+                f"{self._binary_prefix(split)}.idx: no such file; --text-data expects fairseq's "
+                "binary sentence pairs there (prepare-mustc --text-data, or fairseq-preprocess "
+                "with this dictionary)"
+            )
+        for language in (self.cfg.source_lang, self.cfg.target_lang):
+            path = folder / f"dict.{language}.txt"
+            if path.is_file() and load_dictionary(path) != self.tgt_dict:
+                raise ConfigError(
+                    f"{path}: another dictionary than {self.data_cfg.dictionary_path}; binarise "
+                    "the text with the vocabulary of the speech data"
+                )
+        check_binary_pairs(folder, split, (self.cfg.source_lang, self.cfg.target_lang))
+        return load_langpair_dataset(
+            str(folder),
+            split,
+            self.cfg.source_lang,
+            self.src_dict,
+            self.cfg.target_lang,
+            self.tgt_dict,
+            combine=False,
+            dataset_impl=self.cfg.dataset_impl,
+            upsample_primary=1,
+            left_pad_source=False,
+            left_pad_target=False,
+            max_source_positions=self.cfg.max_source_positions,
+            max_target_positions=self.cfg.max_target_positions,
+            shuffle=split == self.cfg.train_subset,
+        )
+
+
+def report_short(frame: pandas.DataFrame, split: str) -> None:
+    """Log how many segments are too short for a single frame of the speech encoder."""
+    short = frame["n_frames"] < SHORTEST_SEGMENT
+    if short.any():
+        logger.warning(
+            "%s: %d of %d segments have fewer than %d samples, too few for a frame of the speech "
+            "encoder, and are filled up with silence (the first: %s); prepare-mustc --min-frames "
+            "drops them",
+            split,
+            short.sum(),
+            len(frame),
+            SHORTEST_SEGMENT,
+            frame["id"][short.idxmax()],
+        )
