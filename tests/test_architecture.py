@@ -19,8 +19,8 @@ BELOW_MODELS = {"kernels", "quantization", "data"}
 MAY_IMPORT = {
     "kernels": set(),
     "quantization": {"kernels"},
-    "data": set(),
     "recipes": set(),
+    "data": {"recipes"},
     "models": BELOW_MODELS,
     "inference": {*BELOW_MODELS, "models"},
     "training": {*BELOW_MODELS, "models", "inference"},

@@ -1,11 +1,9 @@
 """The stages of ``pretrain-hubert``: units, masked prediction, CTC, export."""
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +37,7 @@ from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
 from cress_svcd.pretraining.speech_units import MfccFeatures, PhoneEvents, fit_clusters
 from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
+from cress_svcd.recipes.resumable import Record, Records, Step, digest
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +305,7 @@ class HubertPretraining:
         self.records.stage("export", [self.records.digest(stage)], [target], work)
 
 
-class StageRecords:
+class StageRecords(Records):
     """``summary.json``: for each finished stage its inputs' digest, result and seconds."""
 
     def __init__(self, path: Path):
@@ -317,7 +316,7 @@ class StageRecords:
                 entries = json.loads(path.read_text(encoding="utf-8"))
                 self.entries = {name: dict(entry) for name, entry in entries.items()}
             except (ValueError, TypeError, AttributeError) as error:
-                logger.warning("%s is of no use (%s): everything is done anew", path, error)
+                logger.warning("%s is of no use (%s): everything is done again", path, error)
 
     def clear(self) -> None:
         self.entries = {}
@@ -330,19 +329,25 @@ class StageRecords:
         self, name: str, inputs: Any, outputs: Sequence[Path], work: Callable[[], dict]
     ) -> None:
         """Do ``work`` unless it was done with the same inputs, and its outputs are there."""
-        digest = _digest(inputs)
-        entry = self.entries.get(name, {})
-        if entry.get("inputs") == digest and all(path.exists() for path in outputs):
-            logger.info("%s: up to date (--force does it again)", name)
-            return
-        # Killed from here on, the stage must not pass for finished.
-        if self.entries.pop(name, None) is not None:
-            write_json(self.path, self.entries)
-        started = time.monotonic()
-        result = work()
-        seconds = round(time.monotonic() - started, 1)
-        self.entries[name] = {"inputs": digest, "seconds": seconds, "result": result}
+        self.run(Step(name, _digest(inputs), outputs), work)
+
+    def read(self, name: str) -> Record | None:
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        return Record(entry.get("inputs"), result=entry.get("result"))
+
+    def write(self, name: str, record: Record) -> None:
+        self.entries[name] = {
+            "inputs": record.inputs,
+            "seconds": round(record.seconds, 1),
+            "result": record.result,
+        }
         write_json(self.path, self.entries)
+
+    def begin(self, step: Step) -> None:
+        if self.entries.pop(step.name, None) is not None:
+            write_json(self.path, self.entries)
 
 
 class _DivergenceWatch:
@@ -392,8 +397,7 @@ def _without_half_precision(common: dict) -> None:
 
 
 def _digest(data: Any) -> str:
-    text = json.dumps([_VERSION, data], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return digest([_VERSION, data])
 
 
 def _digest_file(path: str | os.PathLike) -> str:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.errors import CressError
 from cress_svcd.recipes.recipe_file import Recipe, Stage
+from cress_svcd.recipes.resumable import Record, Records, Step
 
 # Run as modules of this very Python: they need not be on the PATH.
 PROGRAMS = {
@@ -65,6 +66,7 @@ class Runner:
 
     def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
         self.recipe = recipe
+        self.stamps = StageStamps(recipe.folder / ".stages")
         self._lock: tuple[int, ...] = ()
         self.environment = child_environment(environment)
 
@@ -87,7 +89,7 @@ class Runner:
                 if force:
                     self._forget([stage])
                 if self.is_done(stage):
-                    seconds = self._stamp(stage)["seconds"]
+                    seconds = self.stamps.seconds(stage.name)
                     print(f"{title}: done before, in {seconds:.0f} s", flush=True)
                     continue
                 print(f"{title}: {stage.does}", flush=True)
@@ -109,12 +111,7 @@ class Runner:
             )
 
     def is_done(self, stage: Stage) -> bool:
-        stamp = self._stamp(stage)
-        return (
-            stamp.get("digest") == stage.digest()
-            and "seconds" in stamp
-            and all(Path(file).exists() for file in stage.makes)
-        )
+        return self.stamps.is_done(_step(stage))
 
     def run_stage(self, number: int, stage: Stage) -> None:
         """Run one stage and note that it is done; what comes after it is not, from then on."""
@@ -124,15 +121,15 @@ class Runner:
                 f"stage {stage.name}: {', '.join(missing)}: no such file; run the stages before it "
                 "(--from-stage), or check the setting that names it"
             )
-        started_before = self._stamp(stage) == {"digest": stage.digest()}
-        self._forget(self.recipe.stages[number - 1 :])
-        if not started_before:
+        if not self.stamps.is_begun(_step(stage)):
             for file in stage.clears:
                 _remove(Path(file))
-        write_json(self._stamp_file(stage), {"digest": stage.digest()})
+        self._forget(self.recipe.stages[number:])
+        self.stamps.run(_step(stage), lambda: self._work(number, stage))
+
+    def _work(self, number: int, stage: Stage) -> None:
         started = time.monotonic()
         logs = self._run_commands(number, stage)
-        seconds = time.monotonic() - started
         if stage.output:
             printed = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
             write_text(stage.output, "".join(printed))
@@ -141,7 +138,7 @@ class Runner:
             raise StageError(
                 f"stage {stage.name}: it ended without {', '.join(absent)}; see {logs[-1]}"
             )
-        write_json(self._stamp_file(stage), {"digest": stage.digest(), "seconds": seconds})
+        seconds = time.monotonic() - started
         print(f"    {seconds:.0f} s, log {', '.join(map(str, logs))}", flush=True)
 
     def _run_commands(self, number: int, stage: Stage) -> list[Path]:
@@ -235,8 +232,7 @@ class Runner:
     def write_report(self) -> dict:
         """Write ``report.json``: scores and sizes of the rows, seconds of the stages."""
         stages = {
-            stage.name: round(self._stamp(stage).get("seconds", 0), 1)
-            for stage in self.recipe.stages
+            stage.name: round(self.stamps.seconds(stage.name), 1) for stage in self.recipe.stages
         }
         report = {
             "recipe": self.recipe.name,
@@ -250,17 +246,46 @@ class Runner:
 
     def _forget(self, stages: list[Stage]) -> None:
         for stage in stages:
-            self._stamp_file(stage).unlink(missing_ok=True)
+            self.stamps.forget(stage.name)
 
-    def _stamp_file(self, stage: Stage) -> Path:
-        return self.recipe.folder / ".stages" / f"{stage.name}.json"
 
-    def _stamp(self, stage: Stage) -> dict:
-        """``digest`` of the stage's commands since they started, ``seconds`` once they are done."""
+class StageStamps(Records):
+    """``.stages/STAGE.json``: the digest of a stage's commands since they started, and the seconds
+    once they are done."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _content(self, name: str) -> dict:
         try:
-            return json.loads(self._stamp_file(stage).read_text(encoding="utf-8"))
+            return json.loads(self._file(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+
+    def seconds(self, name: str) -> float:
+        return self._content(name).get("seconds", 0)
+
+    def read(self, name: str) -> Record | None:
+        content = self._content(name)
+        if "digest" not in content:
+            return None
+        return Record(content["digest"], finished="seconds" in content)
+
+    def write(self, name: str, record: Record) -> None:
+        write_json(self._file(name), {"digest": record.inputs, "seconds": record.seconds})
+
+    def begin(self, step: Step) -> None:
+        write_json(self._file(step.name), {"digest": step.inputs})
+
+    def forget(self, name: str) -> None:
+        self._file(name).unlink(missing_ok=True)
+
+
+def _step(stage: Stage) -> Step:
+    return Step(stage.name, stage.digest(), [Path(file) for file in stage.makes])
 
 
 def resolve(command: list[str]) -> list[str]:

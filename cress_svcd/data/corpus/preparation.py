@@ -38,6 +38,7 @@ from cress_svcd.data.corpus.vocabulary import (
     write_dictionary,
 )
 from cress_svcd.errors import ConfigError
+from cress_svcd.recipes.resumable import Record, Records, Step, digest
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +79,11 @@ class PrepareOptions:
     force: bool = False
 
 
-class Summary:
+class Summary(Records):
     """``summary.json``: the result of each finished stage, and a stamp to tell if it still holds.
 
-    A stage is a path of keys, ``("splits", "train")``.  The file is written after each stage, so a
-    run that was killed goes on after its last finished one.
+    A stage is a path of keys, ``splits/train``, where its result stands.  The file is written after
+    each stage, so a run that was killed goes on after its last finished one.
     """
 
     def __init__(self, path: Path, release: Release, force: bool):
@@ -111,54 +112,54 @@ class Summary:
                 return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
-        logger.warning("%s is of no use (%s): everything is prepared anew", self.path, problem)
+        logger.warning("%s is of no use (%s): everything is prepared again", self.path, problem)
 
     def stage(
-        self, key: tuple[str, ...], inputs: Any, outputs: Sequence[Path], work: Callable[[], Any]
+        self, name: str, inputs: Any, outputs: Sequence[Path], work: Callable[[], Any]
     ) -> Any:
         """The result of ``work()``, or that of an earlier run on the same inputs.
 
         ``inputs`` is anything that JSON can hold; ``outputs`` are the files that ``work`` writes.
         """
-        inputs = _digest(inputs)
-        if self._holds(key, inputs, outputs):
-            logger.info("%s: up to date (--force does it again)", " ".join(key))
-            return self.get(key)
-        if self.data["stamps"].pop("/".join(key), None):
-            # Killed from here on, the stage must not pass for finished with its old inputs.
-            self.save()
-        result = work()
-        self._put(key, result)
-        self.data["stamps"]["/".join(key)] = {"inputs": inputs, "outputs": self._sizes(outputs)}
-        self.save()
-        return result
+        return self.run(Step(name, digest([_VERSION, inputs], characters=64), outputs), work)
 
-    def stamp(self, key: tuple[str, ...]) -> dict | None:
-        return self.data["stamps"].get("/".join(key))
+    def stamp(self, name: str) -> dict | None:
+        return self.data["stamps"].get(name)
 
-    def get(self, key: tuple[str, ...]) -> Any:
+    def get(self, name: str) -> Any:
         node = self.data
-        for name in key:
-            node = node.get(name, {})
+        for key in name.split("/"):
+            node = node.get(key, {})
         return node
 
     def save(self) -> None:
         write_json(self.path, self.data)
 
-    def _holds(self, key: tuple[str, ...], inputs: str, outputs: Sequence[Path]) -> bool:
-        return self.stamp(key) == {"inputs": inputs, "outputs": self._sizes(outputs)}
+    def read(self, name: str) -> Record | None:
+        stamp = self.stamp(name)
+        if stamp is None:
+            return None
+        return Record(stamp["inputs"], result=self.get(name), outputs=stamp["outputs"])
 
-    def _sizes(self, paths: Sequence[Path]) -> dict[str, int | None]:
+    def write(self, name: str, record: Record) -> None:
+        *parents, key = name.split("/")
+        node = self.data
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[key] = record.result
+        self.data["stamps"][name] = {"inputs": record.inputs, "outputs": record.outputs}
+        self.save()
+
+    def begin(self, step: Step) -> None:
+        if self.data["stamps"].pop(step.name, None):
+            self.save()
+
+    def describe_outputs(self, outputs: Sequence[Path]) -> dict[str, int | None]:
+        """Sizes of the files, by their places from here."""
         return {
             os.path.relpath(path, self.path.parent): path.stat().st_size if path.exists() else None
-            for path in paths
+            for path in outputs
         }
-
-    def _put(self, key: tuple[str, ...], result: Any) -> None:
-        node = self.data
-        for name in key[:-1]:
-            node = node.setdefault(name, {})
-        node[key[-1]] = result
 
 
 def prepare(root: str | os.PathLike, out: str | os.PathLike, options: PrepareOptions) -> dict:
@@ -216,7 +217,7 @@ def _check_vocabulary_source(
         load_sentencepiece(options.spm_model)
         if options.dictionary is not None:
             check_dictionary(options.spm_model, options.dictionary)
-    elif TRAINING_SPLIT not in splits and summary.stamp(("splits", TRAINING_SPLIT)) is None:
+    elif TRAINING_SPLIT not in splits and summary.stamp(f"splits/{TRAINING_SPLIT}") is None:
         raise ConfigError(
             f"without {TRAINING_SPLIT} among the splits ({' '.join(splits)}) there is no text to "
             f"train a vocabulary on; add it, or give --spm-model and --dictionary"
@@ -250,7 +251,7 @@ def _prepare_manifest(
         "sample_audio": options.sample_audio,
         "languages": languages,
     }
-    summary.stage(("splits", split), inputs, [manifest], work)
+    summary.stage(f"splits/{split}", inputs, [manifest], work)
 
 
 def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) -> None:
@@ -259,7 +260,7 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
         model = out / f"spm_unigram{options.vocab_size}.model"
         dictionary = model.with_suffix(".txt")
         outputs = [model, model.with_suffix(".vocab"), dictionary]
-        inputs: Any = [summary.stamp(("splits", TRAINING_SPLIT)), options.vocab_size]
+        inputs: Any = [summary.stamp(f"splits/{TRAINING_SPLIT}"), options.vocab_size]
     else:
         model = out / options.spm_model.name
         source = options.dictionary or options.spm_model.with_suffix(".txt")
@@ -287,13 +288,13 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
             "size": entries + len(SPECIAL_PIECES),
         }
 
-    summary.stage(("vocabulary",), inputs, outputs, work)
+    summary.stage("vocabulary", inputs, outputs, work)
 
 
 def _write_config(summary: Summary, release: Release, out: Path, options: PrepareOptions) -> None:
     """Write ``config.yaml``; what a user has added to an existing one stays."""
     path = out / CONFIG_FILE
-    vocabulary = summary.get(("vocabulary",))
+    vocabulary = summary.get("vocabulary")
     config = {
         "vocab_filename": vocabulary["dictionary"],
         "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": vocabulary["model"]},
@@ -317,7 +318,7 @@ def _prepare_text_data(
     summary: Summary, release: Release, split: str, out: Path, options: PrepareOptions
 ) -> None:
     folder = options.text_data
-    vocabulary = summary.get(("vocabulary",))
+    vocabulary = summary.get("vocabulary")
     languages = [release.src_lang, release.tgt_lang]
     dictionary = out / vocabulary["dictionary"]
 
@@ -332,8 +333,8 @@ def _prepare_text_data(
         return {"folder": str(folder), "sentences": len(table), **counts}
 
     names = [f"dict.{language}.txt" for language in languages] + text_data_files(split, languages)
-    inputs = [summary.stamp(("splits", split)), summary.stamp(("vocabulary",))]
-    summary.stage(("text_data", split), inputs, [folder / name for name in names], work)
+    inputs = [summary.stamp(f"splits/{split}"), summary.stamp("vocabulary")]
+    summary.stage(f"text_data/{split}", inputs, [folder / name for name in names], work)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -341,11 +342,6 @@ def _copy(source: Path, target: Path) -> None:
         return
     with replacing(target) as temporary:
         temporary.write_bytes(source.read_bytes())
-
-
-def _digest(data: Any) -> str:
-    text = json.dumps([_VERSION, data], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _identity(path: Path) -> list:

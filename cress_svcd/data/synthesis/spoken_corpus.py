@@ -42,6 +42,7 @@ from cress_svcd.data.synthesis.speech import (
     plan_talks,
     speak_talk,
 )
+from cress_svcd.recipes.resumable import Record, Records, Step
 
 # Part of a split's settings; to be raised when the same settings give other bytes.
 _LAYOUT_VERSION = 1
@@ -77,11 +78,11 @@ class ReleaseSummary:
         return sum(split.new_samples for split in self.splits) / SAMPLE_RATE / self.seconds
 
 
-class SplitFolder:
-    """Where a split lies, and how far it has come.
+class SplitFolder(Records):
+    """Where a split lies, and how far it has come: the record of a single step.
 
-    While work is in progress, a hidden folder holds the settings and a record beside each
-    finished talk; the yaml and, last of all, ``SPLIT.speak.json`` say that the split is whole.
+    While work is in progress, a hidden folder holds the settings and a record of each finished
+    talk; the yaml and, last of all, the done-file ``SPLIT.speak.json`` say that the split is whole.
     """
 
     def __init__(self, release: Path, text: ParallelText, options: SpeechOptions) -> None:
@@ -95,7 +96,7 @@ class SplitFolder:
         return self.txt / f"{self.split}.{suffix}"
 
     @property
-    def mark(self) -> Path:
+    def done_file(self) -> Path:
         return self.text_file("speak.json")
 
     @property
@@ -108,23 +109,31 @@ class SplitFolder:
     def record_file(self, talk: Talk) -> Path:
         return self._progress / f"talk_{talk.number:05d}.json"
 
-    def finished(self, settings: dict[str, Any]) -> dict[str, Any] | None:
-        """The summary of a whole split with these settings, or None.
-
-        Raises SpeechError if something else lies there.
-        """
-        if self.mark.exists():
-            mark = _read_json(self.mark)
-            self._check_same(mark["settings"], settings)
-            return mark["summary"]
+    def read(self, name: str) -> Record | None:
+        if self.done_file.exists():
+            done = _read_json(self.done_file)
+            return Record(done["settings"], result=done["summary"])
         if self._settings_file.exists():
-            self._check_same(_read_json(self._settings_file), settings)
+            return Record(_read_json(self._settings_file), finished=False)
+        return None
+
+    def write(self, name: str, record: Record) -> None:
+        """Nothing to be written: ``finish`` has written the done-file, before it removed what the
+        work went on from."""
+
+    def begin(self, step: Step) -> None:
+        write_json(self._settings_file, step.inputs)
+
+    def require_same(self, settings: dict[str, Any]) -> None:
+        """Raise SpeechError if something else lies there than what ``settings`` make."""
+        record = self.read(self.split)
+        if record is not None:
+            self._check_same(record.inputs, settings)
         elif self.text_file("yaml").exists():
             raise SpeechError(
                 f"{self.text_file('yaml')} was not made by this command; choose another "
                 "--output, or replace the split with --force"
             )
-        return None
 
     def _check_same(self, there: dict[str, Any], asked: dict[str, Any]) -> None:
         keys = [key for key in asked if there.get(key) != asked[key]]
@@ -132,7 +141,7 @@ class SplitFolder:
             changes = ", ".join(_change(key, there.get(key), asked[key]) for key in keys)
             raise SpeechError(
                 f"{self.txt.parent} was made from something else ({changes}); choose another "
-                "--output, or make the split anew with --force"
+                "--output, or make the split again with --force"
             )
 
     def clear(self) -> None:
@@ -145,9 +154,6 @@ class SplitFolder:
         for path in self.audio.glob(f"{self.split}_*"):
             if pattern.fullmatch(path.name):
                 path.unlink()
-
-    def begin(self, settings: dict[str, Any]) -> None:
-        write_json(self._settings_file, settings)
 
     def has_spoken(self, talk: Talk) -> bool:
         """Whether a talk is finished; audio that was cut or removed since is not."""
@@ -166,7 +172,7 @@ class SplitFolder:
         write_text(self.record_file(talk), json.dumps(record, ensure_ascii=False))
 
     def finish(self, talks: Sequence[Talk], n_empty: int, settings: dict[str, Any]) -> SplitSummary:
-        """Write the texts and the yaml from the talks' records, then the mark of completeness."""
+        """Write the texts and the yaml from the talks' records, then the done-file."""
         summary = SplitSummary(self.split, skipped={"empty line": n_empty})
         speakers: dict[str, dict[str, Any]] = {}
         suffixes = ["yaml", self.options.source_lang, self.options.target_lang]
@@ -183,7 +189,7 @@ class SplitFolder:
                 raise SpeechError(f"split {self.split}: none of its lines could be spoken")
         summary.speakers = len(speakers)
         write_json(
-            self.mark,
+            self.done_file,
             {"settings": settings, "summary": _as_json(summary), "speakers": speakers},
         )
         shutil.rmtree(self._progress)
@@ -243,7 +249,7 @@ def make_release(
         if not force:
             # All splits before any work: a mistake shall not show after the first hour.
             for text, split_folder in splits:
-                split_folder.finished(settings[text.split])
+                split_folder.require_same(settings[text.split])
         for text, split_folder in splits:
             summary.splits.append(
                 _make_split(text, split_folder, settings[text.split], pool, force)
@@ -261,13 +267,16 @@ def _make_split(
 ) -> SplitSummary:
     if force:
         folder.clear()
-    elif done := folder.finished(settings):
-        return SplitSummary(**done)
-    folder.begin(settings)
-    talks = plan_talks(text, folder.options)
-    pending = [talk for talk in talks if not folder.has_spoken(talk)]
-    new_samples = _speak_talks(text, folder, pending, pool)
-    summary = folder.finish(talks, text.n_empty, settings)
+    new_samples = 0
+
+    def work() -> dict[str, Any]:
+        nonlocal new_samples
+        talks = plan_talks(text, folder.options)
+        pending = [talk for talk in talks if not folder.has_spoken(talk)]
+        new_samples = _speak_talks(text, folder, pending, pool)
+        return _as_json(folder.finish(talks, text.n_empty, settings))
+
+    summary = SplitSummary(**folder.run(Step(text.split, settings), work))
     summary.new_samples = new_samples
     return summary
 
