@@ -1,6 +1,11 @@
-"""Types of options that several commands have."""
+"""Options that several commands have, or that are many."""
 
 import argparse
+
+from cress_svcd.data.synthesis.speech import SpeechOptions
+from cress_svcd.kernels import BACKENDS
+from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.translator import BATCH_SECONDS
 
 
 def positive(text: str) -> int:
@@ -9,3 +14,99 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
     return number
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("translation")
+    group.add_argument("--beam", type=int, default=5, help="beam size (default: %(default)s)")
+    group.add_argument(
+        "--lenpen", type=float, default=1.0, help="length penalty (default: %(default)s)"
+    )
+    group.add_argument(
+        "--max-len-b",
+        type=int,
+        default=200,
+        metavar="N",
+        help="most tokens of a segment's translation (default: %(default)s)",
+    )
+    group.add_argument(
+        "--batch-seconds",
+        type=float,
+        default=BATCH_SECONDS,
+        metavar="S",
+        help="speech that is translated together (default: %(default)s); 0: each segment alone, "
+        "and told at once",
+    )
+    group.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: a GPU if there is one"
+    )
+    group.add_argument("--fp16", action="store_true", help="compute in half precision")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads; default: as torch chooses"
+    )
+    group.add_argument(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="what computes the packed layers (default: %(default)s, the best that there is)",
+    )
+
+
+def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
+    default = Segmentation()
+    group = parser.add_argument_group("cutting of recordings")
+    group.add_argument(
+        "--no-segmentation", action="store_true", help="translate each recording as one segment"
+    )
+    for option, value, unit, what in (
+        ("--max-segment-seconds", default.max_seconds, "S", "longest segment"),
+        ("--min-segment-seconds", default.min_seconds, "S", "shorter speech joins its neighbour"),
+        ("--pause-seconds", default.pause_seconds, "S", "silence that separates segments"),
+        ("--threshold-db", default.threshold_db, "DB", "speech begins so far above the noise"),
+    ):
+        group.add_argument(
+            option, type=float, default=value, metavar=unit, help=f"{what} (default: %(default)s)"
+        )
+
+
+def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
+    defaults = SpeechOptions("en", "", (), ())
+    group = parser.add_argument_group("voices")
+    group.add_argument(
+        "--voices",
+        nargs="+",
+        metavar="VOICE",
+        help="espeak-ng voices, with a variant after a plus sign if wished: en-us en-us+f3 ...; "
+        "default: eight of the source language",
+    )
+    group.add_argument(
+        "--test-voices",
+        nargs="+",
+        metavar="VOICE",
+        help="voices of all splits but train; default: as --voices",
+    )
+    group.add_argument(
+        "--speaker-per",
+        choices=("talk", "segment"),
+        default=defaults.speaker_per,
+        help="a new speaker for each file or for each segment; default: %(default)s",
+    )
+    for option, kind, pair, what in (
+        ("--rate", int, defaults.rate, "words a minute, 80 to 450"),
+        ("--pitch", int, defaults.pitch, "0 to 99; 50 is the voice's own"),
+        ("--gain", float, defaults.gain_db, "level in dB, -40 to 0"),
+    ):
+        group.add_argument(
+            option,
+            nargs=2,
+            type=kind,
+            default=pair,
+            metavar=("MIN", "MAX"),
+            help=f"range that speakers are drawn from: {what}; default: {pair[0]} {pair[1]}",
+        )
+    group.add_argument(
+        "--noise", type=float, metavar="SNR_DB", help="add white noise that far below the speech"
+    )
+    group.add_argument(
+        "--seed", type=int, default=defaults.seed, help="of all chance; default: %(default)s"
+    )

@@ -15,13 +15,10 @@ import logging
 import re
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.checkpoints import read_checkpoint, shorten
+from cress_svcd.models.averaging import average, list_numbered, pick_best, pick_last
 
 logger = logging.getLogger(__name__)
 
@@ -59,93 +56,3 @@ def run(args: argparse.Namespace) -> None:
     state = average(files)
     write_checkpoint(args.output, state)
     print(f"{args.output}: average of {', '.join(file.name for file in files)}")
-
-
-def list_numbered(folder: Path, pattern: re.Pattern) -> list[Path]:
-    """Numbered checkpoints of a folder, oldest first.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    found = [
-        (int(match[1]), file)
-        for file in folder.iterdir()
-        if (match := pattern.fullmatch(file.name))
-    ]
-    if not found:
-        others = sorted(file.name for file in folder.glob("*.pt"))
-        raise CheckpointError(
-            f"{folder}: no checkpoint named like {pattern.pattern!r} (found: "
-            f"{shorten(others) or 'no .pt file'}); train without --no-epoch-checkpoints, or give "
-            "--by update with --save-interval-updates"
-        )
-    return [file for _, file in sorted(found)]
-
-
-def pick_last(files: list[Path], count: int, folder: Path) -> list[Path]:
-    """The newest ``count``; raises CheckpointError if there are fewer."""
-    if count > len(files):
-        raise CheckpointError(
-            f"{folder}: --last {count} asked for, but there are {len(files)} numbered checkpoints; "
-            "keep more (--keep-last-epochs) or ask for fewer"
-        )
-    return files[-count:]
-
-
-def pick_best(files: list[Path], count: int) -> list[Path]:
-    """The ``count`` with the best validation metric, as the training itself compares them."""
-    scored = []
-    for file in tqdm(files, desc="reading metrics", unit="file"):
-        state = read_checkpoint(file)
-        value = (state.get("extra_state") or {}).get("val_loss")
-        if value is None:
-            raise CheckpointError(
-                f"{file}: no validation metric in it: it was saved without validation before it; "
-                "average the --last N, or name files"
-            )
-        maximize = state["cfg"]["checkpoint"]["maximize_best_checkpoint_metric"]
-        scored.append((-value if maximize else value, file))
-    if count > len(scored):
-        raise CheckpointError(f"--best {count} asked for, but there are {len(scored)} checkpoints")
-    return [file for _, file in sorted(scored, key=lambda pair: pair[0])[:count]]
-
-
-def average(files: list[Path]) -> dict:
-    """The newest file's checkpoint with the mean of all files' weights, without optimizer state.
-
-    Sums are in double precision; integer buffers come from the last file.
-
-    Raises:
-        CheckpointError: a file is damaged, or of another model than the first.
-    """
-    total: dict[str, torch.Tensor] = {}
-    shapes: dict[str, torch.Size] = {}
-    for file in tqdm(files, desc="averaging", unit="file"):
-        state = read_checkpoint(file)
-        if not isinstance(state.get("model"), dict):
-            raise CheckpointError(f"{file}: no 'model' in it; expected a fairseq checkpoint")
-        model = state["model"]
-        if not total:
-            shapes = {name: tensor.shape for name, tensor in model.items()}
-        differing = [
-            name
-            for name in {*shapes, *model}
-            if name not in model or shapes.get(name) != model[name].shape
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{file}: another model than {files[0]}: {shorten(sorted(differing))} differ; "
-                "average checkpoints of one training only"
-            )
-        for name, tensor in model.items():
-            if tensor.is_floating_point():
-                previous = total.get(name, 0.0)
-                total[name] = previous + tensor.double()
-            else:
-                total[name] = tensor
-    for name, tensor in total.items():
-        if tensor.is_floating_point():
-            total[name] = (tensor / len(files)).to(model[name].dtype)
-    state["model"] = total
-    state.pop("last_optimizer_state", None)
-    return state

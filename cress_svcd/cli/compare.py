@@ -17,8 +17,8 @@ from sacrebleu.metrics import BLEU
 
 from cress_svcd.atomic_files import write_json
 from cress_svcd.cli.arguments import positive
-from cress_svcd.cli.score import score_output
 from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.outputs import named_files, read_systems
 from cress_svcd.evaluation.significance import compare
 
 SIGNIFICANT = 0.05
@@ -60,54 +60,6 @@ def run(args: argparse.Namespace) -> None:
     print(format_comparison(report))
     if args.json:
         write_json(args.json, {**report, "translations": sentences})
-
-
-def named_files(items: list[str]) -> dict[str, Path]:
-    """``[NAME=]FILE`` texts as name → file; a file's name is its own without the suffix.
-
-    Raises:
-        ConfigError: two have one name.
-    """
-    files: dict[str, Path] = {}
-    for item in items:
-        name, equals, path = item.partition("=")
-        if not (equals and name and path) or Path(item).exists():
-            name, path = Path(item).stem, item
-        if name in files:
-            raise ConfigError(f"{files[name]} and {path} are both called {name}: give NAME=FILE")
-        files[name] = Path(path)
-    return files
-
-
-def read_systems(
-    paths: dict[str, Path], manifest: Path | None, tokenize: str
-) -> tuple[list[dict], dict[str, float]]:
-    """Sentences with ``id``, ``source``, ``reference``, and ``hypotheses`` by name of system; and
-    the seconds that translating took, of systems whose output tells.
-
-    Raises:
-        ConfigError: an output cannot be read, or is of other sentences than the first.
-    """
-    first: list[dict] = []
-    sentences: list[dict] = []
-    seconds: dict[str, float] = {}
-    for name, path in paths.items():
-        scores = score_output(path, manifest, tokenize)
-        if "seconds" in scores:
-            seconds[name] = scores["seconds"]
-        found = scores["translations"]
-        hypotheses = [each.pop("hypothesis") for each in found]
-        if not first:
-            first = found
-            sentences = [{**each, "hypotheses": {}} for each in found]
-        if found != first:
-            raise ConfigError(
-                f"{path}: {len(found)} sentences with their references, which are not the "
-                f"{len(sentences)} of {next(iter(paths.values()))}; compare outputs of one split"
-            )
-        for sentence, hypothesis in zip(sentences, hypotheses):
-            sentence["hypotheses"][name] = hypothesis
-    return sentences, seconds
 
 
 def format_comparison(report: dict) -> str:

@@ -23,44 +23,26 @@ checkpoint, whose encoder was trained on: what is then trained from that checkpo
 
 import argparse
 import contextlib
-import itertools
-import queue
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas
-import torch
-from fairseq.data import Dictionary
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cress_svcd.cli.prepare_text import audio_folder, read_config
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.dataset import (
-    GPU_LENGTH_MULTIPLE,
-    Places,
-    SpeechTranslationDataset,
-    round_up,
-)
+from cress_svcd.data.corpus.prepared import audio_folder, read_config
 from cress_svcd.data.feature_cache import (
-    FeatureCache,
     file_digest,
     segments_digest,
     writing_features,
 )
 from cress_svcd.errors import ConfigError
-from cress_svcd.inference.install import install
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
-
-# So many segments in a row are put into batches of similar lengths, of so many samples: on a GPU to
-# keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.
-WINDOW, BATCH_SAMPLES = 512, 1_600_000
-CPU_WINDOW, CPU_BATCH_SAMPLES = 64, 480_000
+from cress_svcd.inference.feature_extraction import (
+    Waveforms,
+    devices,
+    encode,
+    frozen_encoder,
+    is_current,
+)
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, read_hubert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,28 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "%(default)s); all visible GPUs encode",
     )
     parser.add_argument("--force", action="store_true", help="also what is up to date")
-
-
-class Waveforms(Dataset):
-    """The waveforms of a manifest, float32, as the training's dataset reads and checks them."""
-
-    def __init__(self, manifest: Path, frame: pandas.DataFrame, root: str, normalize: bool):
-        self.segments = SpeechTranslationDataset(
-            frame["audio"],
-            frame["n_frames"],
-            None,
-            None,
-            Dictionary(),
-            audio_root=root,
-            normalize=normalize,
-            places=Places([(manifest, frame["id"])]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.segments)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.segments[index]["audio"]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,158 +116,3 @@ def run(args: argparse.Namespace) -> None:
                     add(item)
         of = " and ".join(f"{dimensions[layer]} ({layer})" for layer in wanted)
         print(f"{split}: {len(frame):,} segments, {frames:,} frames of {of}")
-
-
-def frozen_encoder(hubert_model_path: str) -> HubertEncoder:
-    """The encoder of a checkpoint, on the CPU, in evaluation mode."""
-    description, state = read_hubert(hubert_model_path)
-    # A frozen encoder masks nothing, and one trained with a translation model has no mask_emb.
-    encoder = HubertEncoder(description, {"mask_prob": 0, "mask_channel_prob": 0}, frozen=True)
-    encoder.load_pretrained(state, hubert_model_path)
-    install(encoder)
-    return encoder.eval()
-
-
-def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool:
-    """Whether the cache of a split is there, whole, and of this encoder and these segments."""
-    if not FeatureCache.exists(folder, split):
-        return False
-    try:
-        about = FeatureCache(folder, split, frame).about
-    except ConfigError:
-        return False
-    return about["hubert"] == digest and about.get("layer", OUTPUT) == layer
-
-
-def devices() -> list[torch.device]:
-    """All GPUs that are visible, else the CPU."""
-    gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return gpus or [torch.device("cpu")]
-
-
-def encode(
-    waves: Waveforms, encoders: Sequence[HubertEncoder], layers: list[str], workers: int
-) -> Iterator[list[np.ndarray]]:
-    """Features of each waveform in turn, frames×dimension of each of ``layers``, float16.
-
-    On the CPU each of the ``workers`` processes encodes what it reads.
-    """
-    if encoders[0].layer_norm.weight.is_cuda:
-        yield from encode_in_batches(read(waves, workers), encoders, layers)
-        return
-    windows = Windows(waves, encoders[0], layers)
-    for window in DataLoader(windows, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
-        yield from window
-
-
-def read(waves: Waveforms, workers: int) -> Iterator[Tensor]:
-    """The waveforms in turn, read by other processes."""
-    for wave in DataLoader(waves, batch_size=None, num_workers=workers):
-        # What comes from another process holds a file open: a window of them would be too many.
-        yield wave.clone()
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-class Windows(Dataset):
-    """Features of so many waveforms in a row, on the CPU: for each a list as ``encode`` gives it."""
-
-    def __init__(self, waves: Waveforms, encoder: HubertEncoder, layers: list[str]):
-        self.waves, self.encoder, self.layers = waves, encoder, layers
-
-    def __len__(self) -> int:
-        return -(-len(self.waves) // CPU_WINDOW)
-
-    def __getitem__(self, number: int) -> list[list[np.ndarray]]:
-        start = number * CPU_WINDOW
-        indices = range(start, min(start + CPU_WINDOW, len(self.waves)))
-        waves = [self.waves[index] for index in indices]
-        found: list[list[np.ndarray]] = [[]] * len(waves)
-        for batch in similar_lengths([len(wave) for wave in waves], CPU_BATCH_SAMPLES):
-            encoded = encode_batch([waves[index] for index in batch], self.encoder, self.layers)
-            for index, features in zip(batch, encoded, strict=True):
-                found[index] = features
-        return found
-
-
-def encode_in_batches(
-    waves: Iterable[Tensor],
-    encoders: Sequence[HubertEncoder],
-    layers: list[str],
-    window: int = WINDOW,
-    batch_samples: int = BATCH_SAMPLES,
-) -> Iterator[list[np.ndarray]]:
-    """As ``encode``, in batches of similar lengths, each by the next encoder that is free.
-
-    One process for all: those side by side take minutes to start (each needs a CUDA context).
-    """
-    idle: queue.SimpleQueue = queue.SimpleQueue()
-    for encoder in encoders:
-        idle.put(encoder)
-
-    def work(batch: list[Tensor]) -> list[list[np.ndarray]]:
-        own = idle.get()
-        try:
-            return encode_batch(batch, own, layers, GPU_LENGTH_MULTIPLE)
-        finally:
-            idle.put(own)
-
-    def begin(some: list[Tensor]) -> list[tuple[list[int], Future]]:
-        batches = similar_lengths([len(wave) for wave in some], batch_samples)
-        return [(batch, pool.submit(work, [some[index] for index in batch])) for batch in batches]
-
-    def finish(begun: list[tuple[list[int], Future]]) -> Iterator[list[np.ndarray]]:
-        done = [
-            (index, features)
-            for batch, future in begun
-            for index, features in zip(batch, future.result(), strict=True)
-        ]
-        for _, features in sorted(done, key=lambda item: item[0]):
-            yield features
-
-    with ThreadPoolExecutor(len(encoders)) as pool:
-        begun: list[tuple[list[int], Future]] = []
-        waiting = iter(waves)
-        # While one window is encoded, the next one is read.
-        while some := list(itertools.islice(waiting, window)):
-            following = begin(some)
-            yield from finish(begun)
-            begun = following
-        yield from finish(begun)
-
-
-def similar_lengths(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Indices of ``lengths`` in batches that padded hold at most so much; longer ones alone."""
-    batches: list[list[int]] = []
-    # Longest first, so that the first of a batch says how long the padded ones are.
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > most:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
-
-
-@torch.inference_mode()
-def encode_batch(
-    waves: list[Tensor], encoder: HubertEncoder, layers: list[str], multiple: int = 1
-) -> list[list[np.ndarray]]:
-    """Features of ``layers`` of each waveform, frames×dimension, float16.
-
-    The batch is padded to a multiple of so many samples, which changes nothing in the result.
-    """
-    device = encoder.layer_norm.weight.device
-    lengths = torch.tensor([len(wave) for wave in waves])
-    padded = pad_sequence(waves, batch_first=True)
-    beyond = round_up(padded.size(1), multiple) - padded.size(1)
-    padded = torch.nn.functional.pad(padded, (0, beyond)).to(device)
-    convolved, frames = encoder.convolve(padded, lengths.to(device))
-    features = {CONVOLUTIONS: convolved}
-    if OUTPUT in layers:
-        features[OUTPUT], _ = encoder.transform(convolved, frames)
-    # One transfer a layer; each utterance's part is copied, or it would keep the whole alive.
-    found = [features[layer].half().cpu().numpy() for layer in layers]
-    return [
-        [layer[row, :count].copy() for layer in found] for row, count in enumerate(frames.tolist())
-    ]

@@ -18,34 +18,14 @@ in cress_svcd/inference/packed_checkpoint.py.
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-import yaml
-from torch import Tensor
 
 from cress_svcd.atomic_files import write_json
-from cress_svcd.data.config import DataConfig, dictionary_digest, load_dictionary
-from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.inference.packed_checkpoint import write_packed
-from cress_svcd.inference.packed_tensors import DTYPES, Precision, pack_tensors
-from cress_svcd.inference.size_report import size_report
-from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.translation.translator import find_data
+from cress_svcd.inference.pack_checkpoint import pack_checkpoint
+from cress_svcd.inference.packed_tensors import DTYPES, Precision
 
 logger = logging.getLogger(__name__)
-
-# Options that name files of the training, which no packed model needs.
-FILES = (
-    "finetuned_st_model",
-    "hubert_model_path",
-    "load_pretrained_mt_encoder_decoder_from",
-    "deltalm_model_path",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,108 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    state = read_checkpoint(args.checkpoint)
-    model = (state.get("cfg") or {}).get("model")
-    if not isinstance(model, dict) or not isinstance(state.get("model"), dict):
-        raise CheckpointError(
-            f"{args.checkpoint}: holds no 'model' with its options ('cfg.model'); expected a "
-            "checkpoint of fairseq-train"
-        )
-    layers = json.loads(model.get("quantization_map") or "{}")
-    if not layers and not args.allow_full:
-        raise CheckpointError(
-            f"{args.checkpoint}: nothing in it is quantised (arch {model.get('_name')}): train it "
-            "with --arch quant_transformer first, or give --allow-full to convert the precision of "
-            "a full-precision model alone"
-        )
     precision = Precision(
         args.dtype, args.int8_embeddings, args.int8_convolutions, args.bf16_convolutions
     )
-    try:
-        tensors, description = pack_tensors(state["model"], layers, precision)
-    except (CheckpointError, ConfigError) as error:
-        raise type(error)(f"{args.checkpoint}: {error}") from None
-    write_packed(
-        args.output,
-        {
-            "args": None,
-            "cfg": {"task": plain(state["cfg"].get("task")), "model": options(model, description)},
-            "criterion": None,
-            "extra_state": {"train_iterator": {"epoch": 1}},
-            "model": tensors,
-            "optimizer_history": [
-                {
-                    "criterion_name": "",
-                    "optimizer_name": "",
-                    "lr_scheduler_state": {},
-                    "num_updates": 0,
-                }
-            ],
-            "task_state": {"dictionary_digest": digest_in(state)} if digest_in(state) else {},
-            "vocabulary": vocabulary_of(state, args.checkpoint, args.data),
-        },
+    report = pack_checkpoint(
+        args.checkpoint, args.output, precision, data=args.data, allow_full=args.allow_full
     )
-    report = size_report(tensors, description) | {"file_bytes": args.output.stat().st_size}
     if args.json:
         write_json(args.json, report)
     print(table(report))
     print(f"{args.output}: {report['file_bytes'] / 1e6:.1f} MB")
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON knows it: what the file's digest is computed from."""
-    return json.loads(json.dumps(value))
-
-
-def options(model: dict, description: dict) -> dict:
-    """The model's options in the packed file."""
-    kept = {name: None if name in FILES else value for name, value in model.items()}
-    kept["ctc_head"] = False
-    if "quantization_map" in kept:
-        kept["quantization_map"] = ""
-    return plain({**kept, "packed": json.dumps(description)})
-
-
-def digest_in(state: dict) -> str | None:
-    return (state.get("task_state") or {}).get("dictionary_digest")
-
-
-def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str, Tensor]:
-    """The files that the task reads from its data folder, as bytes; empty if there are none.
-
-    Raises:
-        ConfigError: the ``given`` folder lacks them.
-        CheckpointError: they are not those of the checkpoint.
-    """
-    task = state["cfg"].get("task") or {}
-    name = task.get("config_yaml") or "config.yaml"
-    try:
-        folder = find_data(checkpoint, task.get("data") or "", name, given)
-        data = DataConfig(folder / name)
-    except ConfigError as error:
-        if given:
-            raise
-        logger.warning("the vocabulary is not taken into the file: %s", error)
-        return {}
-    digest = dictionary_digest(load_dictionary(data.dictionary_path))
-    if digest_in(state) not in (None, digest):
-        raise CheckpointError(
-            f"{checkpoint}: it was trained with another dictionary than {data.dictionary_path}; "
-            "give --data the folder that it was trained with"
-        )
-    config = {key: value for key, value in data.config.items() if key != "audio_root"}
-    config["vocab_filename"] = data.dictionary_path.name
-    files = {data.dictionary_path.name: data.dictionary_path.read_bytes()}
-    tokenizer = data.bpe_tokenizer
-    if "sentencepiece_model" in tokenizer:
-        pieces = Path(tokenizer["sentencepiece_model"])
-        files[pieces.name] = pieces.read_bytes()
-        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": pieces.name}
-    files[name] = yaml.safe_dump(config, allow_unicode=True).encode()
-    return {
-        name: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
-        for name, content in files.items()
-    }
 
 
 def table(report: dict) -> str:

@@ -16,10 +16,11 @@ import argparse
 import os
 from pathlib import Path
 
-from cress_svcd.atomic_files import read_yaml, write_json
+from cress_svcd.atomic_files import write_json
 from cress_svcd.data.corpus.binary_text import binarize_pairs, write_dictionaries
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.parallel_text import read_parallel
+from cress_svcd.data.corpus.prepared import read_config
 from cress_svcd.errors import ConfigError
 
 Pairs = list[tuple[str, str]]
@@ -73,27 +74,6 @@ def run(args: argparse.Namespace) -> None:
         dropped = ", ".join(f"{key} {count[key]:,}" for key in ("empty", "held_out") if count[key])
         left_out = f"  (left out: {dropped})" if dropped else ""
         print(f"{name:<12}{count['pairs']:>10,} pairs{left_out}")
-
-
-def read_config(data: Path) -> dict:
-    """The config of prepared data.
-
-    Raises:
-        ConfigError: it is missing, or lacks a key that is needed here.
-    """
-    path = data / "config.yaml"
-    expected = "the output of prepare-mustc"
-    config = read_yaml(path, expected)
-    keys = {*config, *(config.get("bpe_tokenizer") or {})}
-    for key in ("vocab_filename", "bpe_tokenizer", "sentencepiece_model", "tgt_lang"):
-        if key not in keys:
-            raise ConfigError(f"{path}: no key {key}; expected {expected}")
-    return config
-
-
-def audio_folder(data: Path, config: dict) -> str:
-    """Where relative audio paths start; a relative ``audio_root`` starts at the config."""
-    return str((data / config.get("audio_root", "")).resolve())
 
 
 def collect(args: argparse.Namespace) -> tuple[dict[str, Pairs], dict[str, dict]]:

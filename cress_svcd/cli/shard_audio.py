@@ -21,9 +21,9 @@ import yaml
 from tqdm import tqdm
 
 from cress_svcd.atomic_files import write_text
-from cress_svcd.cli.prepare_text import audio_folder, read_config
 from cress_svcd.data.audio_shards import MOST_BYTES, plan_shards, write_shards
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+from cress_svcd.data.corpus.prepared import audio_folder, read_config
 from cress_svcd.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"

@@ -23,6 +23,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.cli.arguments import add_voice_arguments
 from cress_svcd.data.corpus.parallel_text import ParallelText, read_parallel
 from cress_svcd.data.synthesis.espeak import Catalogue
 from cress_svcd.data.synthesis.speech import ENCODINGS, SpeechOptions, default_voices
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phones", action="store_true", help="also write when each phone begins, as targets"
     )
-    _add_voice_arguments(parser)
+    add_voice_arguments(parser)
     parser.add_argument(
         "--workers",
         type=int,
@@ -84,48 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--force", action="store_true", help="make the splits anew, over whatever lies there"
-    )
-
-
-def _add_voice_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("voices")
-    group.add_argument(
-        "--voices",
-        nargs="+",
-        metavar="VOICE",
-        help="espeak-ng voices, with a variant after a plus sign if wished: en-us en-us+f3 ...; "
-        "default: eight of the source language",
-    )
-    group.add_argument(
-        "--test-voices",
-        nargs="+",
-        metavar="VOICE",
-        help="voices of all splits but train; default: as --voices",
-    )
-    group.add_argument(
-        "--speaker-per",
-        choices=("talk", "segment"),
-        default=_DEFAULTS.speaker_per,
-        help="a new speaker for each file or for each segment; default: %(default)s",
-    )
-    for option, kind, pair, what in (
-        ("--rate", int, _DEFAULTS.rate, "words a minute, 80 to 450"),
-        ("--pitch", int, _DEFAULTS.pitch, "0 to 99; 50 is the voice's own"),
-        ("--gain", float, _DEFAULTS.gain_db, "level in dB, -40 to 0"),
-    ):
-        group.add_argument(
-            option,
-            nargs=2,
-            type=kind,
-            default=pair,
-            metavar=("MIN", "MAX"),
-            help=f"range that speakers are drawn from: {what}; default: {pair[0]} {pair[1]}",
-        )
-    group.add_argument(
-        "--noise", type=float, metavar="SNR_DB", help="add white noise that far below the speech"
-    )
-    group.add_argument(
-        "--seed", type=int, default=_DEFAULTS.seed, help="of all chance; default: %(default)s"
     )
 
 

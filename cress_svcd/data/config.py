@@ -78,3 +78,23 @@ def load_dictionary(path: Path) -> Dictionary:
 def dictionary_digest(dictionary: Dictionary) -> str:
     """Short digest of the symbols in their order: the identity of a vocabulary."""
     return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()[:16]
+
+
+def find_data(checkpoint: Path, configured: str, config_yaml: str, given: Path | None) -> Path:
+    """The folder with the config and the vocabulary of a checkpoint.
+
+    It is ``given``; else where the checkpoint was trained (``configured``), else its own folder.
+
+    Raises:
+        ConfigError: there is no ``config_yaml``.
+    """
+    folders = [given] if given else [Path(configured), checkpoint.parent]
+    for folder in folders:
+        if (folder / config_yaml).is_file():
+            return folder
+    raise ConfigError(
+        f"{checkpoint}: its vocabulary is not found: no {config_yaml} in "
+        f"{' nor in '.join(str(folder) for folder in folders)}; name the folder of prepare-mustc "
+        "that it was trained with (--data, in Python data=), or lay its config.yaml, dictionary "
+        "and sentencepiece model beside the checkpoint"
+    )

@@ -1,5 +1,6 @@
 """Translations as text, JSON lines and subtitles, in one stream or in a file each."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -216,3 +217,27 @@ def open_stream(output: str | None) -> Iterator[TextIO]:
         return
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         yield stream
+
+
+def output_folder(args: argparse.Namespace, inputs: list[str]) -> Path | None:
+    """The folder for a file for each recording; None: everything goes into one stream.
+
+    Raises:
+        ConfigError: subtitles of several recordings in one stream or file, or of text.
+    """
+    timed = FORMATS[args.output_format].timed
+    if args.text and timed:
+        raise ConfigError(f"--output-format {args.output_format}: text has no times; take jsonl")
+    output = args.output
+    if output and (output.endswith(os.sep) or Path(output).is_dir()):
+        return Path(output)
+    several = args.from_list or len(inputs) > 1 or Path(inputs[0]).is_dir()
+    if not (timed and several):
+        return None
+    names_file = output and Path(output).suffix.lower() == FORMATS[args.output_format].suffix
+    if not output or names_file or Path(output).exists():
+        raise ConfigError(
+            f"--output-format {args.output_format}: several recordings need a file each; give "
+            "-o FOLDER/" + (f" ({output} is a file)" if output else "")
+        )
+    return Path(output)

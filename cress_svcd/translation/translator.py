@@ -32,6 +32,7 @@ from torch import Tensor
 
 from cress_svcd import kernels
 from cress_svcd.data.audio import SAMPLE_RATE, standardize
+from cress_svcd.data.config import find_data
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import choose_decoder
@@ -91,26 +92,6 @@ class Waveforms(SpeechTranslationDataset):
         wave = self.waves[index]
         wave = standardize(wave) if self.normalize else wave
         return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
-
-
-def find_data(checkpoint: Path, configured: str, config_yaml: str, given: Path | None) -> Path:
-    """The folder with the config and the vocabulary of a checkpoint.
-
-    It is ``given``; else where the checkpoint was trained (``configured``), else its own folder.
-
-    Raises:
-        ConfigError: there is no ``config_yaml``.
-    """
-    folders = [given] if given else [Path(configured), checkpoint.parent]
-    for folder in folders:
-        if (folder / config_yaml).is_file():
-            return folder
-    raise ConfigError(
-        f"{checkpoint}: its vocabulary is not found: no {config_yaml} in "
-        f"{' nor in '.join(str(folder) for folder in folders)}; name the folder of prepare-mustc "
-        "that it was trained with (--data, in Python data=), or lay its config.yaml, dictionary "
-        "and sentencepiece model beside the checkpoint"
-    )
 
 
 def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:

@@ -1,0 +1,160 @@
+"""Scores of several systems as a table and a picture: BLEU by system, or against bits."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.plots import figure
+from cress_svcd.quantization.report import FULL_BITS
+
+
+def read_scores(items: list[str]) -> dict[str, list[dict]]:
+    """The scores of each system, in the order of the first mention.
+
+    Raises:
+        ConfigError: a file is not of 'cress-svcd score' or 'compare'.
+    """
+    systems: dict[str, list[dict]] = {}
+    for item in items:
+        name, path = _named(item)
+        content = _read(path)
+        scores = content.get("systems") or [{**content, "name": name or path.stem}]
+        if name and "systems" in content:
+            scores = [each for each in scores if each["name"] == name]
+        if not scores or any("bleu" not in each for each in scores):
+            raise ConfigError(
+                f"{item}: expected a file of 'cress-svcd score --json' of one output, or of "
+                "'cress-svcd compare --json' (with a name: of a system in it)"
+            )
+        for each in scores:
+            systems.setdefault(each["name"], []).append(each)
+    return systems
+
+
+def read_sizes(items: list[str]) -> dict[str, dict]:
+    """Summaries of 'cress-svcd report' by system; raises ConfigError for anything else."""
+    sizes = {}
+    for item in items:
+        name, path = _named(item)
+        content = _read(path)
+        if not name or "summary" not in content:
+            raise ConfigError(f"--sizes {item}: expected NAME=JSON, of 'cress-svcd report --json'")
+        sizes[name] = content["summary"]
+    return sizes
+
+
+def _named(item: str) -> tuple[str, Path]:
+    name, equals, path = item.partition("=")
+    if equals and name and path and not Path(item).exists():
+        return name, Path(path)
+    return "", Path(item)
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    return content if isinstance(content, dict) else {}
+
+
+def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[str, Any]]:
+    """A row a system: name, runs, bleu, bleu_deviation (None of one run), chrf, share (of the first
+    system's BLEU, in percent), and with its size bits (of a parameter of the whole model),
+    weight_bits (of a quantised weight, vectors included) and megabytes.
+
+    Raises:
+        ConfigError: a size is of no system.
+    """
+    strangers = sorted(sizes.keys() - systems.keys())
+    if strangers:
+        raise ConfigError(f"--sizes {strangers[0]}: no scores of that name; {', '.join(systems)}")
+    rows: list[dict[str, Any]] = []
+    for name, runs in systems.items():
+        values = [each["bleu"] for each in runs]
+        bleu = statistics.mean(values)
+        full = rows[0]["bleu"] if rows else bleu
+        row = {
+            "name": name,
+            "runs": len(runs),
+            "bleu": round(bleu, 2),
+            "bleu_deviation": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+            "chrf": round(statistics.mean(each["chrf"] for each in runs), 2),
+            "share": round(100 * bleu / full, 1) if full else None,
+        }
+        if sizes:
+            row |= _size(sizes.get(name), first=not rows)
+        rows.append(row)
+    return rows
+
+
+def _size(summary: dict | None, first: bool) -> dict[str, Any]:
+    if summary is None:
+        return {"bits": FULL_BITS if first else None, "weight_bits": None, "megabytes": None}
+    parameters = summary["full_bits"] / FULL_BITS
+    weight_bits = summary["bits_per_weight"]
+    return {
+        "bits": round(summary["bits"] / parameters, 3),
+        "weight_bits": None if weight_bits is None else round(weight_bits, 3),
+        "megabytes": round(summary["bits"] / 8e6, 2),
+    }
+
+
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The table for people."""
+    sized = "bits" in rows[0]
+    width = max(len("system"), *(len(row["name"]) for row in rows)) + 2
+    lines = [
+        f"{'system':<{width}}{'BLEU':>8}{'±':>7}{'runs':>6}{'chrF2':>8}{'share':>9}"
+        + (f"{'bits':>8}{'MB':>9}" if sized else "")
+    ]
+    for row in rows:
+        line = f"{row['name']:<{width}}{row['bleu']:>8.2f}{_cell(row['bleu_deviation']):>7}"
+        line += f"{row['runs']:>6}{row['chrf']:>8.2f}"
+        line += f"{'-' if row['share'] is None else format(row['share'], '.1f') + ' %':>9}"
+        if sized:
+            line += f"{_cell(row['bits']):>8}{_cell(row['megabytes']):>9}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """BLEU against bits where any is known, else a bar a system."""
+    placed = [row for row in rows if row.get("bits") is not None]
+    with figure(path) as (panel,):
+        if placed:
+            for row in placed:
+                panel.errorbar(
+                    row["bits"], row["bleu"], yerr=row["bleu_deviation"] or 0, fmt="o", capsize=3
+                )
+                panel.annotate(
+                    row["name"],
+                    (row["bits"], row["bleu"]),
+                    xytext=(5, 4),
+                    fontsize=8,
+                    textcoords="offset points",
+                )
+            panel.set(xlabel="bits of a parameter, whole model")
+            panel.margins(x=0.15)
+        else:
+            names = [row["name"] for row in rows]
+            panel.bar(
+                names,
+                [row["bleu"] for row in rows],
+                yerr=[row["bleu_deviation"] or 0 for row in rows],
+                capsize=3,
+            )
+            for number, row in enumerate(rows):
+                panel.annotate(
+                    f"{row['bleu']:.1f}", (number, row["bleu"]), ha="center", va="bottom"
+                )
+            panel.tick_params(axis="x", rotation=30)
+        panel.set(ylabel="BLEU", title=title)

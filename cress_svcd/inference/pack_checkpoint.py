@@ -1,0 +1,141 @@
+"""A quantised checkpoint as a packed file."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from cress_svcd.data.config import DataConfig, dictionary_digest, find_data, load_dictionary
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.inference.packed_checkpoint import write_packed
+from cress_svcd.inference.packed_tensors import Precision, pack_tensors
+from cress_svcd.inference.size_report import size_report
+from cress_svcd.models.checkpoints import read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Options that name files of the training, which no packed model needs.
+FILES = (
+    "finetuned_st_model",
+    "hubert_model_path",
+    "load_pretrained_mt_encoder_decoder_from",
+    "deltalm_model_path",
+)
+
+
+def pack_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    precision: Precision,
+    data: Path | None = None,
+    allow_full: bool = False,
+) -> dict[str, Any]:
+    """Write the packed form of a quantised ``checkpoint`` to ``output``, all or nothing.
+
+    Args:
+        data: folder with the vocabulary; by default where it was trained, or next to it.
+        allow_full: take a checkpoint without quantised layers, too.
+    Returns:
+        ``size_report``, and ``file_bytes``.
+    Raises:
+        CheckpointError, ConfigError: it cannot be packed so.
+    """
+    state = read_checkpoint(checkpoint)
+    model = (state.get("cfg") or {}).get("model")
+    if not isinstance(model, dict) or not isinstance(state.get("model"), dict):
+        raise CheckpointError(
+            f"{checkpoint}: holds no 'model' with its options ('cfg.model'); expected a "
+            "checkpoint of fairseq-train"
+        )
+    layers = json.loads(model.get("quantization_map") or "{}")
+    if not layers and not allow_full:
+        raise CheckpointError(
+            f"{checkpoint}: nothing in it is quantised (arch {model.get('_name')}): train it "
+            "with --arch quant_transformer first, or give --allow-full to convert the precision of "
+            "a full-precision model alone"
+        )
+    try:
+        tensors, description = pack_tensors(state["model"], layers, precision)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{checkpoint}: {error}") from None
+    history = {
+        "criterion_name": "",
+        "optimizer_name": "",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    write_packed(
+        output,
+        {
+            "args": None,
+            "cfg": {"task": plain(state["cfg"].get("task")), "model": options(model, description)},
+            "criterion": None,
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "model": tensors,
+            "optimizer_history": [history],
+            "task_state": {"dictionary_digest": digest_in(state)} if digest_in(state) else {},
+            "vocabulary": vocabulary_of(state, checkpoint, data),
+        },
+    )
+    return size_report(tensors, description) | {"file_bytes": output.stat().st_size}
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON knows it: what the file's digest is computed from."""
+    return json.loads(json.dumps(value))
+
+
+def options(model: dict, description: dict) -> dict:
+    """The model's options in the packed file."""
+    kept = {name: None if name in FILES else value for name, value in model.items()}
+    kept["ctc_head"] = False
+    if "quantization_map" in kept:
+        kept["quantization_map"] = ""
+    return plain({**kept, "packed": json.dumps(description)})
+
+
+def digest_in(state: dict) -> str | None:
+    return (state.get("task_state") or {}).get("dictionary_digest")
+
+
+def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str, Tensor]:
+    """The files that the task reads from its data folder, as bytes; empty if there are none.
+
+    Raises:
+        ConfigError: the ``given`` folder lacks them.
+        CheckpointError: they are not those of the checkpoint.
+    """
+    task = state["cfg"].get("task") or {}
+    name = task.get("config_yaml") or "config.yaml"
+    try:
+        folder = find_data(checkpoint, task.get("data") or "", name, given)
+        data = DataConfig(folder / name)
+    except ConfigError as error:
+        if given:
+            raise
+        logger.warning("the vocabulary is not taken into the file: %s", error)
+        return {}
+    digest = dictionary_digest(load_dictionary(data.dictionary_path))
+    if digest_in(state) not in (None, digest):
+        raise CheckpointError(
+            f"{checkpoint}: it was trained with another dictionary than {data.dictionary_path}; "
+            "give --data the folder that it was trained with"
+        )
+    config = {key: value for key, value in data.config.items() if key != "audio_root"}
+    config["vocab_filename"] = data.dictionary_path.name
+    files = {data.dictionary_path.name: data.dictionary_path.read_bytes()}
+    tokenizer = data.bpe_tokenizer
+    if "sentencepiece_model" in tokenizer:
+        pieces = Path(tokenizer["sentencepiece_model"])
+        files[pieces.name] = pieces.read_bytes()
+        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": pieces.name}
+    files[name] = yaml.safe_dump(config, allow_unicode=True).encode()
+    return {
+        name: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
+        for name, content in files.items()
+    }
