@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "sign_matmul.h"
-#include "windows.h"
+#include "sign_gemm.h"
+#include "conv1d.h"
 
 typedef void parallel_function(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 int cress_supported(int isa);

@@ -7,7 +7,7 @@
  */
 #include <string.h>
 
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 static const float SMALLEST_STEP = 1e-32f;
 /* Adding and subtracting 1.5 * 2^23 rounds a float below 2^22 to an integer, halves to even, in the

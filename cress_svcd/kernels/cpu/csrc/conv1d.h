@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 enum { STEP_IN = 32, BLOCK = STEP_IN * TILE_OUT };
 

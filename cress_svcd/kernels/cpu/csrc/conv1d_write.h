@@ -2,8 +2,8 @@
 #ifndef CRESS_WINDOWS_WRITE_H
 #define CRESS_WINDOWS_WRITE_H
 
-#include "avx512_write.h"
-#include "windows.h"
+#include "sign_gemm_avx512_write.h"
+#include "conv1d.h"
 
 enum { ACROSS = 2 * TILE_OUT }; /* outputs of a row of sums: two tiles */
 

@@ -1,5 +1,5 @@
 /* The interface of windows.h: which thread does what, scratch memory. */
-#include "windows.h"
+#include "conv1d.h"
 
 #include <stdlib.h>
 #include <string.h>

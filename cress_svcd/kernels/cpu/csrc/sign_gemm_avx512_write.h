@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 #define AVX512_BASE "avx512f,avx512bw,avx512vl,avx512dq"
 

@@ -1,7 +1,7 @@
 /* The library's interface: which instruction set, which thread does what, scratch memory.
  *
  * No state is kept between calls but which instruction sets there are. */
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 #include <stdlib.h>
 

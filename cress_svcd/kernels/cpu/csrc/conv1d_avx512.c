@@ -5,13 +5,13 @@
  * asked for, of 16 bits.  The bytes are those of level + 2^23, all unsigned: the product with the
  * highest is too large by 128 times the sum of the weights, and its sums begin below zero by that.
  * Sums are integers within a tap, and scaled by its frame's step after it. */
-#include "windows.h"
+#include "conv1d.h"
 
 #ifdef CRESS_X86
 #include <immintrin.h>
 #include <string.h>
 
-#include "windows_write.h"
+#include "conv1d_write.h"
 
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
 #define INLINE TARGET static inline __attribute__((always_inline))

@@ -1,8 +1,8 @@
 /* AVX-512-VNNI: 16 outputs in the lanes, four inputs a step by vpdpbusd. */
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 #ifdef CRESS_X86
-#include "avx512_write.h"
+#include "sign_gemm_avx512_write.h"
 #include "quantize.h"
 
 __attribute__((target(AVX512_BASE))) void quantize_avx512(const float *x, int64_t x_stride,
@@ -15,5 +15,5 @@ __attribute__((target(AVX512_BASE))) void quantize_avx512(const float *x, int64_
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
 #define EXTRACT(v, b) _mm512_and_si512(_mm512_srli_epi16(v, b), _mm512_set1_epi8(1))
 #define MULTIPLY multiply_avx512
-#include "avx512_block.h"
+#include "sign_gemm_avx512_block.h"
 #endif

@@ -1,11 +1,11 @@
 /* AMX and bf16: 32 windows x 32 inputs with 32 inputs x 32 outputs at a time. */
-#include "windows.h"
+#include "conv1d.h"
 
 #ifdef CRESS_AMX
 #include <immintrin.h>
 #include <string.h>
 
-#include "windows_write.h"
+#include "conv1d_write.h"
 
 #define TARGET __attribute__((target(AVX512_BASE ",avx512bf16,amx-tile,amx-bf16")))
 #define INLINE TARGET static inline __attribute__((always_inline))

@@ -4,14 +4,14 @@
  * instruction wants of its right operand.  They are used at once, by up to 32 rows, and expanded
  * anew for the next rows: in the first-level cache that is cheaper than keeping them. */
 #define _GNU_SOURCE
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 #ifdef CRESS_AMX
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "avx512_write.h"
+#include "sign_gemm_avx512_write.h"
 
 #define TARGET __attribute__((target(AVX512_BASE ",gfni,amx-tile,amx-int8")))
 enum {

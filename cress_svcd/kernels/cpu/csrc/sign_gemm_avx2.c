@@ -2,7 +2,7 @@
  *
  * A pair is at most 2 * 128 in magnitude, so that nothing saturates; 8 pairs a half tile fit in 16
  * bits 15 times, and are widened to 32 bits after every 8 half tiles. */
-#include "sign_matmul.h"
+#include "sign_gemm.h"
 
 #ifdef CRESS_X86
 #include <immintrin.h>
