@@ -1,4 +1,5 @@
-"""Packaging of cress_svcd.  ``scripts/setup.sh`` makes a working environment with pinned versions."""
+"""Packaging of cress_svcd.  ``scripts/setup.sh`` makes a working environment with pinned
+versions."""
 
 import runpy
 import sys

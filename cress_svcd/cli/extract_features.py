@@ -17,8 +17,8 @@ Where the encoder's transformer is trained but its convolutions are not
       --feature-cache data/en-de/convolved
 
 Both folders together are made in one pass.  --hubert-model-path also takes a speech translation
-checkpoint, whose encoder was trained on: what is then trained from that checkpoint (quant_transformer,
---finetuned-st-model) with --freeze-hubert can read those features.
+checkpoint, whose encoder was trained on: what is then trained from that checkpoint
+(quant_transformer, --finetuned-st-model) with --freeze-hubert can read those features.
 """
 
 import argparse

@@ -115,7 +115,8 @@ class EncodedSentences:
 
 
 SAMPLES_A_FRAME = 320  # of HuBERT's features
-# To what batches are padded on a GPU, in samples: cuDNN plans each convolution anew for a new length.
+# To what batches are padded on a GPU, in samples: cuDNN plans each convolution anew for a new
+# length.
 GPU_LENGTH_MULTIPLE = 8000
 
 

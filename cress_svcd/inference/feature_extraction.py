@@ -110,7 +110,8 @@ def _as_it_is(item: Any) -> Any:
 
 
 class Windows(Dataset):
-    """Features of so many waveforms in a row, on the CPU: for each a list as ``encode`` gives it."""
+    """Features of so many waveforms in a row, on the CPU: for each a list as ``encode`` gives
+    it."""
 
     def __init__(self, waves: Waveforms, encoder: HubertEncoder, layers: list[str]):
         self.waves, self.encoder, self.layers = waves, encoder, layers

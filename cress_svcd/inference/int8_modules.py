@@ -5,7 +5,7 @@ modules hold it in half precision or int8 and compute in the type of their input
 are constants: they are made by loading a state, not trained.
 
 int8 is symmetric with one scale a row (an entry of the vocabulary, an output channel):
-weight = codes * scale, codes in -127..127.
+weight = q * scale, q in -127..127.
 """
 
 import functools
@@ -18,20 +18,20 @@ from cress_svcd import kernels
 from cress_svcd.kernels import dispatch
 from cress_svcd.kernels.cpu import conv1d
 
-TOP = 127
+QMAX = 127
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 codes in the shape of ``weight`` (rows x ...), and the float32 scale of each row."""
+    """int8 q in the shape of ``weight`` (rows x ...), and the float32 scale of each row."""
     exact = weight.detach().float()
-    scale = exact.flatten(1).abs().amax(dim=1) / TOP
-    step = _over_rows(scale, exact).clamp_min(torch.finfo(torch.float32).tiny)
-    return (exact / step).round_().clamp_(-TOP, TOP).to(torch.int8), scale
+    scale = exact.flatten(1).abs().amax(dim=1) / QMAX
+    divisor = _over_rows(scale, exact).clamp_min(torch.finfo(torch.float32).tiny)
+    return (exact / divisor).round_().clamp_(-QMAX, QMAX).to(torch.int8), scale
 
 
-def dequantize_rows(codes: Tensor, scale: Tensor) -> Tensor:
+def dequantize_rows(q: Tensor, scale: Tensor) -> Tensor:
     """The float32 weight (rows x ...) of ``quantize_rows``."""
-    return codes.float() * _over_rows(scale.float(), codes)
+    return q.float() * _over_rows(scale.float(), q)
 
 
 def _over_rows(scale: Tensor, weight: Tensor) -> Tensor:
@@ -73,8 +73,9 @@ class Int8Embedding(nn.Module):
 class Int8Projection(nn.Module):
     """nn.Linear with an int8 weight, multiplied as integers where the processor is fast at it.
 
-    On the CPU the input passes as two planes of int8, a relative error of some 5e-5 against the
-    same weight in floating point; elsewhere that weight is made for each call, in the input's type.
+    On the CPU the input passes through a hi/lo split into int8, a relative error of some 5e-5
+    against the same weight in floating point; elsewhere that weight is made for each call, in the
+    input's type.
     State: ``weight`` (out x in, int8), ``scale`` (out), ``bias`` (out) if any.
     """
 
@@ -106,10 +107,10 @@ class Int8Projection(nn.Module):
 class CompactConv1d(nn.Module):
     """nn.Conv1d with its weight in half precision or int8.
 
-    State: ``weight`` (out x channels of a group x taps), ``scale`` (out; int8 only), ``bias`` (out)
-    if any.  Where ``kernels.windows`` can be used, the weight lies in its layout in memory and is
-    multiplied as it is; elsewhere it is made whole for each call, which is worth it where a module
-    is called once for an utterance, as the speech encoder's convolutions are.
+    State: ``weight`` (out x channels of a group x kernel_size), ``scale`` (out; int8 only),
+    ``bias`` (out) if any.  Where ``kernels.cpu.conv1d`` can be used, the weight lies in its layout
+    in memory and is multiplied as it is; elsewhere it is made whole for each call, which is worth
+    it where a module is called once for an utterance, as the speech encoder's convolutions are.
 
     Attributes:
         compute: bfloat16 to compute in it where this processor is fast at it; None: the input's
@@ -134,8 +135,8 @@ class CompactConv1d(nn.Module):
         super().__init__()
         out, channels, size = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
         # torch's bf16 convolution of sequences is hardly faster than that of fp32; a product of
-        # windows with taps of channels is, four times.
-        self.in_windows = compute is not None and conv.groups == 1 and conv.dilation == (1,)
+        # windows with kernel_size of channels is, four times.
+        self.as_gemm = compute is not None and conv.groups == 1 and conv.dilation == (1,)
         self.shape = (out, channels, size)
         self.stride, self.padding = conv.stride[0], conv.padding[0]
         self.options = {"dilation": conv.dilation, "groups": conv.groups}
@@ -149,15 +150,15 @@ class CompactConv1d(nn.Module):
 
     @property
     def has_kernel(self) -> bool:
-        """Whether ``kernels.windows`` computes this, in ``convolve_frames``."""
+        """Whether ``kernels.cpu.conv1d`` computes this, in ``convolve_frames``."""
         return self.weight.dim() > len(self.shape)
 
     @property
-    def _planes(self) -> int:
+    def _num_parts(self) -> int:
         return 2 if self.compute is None else 1
 
     def use_backend(self, backend: str | None) -> None:
-        """``kernels.windows`` belongs to the back end "cpu": by another one, torch convolves.
+        """``kernels.cpu.conv1d`` belongs to the back end "cpu": by another one, torch convolves.
 
         Raises:
             ConfigError: see ``kernels.choose``.
@@ -175,7 +176,7 @@ class CompactConv1d(nn.Module):
             and self.options["dilation"] == (1,)
             and kernels.choose(weight.device, self._requested_backend) == "cpu"
             and conv1d.is_available()
-            and conv1d.is_fast(weight.dtype, self._planes)
+            and conv1d.is_fast(weight.dtype, self._num_parts)
         )
 
     def _arrange(self) -> None:
@@ -185,7 +186,7 @@ class CompactConv1d(nn.Module):
                 self.weight = conv1d.prepare(self.weight, self.options["groups"])
             return
         weight = self._plain()
-        if self.in_windows:
+        if self.as_gemm:
             weight = weight.transpose(1, 2).contiguous().transpose(1, 2)
         self.weight = weight
 
@@ -202,7 +203,7 @@ class CompactConv1d(nn.Module):
         return self.compute is not None and x.device.type == "cpu" and is_fast(self.compute)
 
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight (out x channels of a group x taps) in ``dtype``."""
+        """The weight (out x channels of a group x kernel_size) in ``dtype``."""
         weight = self._plain().to(dtype)
         if self.scale is None:
             return weight
@@ -217,8 +218,8 @@ class CompactConv1d(nn.Module):
         dtype = self.compute if lower else x.dtype
         weight = self.dense_weight(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        if self.in_windows and lower:
-            y = self._by_windows(x.to(dtype), weight, bias)
+        if self.as_gemm and lower:
+            y = self._as_gemm(x.to(dtype), weight, bias)
         else:
             y = F.conv1d(x.to(dtype), weight, bias, self.stride, self.padding, **self.options)
         return y if self.keep else y.to(x.dtype)
@@ -250,11 +251,11 @@ class CompactConv1d(nn.Module):
             stride=self.stride,
             padding=self.padding,
             gelu=gelu,
-            planes=self._planes,
+            num_parts=self._num_parts,
             out=out,
         )
 
-    def _by_windows(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _as_gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution, in memory B x T x C: as the next one wants its input."""
         out, channels, size = weight.shape
         frames = F.pad(x.transpose(1, 2), (0, 0, self.padding, self.padding)).contiguous()
@@ -289,7 +290,7 @@ class CompactConv1d(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        kernel = ", by windows" if self.has_kernel else ""
+        kernel = ", by the C kernel" if self.has_kernel else ""
         return f"{self.shape}, {self.weight.dtype}, stride={self.stride}{kernel}"
 
 

@@ -1,16 +1,18 @@
-"""Products of true 1-bit weights, y = (signs @ level(g * x)) * step * h + bias.
+"""Products of true 1-bit weights, y = (signs @ q(g * x)) * scale * h + bias.
 
-Pure torch and C: this floor knows neither fairseq nor how weights came to be signs.
+Pure torch and C: this folder knows neither fairseq nor how weights came to be signs.
 
-    rows = pack_signs(weight)                    # uint8, out x ceil(in / 8): what a file holds
+    rows = pack_signs(weight)                    # uint8, (out, ceil(in / 8)): what a file holds
     signs = prepare(rows, in_features, choose(x.device))   # once, at load
     y = sign_matmul(x, signs, out_features, g, h, bias, bits=8)
 
 ``backends()`` says what there is: ``reference`` and ``torch`` everywhere, ``cpu`` (C for AMX,
 AVX-512-VNNI, AVX2 and anything else) where it is built, ``gpu`` (Triton) on CUDA.  The environment
-variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the number of rows does.
+variables CRESS_SVCD_BACKEND and CRESS_SVCD_ISA choose; within a back end the number of rows, M,
+does (``dispatch``, which ``explain`` prints).
 
-``windows`` has convolutions over time of int8 and half-precision weights, for AMX and AVX-512-VNNI.
+``cpu.conv1d`` has convolutions over time of int8 and half-precision weights, for AMX and
+AVX-512-VNNI.
 """
 
 from cress_svcd.kernels.dispatch import BACKENDS, Backend, backends, blank, choose, prepare

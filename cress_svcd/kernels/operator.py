@@ -24,22 +24,24 @@ def sign_matmul(
     *,
     checked: bool = False,
 ) -> Tensor:
-    """y = (signs @ level(g * x)) * step * h + bias for the rows of x; see ``reference``.
+    """y = (signs @ q(g * x)) * scale * h + bias for the rows of x; see ``reference``.
 
     Differentiable with respect to x, straight through the rounding; not to the vectors.
 
     Args:
-        x: ... x in, any floating type, any strides.
-        signs: out x in of -1 and +1, as ``prepare`` returns it for a back end, on x's device.
+        x: (…, in), any floating type, any strides.
+        signs: (out, in) of -1 and +1, as ``prepare`` returns it for a back end, on x's device.
         out_features: out (tiles are padded, so that their shape does not tell).
-        g, h, bias: in, out and out entries of any floating type; None for ones, ones and zeros.
-        bits: 8: rows are rounded to +-127 levels, as in training with 8-bit activations, exactly.
-            16 or None: nothing coarser than two planes of int8, a relative error of 5e-5 at most
-            on normal inputs (the reference back end: 16 bits exactly as in training; None exact).
+        g, h, bias: (in), (out) and (out), of any floating type; None for ones, ones and zeros.
+        bits: 8: rows are rounded to integers of +-127, as in training with 8-bit activations,
+            exactly.
+            16 or None: nothing coarser than a hi/lo split into int8, a relative error of 5e-5 at
+            most on normal inputs (the reference back end: 16 bits exactly as in training; None
+                exact).
         checked: the caller vouches for the shapes.  The C code reads out of bounds where it errs.
 
     Returns:
-        ... x out, in x's type.  NaN or infinity in a row of g * x makes its outputs NaN (without
+        (…, out), in x's type.  NaN or infinity in a row of g * x makes its outputs NaN (without
         rounding, infinity may stay infinity where the back end is exact).
 
     Raises:

@@ -1,7 +1,7 @@
 """The product in plain torch: the contract of all back ends, and what runs where nothing else does.
 
-    level = round(g * x / step), step = max |g * x| / top a row, top = 2^(bits-1) - 1
-    y = (signs @ level) * step * h + bias
+    q = round(g * x / scale), scale = max |g * x| / qmax a row, qmax = 2^(bits-1) - 1
+    y = (signs @ q) * scale * h + bias
 
 Without rounding (``bits`` None), y = (signs @ (g * x)) * h + bias.
 """
@@ -9,7 +9,7 @@ Without rounding (``bits`` None), y = (signs @ (g * x)) * h + bias.
 import torch
 from torch import Tensor
 
-SMALLEST_STEP = 1e-32  # as in training: its reciprocal is finite, so that a row of zeros gives 0
+SMALLEST_SCALE = 1e-32  # as in training: its reciprocal is finite, so that a row of zeros gives 0
 
 
 def exact_type(dtype: torch.dtype) -> torch.dtype:
@@ -17,21 +17,21 @@ def exact_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def levels_and_step(x: Tensor, g: Tensor | None, top: int) -> tuple[Tensor, Tensor]:
-    """Integer levels (... x in, as floats) and steps (... x 1) of ``g * x``, halves to even.
+def quantize(x: Tensor, g: Tensor | None, qmax: int) -> tuple[Tensor, Tensor]:
+    """q (…, in), integers as floats, and the scales (…, 1) of ``g * x``, halves to even.
 
-    The same operations as in training (``quantization.activations``), to the bit.  A row with NaN
-    or infinity has NaN for its step.
+    The same operations as in training (``quantization.fake_quant``), to the bit.  A row with NaN
+    or infinity has NaN for its scale.
     """
     exact = exact_type(x.dtype)
     values = x.to(exact) if g is None else x.to(exact) * g.to(exact)
-    step = values.abs().amax(-1, keepdim=True).mul_(1 / top)
-    levels = (values * step.clamp_min(SMALLEST_STEP).reciprocal_()).round_()
-    return levels, step
+    scale = values.abs().amax(-1, keepdim=True).mul_(1 / qmax)
+    q = (values * scale.clamp_min(SMALLEST_SCALE).reciprocal_()).round_()
+    return q, scale
 
 
 def scale_and_shift(product: Tensor, h: Tensor | None, bias: Tensor | None) -> Tensor:
-    """``product`` (... x out) times h plus bias, each where it is given; in product's type."""
+    """``product`` (…, out) times h plus bias, each where it is given; in product's type."""
     if h is not None:
         product = product * h.to(product.dtype)
     return product if bias is None else product + bias.to(product.dtype)
@@ -45,17 +45,17 @@ def sign_matmul(
     bias: Tensor | None,
     bits: int | None,
 ) -> Tensor:
-    """The product for x (... x in) and a matrix of signs (out x in), in x's type (... x out).
+    """The product for x (…, in) and a matrix of signs (out, in), in x's type (…, out).
 
     Args:
         signs: -1 and +1 in ``exact_type(x.dtype)``.
-        g, h, bias: vectors of in, out and out; None for ones, ones and zeros.
+        g, h, bias: (in), (out) and (out); None for ones, ones and zeros.
         bits: 8 or 16 for rounded rows, None for none.
     """
     if bits is None:
         rows = x.to(signs.dtype)
         product = (rows if g is None else rows * g.to(signs.dtype)) @ signs.t()
     else:
-        levels, step = levels_and_step(x, g, 2 ** (bits - 1) - 1)
-        product = (levels @ signs.t()) * step
+        q, scale = quantize(x, g, 2 ** (bits - 1) - 1)
+        product = (q @ signs.t()) * scale
     return scale_and_shift(product, h, bias).to(x.dtype)

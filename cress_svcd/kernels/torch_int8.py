@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cress_svcd.kernels import reference
 
-PLANES_TOP = 127 * 256 + 127  # the largest level that two signed bytes hold symmetrically
+HI_LO_QMAX = 127 * 256 + 127  # the largest q that two signed bytes hold symmetrically
 
 
 @functools.cache
@@ -40,19 +40,19 @@ def sign_matmul(
 ) -> Tensor:
     """As ``reference.sign_matmul``, for ``expand``-ed signs.
 
-    With 16 bits or None, rows are rounded to two planes of int8, as the C kernels do.
+    With 16 bits or None, rows pass through a hi/lo split into int8, as in the C kernels.
     """
     if signs.dtype != torch.int8 or x.device.type != "cpu" or x.dtype == torch.float64:
         return reference.sign_matmul(x, signs.to(reference.exact_type(x.dtype)), g, h, bias, bits)
     rows = x.reshape(-1, x.shape[-1])
     if bits == 8:
-        levels, step = reference.levels_and_step(rows, g, 127)
-        product = torch._int_mm(levels.to(torch.int8), signs.t()).float()
+        q, scale = reference.quantize(rows, g, 127)
+        product = torch._int_mm(q.to(torch.int8), signs.t()).float()
     else:
-        levels, step = reference.levels_and_step(rows, g, PLANES_TOP)
-        high = ((levels + 128) / 256).floor_()
-        planes = torch.cat([high, levels.sub_(high, alpha=256)]).to(torch.int8)
-        products = torch._int_mm(planes, signs.t()).float()
+        q, scale = reference.quantize(rows, g, HI_LO_QMAX)
+        high = ((q + 128) / 256).floor_()
+        parts = torch.cat([high, q.sub_(high, alpha=256)]).to(torch.int8)
+        products = torch._int_mm(parts, signs.t()).float()
         product = products[: len(rows)].mul_(256).add_(products[len(rows) :])
-    y = reference.scale_and_shift(product.mul_(step), h, bias).to(x.dtype)
+    y = reference.scale_and_shift(product.mul_(scale), h, bias).to(x.dtype)
     return y.view(*x.shape[:-1], len(signs))

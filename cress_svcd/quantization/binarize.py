@@ -95,8 +95,8 @@ def surrogate_gradient(name: str, centred: Tensor, width: float | None = None) -
 
     Args:
         width: in units of the root mean square of ``centred``, which fits the surrogate to a
-            trained matrix whose entries are of the order of 0.03; None takes ``centred`` as it is, the unit
-            of the sources.
+            trained matrix whose entries are of the order of 0.03; None takes ``centred`` as it is,
+            the unit of the sources.
     Raises:
         ConfigError: ``name`` is not a key of SURROGATE_GRADIENTS.
     """

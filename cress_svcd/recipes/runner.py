@@ -298,7 +298,8 @@ def resolve(command: list[str]) -> list[str]:
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs that programs may use, named as in CUDA_VISIBLE_DEVICES; empty where none is found."""
+    """The GPUs that programs may use, named as in CUDA_VISIBLE_DEVICES; empty where none is
+    found."""
     given = environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [card.strip() for card in given.split(",") if card.strip()]

@@ -17,8 +17,12 @@ int8_c and lossless_c are the C calls alone, without the microseconds of Python 
 """
 
 import argparse
+import ctypes
+import functools
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -31,7 +35,7 @@ from tqdm import tqdm
 
 from cress_svcd import atomic_files, kernels
 from cress_svcd.evaluation.plots import figure
-from cress_svcd.kernels.cpu import sign_gemm
+from cress_svcd.kernels.cpu import build, sign_gemm
 
 PEAK_STEPS = 20_000
 SECONDS_A_BURST = 2e-3
@@ -93,7 +97,7 @@ def c_call(
     planes: int,
 ) -> Callable[[], torch.Tensor]:
     """The library's function with all its arguments ready."""
-    function = sign_gemm.library().cress_sign_matmul
+    function = sign_gemm.library().cress_sign_gemm
     pointers = [tensor.data_ptr() for tensor in (g, h, bias, y)]
     arguments = (
         x.data_ptr(),
@@ -123,11 +127,27 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
+@functools.cache
+def peak_library() -> ctypes.CDLL | None:
+    """vnni_peak.c, compiled; None without a C compiler."""
+    source = Path(__file__).with_name("vnni_peak.c")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "vnni_peak.so"
+        try:
+            command = [*build.compiler(), *build.FLAGS[:4], str(source), "-o", str(made)]
+        except build.BuildError:
+            return None
+        subprocess.run(command, check=True)
+        library = ctypes.CDLL(str(made))
+    library.cress_vnni_peak.argtypes = [ctypes.c_int64]
+    library.cress_vnni_peak.restype = ctypes.c_int64
+    return library
+
+
 def vnni_peak() -> float | None:
-    """Products a second of one core, 1e9; None where there is no AVX-512-VNNI or no library."""
-    try:
-        library = sign_gemm.library()
-    except sign_gemm.UnavailableError:
+    """Products a second of one core, 1e9; None where there is no AVX-512-VNNI or no compiler."""
+    library = peak_library()
+    if library is None:
         return None
     start = time.perf_counter()
     products = library.cress_vnni_peak(PEAK_STEPS)

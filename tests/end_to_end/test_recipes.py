@@ -221,7 +221,8 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
 
 @pytest.fixture
 def deltalm(translated, tmp_path) -> dict[str, str | list[str]]:
-    """What the DeltaLM branch of a recipe starts from: a release, DeltaLM's files, external text."""
+    """What the DeltaLM branch of a recipe starts from: a release, DeltaLM's files, external
+    text."""
     release, folder = translated("es"), tmp_path / "deltalm"
     folder.mkdir()
     shutil.copy(TINY_DELTALM, folder / "deltalm-tiny.pt")

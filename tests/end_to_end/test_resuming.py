@@ -69,7 +69,8 @@ def updates(outcomes: dict, mode: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(prepared, hubert, elsewhere, tmp_path_factory):
-    """A folder with what was logged, by mode: uninterrupted, until it was killed, and from then on."""
+    """A folder with what was logged, by mode: uninterrupted, until it was killed, and from then
+    on."""
     folder = tmp_path_factory.mktemp("resuming")
 
     def commands(name: str) -> dict[str, list]:

@@ -2,7 +2,8 @@
 
     CRESS_SVCD_RECORD_GOLDEN=1 python -m pytest tests/golden
 
-writes what the code gives now, fixtures included.  Do that only where a change is meant, and say why in
+writes what the code gives now, fixtures included.  Do that only where a change is meant, and say
+why in
 the commit: files that users have were written by the code that these values come from.
 """
 

@@ -646,8 +646,8 @@ def test_recorded_steps_on_cuda(
         for part in (reference, steps, plain, recorded):
             part.reorder(order)
         tokens = tokens[order]
-    # In half precision fairseq's steps are not exact, either, and where an 8-bit level tips over, all
-    # later steps of that row differ by some percent.
+    # In half precision fairseq's steps are not exact, either, and where an 8-bit level tips over,
+    # all later steps of that row differ by some percent.
     own, theirs = sum(own_errors) / 20, sum(their_errors) / 20
     assert own <= 3 * theirs + (1e-4 if kind == "plain" else 5e-2)
     assert recorded.captures and not plain.captures

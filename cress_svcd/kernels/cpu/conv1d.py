@@ -1,10 +1,10 @@
 """Convolutions over time in frames x channels, by AMX or AVX-512-VNNI, about as precise as float32.
 
 A window of frames is a row of numbers that lie side by side, so that a convolution is a product of
-overlapping rows with the weights (csrc/windows.h).  AMX splits the input into two planes of bf16.
-AVX-512-VNNI multiplies int8 weights with three planes of int8, and others, or few channels, in
-float32.  Where the processor has no such instructions, or another instruction set or back end is
-asked for, ``is_available`` says no and torch convolves.
+overlapping rows with the weights (csrc/conv1d.h).  AMX multiplies a hi/lo split of the input, two
+numbers of bf16. AVX-512-VNNI multiplies int8 weights with a split of the input into three bytes,
+and others, or few channels, in float32.  Where the processor has no such instructions, or another
+instruction set or back end is asked for, ``is_available`` says no and torch convolves.
 """
 
 import ctypes
@@ -16,24 +16,24 @@ from torch.nn import functional as F
 from cress_svcd.errors import ConfigError
 from cress_svcd.kernels.cpu import sign_gemm
 
-WEIGHT_TYPES = (torch.int8, torch.bfloat16, torch.float16)  # numbered as in csrc/windows.h
+WEIGHT_TYPES = (torch.int8, torch.bfloat16, torch.float16)  # numbered as in csrc/conv1d.h
 TILE_OUT, STEP_IN = 16, 32
-FEWEST_INPUTS = 16  # of weights in rows, as in windows_in_levels of csrc/windows.h
+FEWEST_INPUTS = 16  # of weights in rows, as in conv1d_in_integers of csrc/conv1d.h
 
 _pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
-class _Windows(ctypes.Structure):
-    """struct windows of csrc/windows.h."""
+class _Call(ctypes.Structure):
+    """struct conv1d of csrc/conv1d.h."""
 
     _fields_ = [
         ("x", _pointer),
         *[(name, _int64) for name in ("batch", "frames", "x_stride", "x_batch_stride")],
         *[(name, _int64) for name in ("groups", "channels", "out")],
-        *[(name, _int64) for name in ("taps", "stride", "padding", "count")],
+        *[(name, _int64) for name in ("kernel_size", "stride", "padding", "count")],
         ("weights", _pointer),
         ("weight_type", _int),
-        ("planes", _int),
+        ("num_parts", _int),
         ("weights_in_rows", _int),
         ("scale", _pointer),
         ("bias", _pointer),
@@ -47,27 +47,28 @@ class _Windows(ctypes.Structure):
 def is_available() -> bool:
     """Whether ``convolve`` can be used: the processor has it, and nothing else was asked for."""
     try:
-        return bool(sign_gemm.library().cress_windows_supported(sign_gemm.isa_number()))
+        return bool(sign_gemm.library().cress_conv1d_supported(sign_gemm.isa_number()))
     except (sign_gemm.UnavailableError, ConfigError):
         return False
 
 
-def is_fast(dtype: torch.dtype, planes: int) -> bool:
+def is_fast(dtype: torch.dtype, num_parts: int) -> bool:
     """Whether it is faster than torch for weights of ``dtype``, where it is available.
 
     Without AMX, halves are multiplied in float32: torch's products in bf16 take half as long.
     """
-    return dtype == torch.int8 or planes == 2 or sign_gemm.ISAS[sign_gemm.isa_number()] == "amx"
+    return dtype == torch.int8 or num_parts == 2 or sign_gemm.ISAS[sign_gemm.isa_number()] == "amx"
 
 
 def prepare(weight: Tensor, groups: int = 1) -> Tensor:
-    """A weight (out x channels of a group x taps) of WEIGHT_TYPES in the layout of ``convolve``.
+    """A weight (out, channels of a group, kernel_size) of WEIGHT_TYPES in the layout of
+    ``convolve``.
 
     Returns:
-        The same numbers, groups x output tiles x steps x 16 x 16 x 2, padded with zeros.
+        The same numbers, (groups, output tiles, steps, 16, 16, 2), padded with zeros.
     """
-    out, channels, taps = weight.shape
-    rows = weight.transpose(1, 2).reshape(groups, out // groups, taps * channels)
+    out, channels, kernel_size = weight.shape
+    rows = weight.transpose(1, 2).reshape(groups, out // groups, kernel_size * channels)
     rows = F.pad(rows, (0, -rows.shape[2] % STEP_IN, 0, -rows.shape[1] % TILE_OUT))
     tiles = rows.view(groups, -1, TILE_OUT, rows.shape[2] // STEP_IN, STEP_IN // 2, 2)
     return tiles.permute(0, 1, 3, 4, 2, 5).contiguous()
@@ -81,17 +82,17 @@ def blank(shape: tuple[int, int, int], dtype: torch.dtype, groups: int = 1) -> T
 
 def tile_shape(shape: tuple[int, int, int], groups: int) -> tuple[int, int, int]:
     """Groups, output tiles of a group, and steps of inputs of a weight of ``shape``."""
-    out, channels, taps = shape
-    return groups, -(-out // groups // TILE_OUT), -(-taps * channels // STEP_IN)
+    out, channels, kernel_size = shape
+    return groups, -(-out // groups // TILE_OUT), -(-kernel_size * channels // STEP_IN)
 
 
 def restore(tiles: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """The inverse of ``prepare`` for a weight of ``shape``."""
-    out, channels, taps = shape
+    out, channels, kernel_size = shape
     groups = len(tiles)
     rows = tiles.permute(0, 1, 4, 2, 3, 5).reshape(groups, tiles.shape[1] * TILE_OUT, -1)
-    rows = rows[:, : out // groups, : taps * channels]
-    return rows.reshape(out, taps, channels).transpose(1, 2).contiguous()
+    rows = rows[:, : out // groups, : kernel_size * channels]
+    return rows.reshape(out, kernel_size, channels).transpose(1, 2).contiguous()
 
 
 def convolve(
@@ -104,7 +105,7 @@ def convolve(
     stride: int = 1,
     padding: int = 0,
     gelu: bool = False,
-    planes: int = 2,
+    num_parts: int = 2,
     out: Tensor | None = None,
     threads: int | None = None,
 ) -> Tensor:
@@ -116,58 +117,35 @@ def convolve(
     float32.
 
     Args:
-        x: B x T x C, float32, the channels side by side.
+        x: (batch, time, channels), float32, the channels next to each other.
         tiles: the weight as ``prepare`` gives it.
-        shape: the weight's own, out x C / groups x taps.
-        scale, bias: out, or B x out.
+        shape: the weight's own, (out, channels / groups, kernel_size).
+        scale, bias: (out), or (batch, out).
         stride, padding: of the convolution; padding is frames of zeros at both ends.
         gelu: act is GELU, not the identity.
-        planes: 1 to round x to bf16; with AVX-512-VNNI, to 16 bits a frame (an error of 3e-5)
+        num_parts: 1 to round x to bf16; with AVX-512-VNNI, to 16 bits a frame (an error of 3e-5)
             where the weights are int8.
         out: memory for the result, of which each utterance's must be dense.
         threads: how many (default: torch's number, fewer for little work).
     Returns:
-        B x T' x out.
+        (batch, time, out).
     Raises:
         ValueError: shapes or types do not fit together.
         MemoryError: no room for a thread's part.
     """
-    outputs, channels, taps = shape
-    groups = len(tiles)
+    outputs, channels, kernel_size = shape
     batch, frames, width = x.shape
-    count = (frames + 2 * padding - taps) // max(stride, 1) + 1
-    if (
-        not x.is_cpu
-        or x.dtype != torch.float32
-        or width != groups * channels
-        or tuple(tiles.shape[:3]) != tile_shape(shape, groups)
-        or tiles.dtype not in WEIGHT_TYPES
-        or not tiles.is_contiguous()
-        or count < 1
-        or stride < 1
-        or padding < 0
-        or planes not in (1, 2)
-    ):
-        raise ValueError(
-            f"convolve: {x.dtype} of {tuple(x.shape)} does not fit a weight of {tuple(shape)} as "
-            f"{tiles.dtype} of {tuple(tiles.shape)}, stride {stride}, padding {padding}"
-        )
-    if x.stride(2) != 1 and width > 1 or (x.stride(1) < width and frames > 1):
+    count = (frames + 2 * padding - kernel_size) // max(stride, 1) + 1
+    _check(x, tiles, shape, count, stride, padding, num_parts)
+    if (x.stride(2) != 1 and width > 1) or (x.stride(1) < width and frames > 1):
         x = x.contiguous()
     scale, bias = _vector(scale, batch, outputs), _vector(bias, batch, outputs)
     if bias is not None and bias.dim() != scale.dim():
         scale, bias = (vector.expand(batch, outputs).contiguous() for vector in (scale, bias))
     y = torch.empty(batch, count, outputs) if out is None else out
-    if (
-        y.shape != (batch, count, outputs)
-        or y.dtype != torch.float32
-        or (y.stride(1), y.stride(2)) != (outputs, 1)
-    ):
-        raise ValueError(
-            f"convolve: out is {y.dtype} of {tuple(y.shape)} with strides {y.stride()}, expected "
-            f"float32 of {(batch, count, outputs)}, dense but for the first dimension"
-        )
-    call = _Windows(
+    _check_output(y, (batch, count, outputs))
+    groups = len(tiles)
+    call = _Call(
         x=x.data_ptr(),
         batch=batch,
         frames=frames,
@@ -176,13 +154,13 @@ def convolve(
         groups=groups,
         channels=channels,
         out=outputs // groups,
-        taps=taps,
+        kernel_size=kernel_size,
         stride=stride,
         padding=padding,
         count=count,
         weights=tiles.data_ptr(),
         weight_type=WEIGHT_TYPES.index(tiles.dtype),
-        planes=planes,
+        num_parts=num_parts,
         scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         vector_stride=outputs if scale.dim() == 2 else 0,
@@ -190,8 +168,44 @@ def convolve(
         y=y.data_ptr(),
         y_batch_stride=y.stride(0),
     )
-    _run(call, batch * count * outputs * channels * taps, threads)
+    _run(call, batch * count * outputs * channels * kernel_size, threads)
     return y
+
+
+def _check(
+    x: Tensor,
+    tiles: Tensor,
+    shape: tuple[int, int, int],
+    count: int,
+    stride: int,
+    padding: int,
+    num_parts: int,
+) -> None:
+    """The C code trusts these: raise ValueError for what would be read beyond a tensor's end."""
+    if (
+        not x.is_cpu
+        or x.dtype != torch.float32
+        or x.shape[2] != len(tiles) * shape[1]
+        or tuple(tiles.shape[:3]) != tile_shape(shape, len(tiles))
+        or tiles.dtype not in WEIGHT_TYPES
+        or not tiles.is_contiguous()
+        or count < 1
+        or stride < 1
+        or padding < 0
+        or num_parts not in (1, 2)
+    ):
+        raise ValueError(
+            f"convolve: {x.dtype} of {tuple(x.shape)} does not fit a weight of {tuple(shape)} as "
+            f"{tiles.dtype} of {tuple(tiles.shape)}, stride {stride}, padding {padding}"
+        )
+
+
+def _check_output(y: Tensor, shape: tuple[int, int, int]) -> None:
+    if y.shape != shape or y.dtype != torch.float32 or y.stride()[1:] != (shape[2], 1):
+        raise ValueError(
+            f"convolve: out is {y.dtype} of {tuple(y.shape)} with strides {y.stride()}, expected "
+            f"float32 of {shape}, dense but for the first dimension"
+        )
 
 
 def can_project(x: Tensor, weight: Tensor) -> bool:
@@ -214,17 +228,17 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     """(x @ weight.T) * scale + bias with rows rounded to 16 bits: an error of 3e-5 at most.
 
     Args:
-        x: ... x in; NaN or infinity in a row makes its outputs NaN.
-        weight: out x in, int8, as ``can_project`` takes it.
-        scale, bias: out.
+        x: (…, in); NaN or infinity in a row makes its outputs NaN.
+        weight: (out, in), int8, as ``can_project`` takes it.
+        scale, bias: (out).
     Returns:
-        ... x out, in x's type.
+        (…, out), in x's type.
     """
     outputs, inputs = weight.shape
     rows, weight = x.reshape(-1, inputs).float().contiguous(), weight.contiguous()
     scale, bias = _vector(scale, 1, outputs), _vector(bias, 1, outputs)
     y = torch.empty(len(rows), outputs)
-    call = _Windows(
+    call = _Call(
         x=rows.data_ptr(),
         batch=1,
         frames=len(rows),
@@ -232,12 +246,12 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
         groups=1,
         channels=inputs,
         out=outputs,
-        taps=1,
+        kernel_size=1,
         stride=1,
         count=len(rows),
         weights=weight.data_ptr(),
         weight_type=WEIGHT_TYPES.index(weight.dtype),
-        planes=1,
+        num_parts=1,
         weights_in_rows=1,
         scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
@@ -247,13 +261,13 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     return y.to(x.dtype).view(*x.shape[:-1], outputs)
 
 
-def _run(call: _Windows, work: int, threads: int | None) -> None:
+def _run(call: _Call, work: int, threads: int | None) -> None:
     """Compute what ``call`` describes, ``work`` products.
 
     Raises:
         MemoryError: no room for a thread's part.
     """
-    status = sign_gemm.library().cress_windows(
+    status = sign_gemm.library().cress_conv1d(
         ctypes.byref(call),
         sign_gemm.isa_number(),
         threads or sign_gemm._threads(work),

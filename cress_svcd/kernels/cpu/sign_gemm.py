@@ -15,7 +15,7 @@ from torch import Tensor
 from cress_svcd.errors import ConfigError, CressError
 
 ISA_VARIABLE = "CRESS_SVCD_ISA"
-ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/sign_matmul.h
+ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/runtime.h
 THREAD_WORK = 1 << 22  # products worth a thread of their own
 _OUT_OF_MEMORY = -1
 
@@ -58,9 +58,8 @@ def library() -> ctypes.CDLL:
         raise UnavailableError(f"{path.name} cannot be loaded ({error}); {remedy}") from None
     if digest != build.source_digest():
         raise UnavailableError(f"{path.name} was built from other sources; {remedy}")
-    loaded.cress_sign_matmul.argtypes = _ARGUMENTS
-    loaded.cress_windows.argtypes = [_pointer, _int, _int, _pointer]
-    loaded.cress_vnni_peak.argtypes, loaded.cress_vnni_peak.restype = [_int64], _int64
+    loaded.cress_sign_gemm.argtypes = _ARGUMENTS
+    loaded.cress_conv1d.argtypes = [_pointer, _int, _int, _pointer]
     return loaded
 
 
@@ -144,9 +143,9 @@ def sign_matmul(
 ) -> Tensor:
     """As ``reference.sign_matmul``, for signs as ``bitpack.to_tiles``; computed in float32.
 
-    With 8 bits the levels and their products are exactly those of the reference.  With 16 bits and
-    None a row is rounded to 2 * 32639 + 1 levels, an error of at most 1 / 65278 of its largest
-    magnitude (3e-5 to 5e-5 of a layer's output on normal inputs).
+    With 8 bits q and the products are exactly those of the reference.  With 16 bits and None a row
+    is rounded to 2 * 32639 + 1 values (a hi/lo split into int8), an error of at most 1 / 65278 of
+    its largest magnitude (3e-5 to 5e-5 of a layer's output on normal inputs).
 
     Args:
         isa: one of ISAS (default: CRESS_SVCD_ISA, or the fastest).
@@ -154,7 +153,7 @@ def sign_matmul(
 
     Raises:
         ConfigError: the processor does not have ``isa``.
-        MemoryError: no room for the levels.
+        MemoryError: no memory for q.
     """
     in_features = x.shape[-1]
     rows = x if x.dim() == 2 else x.reshape(-1, in_features)
@@ -166,7 +165,7 @@ def sign_matmul(
     g, h, bias = _float_vector(g), _float_vector(h), _float_vector(bias)
     count = rows.shape[0]
     y = torch.empty(count, out_features)
-    status = library().cress_sign_matmul(
+    status = library().cress_sign_gemm(
         rows.data_ptr(),
         count,
         rows.stride(0),

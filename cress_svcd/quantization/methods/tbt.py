@@ -40,8 +40,8 @@ class _ElasticQuantize(torch.autograd.Function):
         bits, low, high = ctx.range
         ratio = x.to(alpha.dtype) / alpha
         inside = (ratio >= low) & (ratio <= high)
-        # LSQ: d/d alpha is the rounded ratio, less the ratio where the input passes straight through;
-        # scaled so that steps of large and small tensors learn alike.
+        # LSQ: d/d alpha is the rounded ratio, less the ratio where the input passes straight
+        # through; scaled so that steps of large and small tensors learn alike.
         error = _round(ratio, bits, low, high)
         if bits > 1:
             error = error - ratio * inside

@@ -11,12 +11,12 @@
 
 typedef void parallel_function(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 int cress_supported(int isa);
-int cress_sign_matmul(const float *x, int64_t rows, int64_t x_stride, const uint8_t *tiles,
+int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_t *tiles,
                       int64_t in, int64_t out, const float *g, const float *h, const float *bias,
-                      float *y, int planes, int isa, int threads, parallel_function *parallel);
+                      float *y, int num_parts, int isa, int threads, parallel_function *parallel);
 
-int cress_windows_supported(int isa);
-int cress_windows(const struct windows *windows, int isa, int threads,
+int cress_conv1d_supported(int isa);
+int cress_conv1d(const struct conv1d *windows, int isa, int threads,
                   parallel_function *parallel);
 
 struct start {
@@ -63,7 +63,7 @@ static int bit(const uint8_t *tiles, int64_t in_tiles, int64_t o, int64_t j)
     return word[j % 4] >> (j % 32 / 4) & 1;
 }
 
-static int check(int64_t rows, int64_t in, int64_t out, int planes, int isa, int threads)
+static int check(int64_t rows, int64_t in, int64_t out, int num_parts, int isa, int threads)
 {
     int64_t in_tiles = (in + 63) / 64, out_tiles = (out + 15) / 16, stride = in + 3;
     int64_t bytes = in_tiles * out_tiles * TILE_BYTES;
@@ -73,10 +73,10 @@ static int check(int64_t rows, int64_t in, int64_t out, int planes, int isa, int
     for (int64_t i = 0; i < bytes; i++)
         tiles[i] = (uint8_t)rand();
     int plain = (int)(rows % 2);
-    int status = cress_sign_matmul(x, rows, stride, tiles, in, out, plain ? NULL : g,
-                                   plain ? NULL : h, plain ? NULL : bias, y, planes, isa, threads,
+    int status = cress_sign_gemm(x, rows, stride, tiles, in, out, plain ? NULL : g,
+                                   plain ? NULL : h, plain ? NULL : bias, y, num_parts, isa, threads,
                                    in_threads);
-    double top = planes == 1 ? 127 : 32639;
+    double top = num_parts == 1 ? 127 : 32639;
     for (int64_t r = 0; r < rows && !status; r++) {
         float largest = 0;
         for (int64_t j = 0; j < in; j++)
@@ -90,8 +90,8 @@ static int check(int64_t rows, int64_t in, int64_t out, int planes, int isa, int
             double allowed = 0.51 * largest / top * (double)in + 1e-5 * (double)in;
             double expected = plain ? exact : exact * h[o] + bias[o];
             if (!(fabs(y[r * out + o] - expected) <= allowed)) {
-                fprintf(stderr, "isa %d rows %ld in %ld out %ld planes %d: %g is not %g\n", isa,
-                        (long)rows, (long)in, (long)out, planes, y[r * out + o], expected);
+                fprintf(stderr, "isa %d rows %ld in %ld out %ld num_parts %d: %g is not %g\n", isa,
+                        (long)rows, (long)in, (long)out, num_parts, y[r * out + o], expected);
                 status = 1;
                 break;
             }
@@ -119,13 +119,13 @@ static void *random_weights(int64_t blocks, int64_t steps, int64_t inputs, int t
 }
 
 /* int8 weights of the tiled layout, which are freed, as rows. */
-static int8_t *in_rows(const struct windows *w, int8_t *tiled)
+static int8_t *in_rows(const struct conv1d *w, int8_t *tiled)
 {
-    int64_t inputs = w->taps * w->channels, steps = windows_steps(w);
+    int64_t inputs = w->kernel_size * w->channels, steps = conv1d_steps(w);
     int8_t *rows = malloc((size_t)(w->groups * w->out * inputs));
     for (int64_t o = 0; o < w->groups * w->out; o++)
         for (int64_t j = 0; j < inputs; j++) {
-            int64_t own = o % w->out, tile = o / w->out * windows_out_tiles(w) + own / 16;
+            int64_t own = o % w->out, tile = o / w->out * conv1d_out_tiles(w) + own / 16;
             int64_t block = (tile * steps + j / 32) * BLOCK;
             rows[o * inputs + j] = tiled[block + (j % 32 / 2 * 16 + own % 16) * 2 + j % 2];
         }
@@ -133,13 +133,13 @@ static int8_t *in_rows(const struct windows *w, int8_t *tiled)
     return rows;
 }
 
-static int check_windows(struct windows w, int isa, int threads)
+static int check_windows(struct conv1d w, int isa, int threads)
 {
     int64_t across = w.groups * w.out, width = w.groups * w.channels;
-    int64_t steps = windows_steps(&w), tiles = windows_out_tiles(&w);
+    int64_t steps = conv1d_steps(&w), tiles = conv1d_out_tiles(&w);
     int64_t blocks = w.groups * tiles * steps;
     float *values = malloc((size_t)(blocks * BLOCK) * sizeof *values);
-    void *weights = random_weights(blocks, steps, w.taps * w.channels, w.weight_type,
+    void *weights = random_weights(blocks, steps, w.kernel_size * w.channels, w.weight_type,
                                    values);
     if (w.weights_in_rows)
         weights = in_rows(&w, weights);
@@ -147,14 +147,14 @@ static int check_windows(struct windows w, int isa, int threads)
     float *scale = random_floats(across), *bias = random_floats(across);
     float *y = random_floats(w.batch * w.count * across);
     w.x = x, w.weights = weights, w.scale = scale, w.y = y;
-    w.bias = w.taps % 2 ? bias : NULL;
+    w.bias = w.kernel_size % 2 ? bias : NULL;
     w.x_stride = width, w.x_batch_stride = w.frames * width, w.y_batch_stride = w.count * across;
-    int status = cress_windows(&w, isa, threads, in_threads);
+    int status = cress_conv1d(&w, isa, threads, in_threads);
     for (int64_t place = 0; place < w.batch * w.count * across && !status; place++) {
         int64_t o = place % across, t = place / across % w.count, b = place / across / w.count;
         int64_t group = o / w.out, own = o % w.out;
         double exact = 0;
-        for (int64_t j = 0; j < w.taps * w.channels; j++) {
+        for (int64_t j = 0; j < w.kernel_size * w.channels; j++) {
             int64_t frame = t * w.stride - w.padding + j / w.channels;
             int64_t tile = (group * tiles + own / 16) * steps + j / 32;
             float weight = values[tile * BLOCK + (j % 32 / 2 * 16 + own % 16) * 2 + j % 2];
@@ -165,10 +165,10 @@ static int check_windows(struct windows w, int isa, int threads)
         exact = exact * scale[o] + (w.bias ? bias[o] : 0);
         if (w.gelu)
             exact *= 0.5 * (1 + erf(exact * sqrt(0.5)));
-        double allowed = (w.planes == 2 ? 1e-5 : 5e-3) * (double)(w.taps * w.channels);
+        double allowed = (w.num_parts == 2 ? 1e-5 : 5e-3) * (double)(w.kernel_size * w.channels);
         if (!(fabs(y[place] - exact) <= allowed)) {
-            fprintf(stderr, "isa %d windows of %ld taps, type %d: %g is not %g\n", isa,
-                    (long)w.taps, w.weight_type, y[place], exact);
+            fprintf(stderr, "isa %d windows of %ld kernel_size, type %d: %g is not %g\n", isa,
+                    (long)w.kernel_size, w.weight_type, y[place], exact);
             status = 1;
         }
     }
@@ -178,31 +178,31 @@ static int check_windows(struct windows w, int isa, int threads)
 
 static int check_all_windows(int isa)
 {
-    const struct windows shapes[] = {
-        {.batch = 1, .frames = 1, .groups = 1, .channels = 1, .out = 1, .taps = 1, .stride = 1,
+    const struct conv1d shapes[] = {
+        {.batch = 1, .frames = 1, .groups = 1, .channels = 1, .out = 1, .kernel_size = 1, .stride = 1,
          .count = 1},
-        {.batch = 2, .frames = 200, .groups = 1, .channels = 1, .out = 20, .taps = 10, .stride = 5,
+        {.batch = 2, .frames = 200, .groups = 1, .channels = 1, .out = 20, .kernel_size = 10, .stride = 5,
          .count = 39},
-        {.batch = 2, .frames = 70, .groups = 1, .channels = 33, .out = 48, .taps = 3, .stride = 2,
+        {.batch = 2, .frames = 70, .groups = 1, .channels = 33, .out = 48, .kernel_size = 3, .stride = 2,
          .padding = 1, .count = 35},
-        {.batch = 1, .frames = 21, .groups = 3, .channels = 5, .out = 17, .taps = 8, .stride = 1,
+        {.batch = 1, .frames = 21, .groups = 3, .channels = 5, .out = 17, .kernel_size = 8, .stride = 1,
          .padding = 4, .count = 22},
-        {.batch = 1, .frames = 3, .groups = 1, .channels = 70, .out = 100, .taps = 9, .stride = 3,
+        {.batch = 1, .frames = 3, .groups = 1, .channels = 70, .out = 100, .kernel_size = 9, .stride = 3,
          .padding = 9, .count = 5},
-        {.batch = 2, .frames = 37, .groups = 2, .channels = 20, .out = 40, .taps = 5, .stride = 2,
+        {.batch = 2, .frames = 37, .groups = 2, .channels = 20, .out = 40, .kernel_size = 5, .stride = 2,
          .padding = 2, .count = 19},
-        {.batch = 1, .frames = 90, .groups = 1, .channels = 64, .out = 16, .taps = 3, .stride = 1,
+        {.batch = 1, .frames = 90, .groups = 1, .channels = 64, .out = 16, .kernel_size = 3, .stride = 1,
          .count = 88},
     };
     int failed = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int type = 0; type < WEIGHT_COUNT; type++)
-            for (int planes = 1; planes <= 2; planes++)
+            for (int num_parts = 1; num_parts <= 2; num_parts++)
                 for (int threads = 1; threads <= 5; threads += 2) {
-                    struct windows w = shapes[s];
-                    w.weight_type = type, w.planes = planes, w.gelu = threads == 3;
+                    struct conv1d w = shapes[s];
+                    w.weight_type = type, w.num_parts = num_parts, w.gelu = threads == 3;
                     failed |= check_windows(w, isa, threads);
-                    w.weights_in_rows = isa == ISA_AVX512_VNNI && windows_in_levels(&w);
+                    w.weights_in_rows = isa == ISA_AVX512_VNNI && conv1d_in_integers(&w);
                     if (w.weights_in_rows)
                         failed |= check_windows(w, isa, threads);
                 }
@@ -220,12 +220,12 @@ int main(void)
         printf("%d ", isa);
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
             for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
-                for (int planes = 1; planes <= 2; planes++)
+                for (int num_parts = 1; num_parts <= 2; num_parts++)
                     for (int threads = 1; threads <= 3; threads += 2)
-                        failed |= check(rows[r], sizes[s][0], sizes[s][1], planes, isa, threads);
+                        failed |= check(rows[r], sizes[s][0], sizes[s][1], num_parts, isa, threads);
     }
     for (int isa = 0; isa < ISA_COUNT; isa++)
-        if (cress_windows_supported(isa)) {
+        if (cress_conv1d_supported(isa)) {
             printf("windows:%d ", isa);
             failed |= check_all_windows(isa);
         }

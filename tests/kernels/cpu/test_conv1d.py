@@ -10,7 +10,7 @@ from cress_svcd.kernels.cpu import conv1d, sign_gemm
 needs_windows = pytest.mark.skipif(
     not conv1d.is_available(), reason="no kernel for convolutions here, or it is not asked for"
 )
-# batch, frames, channels, outputs, taps, stride, padding, groups
+# batch, frames, channels, outputs, kernel_size, stride, padding, groups
 SHAPES = [
     (1, 1, 1, 1, 1, 1, 0, 1),
     (1, 700, 1, 40, 10, 5, 0, 1),
@@ -26,8 +26,8 @@ SHAPES = [
 def weight(request):
     """Makes a weight of given sizes, in every type."""
 
-    def make(out, channels, taps):
-        whole = torch.randn(out, channels, taps)
+    def make(out, channels, kernel_size):
+        whole = torch.randn(out, channels, kernel_size)
         if request.param == torch.int8:
             return (whole * 40).round().clamp(-127, 127).to(torch.int8)
         return whole.to(request.param)
@@ -55,9 +55,9 @@ def test_the_layout_gives_the_weight_back(weight, groups):
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
 def test_it_is_the_convolution(weight, sizes, gelu):
-    batch, frames, channels, out, taps, stride, padding, groups = sizes
+    batch, frames, channels, out, kernel_size, stride, padding, groups = sizes
     torch.manual_seed(1)
-    x, whole = torch.randn(batch, frames, channels), weight(out, channels // groups, taps)
+    x, whole = torch.randn(batch, frames, channels), weight(out, channels // groups, kernel_size)
     scale, bias = torch.rand(batch, out) + 0.5, torch.randn(batch, out)
     tiles = conv1d.prepare(whole, groups)
     for vectors in ((scale[0], bias[0]), (scale, bias), (scale, bias[0])):
@@ -73,7 +73,7 @@ def test_it_is_the_convolution(weight, sizes, gelu):
                     stride=stride,
                     padding=padding,
                     gelu=gelu,
-                    planes=planes,
+                    num_parts=planes,
                     threads=threads,
                 )
                 assert y.shape == expected.shape
@@ -170,7 +170,7 @@ def test_projections_that_are_left_to_torch():
         {"scale": torch.ones(15)},
         {"bias": torch.ones(2, 16)},
         {"stride": 0},
-        {"planes": 3},
+        {"num_parts": 3},
         {"out": torch.zeros(1, 18, 15)},
         {"out": torch.zeros(1, 16, 18).transpose(1, 2)},
     ],

@@ -1,6 +1,7 @@
 """The CUDA back end.  The fused kernel also runs in Triton's interpreter, without a GPU:
 
-TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_sign_gemm.py   (needs the package triton)
+TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_sign_gemm.py   (needs the package
+triton)
 """
 
 import pytest

@@ -1,4 +1,5 @@
-"""Adding a method is one class and one line in METHODS: it trains, packs, unpacks and translates."""
+"""Adding a method is one class and one line in METHODS: it trains, packs, unpacks and
+translates."""
 
 import copy
 import json

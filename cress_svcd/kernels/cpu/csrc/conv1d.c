@@ -1,46 +1,31 @@
-/* The interface of windows.h: which thread does what, scratch memory. */
+/* The interface of conv1d.h: which thread does what, scratch memory. */
 #include "conv1d.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef CRESS_X86
-#include <cpuid.h>
-#endif
-
-#define EXPORT __attribute__((visibility("default")))
-
 enum {
-    OUT_OF_MEMORY = -1,
-    NOT_SUPPORTED = -2,
-    AT_ONCE = 32,             /* windows in a step of windows_amx, a multiple of others' */
-    MOST_WINDOWS = 512,       /* windows of a piece, which share expanded weights */
-    CACHED_BYTES = 1 << 20,   /* of a piece's input, so that it stays in the second-level cache */
+    AT_ONCE = 32,             /* windows in a step of conv1d_amx, a multiple of others' */
+    MAX_WINDOWS = 512,       /* windows of a piece, which share expanded weights */
+    CACHED_BYTES = 1 << 20,   /* of a piece's input, so that it stays in the second-q cache */
 };
 
-typedef void parallel_function(void (*work)(void *), void *data, unsigned threads, unsigned flags);
-
 struct call {
-    const struct windows *windows;
+    const struct conv1d *windows;
     int isa;
     int64_t piece_windows, row_pieces, out_pieces, pieces, next;
     int error;
 };
 
-int cress_supported(int isa);
-
 /* Whether convolutions can use an instruction set here: ISA_AMX (which has to do bf16, too) or
  * ISA_AVX512_VNNI. */
-EXPORT int cress_windows_supported(int isa)
+EXPORT int cress_conv1d_supported(int isa)
 {
     if (isa == ISA_AVX512_VNNI)
         return cress_supported(isa);
 #ifdef CRESS_AMX
-    unsigned eax, ebx, ecx, edx;
-    if (isa != ISA_AMX || !cress_supported(ISA_AMX) ||
-        !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1)) /* AMX-BF16 */
-        return 0;
-    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1); /* AVX512-BF16 */
+    return isa == ISA_AMX && cress_supported(ISA_AMX) && cpu_feature(0, 3, 22) /* AMX-BF16 */
+           && cpu_feature(1, 0, 5);                                           /* AVX512-BF16 */
 #else
     return 0;
 #endif
@@ -57,39 +42,39 @@ static int64_t smaller(int64_t a, int64_t b)
 }
 
 /* Memory for a piece; false where there is none. */
-static int reserve(const struct call *call, struct windows_scratch *scratch)
+static int reserve(const struct call *call, struct conv1d_scratch *scratch)
 {
-    const struct windows *w = call->windows;
+    const struct conv1d *w = call->windows;
     int64_t count = rounded(call->piece_windows, AT_ONCE);
 #ifdef CRESS_X86
     if (call->isa == ISA_AVX512_VNNI)
-        return (scratch->memory = aligned_alloc(64, windows_avx512_bytes(w, count))) != NULL;
+        return (scratch->memory = aligned_alloc(64, conv1d_avx512_bytes(w, count))) != NULL;
 #endif
-    int64_t frames = (count - 1) * w->stride + w->taps;
-    int64_t plane = rounded(frames * w->channels + STEP_IN, STEP_IN);
-    int64_t weights = 2 * windows_steps(w) * BLOCK;
+    int64_t frames = (count - 1) * w->stride + w->kernel_size;
+    int64_t part = rounded(frames * w->channels + STEP_IN, STEP_IN);
+    int64_t weights = 2 * conv1d_steps(w) * BLOCK;
     int64_t sums = AT_ONCE * 2 * TILE_OUT;
-    int64_t numbers = plane * w->planes + weights * (w->weight_type == WEIGHT_FP16 ? 2 : 1);
+    int64_t numbers = part * w->num_parts + weights * (w->weight_type == WEIGHT_FP16 ? 2 : 1);
     scratch->memory = aligned_alloc(64, (size_t)(sums * 4 + numbers * 2));
     if (!scratch->memory)
         return 0;
     scratch->sums = scratch->memory;
     scratch->high = (uint16_t *)(scratch->sums + sums);
-    scratch->low = scratch->high + (w->planes == 2 ? plane : 0);
-    scratch->weights = scratch->low + plane;
+    scratch->low = scratch->high + (w->num_parts == 2 ? part : 0);
+    scratch->weights = scratch->low + part;
     scratch->weights_low = scratch->weights + weights;
     return 1;
 }
 
-static windows_function *function(int isa)
+static conv1d_function *function(int isa)
 {
 #ifdef CRESS_AMX
     if (isa == ISA_AMX)
-        return windows_amx;
+        return conv1d_amx;
 #endif
 #ifdef CRESS_X86
     if (isa == ISA_AVX512_VNNI)
-        return windows_avx512;
+        return conv1d_avx512;
 #endif
     (void)isa;
     return NULL;
@@ -98,14 +83,14 @@ static windows_function *function(int isa)
 static void work(void *data)
 {
     struct call *call = data;
-    const struct windows *w = call->windows;
-    struct windows_scratch scratch;
+    const struct conv1d *w = call->windows;
+    struct conv1d_scratch scratch;
     if (!reserve(call, &scratch)) {
         __atomic_store_n(&call->error, OUT_OF_MEMORY, __ATOMIC_RELAXED);
         return;
     }
-    windows_function *multiply = function(call->isa);
-    int64_t tiles = windows_out_tiles(w), piece;
+    conv1d_function *multiply = function(call->isa);
+    int64_t tiles = conv1d_out_tiles(w), piece;
     while ((piece = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->pieces) {
         int64_t part = piece % call->out_pieces, rest = piece / call->out_pieces;
         int64_t first = rest % call->row_pieces * call->piece_windows;
@@ -120,18 +105,18 @@ static void work(void *data)
 }
 
 /* Weights in rows are for integers by AVX-512, which transposes them as it uses them. */
-static int can_use(const struct windows *w, int isa)
+static int can_use(const struct conv1d *w, int isa)
 {
-    return cress_windows_supported(isa) && w->weight_type >= 0 && w->weight_type < WEIGHT_COUNT &&
-           (w->planes == 1 || w->planes == 2) &&
-           (!w->weights_in_rows || (windows_in_levels(w) && isa == ISA_AVX512_VNNI));
+    return cress_conv1d_supported(isa) && w->weight_type >= 0 && w->weight_type < WEIGHT_COUNT &&
+           (w->num_parts == 1 || w->num_parts == 2) &&
+           (!w->weights_in_rows || (conv1d_in_integers(w) && isa == ISA_AVX512_VNNI));
 }
 
-/* A convolution over time, scaled, with a bias and GELU where they are wanted; see windows.h.
+/* A convolution over time, scaled, with a bias and GELU where they are wanted; see conv1d.h.
  *
- * isa: one that cress_windows_supported knows.  parallel: GOMP_parallel, or NULL for one thread.
+ * isa: one that cress_conv1d_supported knows.  parallel: GOMP_parallel, or NULL for one thread.
  * Returns 0, OUT_OF_MEMORY or NOT_SUPPORTED. */
-EXPORT int cress_windows(const struct windows *w, int isa, int threads,
+EXPORT int cress_conv1d(const struct conv1d *w, int isa, int threads,
                          parallel_function *parallel)
 {
     if (!can_use(w, isa))
@@ -140,8 +125,8 @@ EXPORT int cress_windows(const struct windows *w, int isa, int threads,
         return 0;
     if (threads < 1 || !parallel)
         threads = 1;
-    int64_t cached = CACHED_BYTES / (w->stride * w->channels * w->planes * 2);
-    int64_t most = cached < AT_ONCE ? AT_ONCE : smaller(cached / AT_ONCE * AT_ONCE, MOST_WINDOWS);
+    int64_t cached = CACHED_BYTES / (w->stride * w->channels * w->num_parts * 2);
+    int64_t most = cached < AT_ONCE ? AT_ONCE : smaller(cached / AT_ONCE * AT_ONCE, MAX_WINDOWS);
     int64_t others = w->batch * w->groups;
     int64_t share = rounded(w->count * others / threads + 1, AT_ONCE);
     struct call call = {
@@ -151,7 +136,7 @@ EXPORT int cress_windows(const struct windows *w, int isa, int threads,
     int64_t pieces = others * call.row_pieces;
     if (pieces < threads) /* few windows: threads share them and split the outputs */
         call.out_pieces = smaller((threads + pieces - 1) / pieces,
-                                  (windows_out_tiles(w) + 1) / 2);
+                                  (conv1d_out_tiles(w) + 1) / 2);
     call.pieces = pieces * call.out_pieces;
     if (threads > call.pieces)
         threads = (int)call.pieces;

@@ -53,7 +53,7 @@ TARGET static void split(const float *x, uint16_t *high, uint16_t *low, int64_t 
                  (__mmask16)((1u << (count - j)) - 1));
 }
 
-static void clear(const struct windows_scratch *scratch, int64_t first, int64_t end)
+static void clear(const struct conv1d_scratch *scratch, int64_t first, int64_t end)
 {
     if (end <= first)
         return;
@@ -61,13 +61,13 @@ static void clear(const struct windows_scratch *scratch, int64_t first, int64_t 
     memset(scratch->low + first, 0, (size_t)(end - first) * sizeof *scratch->low);
 }
 
-/* The frames of windows first .. first + count (a multiple of 32) as two planes, zeros outside. */
-TARGET static void split_frames(const struct windows *w, int64_t utterance, int64_t group,
+/* The frames of windows first .. first + count (a multiple of 32) in two parts, hi and lo, zeros outside. */
+TARGET static void split_frames(const struct conv1d *w, int64_t utterance, int64_t group,
                                 int64_t first, int64_t count,
-                                const struct windows_scratch *scratch)
+                                const struct conv1d_scratch *scratch)
 {
     int64_t channels = w->channels, start = first * w->stride - w->padding;
-    int64_t frames = (count - 1) * w->stride + w->taps;
+    int64_t frames = (count - 1) * w->stride + w->kernel_size;
     int64_t before = start < 0 ? -start : 0, end = w->frames - start;
     end = end < before ? before : end < frames ? end : frames;
     before = before < end ? before : end;
@@ -132,22 +132,22 @@ TARGET static void expand(const void *weights, int64_t first, int64_t count, int
 /* The product */
 
 /* Adds 32 windows times two tiles of outputs to the sums: registers 0-3, windows before outputs. */
-INLINE void multiply(const uint16_t *planes, int64_t below, int64_t row_bytes,
+INLINE void multiply(const uint16_t *num_parts, int64_t below, int64_t row_bytes,
                      const uint16_t *weights, int64_t next, int64_t steps)
 {
     for (int64_t k = 0; k < steps; k++) {
         _tile_loadd(6, weights + k * BLOCK, ROW);
-        _tile_loadd(4, planes + k * STEP_IN, row_bytes);
+        _tile_loadd(4, num_parts + k * STEP_IN, row_bytes);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, weights + next + k * BLOCK, ROW);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, planes + below + k * STEP_IN, row_bytes);
+        _tile_loadd(5, num_parts + below + k * STEP_IN, row_bytes);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
 }
 
-/* The same with both planes of the input: weights are loaded once for both. */
+/* The same with both parts of the input: weights are loaded once for both. */
 INLINE void multiply_both(const uint16_t *high, const uint16_t *low, int64_t below,
                           int64_t row_bytes, const uint16_t *weights, int64_t next, int64_t steps)
 {
@@ -169,11 +169,11 @@ INLINE void multiply_both(const uint16_t *high, const uint16_t *low, int64_t bel
     }
 }
 
-TARGET void windows_amx(const struct windows *w, int64_t utterance, int64_t group, int64_t first,
+TARGET void conv1d_amx(const struct conv1d *w, int64_t utterance, int64_t group, int64_t first,
                         int64_t count, int64_t first_tile, int64_t end_tile,
-                        const struct windows_scratch *scratch)
+                        const struct conv1d_scratch *scratch)
 {
-    int64_t steps = windows_steps(w), padded = (count + 2 * ROWS - 1) / (2 * ROWS) * (2 * ROWS);
+    int64_t steps = conv1d_steps(w), padded = (count + 2 * ROWS - 1) / (2 * ROWS) * (2 * ROWS);
     int64_t row = w->stride * w->channels, row_bytes = row * (int64_t)sizeof(uint16_t);
     const uint16_t *high = scratch->high, *low = scratch->low;
     float *sums = scratch->sums;
@@ -183,14 +183,14 @@ TARGET void windows_amx(const struct windows *w, int64_t utterance, int64_t grou
         /* Where the second tile is missing, the first is taken twice. */
         now = end_tile - tile >= 2 ? 2 : 1;
         int64_t next = now == 2 ? steps * BLOCK : 0;
-        expand(w->weights, (group * windows_out_tiles(w) + tile) * steps * BLOCK,
+        expand(w->weights, (group * conv1d_out_tiles(w) + tile) * steps * BLOCK,
                now * steps * BLOCK, w->weight_type, scratch->weights, scratch->weights_low);
         for (int64_t r = 0; r < count; r += 2 * ROWS) {
             _tile_zero(0);
             _tile_zero(1);
             _tile_zero(2);
             _tile_zero(3);
-            if (w->planes == 2)
+            if (w->num_parts == 2)
                 multiply_both(high + r * row, low + r * row, ROWS * row, row_bytes,
                               scratch->weights, next, steps);
             else

@@ -1,10 +1,10 @@
 /* AVX-512: int8 weights by vpdpbusd, as exactly as float32 would; other weights in float32.
  *
- * For vpdpbusd a frame (of a group) becomes levels, integers of 24 bits in three planes of bytes
- * with a step of its own, so that an output depends on its own window alone; where two planes are
- * asked for, of 16 bits.  The bytes are those of level + 2^23, all unsigned: the product with the
+ * For vpdpbusd a frame (of a group) becomes q, integers of 24 bits split into three bytes
+ * with a scale of its own, so that an output depends on its own window alone; where two parts are
+ * asked for, of 16 bits.  The bytes are those of q + 2^23, all unsigned: the product with the
  * highest is too large by 128 times the sum of the weights, and its sums begin below zero by that.
- * Sums are integers within a tap, and scaled by its frame's step after it. */
+ * Sums are integers within an offset, and scaled by its frame's scale after it. */
 #include "conv1d.h"
 
 #ifdef CRESS_X86
@@ -16,7 +16,7 @@
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 enum {
-    LINES = 12,       /* windows times planes at a time: with two tiles, 24 sums in registers */
+    LINES = 12,       /* windows times parts at a time: with two tiles, 24 sums in registers */
     FLOAT_ROWS = 8,   /* windows at a time in float32 */
     QUAD = 4 * TILE_OUT, /* weights of four inputs: an operand of vpdpbusd */
 };
@@ -25,13 +25,13 @@ enum {
 struct buffers {
     float *sums;
     void *frames, *weights;
-    float *steps;    /* of each frame; levels only */
-    int32_t *starts; /* taps x ACROSS: what the sums of the highest bytes begin with; levels only */
+    float *scales;    /* of each frame; q only */
+    int32_t *starts; /* kernel_size x ACROSS: what the sums of the highest bytes begin with; q only */
 };
 
-static int level_planes(const struct windows *w)
+static int level_planes(const struct conv1d *w)
 {
-    return w->planes == 2 ? 3 : 2;
+    return w->num_parts == 2 ? 3 : 2;
 }
 
 static int64_t rounded(int64_t value, int64_t to)
@@ -40,23 +40,23 @@ static int64_t rounded(int64_t value, int64_t to)
 }
 
 /* Windows that are multiplied at a time. */
-static int rows_at_once(const struct windows *w)
+static int rows_at_once(const struct conv1d *w)
 {
-    return windows_in_levels(w) ? LINES / level_planes(w) : FLOAT_ROWS;
+    return conv1d_in_integers(w) ? LINES / level_planes(w) : FLOAT_ROWS;
 }
 
 /* Bytes for ``count`` windows at a time; where ``memory`` is not NULL, the parts of it. */
-static size_t divide(const struct windows *w, int64_t count, char *memory, struct buffers *buffers)
+static size_t divide(const struct conv1d *w, int64_t count, char *memory, struct buffers *buffers)
 {
-    int levels = windows_in_levels(w);
-    int64_t frames = (rounded(count, rows_at_once(w)) - 1) * w->stride + w->taps;
-    int64_t number = levels ? level_planes(w) : (int64_t)sizeof(float);
+    int quantized = conv1d_in_integers(w);
+    int64_t frames = (rounded(count, rows_at_once(w)) - 1) * w->stride + w->kernel_size;
+    int64_t number = quantized ? level_planes(w) : (int64_t)sizeof(float);
     int64_t sizes[] = {
         FLOAT_ROWS * ACROSS * (int64_t)sizeof(float),
         rounded(frames * w->channels * number, 64),
-        2 * windows_steps(w) * BLOCK * (levels ? 1 : (int64_t)sizeof(float)),
-        levels ? rounded(frames * (int64_t)sizeof(float), 64) : 0,
-        levels ? w->taps * ACROSS * (int64_t)sizeof(int32_t) : 0,
+        2 * conv1d_steps(w) * BLOCK * (quantized ? 1 : (int64_t)sizeof(float)),
+        quantized ? rounded(frames * (int64_t)sizeof(float), 64) : 0,
+        quantized ? w->kernel_size * ACROSS * (int64_t)sizeof(int32_t) : 0,
     };
     char *parts[sizeof sizes / sizeof *sizes];
     int64_t total = 0;
@@ -67,7 +67,7 @@ static size_t divide(const struct windows *w, int64_t count, char *memory, struc
     return (size_t)total;
 }
 
-size_t windows_avx512_bytes(const struct windows *w, int64_t count)
+size_t conv1d_avx512_bytes(const struct conv1d *w, int64_t count)
 {
     struct buffers unused;
     return divide(w, count, NULL, &unused);
@@ -80,7 +80,7 @@ INLINE __mmask16 first_lanes(int64_t count)
 
 /* Frames of float32 */
 
-/* Infinity becomes NaN, as it does where it is split into planes. */
+/* Infinity becomes NaN, as it does where it is split into parts. */
 TARGET static void copy_frame(const float *x, int64_t channels, float *copy)
 {
     for (int64_t c = 0; c < channels; c += 16) {
@@ -91,7 +91,7 @@ TARGET static void copy_frame(const float *x, int64_t channels, float *copy)
     }
 }
 
-/* Frames of levels */
+/* Frames of q */
 
 INLINE float largest(const float *x, int64_t channels)
 {
@@ -106,66 +106,66 @@ INLINE float largest(const float *x, int64_t channels)
     return result;
 }
 
-/* The ``planes`` lowest bytes of 16 integers, the highest first, a quad of inputs after another. */
-INLINE __m512i planes_by_quads(__m512i levels, int planes)
+/* The ``num_parts`` lowest bytes of 16 integers, the highest first, a quad of inputs after another. */
+INLINE __m512i parts_by_quads(__m512i quantized, int num_parts)
 {
-    if (planes == 2) {
-        __m128i high = _mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 8));
-        __m128i low = _mm512_cvtepi32_epi8(levels);
+    if (num_parts == 2) {
+        __m128i high = _mm512_cvtepi32_epi8(_mm512_srli_epi32(quantized, 8));
+        __m128i low = _mm512_cvtepi32_epi8(quantized);
         return _mm512_castsi256_si512(_mm256_inserti128_si256(
             _mm256_castsi128_si256(_mm_unpacklo_epi32(high, low)), _mm_unpackhi_epi32(high, low),
             1));
     }
     const __m512i order =
         _mm512_setr_epi32(0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11, 12, 13, 14, 15);
-    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 16)));
-    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(_mm512_srli_epi32(levels, 8)), 1);
-    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(levels), 2);
+    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(quantized, 16)));
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quantized, 8)), 1);
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(quantized), 2);
     return _mm512_permutexvar_epi32(order, bytes);
 }
 
-/* A frame as levels; NaN or infinity in it makes its step NaN. */
-INLINE void quantize_frame(const float *x, int64_t channels, int planes, uint8_t *bytes,
-                           float *step)
+/* A frame as q; NaN or infinity in it makes its scale NaN. */
+INLINE void quantize_frame(const float *x, int64_t channels, int num_parts, uint8_t *bytes,
+                           float *scale)
 {
     /* Less than 2^23 - 1 by more than rounding can add. */
-    float most = planes == 3 ? 8388592.0f : 32767.0f, top = largest(x, channels);
+    float most = num_parts == 3 ? 8388592.0f : 32767.0f, top = largest(x, channels);
     int finite = top <= 3.402823466e38f;
-    *step = finite ? top / most : top - top;
-    float inverse = finite ? 1.0f / (*step < 1e-32f ? 1e-32f : *step) : 0.0f;
+    *scale = finite ? top / most : top - top;
+    float inverse = finite ? 1.0f / (*scale < 1e-32f ? 1e-32f : *scale) : 0.0f;
     for (int64_t c = 0; c < channels; c += 16) {
         int64_t left = channels - c;
         __mmask16 lanes = finite ? first_lanes(left) : 0;
         __m512 values = _mm512_maskz_loadu_ps(lanes, x + c);
-        __m512i levels = _mm512_cvtps_epi32(_mm512_mul_ps(values, _mm512_set1_ps(inverse)));
-        levels = _mm512_add_epi32(levels, _mm512_set1_epi32(planes == 3 ? 1 << 23 : 1 << 15));
-        __mmask16 words = first_lanes((left < 16 ? left : 16) / 4 * planes);
-        _mm512_mask_storeu_epi32(bytes + c * planes, words, planes_by_quads(levels, planes));
+        __m512i quantized = _mm512_cvtps_epi32(_mm512_mul_ps(values, _mm512_set1_ps(inverse)));
+        quantized = _mm512_add_epi32(quantized, _mm512_set1_epi32(num_parts == 3 ? 1 << 23 : 1 << 15));
+        __mmask16 words = first_lanes((left < 16 ? left : 16) / 4 * num_parts);
+        _mm512_mask_storeu_epi32(bytes + c * num_parts, words, parts_by_quads(quantized, num_parts));
     }
 }
 
 /* The frames of ``count`` windows from ``first`` on; zeros outside of the utterance. */
-TARGET static void prepare_frames(const struct windows *w, int64_t utterance, int64_t group,
+TARGET static void prepare_frames(const struct conv1d *w, int64_t utterance, int64_t group,
                                   int64_t first, int64_t count, const struct buffers *buffers)
 {
-    int levels = windows_in_levels(w), planes = level_planes(w);
+    int quantized = conv1d_in_integers(w), num_parts = level_planes(w);
     int64_t channels = w->channels, start = first * w->stride - w->padding;
-    int64_t frames = (count - 1) * w->stride + w->taps;
-    int64_t size = channels * (levels ? planes : (int64_t)sizeof(float));
+    int64_t frames = (count - 1) * w->stride + w->kernel_size;
+    int64_t size = channels * (quantized ? num_parts : (int64_t)sizeof(float));
     const float *x = w->x + utterance * w->x_batch_stride + group * channels;
     for (int64_t frame = 0; frame < frames; frame++) {
         char *place = (char *)buffers->frames + frame * size;
         const float *source = x + (start + frame) * w->x_stride;
         if (start + frame < 0 || start + frame >= w->frames) {
             memset(place, 0, (size_t)size);
-            if (levels)
-                buffers->steps[frame] = 0;
-        } else if (!levels)
+            if (quantized)
+                buffers->scales[frame] = 0;
+        } else if (!quantized)
             copy_frame(source, channels, (float *)place);
-        else if (planes == 3)
-            quantize_frame(source, channels, 3, (uint8_t *)place, buffers->steps + frame);
+        else if (num_parts == 3)
+            quantize_frame(source, channels, 3, (uint8_t *)place, buffers->scales + frame);
         else
-            quantize_frame(source, channels, 2, (uint8_t *)place, buffers->steps + frame);
+            quantize_frame(source, channels, 2, (uint8_t *)place, buffers->scales + frame);
     }
 }
 
@@ -264,10 +264,10 @@ TARGET static void quads_of_rows(const int8_t *weights, int64_t rows, int64_t in
     }
 }
 
-/* -128 times the sums of a tile's weights, a tap after another. */
-TARGET static void sum_quads(const int8_t *bytes, int64_t taps, int64_t quads, int32_t *starts)
+/* -128 times the sums of a tile's weights, an offset after another. */
+TARGET static void sum_quads(const int8_t *bytes, int64_t kernel_size, int64_t quads, int32_t *starts)
 {
-    for (int64_t tap = 0; tap < taps; tap++, starts += ACROSS) {
+    for (int64_t offset = 0; offset < kernel_size; offset++, starts += ACROSS) {
         __m512i sums = _mm512_setzero_si512();
         for (int64_t quad = 0; quad < quads; quad++, bytes += QUAD)
             sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(-128), _mm512_load_si512(bytes));
@@ -275,16 +275,16 @@ TARGET static void sum_quads(const int8_t *bytes, int64_t taps, int64_t quads, i
     }
 }
 
-TARGET static void expand_tiles(const struct windows *w, int64_t group, int64_t tile, int tiles,
+TARGET static void expand_tiles(const struct conv1d *w, int64_t group, int64_t tile, int tiles,
                                 const struct buffers *buffers)
 {
-    int64_t size = windows_steps(w) * BLOCK;
-    int64_t first = (group * windows_out_tiles(w) + tile) * size;
-    if (!windows_in_levels(w)) {
+    int64_t size = conv1d_steps(w) * BLOCK;
+    int64_t first = (group * conv1d_out_tiles(w) + tile) * size;
+    if (!conv1d_in_integers(w)) {
         expand_floats(w->weights, first, tiles * size, w->weight_type, buffers->weights);
         return;
     }
-    int64_t inputs = w->taps * w->channels;
+    int64_t inputs = w->kernel_size * w->channels;
     for (int t = 0; t < tiles; t++) {
         int8_t *bytes = (int8_t *)buffers->weights + t * size;
         int64_t o = (tile + t) * TILE_OUT;
@@ -293,34 +293,34 @@ TARGET static void expand_tiles(const struct windows *w, int64_t group, int64_t 
                           inputs, bytes);
         else
             quads_of_pairs((const int8_t *)w->weights + first + t * size, inputs / 4, bytes);
-        sum_quads(bytes, w->taps, w->channels / 4, buffers->starts + t * TILE_OUT);
+        sum_quads(bytes, w->kernel_size, w->channels / 4, buffers->starts + t * TILE_OUT);
     }
 }
 
 /* Products */
 
 /* The barrier: without it gcc 12 keeps a second copy of each of 24 sums, on the stack. */
-INLINE __m512i add_products(__m512i sum, __m512i levels, __m512i weights)
+INLINE __m512i add_products(__m512i sum, __m512i quantized, __m512i weights)
 {
-    sum = _mm512_dpbusd_epi32(sum, levels, weights);
+    sum = _mm512_dpbusd_epi32(sum, quantized, weights);
     __asm__("" : "+v"(sum));
     return sum;
 }
 
-/* Adds a tap of LINES / planes windows to their sums; planes and tiles are constants.
+/* Adds an offset of LINES / num_parts windows to their sums; num_parts and tiles are constants.
  *
- * bytes, steps: the tap's frame of the first window; the next one's is ``row`` bytes and ``stride``
- * frames on.  weights: the tap's quads; those of the second tile are ``next`` bytes on. */
-INLINE void multiply_tap(const uint8_t *bytes, int64_t row, int64_t quads, int planes,
+ * bytes, steps: the offset's frame of the first window; the next one's is ``row`` bytes and ``stride``
+ * frames on.  weights: the offset's quads; those of the second tile are ``next`` bytes on. */
+INLINE void multiply_offset(const uint8_t *bytes, int64_t row, int64_t quads, int num_parts,
                          const int8_t *weights, int64_t next, int tiles, const int32_t *starts,
-                         const float *steps, int64_t stride, float *sums)
+                         const float *scales, int64_t stride, float *sums)
 {
-    const int rows = LINES / planes;
+    const int rows = LINES / num_parts;
     __m512i products[LINES / 2][3][2];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int p = 0; p < planes; p++)
+        for (int p = 0; p < num_parts; p++)
 #pragma GCC unroll 2
             for (int t = 0; t < tiles; t++)
                 products[r][p][t] = p ? _mm512_setzero_si512()
@@ -334,50 +334,50 @@ INLINE void multiply_tap(const uint8_t *bytes, int64_t row, int64_t quads, int p
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-            for (int p = 0; p < planes; p++) {
+            for (int p = 0; p < num_parts; p++) {
                 int32_t inputs;
                 memcpy(&inputs, (r < 3 ? bytes : below) + r % 3 * row + 4 * p, sizeof inputs);
-                __m512i levels = _mm512_set1_epi32(inputs);
+                __m512i quantized = _mm512_set1_epi32(inputs);
 #pragma GCC unroll 2
                 for (int t = 0; t < tiles; t++)
-                    products[r][p][t] = add_products(products[r][p][t], levels, four[t]);
+                    products[r][p][t] = add_products(products[r][p][t], quantized, four[t]);
             }
-        bytes += 4 * planes, below += 4 * planes, weights += QUAD;
+        bytes += 4 * num_parts, below += 4 * num_parts, weights += QUAD;
     }
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int t = 0; t < tiles; t++) {
             __m512 product = _mm512_cvtepi32_ps(products[r][0][t]);
-            for (int p = 1; p < planes; p++)
+            for (int p = 1; p < num_parts; p++)
                 product = _mm512_fmadd_ps(product, _mm512_set1_ps(256),
                                           _mm512_cvtepi32_ps(products[r][p][t]));
             float *sum = sums + r * ACROSS + t * TILE_OUT;
-            __m512 step = _mm512_set1_ps(steps[r * stride]);
-            _mm512_store_ps(sum, _mm512_fmadd_ps(product, step, _mm512_load_ps(sum)));
+            __m512 scale = _mm512_set1_ps(scales[r * stride]);
+            _mm512_store_ps(sum, _mm512_fmadd_ps(product, scale, _mm512_load_ps(sum)));
         }
 }
 
-INLINE void multiply_levels(const struct windows *w, int64_t first, int planes, int tiles,
+INLINE void multiply_integers(const struct conv1d *w, int64_t first, int num_parts, int tiles,
                             const struct buffers *buffers)
 {
-    int64_t frame = w->channels * planes, quads = w->channels / 4;
+    int64_t frame = w->channels * num_parts, quads = w->channels / 4;
     const uint8_t *bytes = (const uint8_t *)buffers->frames + first * w->stride * frame;
-    const float *steps = buffers->steps + first * w->stride;
+    const float *scales = buffers->scales + first * w->stride;
     const int8_t *weights = buffers->weights;
     memset(buffers->sums, 0, LINES / 2 * ACROSS * sizeof *buffers->sums);
-    for (int64_t tap = 0; tap < w->taps; tap++)
-        multiply_tap(bytes + tap * frame, w->stride * frame, quads, planes,
-                     weights + tap * quads * QUAD, windows_steps(w) * BLOCK, tiles,
-                     buffers->starts + tap * ACROSS, steps + tap, w->stride, buffers->sums);
+    for (int64_t offset = 0; offset < w->kernel_size; offset++)
+        multiply_offset(bytes + offset * frame, w->stride * frame, quads, num_parts,
+                     weights + offset * quads * QUAD, conv1d_steps(w) * BLOCK, tiles,
+                     buffers->starts + offset * ACROSS, scales + offset, w->stride, buffers->sums);
 }
 
 /* Sums of FLOAT_ROWS windows from ``first`` on; tiles is a constant. */
-INLINE void multiply_floats(const struct windows *w, int64_t first, int tiles,
+INLINE void multiply_floats(const struct conv1d *w, int64_t first, int tiles,
                             const struct buffers *buffers)
 {
-    int64_t row = w->stride * w->channels, inputs = w->taps * w->channels;
-    int64_t next = windows_steps(w) * BLOCK;
+    int64_t row = w->stride * w->channels, inputs = w->kernel_size * w->channels;
+    int64_t next = conv1d_steps(w) * BLOCK;
     const float *x = (const float *)buffers->frames + first * row, *weights = buffers->weights;
     const float *bases[FLOAT_ROWS / 2] = {x, x + 2 * row, x + 4 * row, x + 6 * row};
     __m512 sums[FLOAT_ROWS][2];
@@ -404,26 +404,26 @@ INLINE void multiply_floats(const struct windows *w, int64_t first, int tiles,
 }
 
 /* Sums of the windows from ``first`` on, rows_at_once of them. */
-TARGET static void multiply(const struct windows *w, int64_t first, int tiles,
+TARGET static void multiply(const struct conv1d *w, int64_t first, int tiles,
                             const struct buffers *buffers)
 {
-    if (!windows_in_levels(w) && tiles == 2)
+    if (!conv1d_in_integers(w) && tiles == 2)
         multiply_floats(w, first, 2, buffers);
-    else if (!windows_in_levels(w))
+    else if (!conv1d_in_integers(w))
         multiply_floats(w, first, 1, buffers);
     else if (level_planes(w) == 3 && tiles == 2)
-        multiply_levels(w, first, 3, 2, buffers);
+        multiply_integers(w, first, 3, 2, buffers);
     else if (level_planes(w) == 3)
-        multiply_levels(w, first, 3, 1, buffers);
+        multiply_integers(w, first, 3, 1, buffers);
     else if (tiles == 2)
-        multiply_levels(w, first, 2, 2, buffers);
+        multiply_integers(w, first, 2, 2, buffers);
     else
-        multiply_levels(w, first, 2, 1, buffers);
+        multiply_integers(w, first, 2, 1, buffers);
 }
 
-TARGET void windows_avx512(const struct windows *w, int64_t utterance, int64_t group,
+TARGET void conv1d_avx512(const struct conv1d *w, int64_t utterance, int64_t group,
                            int64_t first, int64_t count, int64_t first_tile, int64_t end_tile,
-                           const struct windows_scratch *scratch)
+                           const struct conv1d_scratch *scratch)
 {
     struct buffers buffers;
     int64_t rows = rows_at_once(w);

@@ -49,7 +49,7 @@ WRITE_INLINE __attribute__((always_inline)) __m512 gelu(__m512 x)
 }
 
 /* ``rows`` windows from ``first`` on, ``tiles`` of outputs from ``tile`` on. */
-WRITE_INLINE void write(const struct windows *w, int64_t utterance, int64_t group, int64_t first,
+WRITE_INLINE void write(const struct conv1d *w, int64_t utterance, int64_t group, int64_t first,
                         int64_t rows, int64_t tile, int tiles, const float *sums)
 {
     int64_t across = w->groups * w->out;

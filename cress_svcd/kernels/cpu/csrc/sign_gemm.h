@@ -7,21 +7,12 @@
  * for every output, four neighbouring inputs as bytes: an operand of vpdpbusd, and a row of an AMX
  * tile.  Tiles of the same outputs lie side by side.
  *
- * With bits w in {0, 1} and levels q the product with signs is sum (2 w - 1) q = 2 sum w q - sum q.
+ * With bits w in {0, 1} and q q the product with signs is sum (2 w - 1) q = 2 sum w q - sum q.
  */
-#ifndef CRESS_SIGN_MATMUL_H
-#define CRESS_SIGN_MATMUL_H
+#ifndef CRESS_SIGN_GEMM_H
+#define CRESS_SIGN_GEMM_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define CRESS_X86 1
-/* Older compilers do not know the instructions; other systems hand out the registers otherwise. */
-#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define CRESS_AMX 1
-#endif
-#endif
+#include "runtime.h"
 
 enum {
     TILE_OUT = 16,
@@ -29,20 +20,17 @@ enum {
     TILE_BYTES = TILE_OUT * TILE_IN / 8,
 };
 
-/* Instruction sets, from the plainest.  Python knows these numbers (kernels/cpu.py). */
-enum { ISA_PORTABLE, ISA_AVX2, ISA_AVX512_VNNI, ISA_AMX, ISA_COUNT };
-
 /* The rows of one product, rounded to integers: what ``quantize`` writes. */
-struct levels {
+struct quantized {
     int8_t *values;     /* ``count`` x ``stride``; columns beyond ``in`` are 0 */
     int32_t *sums;      /* ``count``: sum of each row of values */
-    float *steps;       /* one a row of x: NaN where x holds NaN or infinity */
-    int64_t count;      /* rows of x times planes; the planes of a row are neighbours */
+    float *scales;       /* one a row of x: NaN where x holds NaN or infinity */
+    int64_t count;      /* rows of x times parts; the parts of a row are neighbours */
     int64_t stride;     /* a multiple of TILE_IN */
-    int planes;         /* 1: levels of 8 bits; 2: of 16 bits, as 256 values[2r] + values[2r + 1] */
+    int num_parts;         /* 1: q of 8 bits; 2: of 16 bits, hi/lo split: 256 values[2r] + values[2r + 1] */
 };
 
-/* y (rows x out, row stride y_stride) = product * step * h + bias, for some of the outputs. */
+/* y (rows x out, row stride y_stride) = product * scale * h + bias, for some of the outputs. */
 struct outputs {
     const float *h;     /* out, or NULL for ones */
     const float *bias;  /* out, or NULL for zeros */
@@ -51,13 +39,13 @@ struct outputs {
     int64_t out;
 };
 
-/* Rows of x, g (NULL: ones) and the level count to ``levels``, by one instruction set. */
+/* Rows of x, g (NULL: ones) and the q count to ``q``, by one instruction set. */
 typedef void quantize_function(const float *x, int64_t x_stride, int64_t in, const float *g,
-                               struct levels *levels);
+                               struct quantized *quantized);
 
 /* The outputs [16 first_tile, 16 end_tile) for all rows.  ``scratch`` is of ``scratch_bytes``. */
 typedef void multiply_function(const uint8_t *tiles, int64_t in_tiles, int64_t first_tile,
-                               int64_t end_tile, const struct levels *levels,
+                               int64_t end_tile, const struct quantized *quantized,
                                const struct outputs *outputs, void *scratch);
 
 quantize_function quantize_portable, quantize_avx2, quantize_avx512;
@@ -66,8 +54,5 @@ multiply_function multiply_portable, multiply_avx2, multiply_avx512, multiply_av
 
 /* Bytes of scratch that any multiply_function may use, 64-byte aligned. */
 size_t multiply_scratch_bytes(int64_t in_tiles);
-
-/* Whether this process may use AMX; asks the kernel for it once. */
-int amx_permitted(void);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * The bits of a weight tile are expanded to bytes 0 and 1, which is exactly the layout that the
  * instruction wants of its right operand.  They are used at once, by up to 32 rows, and expanded
- * anew for the next rows: in the first-level cache that is cheaper than keeping them. */
+ * anew for the next rows: in the first-q cache that is cheaper than keeping them. */
 #define _GNU_SOURCE
 #include "sign_gemm.h"
 
@@ -17,7 +17,7 @@
 enum {
     EXPANDED = TILE_OUT * TILE_IN, /* bytes of a tile of bytes: 16 rows of 64 */
     ROW = 64,
-    MOST_ROWS = 16,
+    MAX_ROWS = 16,
     ARCH_REQ_XCOMP_PERM = 0x1023,
     XTILEDATA = 18,
 };
@@ -33,7 +33,7 @@ int amx_permitted(void)
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
 }
 
-/* Registers 0-3 are sums, 4 and 5 levels (of ``rows`` rows), 6 and 7 weights. */
+/* Registers 0-3 are sums, 4 and 5 q (of ``rows`` rows), 6 and 7 weights. */
 TARGET static void configure(int rows)
 {
     struct tile_config config;
@@ -41,7 +41,7 @@ TARGET static void configure(int rows)
     config.palette = 1;
     for (int i = 0; i < 8; i++) {
         config.row_bytes[i] = ROW;
-        config.rows[i] = (uint8_t)(i < 6 ? rows : MOST_ROWS);
+        config.rows[i] = (uint8_t)(i < 6 ? rows : MAX_ROWS);
     }
     _tile_loadconfig(&config);
 }
@@ -61,7 +61,7 @@ TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *t
 }
 
 /* So many tiles are expanded together before they are used: a tile load that comes too soon after
- * the stores waits for them, and one too late has lost the first-level cache. */
+ * the stores waits for them, and one too late has lost the first-q cache. */
 enum { AHEAD = 8 };
 
 /* Input tiles first .. end of ``tiles`` output tiles, ``next`` bytes apart, to bytes. */
@@ -82,7 +82,7 @@ TARGET static inline __attribute__((always_inline)) void zero_sums(void)
     _tile_zero(3);
 }
 
-/* acc (rows x 64) = one tile of level rows times four tiles of outputs. */
+/* acc (rows x 64) = one tile of q rows times four tiles of outputs. */
 TARGET static void one_by_four(const uint8_t *weights, int64_t next, int64_t in_tiles,
                                const int8_t *values, int64_t stride, int8_t *bytes, int32_t *acc)
 {
@@ -109,7 +109,7 @@ TARGET static void one_by_four(const uint8_t *weights, int64_t next, int64_t in_
     _tile_stored(3, acc + 3 * TILE_OUT, 4 * ROW);
 }
 
-/* acc (2 rows x 32) = two tiles of level rows, ``rows`` each, times two tiles of outputs. */
+/* acc (2 rows x 32) = two tiles of q rows, ``rows`` each, times two tiles of outputs. */
 TARGET static void two_by_two(const uint8_t *weights, int64_t next, int64_t in_tiles,
                               const int8_t *values, int64_t stride, int rows, int8_t *bytes,
                               int32_t *acc)
@@ -138,20 +138,20 @@ TARGET static void two_by_two(const uint8_t *weights, int64_t next, int64_t in_t
 }
 
 TARGET void multiply_amx(const uint8_t *tiles, int64_t in_tiles, int64_t first_tile,
-                         int64_t end_tile, const struct levels *levels,
+                         int64_t end_tile, const struct quantized *quantized,
                          const struct outputs *outputs, void *scratch)
 {
     int8_t *bytes = scratch;
     int32_t *acc = (int32_t *)(bytes + AHEAD * EXPANDED);
     /* Row tiles of equal height, an even number of them unless one is enough; the last may reach
      * beyond the count, into rows of padding. */
-    int64_t count = levels->count, pairs = (count + 2 * MOST_ROWS - 1) / (2 * MOST_ROWS);
-    int high = count <= MOST_ROWS ? 1 : 2, wide = high == 1 ? 4 : 2;
+    int64_t count = quantized->count, pairs = (count + 2 * MAX_ROWS - 1) / (2 * MAX_ROWS);
+    int high = count <= MAX_ROWS ? 1 : 2, wide = high == 1 ? 4 : 2;
     int rows = (int)(high == 1 ? count : (count + 2 * pairs - 1) / (2 * pairs));
-    rows += rows % levels->planes;
+    rows += rows % quantized->num_parts;
     configure(rows);
     for (int64_t first = 0; first < count; first += high * rows) {
-        const int8_t *values = levels->values + first * levels->stride;
+        const int8_t *values = quantized->values + first * quantized->stride;
         int64_t left = count - first < high * rows ? count - first : high * rows;
         for (int64_t tile = first_tile, now; tile < end_tile; tile += now) {
             const uint8_t *weights = tiles + tile * in_tiles * TILE_BYTES;
@@ -159,10 +159,10 @@ TARGET void multiply_amx(const uint8_t *tiles, int64_t in_tiles, int64_t first_t
             now = end_tile - tile >= wide ? wide : 1;
             int64_t next = now == wide ? in_tiles * TILE_BYTES : 0;
             if (high == 1)
-                one_by_four(weights, next, in_tiles, values, levels->stride, bytes, acc);
+                one_by_four(weights, next, in_tiles, values, quantized->stride, bytes, acc);
             else
-                two_by_two(weights, next, in_tiles, values, levels->stride, rows, bytes, acc);
-            write_rows(acc, wide * TILE_OUT, first, left, (int)now, levels, tile * TILE_OUT,
+                two_by_two(weights, next, in_tiles, values, quantized->stride, rows, bytes, acc);
+            write_rows(acc, wide * TILE_OUT, first, left, (int)now, quantized, tile * TILE_OUT,
                        outputs);
         }
     }

@@ -1,4 +1,4 @@
-/* AVX2: bits as bytes 0 and 1 times signed levels by vpmaddubsw, in pairs of 16-bit sums.
+/* AVX2: bits as bytes 0 and 1 times signed q by vpmaddubsw, in pairs of 16-bit sums.
  *
  * A pair is at most 2 * 128 in magnitude, so that nothing saturates; 8 pairs a half tile fit in 16
  * bits 15 times, and are widened to 32 bits after every 8 half tiles. */
@@ -14,12 +14,12 @@
 enum { LANES = 8, ROWS = 4, HALVES_A_SUM = 8 };
 
 TARGET void quantize_avx2(const float *x, int64_t x_stride, int64_t in, const float *g,
-                          struct levels *levels)
+                          struct quantized *quantized)
 {
-    quantize_rows(x, x_stride, in, g, levels);
+    quantize_rows(x, x_stride, in, g, quantized);
 }
 
-/* acc[r][lane] = sum over inputs of bit * level, for LANES outputs and up to ROWS rows. */
+/* acc[r][lane] = sum over inputs of bit * q, for LANES outputs and up to ROWS rows. */
 INLINE void block(const uint8_t *halves, int64_t count, const int8_t *values, int64_t stride,
                   int rows, int32_t (*acc)[LANES])
 {
@@ -55,19 +55,19 @@ INLINE void block(const uint8_t *halves, int64_t count, const int8_t *values, in
 }
 
 TARGET static void write(const int32_t (*acc)[LANES], int64_t first, int rows,
-                         const struct levels *levels, int64_t o, const struct outputs *outputs)
+                         const struct quantized *quantized, int64_t o, const struct outputs *outputs)
 {
-    int planes = levels->planes;
+    int num_parts = quantized->num_parts;
     int lanes = outputs->out - o < LANES ? (int)(outputs->out - o) : LANES;
-    for (int r = 0; r < rows; r += planes) {
-        int64_t row = (first + r) / planes;
-        float *y = outputs->y + row * outputs->y_stride + o, step = levels->steps[row];
+    for (int r = 0; r < rows; r += num_parts) {
+        int64_t row = (first + r) / num_parts;
+        float *y = outputs->y + row * outputs->y_stride + o, scale = quantized->scales[row];
         for (int lane = 0; lane < lanes; lane++) {
-            float product = (float)(2 * acc[r][lane] - levels->sums[first + r]);
-            if (planes == 2)
+            float product = (float)(2 * acc[r][lane] - quantized->sums[first + r]);
+            if (num_parts == 2)
                 product = product * 256 +
-                          (float)(2 * acc[r + 1][lane] - levels->sums[first + r + 1]);
-            product *= step;
+                          (float)(2 * acc[r + 1][lane] - quantized->sums[first + r + 1]);
+            product *= scale;
             if (outputs->h)
                 product *= outputs->h[o + lane];
             y[lane] = outputs->bias ? product + outputs->bias[o + lane] : product;
@@ -76,24 +76,24 @@ TARGET static void write(const int32_t (*acc)[LANES], int64_t first, int rows,
 }
 
 TARGET void multiply_avx2(const uint8_t *tiles, int64_t in_tiles, int64_t first_tile,
-                          int64_t end_tile, const struct levels *levels,
+                          int64_t end_tile, const struct quantized *quantized,
                           const struct outputs *outputs, void *scratch)
 {
     (void)scratch;
     for (int64_t o = first_tile * TILE_OUT; o < end_tile * TILE_OUT && o < outputs->out;
          o += LANES) {
         const uint8_t *halves = tiles + o / TILE_OUT * in_tiles * TILE_BYTES + o % TILE_OUT * 4;
-        for (int64_t r = 0; r < levels->count; r += ROWS) {
-            const int8_t *values = levels->values + r * levels->stride;
-            int rows = levels->count - r < ROWS ? (int)(levels->count - r) : ROWS;
+        for (int64_t r = 0; r < quantized->count; r += ROWS) {
+            const int8_t *values = quantized->values + r * quantized->stride;
+            int rows = quantized->count - r < ROWS ? (int)(quantized->count - r) : ROWS;
             int32_t acc[ROWS][LANES];
             switch (rows) { /* constants, so that sums stay in registers */
-            case 1: block(halves, 2 * in_tiles, values, levels->stride, 1, acc); break;
-            case 2: block(halves, 2 * in_tiles, values, levels->stride, 2, acc); break;
-            case 3: block(halves, 2 * in_tiles, values, levels->stride, 3, acc); break;
-            default: block(halves, 2 * in_tiles, values, levels->stride, 4, acc); break;
+            case 1: block(halves, 2 * in_tiles, values, quantized->stride, 1, acc); break;
+            case 2: block(halves, 2 * in_tiles, values, quantized->stride, 2, acc); break;
+            case 3: block(halves, 2 * in_tiles, values, quantized->stride, 3, acc); break;
+            default: block(halves, 2 * in_tiles, values, quantized->stride, 4, acc); break;
             }
-            write((const int32_t(*)[LANES])acc, r, rows, levels, o, outputs);
+            write((const int32_t(*)[LANES])acc, r, rows, quantized, o, outputs);
         }
     }
 }

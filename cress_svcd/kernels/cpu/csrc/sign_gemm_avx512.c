@@ -7,9 +7,9 @@
 
 __attribute__((target(AVX512_BASE))) void quantize_avx512(const float *x, int64_t x_stride,
                                                           int64_t in, const float *g,
-                                                          struct levels *levels)
+                                                          struct quantized *quantized)
 {
-    quantize_rows(x, x_stride, in, g, levels);
+    quantize_rows(x, x_stride, in, g, quantized);
 }
 
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))

@@ -3,18 +3,18 @@
  * Expects TARGET (a target attribute), EXTRACT(v, b) (bit b of every byte, as byte 0 or 1) and
  * MULTIPLY, the name of the function to define. */
 
-enum { MOST_ROWS = 12, MOST_TILES = 8 };
+enum { MAX_ROWS = 12, MAX_TILES = 8 };
 
-/* acc (rows x 16 tiles) = sum over inputs of bit * level; rows and tiles are constants where this
+/* acc (rows x 16 tiles) = sum over inputs of bit * q; rows and tiles are constants where this
  * is called, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) TARGET void block(
     const uint8_t *weights, int64_t in_tiles, const int8_t *values, int64_t stride, int rows,
     int tiles, int32_t *acc)
 {
-    __m512i sums[MOST_ROWS][MOST_TILES];
-    const int8_t *bases[MOST_ROWS / 3]; /* every third row: few registers address all of them */
+    __m512i sums[MAX_ROWS][MAX_TILES];
+    const int8_t *bases[MAX_ROWS / 3]; /* every third row: few registers address all of them */
 #pragma GCC unroll 4
-    for (int i = 0; i < MOST_ROWS / 3; i++)
+    for (int i = 0; i < MAX_ROWS / 3; i++)
         bases[i] = values + (3 * i < rows ? 3 * i : 0) * stride;
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
@@ -22,13 +22,13 @@ static inline __attribute__((always_inline)) TARGET void block(
         for (int t = 0; t < tiles; t++)
             sums[r][t] = _mm512_setzero_si512();
     for (int64_t half = 0; half < 2 * in_tiles; half++) {
-        __m512i words[MOST_TILES];
+        __m512i words[MAX_TILES];
 #pragma GCC unroll 8
         for (int t = 0; t < tiles; t++)
             words[t] = _mm512_loadu_si512(weights + (t * 2 * in_tiles + half) * (TILE_BYTES / 2));
 #pragma GCC unroll 8
         for (int b = 0; b < 8; b++) {
-            __m512i bits[MOST_TILES];
+            __m512i bits[MAX_TILES];
 #pragma GCC unroll 8
             for (int t = 0; t < tiles; t++)
                 bits[t] = EXTRACT(words[t], b);
@@ -36,10 +36,10 @@ static inline __attribute__((always_inline)) TARGET void block(
             for (int r = 0; r < rows; r++) {
                 int32_t four;
                 memcpy(&four, bases[r / 3] + r % 3 * stride + half * 32 + 4 * b, sizeof four);
-                __m512i levels = _mm512_set1_epi32(four);
+                __m512i quantized = _mm512_set1_epi32(four);
 #pragma GCC unroll 8
                 for (int t = 0; t < tiles; t++)
-                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], bits[t], levels);
+                    sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], bits[t], quantized);
             }
         }
     }
@@ -85,29 +85,29 @@ static TARGET void any_block(const uint8_t *weights, int64_t in_tiles, const int
 }
 
 TARGET void MULTIPLY(const uint8_t *tiles, int64_t in_tiles, int64_t first_tile, int64_t end_tile,
-                     const struct levels *levels, const struct outputs *outputs, void *scratch)
+                     const struct quantized *quantized, const struct outputs *outputs, void *scratch)
 {
     int32_t *acc = scratch;
-    int64_t count = levels->count;
-    /* Chunks of nearly equal size, of whole rows of x (a row may have two planes). */
-    int64_t chunks = (count + MOST_ROWS - 1) / MOST_ROWS;
+    int64_t count = quantized->count;
+    /* Chunks of nearly equal size, of whole rows of x (a row may have two split). */
+    int64_t chunks = (count + MAX_ROWS - 1) / MAX_ROWS;
     int64_t size = (count + chunks - 1) / chunks;
-    size += size % levels->planes;
+    size += size % quantized->num_parts;
     int step = tiles_at_once((int)size);
     for (int64_t tile = first_tile; tile < end_tile;) {
         int wide = end_tile - tile >= step;
         for (int64_t r = 0; r < count; r += size) {
             int rows = (int)(count - r < size ? count - r : size);
-            const int8_t *values = levels->values + r * levels->stride;
+            const int8_t *values = quantized->values + r * quantized->stride;
             int now = wide ? step : 1;
             /* A short last chunk takes more tiles at a time by itself: keep to this one's. */
             for (int t = 0; t < now;) {
                 int own = tiles_at_once(rows);
                 int fits = own <= now - t;
                 any_block(tiles + (tile + t) * in_tiles * TILE_BYTES, in_tiles, values,
-                          levels->stride, rows, fits, acc);
+                          quantized->stride, rows, fits, acc);
                 int done = fits ? own : 1;
-                write_rows(acc, done * TILE_OUT, r, rows, done, levels, (tile + t) * TILE_OUT,
+                write_rows(acc, done * TILE_OUT, r, rows, done, quantized, (tile + t) * TILE_OUT,
                            outputs);
                 t += done;
             }

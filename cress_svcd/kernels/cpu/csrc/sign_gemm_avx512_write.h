@@ -16,14 +16,14 @@ __attribute__((target(AVX512_BASE))) static inline __m512 signed_sums(const int3
     return _mm512_cvtepi32_ps(sums);
 }
 
-/* Sums of ``tiles`` x 16 outputs from output ``o`` on, for level rows first .. first + rows.
+/* Sums of ``tiles`` x 16 outputs from output ``o`` on, for q rows first .. first + rows.
  *
- * acc: rows x ``acc_stride`` of sums of bit * level. */
+ * acc: rows x ``acc_stride`` of sums of bit * q. */
 __attribute__((target(AVX512_BASE))) static inline void write_rows(
     const int32_t *acc, int64_t acc_stride, int64_t first, int64_t rows, int tiles,
-    const struct levels *levels, int64_t o, const struct outputs *outputs)
+    const struct quantized *quantized, int64_t o, const struct outputs *outputs)
 {
-    int planes = levels->planes;
+    int num_parts = quantized->num_parts;
     for (int tile = 0; tile < tiles; tile++, o += TILE_OUT, acc += TILE_OUT) {
         int64_t left = outputs->out - o;
         if (left <= 0)
@@ -32,15 +32,15 @@ __attribute__((target(AVX512_BASE))) static inline void write_rows(
         __m512 h = outputs->h ? _mm512_maskz_loadu_ps(mask, outputs->h + o) : _mm512_set1_ps(1);
         __m512 bias =
             outputs->bias ? _mm512_maskz_loadu_ps(mask, outputs->bias + o) : _mm512_setzero_ps();
-        for (int64_t r = 0; r < rows; r += planes) {
-            int64_t row = (first + r) / planes;
+        for (int64_t r = 0; r < rows; r += num_parts) {
+            int64_t row = (first + r) / num_parts;
             const int32_t *sums = acc + r * acc_stride;
-            __m512 product = signed_sums(sums, levels->sums[first + r]);
-            if (planes == 2) {
-                __m512 low = signed_sums(sums + acc_stride, levels->sums[first + r + 1]);
+            __m512 product = signed_sums(sums, quantized->sums[first + r]);
+            if (num_parts == 2) {
+                __m512 low = signed_sums(sums + acc_stride, quantized->sums[first + r + 1]);
                 product = _mm512_add_ps(_mm512_mul_ps(product, _mm512_set1_ps(256)), low);
             }
-            product = _mm512_mul_ps(product, _mm512_set1_ps(levels->steps[row]));
+            product = _mm512_mul_ps(product, _mm512_set1_ps(quantized->scales[row]));
             product = _mm512_add_ps(_mm512_mul_ps(product, h), bias);
             _mm512_mask_storeu_ps(outputs->y + row * outputs->y_stride + o, mask, product);
         }

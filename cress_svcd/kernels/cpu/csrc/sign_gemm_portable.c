@@ -2,9 +2,9 @@
 #include "quantize.h"
 
 void quantize_portable(const float *x, int64_t x_stride, int64_t in, const float *g,
-                       struct levels *levels)
+                       struct quantized *quantized)
 {
-    quantize_rows(x, x_stride, in, g, levels);
+    quantize_rows(x, x_stride, in, g, quantized);
 }
 
 /* The bits of one output as bytes 0 and 1, in the order of the inputs. */
@@ -27,25 +27,25 @@ static int32_t dot(const int8_t *bits, const int8_t *values, int64_t count)
 }
 
 void multiply_portable(const uint8_t *tiles, int64_t in_tiles, int64_t first_tile, int64_t end_tile,
-                       const struct levels *levels, const struct outputs *outputs, void *scratch)
+                       const struct quantized *quantized, const struct outputs *outputs, void *scratch)
 {
     int8_t *bits = scratch;
-    int planes = levels->planes;
+    int num_parts = quantized->num_parts;
     int64_t end = end_tile * TILE_OUT < outputs->out ? end_tile * TILE_OUT : outputs->out;
     for (int64_t o = first_tile * TILE_OUT; o < end; o++) {
         const uint8_t *row = tiles + o / TILE_OUT * in_tiles * TILE_BYTES;
         expand_output(row, in_tiles, (int)(o % TILE_OUT), bits);
         float h = outputs->h ? outputs->h[o] : 1.0f;
         float bias = outputs->bias ? outputs->bias[o] : 0.0f;
-        for (int64_t r = 0; r < levels->count; r += planes) {
+        for (int64_t r = 0; r < quantized->count; r += num_parts) {
             float product = 0;
-            for (int plane = 0; plane < planes; plane++) {
-                const int8_t *values = levels->values + (r + plane) * levels->stride;
+            for (int part = 0; part < num_parts; part++) {
+                const int8_t *values = quantized->values + (r + part) * quantized->stride;
                 int32_t sum = dot(bits, values, in_tiles * TILE_IN);
-                product = product * 256 + (float)(2 * sum - levels->sums[r + plane]);
+                product = product * 256 + (float)(2 * sum - quantized->sums[r + part]);
             }
-            float *y = outputs->y + r / planes * outputs->y_stride;
-            y[o] = product * levels->steps[r / planes] * h + bias;
+            float *y = outputs->y + r / num_parts * outputs->y_stride;
+            y[o] = product * quantized->scales[r / num_parts] * h + bias;
         }
     }
 }
