@@ -1,15 +1,21 @@
-"""Packaging of cress_svcd.  ``scripts/setup.sh`` makes a working environment with pinned
-versions."""
+"""What a build makes beyond copying the package: the C kernels, and the files that it ships.
+
+All else is in pyproject.toml.
+"""
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
+ROOT = Path(__file__).parent
 KERNELS = "cress_svcd/kernels/cpu"
-BUILD = runpy.run_path(str(Path(__file__).with_name("cress_svcd") / "kernels" / "cpu" / "build.py"))
+BUILD = runpy.run_path(str(ROOT / KERNELS / "build.py"))
+SHIPPED = runpy.run_path(str(ROOT / "cress_svcd" / "shipped.py"))
 
 
 class BuildKernels(build_ext):
@@ -30,40 +36,21 @@ class BuildKernels(build_ext):
             )
 
 
+class BuildPackage(build_py):
+    """Take policies, training configurations and recipes into the package
+    (``cress_svcd.shipped``)."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return  # a checkout has them next to the package
+        for kind, folder in SHIPPED["FOLDERS"].items():
+            target = Path(self.build_lib) / "cress_svcd" / "shipped_files" / kind
+            pattern = shutil.ignore_patterns("*.md", "__pycache__")
+            shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=pattern)
+
+
 setup(
-    name="cress_svcd",
-    version="0.1.0",
-    description="1-bit speech translation (SVCD) as a fairseq plug-in",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["cress_svcd", "cress_svcd.*"]),
-    package_data={"cress_svcd": ["**/*.yaml", "**/*.c", "**/*.h"]},
-    install_requires=[
-        "torch>=2.6",
-        "torchaudio>=2.6",  # fairseq asks for it; nothing of ours needs it
-        "fairseq-fixed>=0.12.3.1,<0.13",
-        "numpy>=1.26",
-        "pandas>=2.0",
-        "sacrebleu>=2.3",
-        "scikit-learn>=1.3",
-        "scipy>=1.11",
-        "sentencepiece>=0.2",
-        "protobuf>=4",  # for the format of sentencepiece's models
-        "soundfile>=0.12",
-        "soxr>=0.3.7",
-        "espeakng-loader>=0.2.4",
-        "kaldi-native-fbank>=1.23",
-        "matplotlib>=3.8",
-        "editdistance>=0.8",
-        "pyyaml>=6.0",
-        "tensorboard>=2.14",
-        "tqdm>=4.65",
-    ],
     ext_modules=[Extension("cress_svcd.kernels.cpu.libcress_kernels", sources=[], optional=True)],
-    cmdclass={"build_ext": BuildKernels},
-    extras_require={"test": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.7", "hypothesis>=6"]},
-    entry_points={"console_scripts": ["cress-svcd = cress_svcd.cli.main:main"]},
-    zip_safe=False,
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
 )

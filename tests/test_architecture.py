@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cress_svcd"
 
 # Each folder and those of the package that it may import; all may use what lies beside them.
-GROUND = {"errors", "atomic_files"}
+GROUND = {"errors", "atomic_files", "shipped"}
 BELOW_MODELS = {"kernels", "quantization", "data"}
 MAY_IMPORT = {
     "kernels": set(),

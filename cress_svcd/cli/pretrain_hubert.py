@@ -34,6 +34,7 @@ from pathlib import Path
 
 from cress_svcd.cli.recipe import parse_changes
 from cress_svcd.errors import ConfigError
+from cress_svcd.shipped import file_or_shipped
 
 MFCC, PHONES = "mfcc", "phones"
 
@@ -43,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write to"
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="YAML file, or the name of one in configs/train: hubert_demo, hubert_base, ...",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     # fairseq prints whole configurations at each model that is built.
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     source = UnitSource(args.features_from, args.layer, _phone_files(args))
-    config = load_pretraining_config(args.config, parse_changes(args.set))
+    config = load_pretraining_config(file_or_shipped(args.config, "train"), parse_changes(args.set))
     pretraining = HubertPretraining(args.data, args.output, config, source, args.workers)
     print(format_summary(pretraining.run(force=args.force), args.output))
 

@@ -14,15 +14,17 @@ import argparse
 import shlex
 import signal
 import sys
-from pathlib import Path
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.recipes.recipe_file import Stage, load_recipe
 from cress_svcd.recipes.runner import Runner, format_report
+from cress_svcd.shipped import file_or_shipped, shipped_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="YAML file (see scripts/recipes)")
+    parser.add_argument(
+        "recipe", help=f"YAML file, or one of {', '.join(shipped_files('recipes'))}"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    recipe = load_recipe(args.recipe, parse_changes(args.set))
+    recipe = load_recipe(file_or_shipped(args.recipe, "recipes"), parse_changes(args.set))
     first = stage_number(recipe.stages, args.from_stage)
     last = stage_number(recipe.stages, args.to_stage) if args.to_stage else len(recipe.stages)
     if args.list:

@@ -450,6 +450,6 @@ def load_translation_model(model: nn.Module, path: str, dictionary_digest: str) 
         raise CheckpointError(
             f"{path}: it does not fit this model; missing in the file: "
             f"{shorten(report.missing) or 'nothing'}; unknown to the model: "
-            f"{shorten(report.unused) or 'nothing'}. Give both trainings the same --encoder-layers,
-            " "--decoder-layers, --layernorm-embedding and pre- or post-norm arch."
+            f"{shorten(report.unused) or 'nothing'}. Give both trainings the same "
+            "--encoder-layers, --decoder-layers, --layernorm-embedding and pre- or post-norm arch."
         )

@@ -93,8 +93,8 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
     audio_length_multiple: Optional[int] = field(
         default=None,
         metadata={
-            "help": "pad batches of audio to a multiple of so many samples, which changes no result:
-            " "for each new length cuDNN plans HuBERT's convolutions anew. Default: 8000 (half a "
+            "help": "pad batches of audio to a multiple of so many samples, which changes no "
+            "result: for each new length cuDNN plans HuBERT's convolutions anew. Default: 8000 (half a "
             "second) on a GPU, else 1"
         },
     )

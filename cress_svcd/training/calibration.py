@@ -62,8 +62,8 @@ def calibrate(
             fitted = fit_model(model, full, run)
         except ValueError as error:
             raise ConfigError(
-                f"--quant-calibrate: {error}; with --feature-cache of the output of a frozen HuBERT
-                " "its layers do not run"
+                f"--quant-calibrate: {error}; with --feature-cache of the output of a frozen "
+                "HuBERT its layers do not run"
             ) from None
     model.to("cpu").train(training)
     logger.info("fitted the vectors of %d layers to %d examples", len(fitted), count)

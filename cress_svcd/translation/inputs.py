@@ -53,10 +53,11 @@ def read_lines(name: str) -> Iterator[str]:
     Raises:
         ConfigError: it cannot be read, or is not UTF-8.
     """
+    number = 0
     with contextlib.ExitStack() as stack:
         try:
             file = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(file, 1):  # noqa: B007 - an error below names it
                 yield line.decode("utf-8").rstrip("\r\n")
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read ({error.strerror})") from None

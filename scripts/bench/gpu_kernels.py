@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,7 +127,7 @@ def measure(rows: int, shape: str, args: argparse.Namespace) -> dict:
     for _ in range(args.rounds):
         for name, call in calls.items():
             device = microseconds(graphs[name].replay, CALLS)
-            times[name].append((device, microseconds(lambda: eager(call), CALLS)))
+            times[name].append((device, microseconds(partial(eager, call), CALLS)))
     return {
         "shape": shape,
         "rows": rows,

@@ -156,9 +156,7 @@ class TestErrors:
             self.check(capsys, "checkpoint_best.pt", tmp_path, *flags, "-o", tmp_path / "out.pt")
 
     def test_of_another_model(self, folder, tmp_path, capsys):
-        for number, model in enumerate(
-            [{**weights(2), "more": torch.zeros(1)}, {"a.weight": torch.zeros(7, 5)}]
-        ):
+        for model in ({**weights(2), "more": torch.zeros(1)}, {"a.weight": torch.zeros(7, 5)}):
             write(folder / "checkpoint13.pt", 13, model=model)
             self.check(
                 capsys,

@@ -49,7 +49,7 @@ def test_losses_and_overflows_over_updates(logs, capsys):
     flags = [item for suffix, path in out.items() for item in (f"--{suffix}", path)]
     assert curves(logs, f"with={logs / 'smooth.log'}", f"none={logs / 'rough.log'}", *flags) == 0
     with out["csv"].open() as file:
-        rows = [row for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows if row["log"] == "with"] == [12, 11, 10, 9]
     assert [row["num_updates"] for row in rows if row["log"] == "none"] == ["10.0", "20.0", "30.0"]
     assert [float(row["overflows"]) for row in rows if row["log"] == "none"] == [1, 3, 3]

@@ -347,7 +347,7 @@ def test_a_flipped_byte_is_found_or_does_no_harm(packed, tmp_path):
         try:
             assert digest_of(read_packed(path)) == whole
         except CheckpointError as error:
-            assert "damaged.pt" in str(error)
+            assert "damaged.pt" in str(error)  # noqa: PT017 - most flips are found, not all
             found += 1
     assert found > 40
 

@@ -60,7 +60,9 @@ def test_prepared_folder(release, tmp_path, capsys):
 
     spm = [f"spm_unigram60.{suffix}" for suffix in ("model", "vocab", "txt")]
     splits = ("train", "dev", "tst-COMMON")
-    binary = [f"{s}.en-de.{l}.{e}" for s in splits for l in ("en", "de") for e in ("bin", "idx")]
+    binary = [
+        f"{s}.en-de.{side}.{e}" for s in splits for side in ("en", "de") for e in ("bin", "idx")
+    ]
     names = [*spm, "config.yaml", "summary.json", *(f"{split}.tsv" for split in splits)]
     names += [f"binary/{name}" for name in [*binary, "dict.en.txt", "dict.de.txt"]]
     assert set(state(out)) == set(names)

@@ -223,7 +223,7 @@ def test_phones_as_units(pretrained, tmp_path):
     for split in ("train", "dev"):
         rows = (data / f"{split}.tsv").read_text().splitlines()[1:]
         lines, events = [], []
-        for number, row in enumerate(rows):
+        for row in rows:
             fields = row.split("\t")
             _, offset, frames = fields[1].split(":")
             seconds = int(frames) / 16_000

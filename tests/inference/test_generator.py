@@ -158,10 +158,11 @@ def require_same(expected, found, tolerance=3e-4):
             torch.testing.assert_close(a["score"], b["score"], rtol=0, atol=tolerance)
 
 
-def require_same_search(model, dictionary, samples, device="cpu", generate={}, **options):
+def require_same_search(model, dictionary, samples, device="cpu", generate=None, **options):
     eager, static = searches(model, dictionary, **options)
     hypotheses = []
     for sample in samples:
+        generate = generate or {}
         expected = eager.generate([model], sample, **generate)
         require_same(expected, static.generate([model], sample, **generate))
         assert static.model.why_eager is None

@@ -165,7 +165,8 @@ if triton is not None:
         value = tl.load(x + where, there, 0).to(tl.float32)
         if norm_weight is not None:
             value = _normed(value, norm_weight, norm_bias, column, inside, in_features, eps, kind)
-            if normed is not None:
+            # Nested: whether a pointer is None is known when this compiles, the program is not.
+            if normed is not None:  # noqa: SIM102
                 if tl.program_id(1) == 0:
                     tl.store(normed + where, value.to(kind), there)
         if g is not None:

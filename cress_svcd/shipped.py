@@ -1,0 +1,32 @@
+"""Files that come with the project: found from a wheel, an editable install and a bare --user-dir.
+
+In a checkout they stand next to the package, in a wheel inside it (``setup.py`` puts them there).
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+# Kind of file → its folder in a checkout; in a wheel it is ``cress_svcd/shipped_files/KIND``.
+FOLDERS = {
+    "quant": "configs/quant",
+    "train": "configs/train",
+    "recipes": "scripts/recipes",
+}
+
+
+def shipped_folder(kind: str) -> Path:
+    """The folder with the files of ``kind``: quant, train or recipes.  It may be missing."""
+    checkout = _PACKAGE.parent / FOLDERS[kind]
+    return checkout if checkout.is_dir() else _PACKAGE / "shipped_files" / kind
+
+
+def shipped_files(kind: str) -> dict[str, Path]:
+    """The YAML files of ``kind`` by name, without those in folders below."""
+    return {path.stem: path for path in sorted(shipped_folder(kind).glob("*.yaml"))}
+
+
+def file_or_shipped(name: str | Path, kind: str) -> Path:
+    """The file ``name``; where there is none, the shipped one of that name if there is such."""
+    path = Path(name)
+    return path if path.exists() else shipped_files(kind).get(str(name), path)
