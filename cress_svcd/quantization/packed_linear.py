@@ -6,7 +6,7 @@ in one call and added up.  What a method does around the product, its own hooks 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -43,6 +43,15 @@ class PackedLinear(nn.Module):
         planes: sign planes of a weight, which is the bits that one takes.
         backend: one of ``kernels.BACKENDS``; chosen again when the layer moves to another device.
     """
+
+    in_features: int
+    out_features: int
+    method: QuantLinear
+    norm: nn.Module
+    signs: Tensor
+    h: Tensor
+    bias: Tensor | None
+    g: Tensor | None
 
     def __init__(
         self,
@@ -290,12 +299,21 @@ class PackedLinear(nn.Module):
             "planes": self.planes,
         }
 
-    def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}signs"] = self._rows()
 
     def _load_from_state_dict(
-        self, state_dict, prefix, metadata, strict, missing, unexpected, errors
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
     ) -> None:
         key = f"{prefix}signs"
         rows = state_dict.get(key)
@@ -322,7 +340,7 @@ class PackedLinear(nn.Module):
             missing.append(key)
         self._refresh()
 
-    def _apply(self, fn, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = self.signs.device
         super()._apply(fn, recurse)
         device = self.h.device

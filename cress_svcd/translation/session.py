@@ -44,7 +44,7 @@ class Progress:
 
     def tell(self, message: str) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
-            print(f"cress-svcd translate: {message}", file=sys.stderr)
+            sys.stderr.write(f"cress-svcd translate: {message}\n")
 
     def status(self) -> int:
         """Of the command, with a word about what was left out.

@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 
-from cress_svcd.cli import extract_features
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.inference import feature_extraction
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 from tests.helpers.hubert_files import make_hubert
 
@@ -101,10 +101,10 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
     torch.manual_seed(1)
     lengths = [4000, 16000, 640, 9000, 7999, 8001, 300, 12000, 16000, 5000, 4001]
     waves = [torch.randn(length) for length in lengths]
-    encoder, layers = extract_features.frozen_encoder(hubert), [OUTPUT, CONVOLUTIONS]
-    expected = [extract_features.encode_batch([wave], encoder, layers)[0] for wave in waves]
-    encoders = [extract_features.frozen_encoder(hubert) for _ in range(devices)]
-    found = extract_features.encode_in_batches(
+    encoder, layers = feature_extraction.frozen_encoder(hubert), [OUTPUT, CONVOLUTIONS]
+    expected = [feature_extraction.encode_batch([wave], encoder, layers)[0] for wave in waves]
+    encoders = [feature_extraction.frozen_encoder(hubert) for _ in range(devices)]
+    found = feature_extraction.encode_in_batches(
         iter(waves), encoders, layers, window=4, batch_samples=20000
     )
     found = list(found)
@@ -118,13 +118,13 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
 def test_a_window_that_other_processes_read_takes_few_open_files(prepared):
     frame = read_manifest(prepared / "train.tsv")
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
-    waves = extract_features.Waveforms(prepared / "train.tsv", frame, root, False)
+    waves = feature_extraction.Waveforms(prepared / "train.tsv", frame, root, False)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + len(frame) - 5, limits[1])
     )
     try:
-        found = list(extract_features.read(waves, 1))
+        found = list(feature_extraction.read(waves, 1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert [len(wave) for wave in found] == frame["n_frames"].tolist()
@@ -134,19 +134,19 @@ def test_a_window_that_other_processes_read_takes_few_open_files(prepared):
 def test_windows_on_the_cpu_give_the_same_in_the_same_order(prepared, hubert, workers, monkeypatch):
     frame = read_manifest(prepared / "train.tsv")
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
-    waves = extract_features.Waveforms(prepared / "train.tsv", frame, root, False)
+    waves = feature_extraction.Waveforms(prepared / "train.tsv", frame, root, False)
     monkeypatch.setattr(extract_features, "CPU_WINDOW", 7)
     monkeypatch.setattr(extract_features, "CPU_BATCH_SAMPLES", 40000)
-    encoder = extract_features.frozen_encoder(hubert)
-    found = list(extract_features.encode(waves, [encoder], [OUTPUT], workers))
+    encoder = feature_extraction.frozen_encoder(hubert)
+    found = list(feature_extraction.encode(waves, [encoder], [OUTPUT], workers))
     assert len(found) == len(frame) and len(frame) % 7
     for index, (features,) in enumerate(found):
-        ((alone,),) = extract_features.encode_batch([waves[index]], encoder, [OUTPUT])
+        ((alone,),) = feature_extraction.encode_batch([waves[index]], encoder, [OUTPUT])
         np.testing.assert_allclose(features, alone, rtol=2e-3, atol=1e-3)
 
 
 def test_batches_are_of_similar_lengths_and_no_larger_than_asked_for():
-    batches = extract_features.similar_lengths([5, 30, 7, 6, 100, 29], 60)
+    batches = feature_extraction.similar_lengths([5, 30, 7, 6, 100, 29], 60)
     assert batches == [[4], [1, 5], [2, 3, 0]]
 
 
