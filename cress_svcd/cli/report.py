@@ -15,6 +15,10 @@ measures what that costs in likelihood (bits a target token, teacher-forced) and
 BLEU, on sentences of --split.  --budget-bits or --keep-loss then choose layers greedily by loss for
 a saved bit, and -o writes them as a policy for --quant-policy; the policy is measured as well, for
 losses need not add up.  With --trials what is measured is kept: stopped, the same command goes on.
+
+--kernels prints which kernel would compute the layers of a model, packed or not, on this machine:
+
+  cress-svcd report model.packed.pt --kernels
 """
 
 import argparse
@@ -24,13 +28,14 @@ from pathlib import Path
 from cress_svcd.atomic_files import write_json
 from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.kernel_report import format_kernels, kernel_rows
 from cress_svcd.evaluation.layer_report import describe, format_layers
 from cress_svcd.evaluation.likelihood import load_for_measuring
 from cress_svcd.evaluation.plots import write_csv
 from cress_svcd.evaluation.sensitivity import GROUPINGS
 from cress_svcd.evaluation.sensitivity_search import format_search, search
 from cress_svcd.quantization import quantized_layers
-from cress_svcd.translation.translator import choose_device
+from cress_svcd.translation.translator import choose_device, load_model
 
 SENTENCES = 16
 SEARCH_SENTENCES = 200
@@ -52,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--csv", type=Path, help="write the rows of the table there")
+    parser.add_argument(
+        "--kernels", action="store_true", help="print what computes each kind of layer here"
+    )
 
     group = parser.add_argument_group("a full-precision checkpoint, quantised for the report")
     group.add_argument(
@@ -100,6 +108,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check(args)
     device = choose_device(args.device)
+    if args.kernels:
+        model, _ = load_model(args.checkpoint, args.data)
+        rows = kernel_rows(model.to(device).eval())
+        write(args, format_kernels(rows), {"kernels": rows}, rows)
+        return
     model, task = load_for_measuring(args.checkpoint, args.data, device)
     if args.sensitivity:
         if quantized_layers(model):
@@ -115,6 +128,10 @@ def run(args: argparse.Namespace) -> None:
         args.sentences = args.sentences or SENTENCES
         report = describe(args, model, task, device)
         rows, text = report["layers"], format_layers(report)
+    write(args, text, report, rows)
+
+
+def write(args: argparse.Namespace, text: str, report: dict, rows: list[dict]) -> None:
     sys.stdout.write(text)
     if args.json:
         write_json(args.json, report)

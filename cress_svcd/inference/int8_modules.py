@@ -138,6 +138,7 @@ class CompactConv1d(nn.Module):
         # windows with kernel_size of channels is, four times.
         self.as_gemm = compute is not None and conv.groups == 1 and conv.dilation == (1,)
         self.shape = (out, channels, size)
+        self.channels = conv.in_channels
         self.stride, self.padding = conv.stride[0], conv.padding[0]
         self.options = {"dilation": conv.dilation, "groups": conv.groups}
         self.compute, self.keep = compute, keep

@@ -11,6 +11,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -35,7 +36,8 @@ class GraphCapture:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.captures = device.type == "cuda"  # False also from the first failure on
-        self._pool = self._first = None
+        self._pool: Any = None
+        self._first: Any = None
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
         """What does the same as ``function``, by a single launch where the device has graphs.

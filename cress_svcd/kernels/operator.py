@@ -4,6 +4,8 @@ It is registered with torch, so that meta tensors, autograd (for x) and torch.co
 any other; plain calls go past torch's dispatcher, which would cost more than a small product.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -121,11 +123,19 @@ def _operator(
 
 
 @_operator.register_fake
-def _(x, signs, out_features, g, h, bias, bits):
+def _(
+    x: Tensor,
+    signs: Tensor,
+    out_features: int,
+    g: Tensor | None,
+    h: Tensor | None,
+    bias: Tensor | None,
+    bits: int,
+) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, signs, out_features, g, h, bias, _ = inputs
     for name, needs in zip(("g", "h", "bias"), ctx.needs_input_grad[3:6]):
         if needs:
@@ -137,7 +147,7 @@ def _setup(ctx, inputs, output) -> None:
     ctx.out_features, ctx.in_features = out_features, x.shape[-1]
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Straight through the rounding, as in training: grad_x = ((grad * h) @ signs) * g."""
     signs, g, h = ctx.saved_tensors
     exact = reference.exact_type(grad.dtype)

@@ -143,8 +143,9 @@ class QuantLinear(nn.Linear):
 
     def reset_scales(self) -> None:
         """Set every parameter but weight and bias to its initial value for the present weight."""
-        if hasattr(self.norm, "reset_parameters"):
-            self.norm.reset_parameters()
+        reset = getattr(self.norm, "reset_parameters", None)
+        if reset is not None:
+            reset()
 
     # Hooks of a method
 
@@ -266,7 +267,7 @@ def option_names(method: type[QuantLinear]) -> list[str]:
     """The options that ``method`` takes beyond the layer's shape: its own, then the common ones."""
     names: list[str] = []
     for owner in method.__mro__[: method.__mro__.index(nn.Linear)]:
-        # A class without an __init__ of its own has its parent's, found once more there.
-        parameters = inspect.signature(owner.__init__).parameters.values()
+        own = vars(owner).get("__init__")
+        parameters = inspect.signature(own).parameters.values() if own else ()
         names += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.name == "num_groups"]
     return [name for name in dict.fromkeys(names) if name not in ("device", "dtype")]

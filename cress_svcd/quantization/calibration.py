@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.convert import quantized_layers
 from cress_svcd.quantization.report import capture_inputs
 
@@ -50,7 +49,7 @@ def fit_model(
 
 @torch.no_grad()
 def fit_scales(
-    layer: QuantLinear,
+    layer: Any,
     inputs: Tensor,
     wanted: Tensor | None = None,
     steps: int = 3,
@@ -69,7 +68,8 @@ def fit_scales(
     they are.
 
     Args:
-        layer: whose method FITS_SCALES.  Its rounding of activations is left out of the fit.
+        layer: a QuantLinear whose method FITS_SCALES, with g and h.  Its rounding of activations is
+            left out of the fit.
         inputs: (rows, in), as met by the layer; more rows than inputs, or it leans on ``ridge``.
         wanted: (rows, out); by default what the latent weight and bias give.
         steps: alternations.

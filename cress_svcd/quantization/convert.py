@@ -134,6 +134,7 @@ def _replace(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[Replaceme
     replacements = []
     for name, spec in specs.items():
         old = model.get_submodule(name)
+        assert isinstance(old, nn.Linear)  # the policy names no other layers
         new = spec.quantize(old)
         names = aliases[id(old)]
         for alias in names:
@@ -156,14 +157,15 @@ def _replace(model: nn.Module, specs: Mapping[str, LayerSpec]) -> list[Replaceme
 def _untie(model: nn.Module, names: Iterable[str]) -> None:
     """Copy the weight of each of these layers that another module of ``model`` holds as well.
 
-    A packed file has the codes of a layer but no latent weight, and unpacking makes another one of
-    them: written under a tie it would replace the embedding.
+    A packed file has the sign planes of a layer but no latent weight, and unpacking makes another
+    one of them: written under a tie it would replace the embedding.
     """
     holders = collections.Counter(
         id(parameter) for module in model.modules() for parameter in module._parameters.values()
     )
     for name in names:
         layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
         weight = layer.weight
         if holders[id(weight)] > 1:
             holders[id(weight)] -= 1

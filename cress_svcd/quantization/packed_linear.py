@@ -7,7 +7,7 @@ in one call and added up.  What a method does around the product, its own hooks 
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class PackedLinear(nn.Module):
     in_features: int
     out_features: int
     method: QuantLinear
-    norm: nn.Module
+    norm: Any  # a layer norm, an RMS norm or the identity
     signs: Tensor
     h: Tensor
     bias: Tensor | None
@@ -178,7 +178,7 @@ class PackedLinear(nn.Module):
         self._operands = (
             None if self.g is None else self.g.to(_EXACT),
             h if method.scales_in_product or not one else None,
-            self.bias.to(_EXACT) if self._adds_bias else None,
+            self.bias.to(_EXACT) if self.bias is not None and self._adds_bias else None,
         )
         self._bits = method.product_bits
         self._is_done = one and not method.finishes_output
@@ -206,7 +206,8 @@ class PackedLinear(nn.Module):
         lower = autocast_dtype(x)
         y = kernels.sign_matmul(
             self.method.prepare_input(self._normalize(x), self),
-            self._buffers["signs"],  # found at once: torch looks for an attribute elsewhere first
+            # Found at once: torch looks for an attribute elsewhere first.
+            cast(Tensor, self._buffers["signs"]),
             self.planes * self.out_features,
             *self._operands,
             self._bits,

@@ -76,8 +76,9 @@ def use_backend(model: nn.Module, backend: str | None) -> list[str]:
         ConfigError: see ``kernels.choose``.
     """
     for module in model.modules():
-        if hasattr(module, "use_backend"):
-            module.use_backend(backend)
+        choose = getattr(module, "use_backend", None)
+        if choose is not None:
+            choose(backend)
     return list(packed_layers(model))
 
 

@@ -199,7 +199,7 @@ class Policy:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Policy":
+    def load(cls, path: str | os.PathLike[str]) -> "Policy":
         """The policy in the YAML file ``path``.
 
         Raises:
@@ -212,7 +212,7 @@ class Policy:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
         return cls.from_dict(atomic_files.parse_yaml(text, path), str(path))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as YAML, all or nothing."""
         atomic_files.write_text(
             path, yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

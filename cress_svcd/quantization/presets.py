@@ -9,7 +9,7 @@ from cress_svcd.quantization.validation import near
 from cress_svcd.shipped import file_or_shipped, shipped_files, shipped_folder
 
 
-def find_policy(name: str | os.PathLike) -> Policy:
+def find_policy(name: str | os.PathLike[str]) -> Policy:
     """The policy in the file ``name``, else the shipped one of that name.
 
     Raises:

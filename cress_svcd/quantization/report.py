@@ -73,7 +73,7 @@ def layer_rows(
     for name, layer in quantized_layers(model).items():
         row = {"name": name, **_sizes(layer)}
         if inputs is not None and name in inputs:
-            against = layer if reference is None else reference.get_submodule(name)
+            against: Any = layer if reference is None else reference.get_submodule(name)
             row |= output_error(layer, against, inputs[name])
         rows.append(row)
     return rows

@@ -102,7 +102,7 @@ class BitLinear(QuantLinear):
     def __new__(cls, *args: Any, variant: str | None = None, **kwargs: Any) -> Self:
         """A ``variant`` makes an instance of the subclass of that name."""
         chosen = cls if variant is None else VARIANTS[require_choice("variant", variant, VARIANTS)]
-        return super().__new__(chosen)
+        return super().__new__(chosen)  # type: ignore[return-value]
 
     def __init__(
         self,

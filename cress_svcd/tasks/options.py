@@ -94,8 +94,8 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         default=None,
         metadata={
             "help": "pad batches of audio to a multiple of so many samples, which changes no "
-            "result: for each new length cuDNN plans HuBERT's convolutions anew. Default: 8000 (half a "
-            "second) on a GPU, else 1"
+            "result: for each new length cuDNN plans HuBERT's convolutions again. Default: 8000 "
+            "(half a second) on a GPU, else 1"
         },
     )
     eval_bleu_remove_bpe: Optional[str] = field(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
@@ -48,8 +48,8 @@ class JsonLines:
     suffix, header, timed = ".jsonl", "", False
 
     def render(self, translation: Translation, number: int, source: str) -> str:
-        record: dict = {"source": source, "segment": number}
-        if translation.start is not None:
+        record: dict[str, Any] = {"source": source, "segment": number}
+        if translation.start is not None and translation.end is not None:
             record |= {"start": round(translation.start, 3), "end": round(translation.end, 3)}
         record |= {
             "text": translation.text,
@@ -64,7 +64,7 @@ class SubRip:
 
     suffix, header, timed = ".srt", "", True
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.cues = 0
 
     def render(self, translation: Translation, number: int, source: str) -> str:
@@ -92,7 +92,7 @@ class WebVtt:
         return f"{start} --> {end}\n{text}\n\n"
 
 
-FORMATS = {"text": Text, "jsonl": JsonLines, "srt": SubRip, "vtt": WebVtt}
+FORMATS: dict[str, Any] = {"text": Text, "jsonl": JsonLines, "srt": SubRip, "vtt": WebVtt}
 
 
 def _one_line(text: str) -> str:
@@ -101,6 +101,7 @@ def _one_line(text: str) -> str:
 
 def timestamps(translation: Translation, point: str) -> tuple[str, str]:
     """Start and end as HH:MM:SS.mmm; the end comes after the start."""
+    assert translation.start is not None and translation.end is not None  # of speech
     start = round(1000 * translation.start)
     end = max(start + 1, round(1000 * translation.end))
     return _timestamp(start, point), _timestamp(end, point)

@@ -17,7 +17,7 @@ from cress_svcd.data.audio import (
 )
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 
-Audio = str | os.PathLike | np.ndarray | Tensor
+Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""
 
 

@@ -50,7 +50,7 @@ class Segmentation:
     pause_seconds: float = 0.5
     threshold_db: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, lowest in (("max_seconds", 1.0), ("pause_seconds", 0.05), ("threshold_db", 1.0)):
             value = getattr(self, name)
             if not lowest <= value < float("inf"):
@@ -70,7 +70,9 @@ class Span:
     frames: int
 
 
-def find_segments(path: str | os.PathLike, options: Segmentation = Segmentation()) -> list[Span]:
+def find_segments(
+    path: str | os.PathLike[str], options: Segmentation = Segmentation()
+) -> list[Span]:
     """Where something is said in a file; see :func:`cut`.
 
     Raises:

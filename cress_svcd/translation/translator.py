@@ -88,7 +88,7 @@ class Waveforms(SpeechTranslationDataset):
     def __len__(self) -> int:
         return len(self.waves)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         wave = self.waves[index]
         wave = standardize(wave) if self.normalize else wave
         return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
@@ -101,8 +101,8 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
         CheckpointError: missing, damaged, or of another task.
         ConfigError: the vocabulary is missing or does not fit.
     """
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    task_cfg = (state.get("cfg") or {}).get("task") or {}
+    state: Any = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    task_cfg: Any = (state.get("cfg") or {}).get("task") or {}
     name = task_cfg.get("_name")
     kind = TASK_REGISTRY.get(name)
     if kind is None or not issubclass(kind, SpeechAndTextTranslationTask):
@@ -175,15 +175,16 @@ class Translator:
         self.batch_seconds, self.segmentation = batch_seconds, segmentation
         model.to(device).eval()
         choose_backend(model, backend, device)
-        model.prepare_for_inference_(Namespace(generation=generation))
+        prepare: Any = model
+        prepare.prepare_for_inference_(Namespace(generation=generation))
         self.generator = task.build_generator([model], generation)
         self.generator.model.decoder = decoder
 
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
-        data: str | os.PathLike | None = None,
+        path: str | os.PathLike[str],
+        data: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         beam: int = 5,
         lenpen: float = 1.0,
@@ -340,7 +341,7 @@ class Translator:
         """
         if len(dataset) == 0:
             return []
-        found: dict[int, tuple] = {}
+        found: dict[int, tuple[Any, ...]] = {}
         order = dataset.ordered_indices()
         lengths = dataset.num_tokens_vec(order)
         for indices in dataset.batch_by_size(order, max_tokens=max(budget, int(lengths.max()))):
@@ -348,14 +349,16 @@ class Translator:
             found |= self.translate_collated(batch)
         return [found[number] for number in range(len(dataset))]
 
-    def translate_collated(self, batch: dict) -> dict[int, tuple[str, float, tuple[str, ...]]]:
+    def translate_collated(
+        self, batch: dict[str, Any]
+    ) -> dict[int, tuple[str, float, tuple[str, ...]]]:
         """Text, score and pieces of the best hypotheses of a dataset's batch, by their ids."""
         numbers = batch["id"].tolist()
         batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
         hypotheses = self.task.inference_step(self.generator, [self.model], batch)
         return {number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)}
 
-    def _read_hypothesis(self, hypothesis: dict) -> tuple[str, float, tuple[str, ...]]:
+    def _read_hypothesis(self, hypothesis: dict[str, Any]) -> tuple[str, float, tuple[str, ...]]:
         """As fairseq-generate makes its H- and D- lines."""
         _, pieces, _ = utils.post_process_prediction(
             hypo_tokens=hypothesis["tokens"].int().cpu(),

@@ -135,8 +135,8 @@ def test_windows_on_the_cpu_give_the_same_in_the_same_order(prepared, hubert, wo
     frame = read_manifest(prepared / "train.tsv")
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
     waves = feature_extraction.Waveforms(prepared / "train.tsv", frame, root, False)
-    monkeypatch.setattr(extract_features, "CPU_WINDOW", 7)
-    monkeypatch.setattr(extract_features, "CPU_BATCH_SAMPLES", 40000)
+    monkeypatch.setattr(feature_extraction, "CPU_WINDOW", 7)
+    monkeypatch.setattr(feature_extraction, "CPU_BATCH_SAMPLES", 40000)
     encoder = feature_extraction.frozen_encoder(hubert)
     found = list(feature_extraction.encode(waves, [encoder], [OUTPUT], workers))
     assert len(found) == len(frame) and len(frame) % 7

@@ -139,7 +139,8 @@ def convolve(
     _check(x, tiles, shape, count, stride, padding, num_parts)
     if (x.stride(2) != 1 and width > 1) or (x.stride(1) < width and frames > 1):
         x = x.contiguous()
-    scale, bias = _vector(scale, batch, outputs), _vector(bias, batch, outputs)
+    scale = _vector(scale, batch, outputs)
+    bias = None if bias is None else _vector(bias, batch, outputs)
     if bias is not None and bias.dim() != scale.dim():
         scale, bias = (vector.expand(batch, outputs).contiguous() for vector in (scale, bias))
     y = torch.empty(batch, count, outputs) if out is None else out
@@ -236,7 +237,8 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     """
     outputs, inputs = weight.shape
     rows, weight = x.reshape(-1, inputs).float().contiguous(), weight.contiguous()
-    scale, bias = _vector(scale, 1, outputs), _vector(bias, 1, outputs)
+    scale = _vector(scale, 1, outputs)
+    bias = None if bias is None else _vector(bias, 1, outputs)
     y = torch.empty(len(rows), outputs)
     call = _Call(
         x=rows.data_ptr(),
@@ -277,14 +279,12 @@ def _run(call: _Call, work: int, threads: int | None) -> None:
         raise MemoryError(f"windows of {call.batch} x {call.frames} frames: status {status}")
 
 
-def _vector(vector: Tensor | None, batch: int, out: int) -> Tensor | None:
+def _vector(vector: Tensor, batch: int, out: int) -> Tensor:
     """``vector`` in float32 and dense.
 
     Raises:
-        ValueError: it is neither out nor batch x out.
+        ValueError: it is neither (out) nor (batch, out).
     """
-    if vector is None:
-        return None
     if vector.shape not in ((out,), (batch, out)):
         raise ValueError(
             f"convolve: a vector of {tuple(vector.shape)}, expected ({out},) or ({batch}, {out})"

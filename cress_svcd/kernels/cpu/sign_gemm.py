@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ THREAD_WORK = 1 << 22  # products worth a thread of their own
 _OUT_OF_MEMORY = -1
 
 _pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-_ARGUMENTS = [
+_ARGUMENTS: list[Any] = [
     _pointer,
     _int64,
     _int64,

@@ -22,25 +22,28 @@ class Launcher:
         """``options`` are Triton's own, such as enable_fp_fusion."""
         self._kernel = kernel
         self._options = options
-        self._compiled: dict[tuple, Any] = {}
+        self._compiled: dict[tuple[Any, ...], Any] = {}
 
     def __call__(
         self,
         grid: tuple[int, int, int],
         tensors: tuple[Tensor | None, ...],
         sizes: tuple[int, ...],
-        constants: tuple,
+        constants: tuple[Any, ...],
         warps: int = 4,
     ) -> None:
         """Run a ``grid`` of programs on the device of the first tensor, the current one."""
-        types, addresses = [], 0
+        first = tensors[0]
+        assert first is not None
+        types: list[Any] = []
+        addresses = 0
         for tensor in tensors:
             if tensor is None:
                 types.append(None)
             else:
                 types.append(tensor.dtype)
                 addresses |= tensor.data_ptr()
-        key = constants, warps, tensors[0].device, *types
+        key = constants, warps, first.device, *types
         compiled = self._compiled.get(key)
         aligned = addresses % ALIGNED == 0
         if compiled is not None and aligned:

@@ -102,5 +102,7 @@ def quantize(x: Tensor, g: Tensor | None, bits: int | None) -> tuple[Tensor, Ten
 @functools.cache
 def _qmax_and_unit(bits: int | None, dtype: torch.dtype) -> tuple[int, int]:
     """qmax, and what q is divided by to be kept in ``dtype``."""
-    whole = bits is None or dtype == torch.float32
-    return 1 if bits is None else 2 ** (bits - 1) - 1, 1 if whole else 2 ** (bits - 1)
+    if bits is None:
+        return 1, 1
+    unit = 2 ** (bits - 1)
+    return unit - 1, 1 if dtype == torch.float32 else unit

@@ -218,7 +218,10 @@ def sign_matmul(
     out_features, row_bytes = signs.shape
     rows = x.numel() // in_features
     y = x.new_empty((*shape, out_features))
-    block_rows, block_out, warps = tile or tile_on(x.device, rows, in_features, out_features)
+    tile = tile or tile_on(x.device, rows, in_features, out_features)
+    if tile is None:
+        raise ValueError(f"sign_matmul: no tile holds {rows} rows of {in_features} inputs")
+    block_rows, block_out, warps = tile
     norm_weight, norm_bias, eps = norm or (None, None, 0.0)
     constants = (
         in_features,

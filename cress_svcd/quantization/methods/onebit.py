@@ -24,7 +24,9 @@ class _OneBitSign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * surrogate_gradient("tanh", ctx.saved_tensors[0])
+        slope = surrogate_gradient("tanh", ctx.saved_tensors[0])
+        assert slope is not None
+        return grad * slope
 
 
 class OneBitLinear(QuantLinear):

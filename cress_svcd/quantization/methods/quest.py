@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class _TrustQuantize(torch.autograd.Function):
     """Rows to the Gaussian grid; the gradient passes where the rounding error can be trusted."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
         values = x.to(accumulation_dtype(x.dtype))
         size = values.square().mean(dim=-1, keepdim=True).sqrt_()
         step = size * gaussian_scale(bits)
@@ -52,7 +53,7 @@ class _TrustQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.saved_tensors[0], None
 
 

@@ -26,7 +26,7 @@ class _ElasticQuantize(torch.autograd.Function):
     """alpha * round(clip(x / alpha, low, high)); one bit: alpha * sign(x)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
         exact = accumulation_dtype(x.dtype)
         alpha = alpha.to(exact).clamp_min(SMALLEST_STEP)
         ctx.save_for_backward(x, alpha)
@@ -35,7 +35,7 @@ class _ElasticQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha = ctx.saved_tensors
         bits, low, high = ctx.range
         ratio = x.to(alpha.dtype) / alpha
@@ -120,9 +120,9 @@ class TBTLinear(QuantLinear):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set the step from a batch of inputs (... x in), by the rule of the authors' code."""
+        """Set the step from a batch of inputs (…, in), by the rule of the authors' code."""
         if self.activation_bits is not None:
-            self.step.copy_(self._initial_step(x.abs().mean(dtype=torch.float32)))
+            self.step.fill_(self._initial_step(x.abs().mean(dtype=torch.float32)))
 
     def prepare_input(self, x: Tensor, holder: Holder) -> Tensor:
         if self.activation_bits is None:

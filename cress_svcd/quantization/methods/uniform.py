@@ -22,7 +22,7 @@ class _LearnedStep(torch.autograd.Function):
     """step * q(w / step); both gradients as in LSQ (Esser et al. 2020, eq. 3 and 5)."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: int) -> Tensor:
         exact = accumulation_dtype(weight.dtype)
         step = step.to(exact).clamp_min(SMALLEST_STEP)
         ctx.save_for_backward(weight, step)
@@ -31,7 +31,7 @@ class _LearnedStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, step = ctx.saved_tensors
         ratio = weight.to(step.dtype) / step
         half = 2 ** (ctx.bits - 1)

@@ -1,0 +1,90 @@
+"""Which kernel computes each kind of a model's layers: dispatch, asked for a whole model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cress_svcd.kernels import dispatch, explain
+
+ROWS = (1, 8, 64, 1024)
+FRAMES = 400  # of a convolution's input
+
+
+def kernel_rows(model: nn.Module, rows: tuple[int, ...] = ROWS) -> list[dict[str, Any]]:
+    """One dictionary for each kind of layer and number of rows, in the model's order.
+
+    Keys: layer (the first of its kind), layers (how many), operation, shape, m (rows of the
+    product, None for a convolution), kernel, when (its condition), explanation (see
+    ``kernels.explain``).
+    """
+    kinds: dict[tuple[Any, ...], list[str]] = {}
+    examples: dict[tuple[Any, ...], nn.Module] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "kernel_call"):
+            kind = type(module).__name__, _shape(module)
+            kinds.setdefault(kind, []).append(name)
+            examples.setdefault(kind, module)
+    found = []
+    for kind, names in kinds.items():
+        for m, x in _inputs(examples[kind], rows):
+            operation, deciding = examples[kind].kernel_call(x)
+            with torch.no_grad():
+                chosen = dispatch.implementation(operation, *deciding)
+                explanation = explain(x, examples[kind])
+            found.append(
+                {
+                    "layer": names[0],
+                    "layers": len(names),
+                    "operation": operation,
+                    "shape": "x".join(map(str, kind[1])),
+                    "m": m,
+                    "kernel": chosen.name,
+                    "when": chosen.when,
+                    "explanation": explanation,
+                }
+            )
+    return found
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    shape = getattr(module, "shape", None)  # of a convolution: out, channels of a group, kernel
+    return tuple(shape) if shape else (module.out_features, module.in_features)
+
+
+def _inputs(module: Any, rows: tuple[int, ...]) -> list[tuple[int | None, torch.Tensor]]:
+    """Inputs that the dispatch table is asked about, with their numbers of rows."""
+    tensor = next(value for value in module.state_dict().values() if value is not None)
+    like = {"device": tensor.device, "dtype": torch.float32}
+    if tensor.device.type == "cuda":
+        like["dtype"] = next((t.dtype for t in module.buffers() if t.is_floating_point()), None)
+    if hasattr(module, "shape"):
+        return [(None, torch.zeros(1, module.channels, FRAMES, **like))]
+    return [(m, torch.zeros(m, module.in_features, **like)) for m in rows]
+
+
+def format_kernels(rows: list[dict[str, Any]]) -> str:
+    """The table for people, equal neighbours in one line."""
+    lines = [f"{'layers':<44}{'operation':<12}{'out x in':>14}{'M':>12}  kernel"]
+    merged: list[dict[str, Any]] = []
+    for row in rows:
+        last = merged[-1] if merged else None
+        if last and (last["layer"], last["shape"], last["kernel"]) == (
+            row["layer"],
+            row["shape"],
+            row["kernel"],
+        ):
+            last["last_m"] = row["m"]
+        else:
+            merged.append({**row, "last_m": row["m"]})
+    for row in merged:
+        name = row["layer"] + (f" and {row['layers'] - 1} more" if row["layers"] > 1 else "")
+        m = "" if row["m"] is None else str(row["m"])
+        if row["last_m"] != row["m"]:
+            m += f"–{row['last_m']}"
+        lines.append(
+            f"{name:<44}{row['operation']:<12}{row['shape']:>14}{m:>12}  {row['kernel']}: "
+            f"{row['when']}"
+        )
+    available = [f"{backend.name}: {backend.detail}" for backend in dispatch.backends().values()]
+    return "\n".join([*lines, "", "back ends here:", *(f"  {line}" for line in available)]) + "\n"
