@@ -71,8 +71,8 @@ fi
 
 # What the environment depends on: if this is unchanged there is nothing to do.
 kernels=$root/cress_svcd/kernels/cpu
-state="$("$python" -V) $(cat "$pins" "$root/setup.py" "$root/scripts/setup.sh" "$kernels"/build.py \
-  "$kernels"/csrc/* | cksum) $root"
+state="$("$python" -V) $(cat "$pins" "$root"/{setup.py,pyproject.toml,scripts/setup.sh} \
+  "$kernels"/build.py "$kernels"/csrc/* | cksum) $root"
 if [ -f "$venv/.setup" ] && [ "$(cat "$venv/.setup")" = "$state" ] && [ -x "$venv/bin/cress-svcd" ]
 then
   say "$venv is up to date"

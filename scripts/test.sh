@@ -1,13 +1,22 @@
 #!/usr/bin/env bash
-# usage: scripts/test.sh [pytest arguments]
+# usage: scripts/test.sh [--fast] [pytest arguments]
 #
-# Sets up .venv if need be and runs all tests in two processes; arguments choose some (e.g.
-# tests/data -k audio) or the number of processes (-n 0: this one, for --pdb).
+# Sets up .venv if need be, checks lint, format and types, and runs all tests in two processes.
+#   --fast            only the tests without a mark (slow: whole trainings and programs; gpu), for
+#                     while you write: under two minutes
+#   pytest arguments  choose tests (tests/data -k audio) or the number of processes (-n 0: this
+#                     one, for --pdb)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1-} in -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
+marks=()
+if [ "${1-}" = --fast ]; then marks=(-m "not slow and not gpu"); shift; fi
 scripts/setup.sh
+.venv/bin/ruff check --quiet .
+.venv/bin/ruff format --quiet --check .
+.venv/bin/mypy
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
 # A file stays in one process: its tests share fixtures.  In order, the many short files of the last
 # folders fill up what the long ones leave.
 exec .venv/bin/python -m pytest -q --durations=15 -p no:cacheprovider \
-  -n 2 --dist loadfile --no-loadscope-reorder "$@"
+  -n 2 --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"

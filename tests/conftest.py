@@ -16,6 +16,16 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", f"ignore::Warning:{source}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by these marks
+def pytest_collection_modifyitems(items):
+    without_gpu = pytest.mark.skip(reason="torch finds no CUDA device")
+    for item in items:
+        if "end_to_end" in item.path.parts:
+            item.add_marker("slow")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(without_gpu)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import graphlib
 import importlib
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cress_svcd.cli.main import COMMANDS
+from cress_svcd.quantization.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cress_svcd"
@@ -46,6 +48,9 @@ TOP_LEVEL = {
     "scripts",
     "tests",
     "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs",
     "setup.py",
     "pyproject.toml",
     "LICENSE",
@@ -106,6 +111,58 @@ def test_the_lower_floors_need_no_fairseq(floor):
 @pytest.mark.parametrize("name", ["audio", "corpus/mustc", "corpus/manifest", "corpus/text"])
 def test_reading_data_needs_no_torch(name):
     assert not packages(PACKAGE / "data" / f"{name}.py") & {"torch", "fairseq"}
+
+
+def test_corpora_are_read_without_fairseq():
+    """But what fairseq reads back, binary text and pruned models, is written with its classes."""
+    users = {path.stem for path in modules("data/corpus") if "fairseq" in packages(path)}
+    assert users == {"binary_text", "vocabulary_pruning"}
+
+
+def test_no_module_leads_back_to_itself():
+    """Imports at the top of modules, which run when these are imported, make no circle."""
+    graph = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = path
+    edges = {
+        name: {known(found, graph) for found in imported(path)} for name, path in graph.items()
+    }
+    edges = {name: {to for to in found if to} - {name} for name, found in edges.items()}
+    tuple(graphlib.TopologicalSorter(edges).static_order())  # a CycleError names the circle
+    assert len(edges) > 100
+
+
+def known(name: str, graph: dict[str, Path]) -> str | None:
+    """The module of ours that an imported name is, or is of."""
+    return name if name in graph else known(name.rpartition(".")[0], graph) if "." in name else None
+
+
+def test_dispatch_alone_knows_triton():
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "kernels/triton" not in str(path)
+        and any(
+            name.split(".")[0] == "triton" or name.startswith("cress_svcd.kernels.triton")
+            for name in imported(path)
+        )
+    }
+    assert users == {"kernels/dispatch.py"}
+
+
+def test_a_method_is_named_by_its_own_file_alone():
+    """And by configuration: the presets, and a policy's default."""
+    own = {PACKAGE / "quantization" / "methods" / f"{name}.py" for name in METHODS}
+    own |= {PACKAGE / "quantization" / f"{name}.py" for name in ("svcd", "svcd_paper", "presets")}
+    own.add(PACKAGE / "quantization" / "policy.py")
+    named = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in set(PACKAGE.rglob("*.py")) - own
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in METHODS
+    ]
+    assert not named
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -18,7 +18,7 @@ def project(tmp_path) -> Path:
     """What the script reads, in a folder that has not been set up."""
     root = tmp_path / "project"
     (root / "scripts").mkdir(parents=True)
-    for file in ("scripts/setup.sh", "scripts/pins.txt", "setup.py"):
+    for file in ("scripts/setup.sh", "scripts/pins.txt", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / file, root / file)
     kernels = root / "cress_svcd" / "kernels" / "cpu"
     shutil.copytree(ROOT / "cress_svcd" / "kernels" / "cpu" / "csrc", kernels / "csrc")

@@ -13,7 +13,6 @@ from cress_svcd.kernels.triton import quantize
 
 CUDA = quantize.why_unavailable() is None
 DEVICE = "cuda" if CUDA else "cpu"
-needs_cuda = pytest.mark.skipif(not CUDA, reason=str(quantize.why_unavailable()))
 needs_triton = pytest.mark.skipif(
     not CUDA and (quantize.triton is None or os.environ.get("TRITON_INTERPRET") != "1"),
     reason="neither a GPU nor Triton's interpreter",

@@ -32,8 +32,7 @@ from cress_svcd.models.hubert_transformer import (
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import pack_model
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 PIECES = 24
 OPTIONS = {
     "encoder_embed_dim": 32,
@@ -595,7 +594,7 @@ class TestWhen:
         assert "NoneType" in cuda_graph_decoder.why_unsupported(torch.nn.Linear(1, 1))
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_the_more_memory_the_more_rows(dictionary):
     decoder, states = make(dictionary).decoder, torch.zeros(1, device="cuda")
     small = graph_bucket.max_rows(decoder, states)
@@ -610,7 +609,7 @@ def test_sizes_are_rounded_up_to_few():
     assert [rounded(size, 32, fine=False) for size in (1, 32, 33, 65)] == [32, 32, 64, 128]
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [[9], [9, 4, 6]], ids=len)
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -680,7 +679,7 @@ class FairseqSteps:
         self.model.decoder.reorder_incremental_state_scripting(self.cache, order)
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("sizes", [{}, WIDE], ids=["", "wide"])
 @pytest.mark.parametrize("kind", ["plain", "svcd-packed"])
 def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind, sizes):

@@ -7,8 +7,6 @@ import torch
 
 from cress_svcd.kernels import cuda_graph
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-
 
 @pytest.fixture
 def counter():
@@ -27,7 +25,7 @@ def counter():
     return Counter()
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_a_recording_is_replayed(counter):
     run = cuda_graph.GraphCapture(counter.x.device).capture(counter)
     before = counter.calls
@@ -38,7 +36,7 @@ def test_a_recording_is_replayed(counter):
     assert counter.calls == before
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_recordings_may_come_and_go(counter):
     recorder = cuda_graph.GraphCapture(counter.x.device)
     for number in range(3):
@@ -51,7 +49,7 @@ def test_recordings_may_come_and_go(counter):
     assert recorder.captures
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_on_a_device_that_is_not_the_current_one(counter):
     last = torch.device("cuda", torch.cuda.device_count() - 1)
     counter.x, counter.y = counter.x.to(last), counter.y.to(last)
@@ -60,7 +58,7 @@ def test_on_a_device_that_is_not_the_current_one(counter):
     assert recorder.captures and counter.y.tolist() == [6] * 4
 
 
-@needs_cuda
+@pytest.mark.gpu
 def test_what_cannot_be_recorded_runs_as_it_is():
     """In a process of its own: torch's random numbers on CUDA cannot be used after it."""
     process = multiprocessing.get_context("spawn").Process(target=record_what_waits)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cress_svcd import kernels
 from cress_svcd.kernels import reference
 from cress_svcd.kernels.triton import quantize, sign_gemm_bitplane, sign_gemm_float, sign_gemm_fused
-from tests.helpers.triton_marks import DEVICE, needs_cuda, needs_triton
+from tests.helpers.triton_marks import DEVICE, needs_triton
 
 EIGHT_BITS = sign_gemm_fused.sign_matmul, sign_gemm_bitplane.sign_matmul
 
@@ -157,7 +157,7 @@ def test_broken_rows_stay_alone(operands):
     ).any()
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 32, 33, 200])
 @pytest.mark.parametrize("bits", [8, None])

@@ -12,7 +12,7 @@ from cress_svcd.kernels.triton import quantize, training
 from cress_svcd.quantization import METHODS
 from cress_svcd.quantization.fake_quant import quantize_tokens
 from cress_svcd.quantization.svcd import _fused_gradients, _gradients
-from tests.helpers.triton_marks import CUDA, DEVICE, needs_cuda, needs_triton
+from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # rows, in, out: several rows a program, one, and sizes that fill no block
@@ -90,7 +90,7 @@ def test_gradients_of_a_layer(dtype, rows, width, outputs):
         assert error < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("bits", [8, None])
 def test_a_layer_on_a_gpu_equals_one_on_the_cpu(dtype, bits):
     """Output and all gradients, the CPU computing in float64 from the same numbers."""
