@@ -22,7 +22,7 @@ def kernel_rows(model: nn.Module, rows: tuple[int, ...] = ROWS) -> list[dict[str
     examples: dict[tuple[Any, ...], nn.Module] = {}
     for name, module in model.named_modules():
         if hasattr(module, "kernel_call"):
-            kind = type(module).__name__, _shape(module)
+            kind = type(module).__name__, _shape(module), _deciding(module)
             kinds.setdefault(kind, []).append(name)
             examples.setdefault(kind, module)
     found = []
@@ -52,12 +52,25 @@ def _shape(module: Any) -> tuple[int, ...]:
     return tuple(shape) if shape else (module.out_features, module.in_features)
 
 
+def _deciding(module: Any) -> tuple[Any, ...]:
+    """What the dispatch table sees of a layer, its input aside: sizes and types, numbers of bits.
+
+    Layers that differ in it are of two kinds, even of equal shape: others may compute them.
+    """
+    ((_, x), *_) = _inputs(module, ROWS[:1])
+    _, (_, *deciding) = module.kernel_call(x)
+    return tuple(
+        (value.dtype, value.shape) if isinstance(value, torch.Tensor) else value
+        for value in deciding
+    )
+
+
 def _inputs(module: Any, rows: tuple[int, ...]) -> list[tuple[int | None, torch.Tensor]]:
     """Inputs that the dispatch table is asked about, with their numbers of rows."""
-    tensor = next(value for value in module.state_dict().values() if value is not None)
-    like = {"device": tensor.device, "dtype": torch.float32}
-    if tensor.device.type == "cuda":
-        like["dtype"] = next((t.dtype for t in module.buffers() if t.is_floating_point()), None)
+    held = [*module.parameters(), *module.buffers()]
+    like = {"device": held[0].device, "dtype": torch.float32}
+    if held[0].is_cuda:
+        like["dtype"] = next((t.dtype for t in held if t.is_floating_point()), torch.float32)
     if hasattr(module, "shape"):
         return [(None, torch.zeros(1, module.channels, FRAMES, **like))]
     return [(m, torch.zeros(m, module.in_features, **like)) for m in rows]

@@ -195,9 +195,9 @@ class CompactConv1d(nn.Module):
         """The weight in the layout of a state."""
         return conv1d.restore(self.weight, self.shape) if self.has_kernel else self.weight
 
-    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor, int]]:
         """See ``kernels.explain``."""
-        return "conv1d", (x, self.weight)
+        return "conv1d", (x, self.weight, self.stride)
 
     def lowers(self, x: Tensor) -> bool:
         """Whether torch would convolve ``x`` in ``compute``."""

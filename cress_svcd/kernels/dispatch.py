@@ -79,8 +79,12 @@ def is_plain_cpu_call(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not _wants_gradient(x)
     )
+
+
+def _wants_gradient(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 def _m(x: Tensor) -> int:
@@ -224,25 +228,25 @@ TABLE: dict[str, tuple[Implementation, ...]] = {
         ),
         Implementation(
             "torch_int8",
-            "x on the CPU",
-            lambda x, weight: x.device.type == "cpu",
+            "x on the CPU, no gradient",
+            lambda x, weight: x.device.type == "cpu" and not _wants_gradient(x),
             lambda x, weight, scale, bias: torch_int8.sign_matmul(
                 x, weight, None, scale, bias, bits=None
             ),
         ),
         Implementation("torch", "always: the weight is dequantised", lambda *_: True),
     ),
-    # (x, weight)
+    # (x, weight, stride)
     "conv1d": (
         Implementation(
             "cpu/conv1d",
             "weight in the kernel's layout, no gradient",
-            lambda x, weight: weight.dim() > 3 and is_plain_cpu_call(x),
+            lambda x, weight, stride: weight.dim() > 3 and is_plain_cpu_call(x),
         ),
         Implementation(
             "triton/conv1d",
             "half precision on CUDA, no gradient, stride 1",
-            lambda x, weight: is_conv1d_on_gpu(x),
+            lambda x, weight, stride: stride == 1 and is_conv1d_on_gpu(x),
         ),
         Implementation("torch", "always: F.conv1d", lambda *_: True),
     ),

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from cress_svcd import kernels
 from cress_svcd.cli.main import main
+from cress_svcd.kernels.dispatch import BACKEND_VARIABLE
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization import Policy, apply_policy, quantization_map
 from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
@@ -187,3 +189,41 @@ def test_bad_input(report, prepared, checkpoint, flags, message):
 def test_a_reference_of_another_kind_is_refused(report, folder):
     code, error = report("quantised.pt", *report.data, "--reference", folder / "quantised.pt")
     assert code == 2 and "it has a BitLinear, expected a full-precision layer" in error
+
+
+class TestKernels:
+    @pytest.fixture(scope="class")
+    def packed(self, folder):
+        path = folder / "packed.pt"
+        assert main(["pack", str(folder / "quantised.pt"), "-o", str(path)]) == 0
+        return path
+
+    def test_of_a_packed_model_every_kind_is_told(self, report, packed, tmp_path):
+        rows = tmp_path / "kernels.csv"
+        found, printed = report(packed.name, "--kernels", "--csv", rows)
+        signs = [row for row in found["kernels"] if row["operation"] == "sign_gemm"]
+        assert {row["m"] for row in signs} == {1, 8, 64, 1024}
+        assert sum(row["layers"] for row in signs if row["m"] == 1) == 16
+        backend = kernels.choose(torch.device("cpu"))
+        expected = {"cpu": "cpu/sign_gemm", "torch": "torch_int8"}.get(backend, backend)
+        assert {row["kernel"] for row in signs} == {expected}
+        assert f"  {expected}: {signs[0]['when']}" in printed and "back ends here:" in printed
+        with rows.open() as file:
+            table = list(csv.DictReader(file))
+        assert [row["kernel"] for row in table] == [row["kernel"] for row in found["kernels"]]
+
+    def test_the_environment_chooses_the_back_end(self, report, packed, monkeypatch):
+        monkeypatch.setenv(BACKEND_VARIABLE, "reference")
+        found, printed = report(packed.name, "--kernels")
+        signs = [row for row in found["kernels"] if row["operation"] == "sign_gemm"]
+        assert {row["kernel"] for row in signs} == {"reference"}
+        assert "reference: always: signs are unpacked" in printed
+
+    def test_a_model_in_training_is_told_as_well(self, report):
+        found, _ = report("quantised.pt", "--kernels", *report.data)
+        assert {row["operation"] for row in found["kernels"]} == {"training"}
+        assert sum(row["layers"] for row in found["kernels"] if row["m"] == 1) == 16
+
+    def test_a_full_precision_model_has_none(self, report):
+        found, printed = report("full.pt", "--kernels", *report.data)
+        assert found == {"kernels": []} and "back ends here:" in printed
