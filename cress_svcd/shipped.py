@@ -29,4 +29,4 @@ def shipped_files(kind: str) -> dict[str, Path]:
 def file_or_shipped(name: str | Path, kind: str) -> Path:
     """The file ``name``; where there is none, the shipped one of that name if there is such."""
     path = Path(name)
-    return path if path.exists() else shipped_files(kind).get(str(name), path)
+    return path if path.is_file() else shipped_files(kind).get(str(name), path)
