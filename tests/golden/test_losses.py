@@ -16,7 +16,7 @@ from tests.helpers.fairseq_commands import records, run_series, svcd_command, tr
 UPDATES = 8  # that are compared: later ones differ more between processors
 FULL_UPDATES = 120  # until it has something to say
 FIXTURES = ("full", "svcd", "packed")
-LOSSES = ("loss", "st_loss", "nll_loss", "st_nll_loss", "kl_loss", "kl", "gnorm")
+LOSSES = ("loss", "st_loss", "nll_loss", "st_nll_loss", "distill_kl", "gnorm")
 
 
 @pytest.fixture(scope="module")
