@@ -147,7 +147,10 @@ def read_mapped(path) -> dict:
     """
     with explained(path):
         mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
 
 
 def refuse_other_model(path, model: torch.nn.Module) -> None:
