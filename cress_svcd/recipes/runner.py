@@ -261,9 +261,10 @@ class StageStamps(Records):
 
     def _content(self, name: str) -> dict:
         try:
-            return json.loads(self._file(name).read_text(encoding="utf-8"))
+            content = json.loads(self._file(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return content if isinstance(content, dict) else {}
 
     def seconds(self, name: str) -> float:
         return self._content(name).get("seconds", 0)
