@@ -17,6 +17,8 @@ from cress_svcd.inference import feature_extraction
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
 from tests.helpers.hubert_files import make_hubert
 
+pytestmark = pytest.mark.slow
+
 TRAIN = [
     "--user-dir",
     "cress_svcd",

@@ -130,6 +130,7 @@ def load_double(path, **options):
     return translator
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_packed_unpacked_and_trained_say_the_same(quantized, packed, waves, tmp_path, name):
     path = packed(name, "--dtype", "fp32")
@@ -168,6 +169,7 @@ def test_a_quantised_ctc_head_is_left_out(prepared, hubert, waves, tmp_path):
         require_same(load_double(tmp_path / f"{name}.pt").translate_batch(waves), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["svcd", "unrounded"])
 def test_by_the_kernels_it_says_what_was_trained(quantized, packed, waves, name):
     path = packed(name, "--dtype", "fp32")

@@ -251,6 +251,7 @@ def command(release, out) -> list[str]:
     return [sys.executable, "-m", "cress_svcd.cli.main", *arguments, *VOCABULARY]
 
 
+@pytest.mark.slow
 def test_full_disk(release, tmp_path):
     """A limit on the size of files stands for the disk: writing fails in the middle as there."""
 
@@ -268,6 +269,7 @@ def test_full_disk(release, tmp_path):
     assert set(state(out)) <= {"summary.json", "dev.tsv", "tst-COMMON.tsv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["train.tsv", "spm_unigram60.txt", "binary/.train.part"])
 def test_killed_run_is_taken_up(release, tmp_path, moment):
     """What a killed run has written is whole, and the next run completes it."""

@@ -18,6 +18,8 @@ from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
 from tests.helpers.tone_corpus import write_prepared
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "seed": 1,
     "units": {"clusters": 8, "sample_frames": 1_000},

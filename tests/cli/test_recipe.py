@@ -138,6 +138,7 @@ class TestResuming:
         assert kitchen.notes == ["a", "b x", "c", "c"]
 
 
+@pytest.mark.slow
 class TestStopping:
     # Makes work/, notes its process, and waits the first time.
     slow = (

@@ -108,6 +108,7 @@ def test_what_a_policy_would_make_of_a_full_precision_checkpoint(report):
     assert planted["relative_error"] > 0.1
 
 
+@pytest.mark.slow
 def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
     policy = tmp_path / "policy.yaml"
     found, printed = report(

@@ -252,6 +252,7 @@ def run_process(arguments, **options) -> subprocess.Popen:
     return subprocess.Popen([*command, *map(str, arguments)], **options)
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_half_written_and_can_be_resumed(text, tmp_path):
     """A limit on the size of files stands for the full disk: writing fails half-way."""
     arguments = [*text(english=ENGLISH[:2] + ENGLISH[:1] * 9), "-o", tmp_path / "out"]
@@ -281,6 +282,7 @@ def processes_of_session(leader: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the process table")
 def test_a_killed_run_leaves_no_processes_and_is_resumed(text, tmp_path):
     arguments = [*text(english=ENGLISH * 30), "--segments-per-file", 5, "--workers", 2]

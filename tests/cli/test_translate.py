@@ -80,6 +80,7 @@ def segments(expected) -> list[str]:
     return [one_line(part.text) for whole in expected for part in whole.segments]
 
 
+@pytest.mark.slow
 class TestInputs:
     def test_a_folder_is_searched_through(self, translate, recordings, expected):
         status, out, _ = translate(recordings)

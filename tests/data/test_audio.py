@@ -94,6 +94,7 @@ def test_segments_equal_slices_of_the_whole(tmp_path, name):
     np.testing.assert_allclose(read_audio(str(path), sample_rate=rate), whole, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subtype, rate", [("VORBIS", 44_100), ("OPUS", 16_000)])
 def test_ogg_with_pages_of_many_seconds_is_sample_exact(tmp_path, subtype, rate):
     wave = np.zeros((20 * rate, 1), np.float32)

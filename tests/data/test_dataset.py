@@ -258,6 +258,7 @@ class TestCollater:
         assert make().collater([]) == {}
 
 
+@pytest.mark.slow
 def test_spawned_workers_give_the_same_batches(make):
     dataset = make()
     batches = [[1, 0], [2, 3]]

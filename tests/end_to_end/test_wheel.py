@@ -99,9 +99,8 @@ def test_the_package_and_its_kernels_are_those_of_the_wheel(installed):
 
 def test_a_policy_is_found_by_its_name(installed):
     code = (
-        "from cress_svcd.shipped import file_or_shipped;"
-        "from cress_svcd.quantization.policy import Policy;"
-        "print(Policy.load(file_or_shipped('cross_attention', 'quant')))"
+        "from cress_svcd.quantization.presets import find_policy;"
+        "print(find_policy('cross_attention'))"
     )
     assert "encoder_attn" in installed("python", "-c", code)
 

@@ -13,6 +13,8 @@ from cress_svcd.translation.translator import Translator
 from tests.golden.expected_values import FOLDER, RECORDING, expected
 from tests.helpers.fairseq_commands import records, run_series, svcd_command, train_command
 
+pytestmark = pytest.mark.slow
+
 UPDATES = 8  # that are compared: later ones differ more between processors
 FULL_UPDATES = 120  # until it has something to say
 FIXTURES = ("full", "svcd", "packed")

@@ -186,6 +186,7 @@ def small_sizes(monkeypatch):
 BATCHES = [[7], [9, 4, 6], [5] * 7, [12, 3], [7]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("pre_norm", [True, False], ids=["pre-norm", "post-norm"])
@@ -406,6 +407,7 @@ class Tape(TorchDispatchMode):
                     before.copy_(now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam", [1, 5])
 @pytest.mark.parametrize("kind", ["plain", "svcd-packed"])
 def test_what_is_replayed_gives_the_search_of_fairseq(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import Policy, count_calls, quantization_map, quantized_layers
-from cress_svcd.quantization.presets import shipped_policies
+from cress_svcd.shipped import shipped_files
 from cress_svcd.training.fairseq_patches import read_mapped
 from tests.helpers.training_options import TINY_MODEL, make_task
 
@@ -19,7 +19,7 @@ BASES = {
     "quant_transformer": "hubert_transformer",
     "quant_transformer_postln": "hubert_transformer_postln",
 }
-POLICIES = sorted(shipped_policies())
+POLICIES = sorted(shipped_files("quant"))
 PAD = 1
 SIZES = {
     name.lstrip("-").replace("-", "_"): int(value)

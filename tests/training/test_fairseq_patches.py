@@ -59,6 +59,7 @@ class TestChoices:
         worker.join()
         return answer
 
+    @pytest.mark.slow
     def test_travel_to_a_spawned_process_and_back(self):
         kind = ChoiceEnum(["one", "two"])
         member, anonymous = self.round_trip((kind("two"), kind))

@@ -43,6 +43,7 @@ def test_a_library_from_other_sources_is_not_used(monkeypatch):
     assert sign_gemm.library()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(sanitizer, tmp_path):
     """All instruction sets over odd shapes, checked against the formula in C (sanitize.c)."""

@@ -83,6 +83,7 @@ def test_a_packed_layer_computes_what_training_does():
     assert restored.method.settings() == layer.settings() == restored.to_layer().settings()
 
 
+@pytest.mark.slow
 def test_from_training_to_a_translation(prepared, hubert, tmp_path, monkeypatch):
     full = make_checkpoint(tmp_path / "full.pt", prepared, hubert, "--layernorm-embedding")
     policy = tmp_path / "policy.yaml"
