@@ -28,9 +28,17 @@ def named(program: str) -> list:
     return [pytest.param(words, id=f"{words[1]}-{number}") for number, words in enumerate(found)]
 
 
+def texts(value) -> list[str]:
+    """A parsed option as words of a command."""
+    nested = isinstance(value, list | tuple)
+    return [text for item in value for text in texts(item)] if nested else [str(value)]
+
+
 @pytest.mark.parametrize("words", named("cress-svcd"))
 def test_our_commands(words):
-    build_command_parser(words[1]).parse_intermixed_args(words[2:])
+    args = build_command_parser(words[1]).parse_intermixed_args(words[2:])
+    given = {word for word in words[2:] if not word.startswith("-")}
+    assert given <= {text for value in vars(args).values() for text in texts(value)}
 
 
 @pytest.mark.parametrize("words", named("fairseq-train"))

@@ -302,8 +302,9 @@ class TestLanguages:
     frame = pandas.DataFrame({"tgt_lang": ["de", "", "de"], "src_lang": ["en", "en", "en"]})
 
     def test_of_the_right_language_or_of_none(self):
-        check_language(self.frame, "tgt_lang", "de", "train.tsv")
-        check_language(self.frame, "tgt_lang", None, "train.tsv")
+        for asked in ("de", None, ""):
+            assert check_language(self.frame, "tgt_lang", asked, "train.tsv") is None
+        assert set(self.frame["tgt_lang"]) == {"de", ""}  # a row that says nothing may be of any
 
     @pytest.mark.parametrize(
         "column, flag, found",

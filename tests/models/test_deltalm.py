@@ -216,6 +216,9 @@ class TestReleasedFiles:
             cfg, argparse.Namespace(src_dict=symbols, tgt_dict=symbols)
         )
         again.load_state_dict(tiny.state_dict(), strict=True)
+        tokens = torch.tensor([[5, 6, 7, 2]])
+        arguments = tokens, torch.tensor([4]), tokens
+        assert torch.equal(again.eval()(*arguments)[0], tiny(*arguments)[0])
 
 
 class TestRefused:

@@ -140,4 +140,7 @@ def test_weight_decay_ends_with_the_second_third():
 
 
 def test_a_model_without_quantised_layers_is_left_alone():
-    set_progress(nn.Linear(2, 2), 0, 10, Schedule("fade"))
+    linear, x = nn.Linear(2, 2), torch.randn(3, 2)
+    before = linear(x)
+    assert set_progress(linear, 0, 10, Schedule("fade", warmup=0.5)).mix == 0
+    assert torch.equal(linear(x), before)

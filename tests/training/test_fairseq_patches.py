@@ -229,7 +229,10 @@ class TestCheckpoints:
 
     def test_a_model_that_can_be_resumed_is_not_refused(self, checkpoint, prepared, hubert):
         cfg = parse(prepared, "--hubert-model-path", hubert)
-        checkpoint_files.refuse_other_model(checkpoint, make_model(cfg, make_task(prepared)))
+        model = make_model(cfg, make_task(prepared))
+        saved = torch.load(checkpoint, weights_only=True)["model"]
+        assert model.state_dict().keys() == saved.keys()
+        assert checkpoint_files.refuse_other_model(checkpoint, model) is None
 
 
 def test_applying_twice_changes_nothing():

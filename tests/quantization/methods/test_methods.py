@@ -280,9 +280,15 @@ class TestAllMethods:
     def test_outputs_may_be_scaled_in_place(self, name, bits):
         """As fairseq's attention does with its queries."""
         layer = METHODS[name](16, 8, bits=bits)
-        y = layer(torch.randn(3, 2, 16))
+        x = torch.randn(3, 2, 16)
+        expected = 0.5 * layer(x)
+        expected.square().sum().backward()
+        grad = layer.weight.grad.clone()
+        layer.zero_grad()
+        y = layer(x)
         y *= 0.5
-        y.sum().backward()
+        y.square().sum().backward()
+        assert torch.equal(y, expected) and torch.equal(layer.weight.grad, grad)
 
     def test_without_bias(self, name, bits):
         layer = METHODS[name].from_linear(nn.Linear(16, 8, bias=False), bits=bits)
