@@ -192,13 +192,14 @@ def test_a_reference_of_another_kind_is_refused(report, folder):
     assert code == 2 and "it has a BitLinear, expected a full-precision layer" in error
 
 
-class TestKernels:
-    @pytest.fixture(scope="class")
-    def packed(self, folder):
-        path = folder / "packed.pt"
-        assert main(["pack", str(folder / "quantised.pt"), "-o", str(path)]) == 0
-        return path
+@pytest.fixture(scope="module")
+def packed(folder):
+    path = folder / "packed.pt"
+    assert main(["pack", str(folder / "quantised.pt"), "-o", str(path)]) == 0
+    return path
 
+
+class TestKernels:
     def test_of_a_packed_model_every_kind_is_told(self, report, packed, tmp_path):
         rows = tmp_path / "kernels.csv"
         found, printed = report(packed.name, "--kernels", "--csv", rows)
