@@ -1,0 +1,143 @@
+"""README and docs: their commands parse, what they name exists, what they show runs."""
+
+import importlib
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from fairseq import options
+
+from cress_svcd.cli.main import COMMANDS, build_command_parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "scripts").rglob("*.md")),
+]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+COMMAND = re.compile(r"^[A-Z_]+=")
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Page and words of every command in the pages' blocks of shell."""
+    found = []
+    for page, text in TEXTS.items():
+        for block in re.findall(r"^ *```bash\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r"\s\|\s|\s&&\s", line):
+                    words = shlex.split(part.split(" > ")[0], comments=True)
+                    while words and COMMAND.match(words[0]):
+                        words = words[1:]  # NAME=value command …
+                    if words:
+                        found.append((page, words))
+    return found
+
+
+def named(*programs: str) -> list:
+    found = [(page, words) for page, words in commands() if words[0] in programs]
+    assert found, f"no page shows {programs}"
+    return [
+        pytest.param(words, id=f"{page}-{' '.join(words[:2])}-{number}")
+        for number, (page, words) in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize("words", named("cress-svcd"))
+def test_our_commands(words):
+    args = build_command_parser(words[1]).parse_intermixed_args(words[2:])
+    assert callable(args.run)
+
+
+@pytest.mark.parametrize("words", named("fairseq-train"))
+def test_trainings(words):
+    args = options.parse_args_and_arch(options.get_training_parser(), words[1:])
+    ours = args.task == args.criterion == "speech_and_text_translation"
+    assert ours or args.task == "ctc_hubert_pretraining"
+
+
+@pytest.mark.parametrize("words", named("fairseq-generate"))
+def test_generations(words):
+    args = options.parse_args_and_arch(options.get_generation_parser(), words[1:])
+    assert args.task == "speech_and_text_translation"
+
+
+@pytest.mark.parametrize("words", named("bash", "python", "sbatch"))
+def test_scripts_and_modules(words):
+    words = [word for word in words if word[:2] != "--" or words[0] == "python"]
+    if words[1] == "-m":
+        importlib.import_module(words[2])
+    else:
+        assert (ROOT / words[1]).is_file()
+        if words[1].startswith("scripts/bench/") and words[1].endswith(".py"):
+            source = (ROOT / words[1]).read_text(encoding="utf-8")
+            flags = [word for word in words[2:] if re.match(r"--?[a-z]", word)]
+            assert all(f'"{flag}"' in source for flag in flags)
+
+
+def test_no_other_program_is_shown_that_nothing_checks():
+    checked = {"cress-svcd", "fairseq-train", "fairseq-generate", "bash", "python", "sbatch"}
+    others = {words[0] for _, words in commands()} - checked
+    # Programs of others: the shell's, ffmpeg, Slurm's, and fairseq's with Hydra.
+    assert others <= {".", "ffmpeg", "find", "echo", "fairseq-hydra-train", "pre-commit", "pip"}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_file_and_command_that_is_named_exists(page):
+    text = TEXTS[page]
+    folders, ends = "scripts|configs|cress_svcd|tests|docs", "py|md|sh|ya?ml|c|h|txt"
+    paths = set(re.findall(rf"(?<![\w./-])((?:{folders})/[\w./-]+\.(?:{ends}))\b", text))
+    assert not [path for path in paths if "NAME" not in path and not (ROOT / path).is_file()]
+    unknown = set(re.findall(r"`cress-svcd ([a-z][a-z-]+)", text)) - COMMANDS.keys()
+    assert not unknown
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_somewhere(page):
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)#]*)(?:#[\w-]*)?\)", TEXTS[page]):
+        assert target.startswith("https://") or not target or (folder / target).is_file(), target
+
+
+def test_the_readme_lists_every_command_and_stays_short():
+    readme = TEXTS["README.md"]
+    table = readme.split("## Commands")[1].split("\n## ")[0]
+    listed = set(re.findall(r"`([a-z-]+)`", table.split("|---|---|")[1].replace("fairseq", "")))
+    assert COMMANDS.keys() <= listed
+    assert len(readme.splitlines()) <= 150
+
+
+def test_tables_of_figures_stand_on_one_page():
+    """A row of two measured figures and more."""
+    measured = re.compile(r"^\|[^|]*\|(?: \**\d+\.\d+\** \|){2,}", re.MULTILINE)
+    pages = {page for page, text in TEXTS.items() if measured.search(text)}
+    assert pages <= {"docs/benchmarks.md", "docs/cost.md"}  # cost: derived, not measured
+
+
+@pytest.mark.slow
+def test_the_method_in_100_lines_runs(capsys):
+    file = ROOT / "docs" / "svcd_in_100_lines.py"
+    accuracy = runpy.run_path(str(file))["main"]()
+    trained, untrained = accuracy["1 bit"], accuracy["1 bit, not trained on"]
+    assert untrained < trained <= accuracy["full precision"] and trained > 0.9
+    assert accuracy["1 bit, packed"] == pytest.approx(trained, abs=0.002)
+    assert "1 bit, packed" in capsys.readouterr().out
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert len(lines) <= 100
+
+
+def test_the_layer_in_100_lines_is_ours():
+    import torch
+
+    from cress_svcd.quantization.svcd import BitLinear
+
+    torch.manual_seed(1)
+    shown = runpy.run_path(str(ROOT / "docs" / "svcd_in_100_lines.py"))
+    plain = torch.nn.Linear(24, 16)
+    ours, x = BitLinear.from_linear(plain, activation_bits=8), torch.randn(5, 24)
+    theirs = shown["BitLinear"](plain)
+    torch.testing.assert_close(theirs(x), ours(x), rtol=1e-3, atol=1e-3)
+    packed = shown["packed_product"](shown["pack"](theirs), x)
+    torch.testing.assert_close(packed, theirs(x), rtol=1e-5, atol=1e-5)
