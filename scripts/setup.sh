@@ -2,10 +2,10 @@
 # usage: scripts/setup.sh [--python PYTHON] [--wheels FOLDER]
 #
 # Makes .venv in the project's root with everything pinned in scripts/pins.txt, and the project
-# itself.  A second run takes seconds.  Needs Python 3.11 or 3.12 with its headers and a C++
+# itself.  A second run takes seconds.  Needs Python 3.11 to 3.13 with its headers and a C++
 # compiler; no root.
 #   --python PYTHON   interpreter to use (default: that of an earlier .venv, else the first of
-#                     python3, python3.12, python3.11 that fits)
+#                     python3, python3.12, python3.11, python3.13 that fits)
 #   --wheels FOLDER   install from packages in FOLDER only, for a machine without a network; filled
 #                     on one of the same kind (system, Python) that has been set up with a network,
 #                     by .venv/bin/python -m pip download --no-build-isolation
@@ -29,18 +29,18 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 if [ -n "$python" ]; then
   command -v "$python" >/dev/null || fail "$python: no such interpreter"
-  fits "$python" || fail "$python is $("$python" -V 2>&1); Python 3.11 or 3.12 is needed"
+  fits "$python" || fail "$python is $("$python" -V 2>&1); Python 3.11, 3.12 or 3.13 is needed"
 elif [ -x "$venv/bin/python" ] && fits "$venv/bin/python"; then
   python=$venv/bin/python
 else
-  for candidate in python3 python3.12 python3.11; do
+  for candidate in python3 python3.12 python3.11 python3.13; do
     if command -v "$candidate" >/dev/null && fits "$candidate"; then python=$candidate; break; fi
   done
-  [ -n "$python" ] || fail "no Python 3.11 or 3.12 found (python3 is $(python3 -V 2>&1 || echo missing)); \
+  [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found (python3 is $(python3 -V 2>&1 || echo missing)); \
 install one, or name it with --python"
 fi
 if [ -n "$wheels" ]; then
@@ -101,7 +101,7 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 [ -z "$wheels" ] || pip+=(--no-index --find-links "$wheels")
 
 say "installing torch and what builds fairseq (versions: scripts/pins.txt)"
-"${pip[@]}" --constraint "$pins" torch numpy cython setuptools wheel
+"${pip[@]}" --constraint "$pins" torch numpy cython setuptools wheel pdm-backend
 say "building fairseq and installing the rest; this takes a few minutes the first time"
 # Without build isolation: in isolation pip would download a second torch.  The C++ parts that only
 # non-autoregressive models use need little optimisation.

@@ -74,7 +74,7 @@ def test_of_another_python(refused, tmp_path):
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\n[ "$1" != -V ] || echo Python 3.9.1\n[ "$1" = -V ]\n')
     old.chmod(0o755)
-    assert "is Python 3.9.1; Python 3.11 or 3.12 is needed" in refused("--python", old)
+    assert "is Python 3.9.1; Python 3.11, 3.12 or 3.13 is needed" in refused("--python", old)
 
 
 def test_of_a_python_that_is_not_there(refused):
