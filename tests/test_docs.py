@@ -45,10 +45,19 @@ def named(*programs: str) -> list:
     ]
 
 
+def texts(value) -> list[str]:
+    """A parsed option as words of a command."""
+    nested = isinstance(value, list | tuple)
+    if nested:
+        return [text for item in value for text in texts(item)]
+    return [str(value), f"{value:g}"] if isinstance(value, float) else [str(value)]
+
+
 @pytest.mark.parametrize("words", named("cress-svcd"))
 def test_our_commands(words):
     args = build_command_parser(words[1]).parse_intermixed_args(words[2:])
-    assert callable(args.run)
+    given = {word for word in words[2:] if not word.startswith("-")}
+    assert given <= {text for value in vars(args).values() for text in texts(value)}
 
 
 @pytest.mark.parametrize("words", named("fairseq-train"))

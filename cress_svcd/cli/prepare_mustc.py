@@ -33,8 +33,8 @@ import argparse
 import os
 from pathlib import Path
 
-from cress_svcd.data.corpus.mustc import Limits
 from cress_svcd.data.corpus.preparation import PrepareOptions, prepare
+from cress_svcd.data.corpus.split_report import Limits
 from cress_svcd.data.corpus.summary_table import format_summary
 
 DEFAULT_TEXT_FOLDER = "binary"

@@ -7,7 +7,6 @@ that hold a waveform.  Only numpy, soundfile and soxr are needed.
 
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,11 @@ import numpy as np
 import soundfile
 import soxr
 
+from cress_svcd.data.audio_containers import (
+    ends_with_whole_ogg_page,
+    last_ogg_page_start,
+    missing_riff_bytes,
+)
 from cress_svcd.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -53,12 +57,6 @@ _LAYER_NORM_EPSILON = 1e-5
 _OGG_PREROLL_SECONDS = 2
 # MP3 packets borrow bits from those before them: without these the first 0.1 s is distorted.
 _MP3_PREROLL_SECONDS = 1
-_OGG_MAX_PAGE_BYTES = 65_307
-
-# Common writers count their own header into the size of the data chunk; that is no truncation.
-_RIFF_SLACK_BYTES = 64
-# Sizes that writers to a pipe leave behind, not knowing how long the sound will be.
-_RIFF_UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
 
 
 class NotFiniteError(AudioError):
@@ -287,7 +285,7 @@ def _seek(sound: soundfile.SoundFile, path: str, offset: int) -> int:
         if sound.subtype == "VORBIS":
             # libsndfile lands up to thousands of samples off when it seeks into the last page,
             # whose granule position is cut to the stream's true length.
-            start = min(start, _last_ogg_page_start(path) - preroll)
+            start = min(start, last_ogg_page_start(path) - preroll)
         start = max(0, start)
     elif sound.format == "MP3":
         start = max(0, offset - _MP3_PREROLL_SECONDS * sound.samplerate)
@@ -325,14 +323,14 @@ def _past_end_message(path: str, spec: AudioSpec, frames: int, rate: int) -> str
 def _refuse_truncated(path: str, sound: soundfile.SoundFile) -> None:
     """Raise AudioError if the file stops before its own structure says it should."""
     if sound.format in ("WAV", "WAVEX", "RF64"):
-        missing = _missing_riff_bytes(path)
+        missing = missing_riff_bytes(path)
         if missing:
             raise AudioError(
                 f"{path}: is truncated: {missing} bytes fewer than its header announces; "
                 f"fetch or convert it again"
             )
     elif sound.format == "OGG":
-        if not _ends_with_whole_ogg_page(path):
+        if not ends_with_whole_ogg_page(path):
             raise AudioError(
                 f"{path}: is truncated: its last Ogg page is incomplete; fetch or convert it again"
             )
@@ -353,83 +351,6 @@ def _refuse_undecodable_end(path: str) -> None:
             f"{path}: is truncated: its header announces {last + 1} samples, and the last cannot "
             f"be decoded; fetch or convert it again"
         )
-
-
-def _missing_riff_bytes(path: str) -> int:
-    """Bytes of sound that a RIFF, RF64 or BW64 header announces beyond the end of the file.
-
-    libsndfile quietly takes what there is.  Chunk layout: EBU Tech 3306, section 3.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        if file.read(4) not in (b"RIFF", b"RF64", b"BW64"):
-            return 0
-        file.seek(12)
-        long_data_size = None
-        while len(header := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"ds64":
-                long_data_size = struct.unpack("<8xQ", file.read(16))[0]
-                file.seek(length - 16 + length % 2, os.SEEK_CUR)
-            elif name == b"data":
-                if length == 0xFFFFFFFF and long_data_size is not None:
-                    length = long_data_size
-                missing = file.tell() + length - size
-                known = length not in _RIFF_UNKNOWN_SIZES
-                return missing if known and missing > _RIFF_SLACK_BYTES else 0
-            else:
-                file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
-
-
-def _ogg_tail_pages(path: str) -> list[tuple[int, int]]:
-    """(granule position, bytes that are missing of it) of the pages at the end of an Ogg file.
-
-    A page is at most 65,307 bytes, so the tail read here holds the last two of them whole.
-    Page layout: RFC 3533, section 6.
-    """
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 3 * _OGG_MAX_PAGE_BYTES))
-        tail = file.read()
-    pages = []
-    position = tail.find(b"OggS")
-    while position != -1:
-        end = _ogg_page_end(tail, position)
-        follows = end is not None and (end >= len(tail) or tail.startswith(b"OggS", end))
-        if follows:
-            granule = struct.unpack_from("<q", tail, position + 6)[0]
-            pages.append((granule, end - len(tail) if end > len(tail) else 0))
-            position = end if end < len(tail) else -1
-        elif end is None:
-            pages.append((-1, 1))
-            position = -1
-        else:
-            # The four letters stood inside a packet.
-            position = tail.find(b"OggS", position + 1)
-    return pages
-
-
-def _ogg_page_end(data: bytes, start: int) -> int | None:
-    """Where the page at ``start`` ends; None if ``data`` stops within its header."""
-    if start + 27 > len(data):
-        return None
-    table = start + 27
-    end_of_table = table + data[start + 26]
-    if end_of_table > len(data):
-        return None
-    return end_of_table + sum(data[table:end_of_table])
-
-
-def _ends_with_whole_ogg_page(path: str) -> bool:
-    pages = _ogg_tail_pages(path)
-    return bool(pages) and pages[-1][1] == 0
-
-
-def _last_ogg_page_start(path: str) -> int:
-    """The sample at which the last page of a Vorbis stream begins; 0 if that cannot be told."""
-    granules = [granule for granule, _ in _ogg_tail_pages(path) if granule >= 0]
-    return granules[-2] if len(granules) > 1 else 0
 
 
 def _is_npy(path: str) -> bool:

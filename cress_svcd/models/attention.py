@@ -27,8 +27,13 @@ class CallingAttention(MultiheadAttention):
         before_softmax: bool = False,
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As fairseq's: queries T×B×C, keys and values S×B×C, ``key_padding_mask`` B×S (True is
-        padding), ``attn_mask`` T×S (added to the scores)."""
+        """As fairseq's.
+
+        Args:
+            query: (target time, batch, channels); key, value: (source time, batch, channels).
+            key_padding_mask: (batch, source time), True at padding.
+            attn_mask: (target time, source time), added to the scores.
+        """
         if (
             incremental_state is not None
             or need_weights
@@ -58,11 +63,12 @@ class CallingAttention(MultiheadAttention):
         return self.bias_k is None and not self.add_zero_attn
 
     def mix(self, queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None) -> Tensor:
-        """What the output projection takes (T×B×C), of projected queries (T×B×C), keys and values
-        (S×B×C).
+        """The input of the output projection, (target time, batch, channels).
 
         Args:
-            added: to scores of B×heads×T×S.
+            queries: projected, (target time, batch, channels).
+            keys, values: projected, (source time, batch, channels).
+            added: to the scores, (batch, heads, target time, source time).
         """
         dropout = self.dropout_module
         mixed = F.scaled_dot_product_attention(
@@ -76,14 +82,14 @@ class CallingAttention(MultiheadAttention):
         return mixed.permute(2, 0, 1, 3).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """T×B×C → B×heads×T×width."""
+        """(time, batch, channels) → (batch, heads, time, channels of a head)."""
         return x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
 
 
 def added_to_scores(
     padding: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """What both masks add to scores of B×heads×T×S."""
+    """What both masks add to the scores (batch, heads, target time, source time)."""
     if padding is None:
         return None if attn_mask is None else attn_mask.to(dtype)
     added = torch.zeros(padding.shape, dtype=dtype, device=padding.device)
@@ -107,10 +113,10 @@ class ReorderingDecoder(TransformerDecoderBase):
                     attention.reorder_incremental_state(incremental_state, new_order)
 
     def output_layer(self, features: Tensor) -> Tensor:
-        """fairseq's; the states of a step (B×1×C) as rows.
+        """fairseq's; the states of a step, (batch, 1, channels), as rows.
 
         Symptom otherwise: torch multiplies them one by one with a weight that is not trained, since
-        they were 1×B×C before, and reads it B times.
+        they were (1, batch, channels) before, and reads it once for each.
         """
         if features.dim() == 3 and features.size(1) == 1:
             return super().output_layer(features.squeeze(1)).unsqueeze(1)

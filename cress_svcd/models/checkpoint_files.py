@@ -95,7 +95,7 @@ def explained_model(*paths, task=None) -> Iterator[None]:
     """Context in which a failure to build the model of the checkpoints at ``paths`` names them.
 
     Args:
-        task: fairseq's, which builds the model: a checkpoint of another one is told to be that.
+        task: fairseq's, which builds the model: a checkpoint of another one is reported as such.
     """
     names = ", ".join(map(str, paths))
     try:

@@ -35,7 +35,7 @@ class ClampedPositions(LearnedPositionalEmbedding):
     """Learned positions of which the last serves for everything beyond the table.
 
     fairseq stops with an index error there; a segment of more than 41 s, or a sentence of more
-    than 512 pieces, would end a whole generation.
+    than 512 tokens, would end a whole generation.
     """
 
     @classmethod
@@ -48,7 +48,10 @@ class ClampedPositions(LearnedPositionalEmbedding):
     def forward(
         self, input: Tensor, incremental_state: dict | None = None, positions: None = None
     ) -> Tensor:
-        """Tokens B×T → B×T×C; with ``incremental_state`` the last position alone, 1×1×C."""
+        """Tokens (batch, time) → (batch, time, channels).
+
+        With ``incremental_state`` the last position alone, (1, 1, channels).
+        """
         if incremental_state is not None:
             places = input.new_full((1, 1), self.padding_idx + input.size(1))
         else:
@@ -88,12 +91,15 @@ class InterleavedDecoderLayer(TransformerDecoderLayerBase):
     ) -> tuple[Tensor, Tensor | None, None]:
         """
         Args:
-            x: T×B×C; encoder_out: S×B×C; encoder_padding_mask: True beyond the lengths, B×S.
+            x: (time, batch, channels); encoder_out: (source time, batch, channels).
+            encoder_padding_mask: True beyond the lengths, (batch, source time).
             incremental_state: keys and values of the steps before; ``x`` is one step then.
-            self_attn_mask: added to the scores, T×T; self_attn_padding_mask: B×T.
+            self_attn_mask: added to the scores, (time, time).
+            self_attn_padding_mask: (batch, time).
             need_attn, need_head_weights: return the cross-attention's weights, of each head.
         Returns:
-            T×B×C; the weights of cross-attention (B×T×S, or heads×B×T×S) or None; None.
+            (time, batch, channels); the weights of cross-attention or None, (batch, time, source
+            time) or (heads, batch, time, source time); None.
         """
         weights = None
 

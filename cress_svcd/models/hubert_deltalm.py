@@ -28,9 +28,9 @@ from cress_svcd.models.hubert_transformer import (
     BUFFERS,
     SPEECH_PARTS,
     HubertTransformer,
-    HubertTransformerConfig,
     SpeechTextEncoder,
 )
+from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 
 DIMENSIONS = ("embed_dim", "ffn_embed_dim", "layers", "attention_heads")
 
@@ -180,7 +180,7 @@ class HubertDeltaLM(HubertTransformer):
         ]
         report.log(f"DeltaLM from {path}")
         missing = report.missing
-        if cfg.deltalm_decoder_only:  # the encoder starts anew, as was asked for
+        if cfg.deltalm_decoder_only:  # the encoder starts from random weights, as was asked for
             missing = [name for name in missing if not name.startswith("encoder.")]
         if missing or report.unused:
             raise CheckpointError(

@@ -6,9 +6,9 @@ from fairseq.models import register_model
 
 from cress_svcd.models.hubert_transformer import (
     HubertTransformer,
-    HubertTransformerConfig,
     HubertTransformerPostLN,
 )
+from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 from cress_svcd.models.quantized import QuantizationOptions, Quantized, left_open
 
 

@@ -1,4 +1,6 @@
-"""What turns a model of ours into a quantised one: options, start, swap, schedule, resuming.
+"""What turns a model of ours into a quantised one.
+
+Options, initial checkpoint, conversion, schedule, resuming.
 
 To quantise another base model:
 
@@ -48,7 +50,7 @@ from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage, set_stage
 
 logger = logging.getLogger(__name__)
 
-# Options that each training chooses anew; all others make the model what it is.
+# Options that each training chooses again; all others make the model what it is.
 OF_THE_TRAINING = {
     "_name",
     "hubert_model_path",
@@ -77,7 +79,7 @@ UNUSED_TENSORS = (*OPTIONAL_TENSORS, "encoder.ctc_head.")
 
 @dataclass
 class QuantizationOptions:
-    """Options of a quantised model, beside those of its base."""
+    """Options of a quantised model, next to those of its base."""
 
     finetuned_st_model: Optional[str] = field(
         default=None,
@@ -161,9 +163,9 @@ def _of_the_model(config: type) -> list[dataclasses.Field]:
 class Quantized:
     """To be mixed in before a model class: the same model, with the layers of a policy quantised.
 
-    Training from a start: dimensions and weights come from its checkpoint, then the policy's layers
-    are swapped.  A saved checkpoint holds the map of its quantised layers and needs neither start
-    nor policy file any more.
+    A training takes dimensions and weights from its initial checkpoint, then converts the policy's
+    layers.  A saved checkpoint holds the map of its quantised layers and needs neither initial
+    checkpoint nor policy file any more.
 
     Attributes:
         base_config: dataclass of the base model's options, with its defaults.
@@ -215,7 +217,7 @@ class Quantized:
         return model
 
     def load_pretrained(self, cfg, dictionary_digest: str) -> None:
-        """Load the start (or what the base model starts from), then swap the policy's layers.
+        """Load the initial checkpoint (or the base model's), then convert the policy's layers.
 
         Raises:
             CheckpointError: a file is damaged or does not fit.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.attention import call_projections
 
-# State of one call and its padding (B×T, True beyond the ends; None without any).
+# State of one call and its padding: (batch, time), True beyond the ends; None without any.
 Calls = list[tuple[Tensor, Tensor | None]]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -62,7 +62,10 @@ def _children(module: nn.Module, part: str) -> dict[str, nn.Module]:
 
 @contextlib.contextmanager
 def watch_layers(layers: dict[str, nn.Module]) -> Iterator[dict[str, Calls]]:
-    """Keep the output (T×B×C) of each call of Transformer ``layers`` while the block runs."""
+    """Keep the output of each call of Transformer ``layers`` while the block runs.
+
+    A state is (time, batch, channels).
+    """
     seen: dict[str, Calls] = {name: [] for name in layers}
 
     def watcher(name: str):
@@ -88,9 +91,10 @@ def watch_layers(layers: dict[str, nn.Module]) -> Iterator[dict[str, Calls]]:
 def watch_projections(
     attentions: dict[str, MultiheadAttention],
 ) -> Iterator[dict[str, Calls]]:
-    """Keep queries, keys and values (T×B×C each) of self-attentions while the block runs.
+    """Keep queries, keys and values of self-attentions while the block runs.
 
-    Yields the calls by names such as ``decoder.layers.5.self_attn.q_proj``.
+    Yields the calls, (time, batch, channels) each, by names such as
+    ``decoder.layers.5.self_attn.q_proj``.
     """
     seen = {f"{name}.{part}": [] for name in attentions for part in PROJECTIONS}
     handles = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import SAMPLE_RATE
-from cress_svcd.data.corpus.mustc import read_rows, segment_ids
+from cress_svcd.data.corpus.segment_rows import read_rows, segment_ids
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.data.synthesis.speech import frame_phones
 from cress_svcd.errors import ConfigError, ReleaseError
@@ -122,7 +122,7 @@ class PhoneEvents:
 
     Args:
         path: ``SPLIT.phones`` of ``cress-svcd speak --phones``: a line for each row of the
-            ``SPLIT.yaml`` beside it, ``[[seconds, phone], ...]``.
+            ``SPLIT.yaml`` next to it, ``[[seconds, phone], ...]``.
     Raises:
         ReleaseError: a file is missing, or they do not belong together.
     """

@@ -106,13 +106,13 @@ class TestEncodedSentences:
     def test_none_is_fine(self, dictionary):
         assert len(encoded([], dictionary)) == 0
 
-    def test_many_unknown_pieces_are_an_error_that_says_where(self, dictionary):
-        with pytest.raises(ConfigError, match=r"here: 4 of 5 pieces \(80.00%\)"):
+    def test_many_unknown_tokens_are_an_error_that_says_where(self, dictionary):
+        with pytest.raises(ConfigError, match=r"here: 4 of 5 tokens \(80.00%\)"):
             encoded(["der Hund sieht", "das dog"], dictionary)
 
-    def test_few_unknown_pieces_are_a_warning(self, dictionary, caplog):
+    def test_few_unknown_tokens_are_a_warning(self, dictionary, caplog):
         sentences = encoded(["the dog sees a cat", "the red house"], dictionary)
-        assert "1 of 8 pieces" in caplog.text
+        assert "1 of 8 tokens" in caplog.text
         assert (sentences[0] == dictionary.unk()).sum() == 1
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+PAIR = ("Hello.", "Hallo.")
+
 RATE = 16_000
 
 
@@ -85,3 +87,9 @@ def make_release(root: Path, tgt_lang: str = "de", talks: int = 3, segments: int
             tgt_lang,
         )
     return data
+
+
+def rewrite(path, old, new, count=-1):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))

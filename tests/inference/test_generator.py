@@ -26,9 +26,9 @@ from cress_svcd.models.deltalm_checkpoint import DeltaLMDescription, Side
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM, HubertDeltaLMConfig
 from cress_svcd.models.hubert_transformer import (
     HubertTransformer,
-    HubertTransformerConfig,
     HubertTransformerPostLN,
 )
+from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import pack_model
 

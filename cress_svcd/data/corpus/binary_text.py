@@ -23,8 +23,8 @@ _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = struct.Struct("<9sQBQ")
 
 
-class PieceTokenizer:
-    """Splits a line into the pieces of a sentencepiece model; loads it once in each process."""
+class TokenSplitter:
+    """Splits a line into the tokens of a sentencepiece model; loads it once in each process."""
 
     def __init__(self, model: str | os.PathLike):
         self.model = os.fspath(model)
@@ -58,7 +58,7 @@ def binarize_pairs(
     from fairseq.data import Dictionary
 
     entries = Dictionary.load(str(dictionary))
-    binarizer = VocabularyDatasetBinarizer(entries, tokenize=PieceTokenizer(model))
+    binarizer = VocabularyDatasetBinarizer(entries, tokenize=TokenSplitter(model))
     pair = "-".join(texts)
     # A fixed name, so that what a killed run leaves behind is cleared by the next.
     scratch = folder / f".{name}.part"
@@ -107,7 +107,7 @@ def check_binary_pairs(folder: Path, name: str, languages: Sequence[str]) -> Non
     if len(set(counts) - {None}) > 1:
         raise ConfigError(
             f"{files[0]}: {counts[0]} sentences, but {files[1]} has {counts[1]}: they are no "
-            "pairs; make the text anew (prepare-mustc --text-data, or fairseq-preprocess)"
+            "pairs; make the text again (prepare-mustc --text-data, or fairseq-preprocess)"
         )
 
 
@@ -116,18 +116,18 @@ def _check_binary(index: Path) -> int | None:
     from fairseq.data import indexed_dataset
 
     content = index.with_suffix(".bin")
-    anew = "make the text anew (prepare-mustc --text-data, or fairseq-preprocess)"
+    remedy = "make the text again (prepare-mustc --text-data, or fairseq-preprocess)"
     for file in (index, content):
         if not file.is_file() or file.stat().st_size == 0:
             problem = "is empty (0 bytes)" if file.is_file() else "no such file"
-            raise ConfigError(f"{file}: {problem}; {anew}")
+            raise ConfigError(f"{file}: {problem}; {remedy}")
     with index.open("rb") as file:
         header = file.read(_INDEX_HEADER.size)
     if not header.startswith(_INDEX_MAGIC[:8]) and len(header) >= len(_INDEX_MAGIC):
         return None
     if len(header) < _INDEX_HEADER.size:
         raise ConfigError(
-            f"{index}: is truncated: {len(header)} bytes, fewer than its header has; {anew}"
+            f"{index}: is truncated: {len(header)} bytes, fewer than its header has; {remedy}"
         )
     _, _, code, count = _INDEX_HEADER.unpack(header)
     # Of each sentence its length (32 bits) and where it starts (64 bits).
@@ -135,7 +135,7 @@ def _check_binary(index: Path) -> int | None:
     if index.stat().st_size != expected or code not in indexed_dataset._code_to_dtype:
         raise ConfigError(
             f"{index}: is truncated or damaged: {index.stat().st_size} bytes, expected {expected} "
-            f"for {count} sentences; {anew}"
+            f"for {count} sentences; {remedy}"
         )
     lengths = np.fromfile(index, dtype=np.int32, count=count, offset=_INDEX_HEADER.size)
     width = np.dtype(indexed_dataset._code_to_dtype[code]).itemsize
@@ -143,7 +143,7 @@ def _check_binary(index: Path) -> int | None:
     if content.stat().st_size != expected:
         raise ConfigError(
             f"{content}: {content.stat().st_size} bytes, expected {expected} for the {count} "
-            f"sentences of {index.name}: it is truncated, or not of this index; {anew}"
+            f"sentences of {index.name}: it is truncated, or not of this index; {remedy}"
         )
     return count
 

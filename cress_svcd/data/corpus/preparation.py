@@ -22,16 +22,11 @@ from cress_svcd.atomic_files import replacing, write_json, write_text
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
-from cress_svcd.data.corpus.mustc import (
-    SOURCE_LANGUAGE,
-    Limits,
-    Release,
-    find_release,
-    find_splits,
-    prepare_split,
-)
+from cress_svcd.data.corpus.mustc import SOURCE_LANGUAGE, Release, find_release, find_splits
+from cress_svcd.data.corpus.split_report import Limits
+from cress_svcd.data.corpus.usable_segments import prepare_split
 from cress_svcd.data.corpus.vocabulary import (
-    SPECIAL_PIECES,
+    SPECIAL_TOKENS,
     check_dictionary,
     load_sentencepiece,
     train_sentencepiece,
@@ -272,7 +267,7 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
     def work() -> dict:
         if options.spm_model is None:
             train = read_manifest(out / f"{TRAINING_SPLIT}.tsv")
-            logger.info("vocabulary: training %d pieces", options.vocab_size)
+            logger.info("vocabulary: training %d tokens", options.vocab_size)
             texts = (text for name in ("src_text", "tgt_text") for text in train[name])
             train_sentencepiece(texts, model.with_suffix(""), options.vocab_size)
         else:
@@ -285,7 +280,7 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
         return {
             "model": model.name,
             "dictionary": dictionary.name,
-            "size": entries + len(SPECIAL_PIECES),
+            "size": entries + len(SPECIAL_TOKENS),
         }
 
     summary.stage("vocabulary", inputs, outputs, work)

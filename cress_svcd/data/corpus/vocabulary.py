@@ -1,4 +1,4 @@
-"""The subword vocabulary: a sentencepiece model and the fairseq dictionary of its pieces."""
+"""The subword vocabulary: a sentencepiece model and the fairseq dictionary of its tokens."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from cress_svcd.atomic_files import replacing, write_text
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import ConfigError
 
-SPECIAL_PIECES = ("<s>", "<pad>", "</s>", "<unk>")
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 """fairseq's own first four symbols, in its order: they do not stand in a dictionary file."""
 
 # The sums of the EM training, and with them the model, depend on the number of threads; a fixed
@@ -22,16 +22,16 @@ _TRAINING_THREADS = 16
 _MAX_SENTENCES = 2_000_000
 _MAX_SENTENCE_BYTES = 10_000
 _SEED = 1
-# Models trained elsewhere may know a few pieces (language tags, ...) that a dictionary leaves out.
-_MAX_UNKNOWN_PIECES = 0.01
+# Models trained elsewhere may know a few tokens (language tags, ...) that a dictionary leaves out.
+_MAX_UNKNOWN_TOKENS = 0.01
 _OVERWRITE = " #fairseq:overwrite"
 
 
 def train_sentencepiece(sentences: Iterable[str], prefix: Path, vocab_size: int) -> None:
-    """Train a unigram model of exactly ``vocab_size`` pieces; write PREFIX.model, PREFIX.vocab.
+    """Train a unigram model of exactly ``vocab_size`` tokens; write PREFIX.model, PREFIX.vocab.
 
     The same sentences in the same order give the same model.  Raises ConfigError if they do not
-    allow so many pieces, or need more of them for their characters alone.
+    allow so many tokens, or need more of them for their characters alone.
     """
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(_SEED)
@@ -57,23 +57,23 @@ def train_sentencepiece(sentences: Iterable[str], prefix: Path, vocab_size: int)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     with replacing(f"{prefix}.model") as temporary:
         temporary.write_bytes(model.getvalue())
-    pieces = range(processor.get_piece_size())
+    ids = range(processor.get_piece_size())
     write_text(
         f"{prefix}.vocab",
-        "".join(f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in pieces),
+        "".join(f"{processor.id_to_piece(i)}\t{processor.get_score(i):g}\n" for i in ids),
     )
 
 
 def _explain(message: str, vocab_size: int) -> str:
     if found := re.search(r"too high .*<= (\d+)", message):
         return (
-            f"--vocab-size {vocab_size}: the training text allows {found[1]} pieces at most; "
+            f"--vocab-size {vocab_size}: the training text allows {found[1]} tokens at most; "
             f"give --vocab-size {found[1]} or less, or an existing --spm-model"
         )
     if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
         return (
             f"--vocab-size {vocab_size}: the characters of the training text alone need "
-            f"{found[1]} pieces; give a larger --vocab-size"
+            f"{found[1]} tokens; give a larger --vocab-size"
         )
     return f"--vocab-size {vocab_size}: sentencepiece cannot train on this text ({message.strip()})"
 
@@ -97,48 +97,48 @@ def load_sentencepiece(path: str | os.PathLike) -> sentencepiece.SentencePiecePr
 
 
 def write_dictionary(model: str | os.PathLike, path: str | os.PathLike) -> int:
-    """Write a model's fairseq dictionary, ``piece 1`` a line; return the number of lines.
+    """Write a model's fairseq dictionary, ``token 1`` a line; return the number of lines.
 
     The special symbols, which fairseq puts in front itself, are left out.
     """
-    pieces = [piece for piece in _pieces(model) if piece not in SPECIAL_PIECES]
-    write_text(path, "".join(f"{piece} 1\n" for piece in pieces))
-    return len(pieces)
+    tokens = [token for token in _tokens(model) if token not in SPECIAL_TOKENS]
+    write_text(path, "".join(f"{token} 1\n" for token in tokens))
+    return len(tokens)
 
 
 def check_dictionary(model: str | os.PathLike, dictionary: str | os.PathLike) -> int:
     """Return the number of entries of a fairseq dictionary after checking that it fits ``model``.
 
-    Raises ConfigError for lines that are not ``piece count``, pieces that occur twice, and if more
-    than one in a hundred of the model's pieces are not in it.
+    Raises ConfigError for lines that are not ``token count``, tokens that occur twice, and if more
+    than one in a hundred of the model's tokens are not in it.
     """
     lines_of: dict[str, int] = {}
     for number, line in enumerate(read_lines(dictionary, ConfigError), start=1):
         line = line.rstrip()
-        piece, _, count = line.removesuffix(_OVERWRITE).rpartition(" ")
-        if not piece or not count.isdigit():
+        token, _, count = line.removesuffix(_OVERWRITE).rpartition(" ")
+        if not token or not count.isdigit():
             raise ConfigError(
-                f"{dictionary}:{number}: {line!r:.80}; expected 'piece count' (to have the "
+                f"{dictionary}:{number}: {line!r:.80}; expected 'token count' (to have the "
                 f"dictionary made from the model, leave --dictionary out)"
             )
-        if piece in lines_of and not line.endswith(_OVERWRITE):
+        if token in lines_of and not line.endswith(_OVERWRITE):
             raise ConfigError(
-                f"{dictionary}:{number}: {piece!r} stands already in line {lines_of[piece]}; "
+                f"{dictionary}:{number}: {token!r} stands already in line {lines_of[token]}; "
                 f"remove one of the two"
             )
-        lines_of[piece] = number
-    pieces = [piece for piece in _pieces(model) if piece not in SPECIAL_PIECES]
-    unknown = [piece for piece in pieces if piece not in lines_of]
-    if len(unknown) > _MAX_UNKNOWN_PIECES * len(pieces):
+        lines_of[token] = number
+    tokens = [token for token in _tokens(model) if token not in SPECIAL_TOKENS]
+    unknown = [token for token in tokens if token not in lines_of]
+    if len(unknown) > _MAX_UNKNOWN_TOKENS * len(tokens):
         raise ConfigError(
-            f"{dictionary}: lacks {len(unknown)} of the {len(pieces)} pieces of {model} "
+            f"{dictionary}: lacks {len(unknown)} of the {len(tokens)} tokens of {model} "
             f"({' '.join(unknown[:5])} ...): they do not belong together; give the dictionary that "
             f"was made from this model, or leave --dictionary out"
         )
     return len(lines_of)
 
 
-def _pieces(model: str | os.PathLike) -> list[str]:
+def _tokens(model: str | os.PathLike) -> list[str]:
     processor = load_sentencepiece(model)
     return [
         processor.id_to_piece(i)

@@ -1,8 +1,8 @@
-"""A smaller vocabulary out of a large one: the pieces that a corpus uses, and fallbacks.
+"""A smaller vocabulary out of a large one: the tokens that a corpus uses, and fallbacks.
 
-Segmentation stays as it was.  A unigram model chooses the path of highest score through the pieces
+Segmentation stays as it was.  A unigram model chooses the path of highest score through the tokens
 that spell a sentence; what it chose is still there with its score, and there is nothing new.  Two
-more pieces are kept for that: the scores of unknown characters and of user-defined pieces hang on
+more tokens are kept for that: the scores of unknown characters and of user-defined tokens hang on
 the lowest and the highest score in the model.
 """
 
@@ -43,7 +43,7 @@ class SmallerVocabulary:
             temporary.write_bytes(self.model)
 
     def write_dictionary(self, path: str | os.PathLike) -> None:
-        """In fairseq's text form, ``piece count`` a line, without the special symbols."""
+        """In fairseq's text form, ``token count`` a line, without the special symbols."""
         entries = zip(self.dictionary.symbols, self.dictionary.count)
         lines = [f"{symbol} {count}\n" for symbol, count in entries]
         write_text(path, "".join(lines[self.dictionary.nspecial :]))
@@ -54,9 +54,9 @@ def prune(
 ) -> SmallerVocabulary:
     """Keep what the ``sentences`` use of a sentencepiece model and of its fairseq dictionary.
 
-    Kept besides: every character of those pieces on its own and the space, so that other words can
-    be spelt; all pieces that are not ordinary text; and the entries of the dictionary that are no
-    pieces of the model, such as language tags.
+    Also kept: every character of those tokens on its own and the space, so that other words can be
+    spelt; all tokens that are not ordinary text; and the entries of the dictionary that are no
+    tokens of the model, such as language tags.
 
     Raises:
         ConfigError: a file is damaged, they do not belong together, or the smaller model would
@@ -69,7 +69,7 @@ def prune(
     processor = load_sentencepiece(model)
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(Path(model).read_bytes())
-    kept = _kept_pieces(proto, used_pieces(processor, sentences))
+    kept = _kept_tokens(proto, used_tokens(processor, sentences))
     known = {piece.piece for piece in proto.pieces}
     smaller = _smaller_model(proto, kept)
     _check_segmentation(model, processor, smaller, sentences)
@@ -81,18 +81,18 @@ def prune(
     return SmallerVocabulary(smaller, _smaller_dictionary(entries, indices), indices)
 
 
-def used_pieces(
+def used_tokens(
     processor: sentencepiece.SentencePieceProcessor, sentences: Sequence[str]
 ) -> set[str]:
-    """The pieces that the sentences are segmented into."""
+    """The tokens that the sentences are segmented into."""
     used: set[int] = set()
-    for part in _parts(sentences, "pieces in use"):
+    for part in _parts(sentences, "tokens in use"):
         for ids in processor.encode(part):
             used.update(ids)
     return {processor.id_to_piece(index) for index in used}
 
 
-def _kept_pieces(proto, used: set[str]) -> set[str]:
+def _kept_tokens(proto, used: set[str]) -> set[str]:
     ordinary = [piece for piece in proto.pieces if piece.type == piece.NORMAL]
     by_score = sorted(ordinary, key=lambda piece: piece.score)
     special = {piece.piece for piece in proto.pieces if piece.type != piece.NORMAL}
@@ -102,7 +102,7 @@ def _kept_pieces(proto, used: set[str]) -> set[str]:
 
 
 def _smaller_model(proto, kept: set[str]) -> bytes:
-    # Only these parts: a model may also hold sentences with the pieces that the training expected
+    # Only these parts: a model may also hold sentences with the tokens that the training expected
     # of them, and refuses to load if they come out otherwise.
     smaller = sentencepiece_model_pb2.ModelProto()
     for part in ("trainer_spec", "normalizer_spec", "denormalizer_spec"):
@@ -123,11 +123,11 @@ def _check_segmentation(
     for part in _parts(sentences, "checking"):
         before = processor.encode(part, out_type=str)
         after = pruned.encode(part, out_type=str)
-        for sentence, pieces, new_pieces in zip(part, before, after):
-            if pieces != new_pieces:
+        for sentence, tokens, new_tokens in zip(part, before, after):
+            if tokens != new_tokens:
                 raise ConfigError(
-                    f"{path}: without the pieces that the corpus does not use, {sentence!r:.80} "
-                    f"becomes {' '.join(new_pieces)!r:.80} and not {' '.join(pieces)!r:.80}; only "
+                    f"{path}: without the tokens that the corpus does not use, {sentence!r:.80} "
+                    f"becomes {' '.join(new_tokens)!r:.80} and not {' '.join(tokens)!r:.80}; only "
                     "models of type unigram can be pruned"
                 )
 

@@ -6,7 +6,7 @@ import sentencepiece
 from fairseq.data import Dictionary
 
 from cress_svcd.data.corpus.vocabulary import (
-    SPECIAL_PIECES,
+    SPECIAL_TOKENS,
     check_dictionary,
     load_sentencepiece,
     train_sentencepiece,
@@ -35,37 +35,37 @@ def test_training_is_deterministic(tmp_path, sentences, model):
 
 
 def test_dictionary_has_the_ids_of_the_model(tmp_path, sentences, model):
-    assert write_dictionary(model, tmp_path / "spm.txt") == 60 - len(SPECIAL_PIECES)
-    assert check_dictionary(model, tmp_path / "spm.txt") == 60 - len(SPECIAL_PIECES)
+    assert write_dictionary(model, tmp_path / "spm.txt") == 60 - len(SPECIAL_TOKENS)
+    assert check_dictionary(model, tmp_path / "spm.txt") == 60 - len(SPECIAL_TOKENS)
     dictionary = Dictionary.load(str(tmp_path / "spm.txt"))
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     assert dictionary.symbols == [processor.id_to_piece(i) for i in range(60)]
     for sentence in sentences[:20]:
-        pieces = processor.encode(sentence, out_type=str)
-        ids = dictionary.encode_line(" ".join(pieces), append_eos=False).tolist()
+        tokens = processor.encode(sentence, out_type=str)
+        ids = dictionary.encode_line(" ".join(tokens), append_eos=False).tolist()
         assert ids == processor.encode(sentence)
-        assert processor.decode(pieces) == sentence
+        assert processor.decode(tokens) == sentence
 
 
-def test_vocab_file_lists_pieces_and_scores(model, tmp_path):
+def test_vocab_file_lists_tokens_and_scores(model, tmp_path):
     lines = [line.split("\t") for line in (tmp_path / "spm.vocab").read_text().splitlines()]
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    assert [piece for piece, _ in lines] == [processor.id_to_piece(i) for i in range(60)]
+    assert [token for token, _ in lines] == [processor.id_to_piece(i) for i in range(60)]
     assert [float(score) for _, score in lines] == pytest.approx(
         [processor.get_score(i) for i in range(60)], rel=1e-4
     )
 
 
-def test_too_many_pieces_for_the_text_says_how_many_there_can_be(tmp_path, sentences):
-    with pytest.raises(ConfigError, match=r"--vocab-size 5000: .* allows (\d+) pieces") as caught:
+def test_too_many_tokens_for_the_text_says_how_many_there_can_be(tmp_path, sentences):
+    with pytest.raises(ConfigError, match=r"--vocab-size 5000: .* allows (\d+) tokens") as caught:
         train_sentencepiece(sentences, tmp_path / "a", 5_000)
     remedy = int(str(caught.value).split("give --vocab-size ")[1].split()[0])
     train_sentencepiece(sentences, tmp_path / "a", remedy)
     assert len((tmp_path / "a.vocab").read_text().splitlines()) == remedy
 
 
-def test_too_few_pieces_for_the_characters(tmp_path, sentences):
-    with pytest.raises(ConfigError, match=r"--vocab-size 10: the characters .* need \d+ pieces"):
+def test_too_few_tokens_for_the_characters(tmp_path, sentences):
+    with pytest.raises(ConfigError, match=r"--vocab-size 10: the characters .* need \d+ tokens"):
         train_sentencepiece(sentences, tmp_path / "a", 10)
     with pytest.raises(ConfigError, match="--vocab-size 10: sentencepiece cannot train"):
         train_sentencepiece([], tmp_path / "a", 10)
@@ -87,7 +87,7 @@ def test_dictionary_that_is_broken(tmp_path, model):
     content = path.read_text()
     first = content.split(" 1\n")[0]
     for broken, message in {
-        content + "lonely\n": "dict.txt:57: 'lonely'; expected 'piece count'",
+        content + "lonely\n": "dict.txt:57: 'lonely'; expected 'token count'",
         content + "a b\n": "dict.txt:57: 'a b'",
         content + f"{first} 7\n": f"dict.txt:57: '{first}' stands already in line 1",
     }.items():
@@ -101,5 +101,5 @@ def test_dictionary_that_is_broken(tmp_path, model):
 def test_dictionary_of_another_model(tmp_path, sentences, model):
     train_sentencepiece([s.upper() for s in sentences], tmp_path / "other", 60)
     write_dictionary(tmp_path / "other.model", tmp_path / "other.txt")
-    with pytest.raises(ConfigError, match=r"other.txt: lacks \d+ of the 56 pieces of .*spm.model"):
+    with pytest.raises(ConfigError, match=r"other.txt: lacks \d+ of the 56 tokens of .*spm.model"):
         check_dictionary(model, tmp_path / "other.txt")

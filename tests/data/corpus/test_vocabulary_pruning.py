@@ -68,7 +68,7 @@ def test_indices_name_the_entries_that_stay(large, sentences, tmp_path):
     check_dictionary(tmp_path / "spm.model", tmp_path / "dict.txt")
 
 
-def test_entries_that_are_no_pieces_stay(large, sentences, tmp_path):
+def test_entries_that_are_no_tokens_stay(large, sentences, tmp_path):
     path = tmp_path / "dict.txt"
     path.write_text("<lang:de> 1\n" + large[1].read_text() + "<lang:ro> 1\n")
     smaller = prune(large[0], path, sentences[:5])
@@ -82,7 +82,7 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + size + content
 
 
-def test_pieces_that_are_not_text_stay_and_samples_of_the_training_go(large, sentences, tmp_path):
+def test_tokens_that_are_not_text_stay_and_samples_of_the_training_go(large, sentences, tmp_path):
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(large[0].read_bytes())
     proto.pieces.add(piece="<tag>", score=0.0, type=4)  # user-defined
@@ -109,7 +109,7 @@ def test_a_model_of_another_type_is_refused(sentences, tmp_path):
         minloglevel=2,
     )
     write_dictionary(tmp_path / "bpe.model", tmp_path / "dict.txt")
-    with pytest.raises(ConfigError, match="bpe.model: without the pieces.*unigram"):
+    with pytest.raises(ConfigError, match="bpe.model: without the tokens.*unigram"):
         prune(tmp_path / "bpe.model", tmp_path / "dict.txt", sentences[:3])
 
 

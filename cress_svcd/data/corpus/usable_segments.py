@@ -1,0 +1,204 @@
+"""The segments of a split that can be used, out of its rows, texts and audio."""
+
+import collections
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cress_svcd.data.audio import SAMPLE_RATE, AudioInfo, resampled_length
+from cress_svcd.data.corpus.audio_checks import drop_unusable, look_into_recordings, read_headers
+from cress_svcd.data.corpus.manifest import Segment
+from cress_svcd.data.corpus.mustc import Place, Release, locate_audio, read_split
+from cress_svcd.data.corpus.segment_rows import Row, row_place, row_starts, segment_ids
+from cress_svcd.data.corpus.split_report import (
+    NO_TEXT,
+    PAST_END,
+    TOO_LONG,
+    TOO_SHORT,
+    UNREADABLE,
+    WARNINGS_SHOWN,
+    Limits,
+    SplitReport,
+)
+from cress_svcd.data.corpus.text import clean_text, read_lines
+from cress_svcd.errors import AudioError, ReleaseError
+
+logger = logging.getLogger(__name__)
+
+# A segment may run so far past its talk's end (rounded offsets, cut silence): it is clipped.
+END_TOLERANCE_SECONDS = 0.1
+# How far the length of a file with one segment may differ from the segment's.
+PRECUT_TOLERANCE_SECONDS = 0.1
+
+
+def prepare_split(
+    release: Release,
+    split: str,
+    limits: Limits,
+    check_audio: bool = False,
+    workers: int = 1,
+    sample_audio: bool = True,
+) -> tuple[list[Segment], SplitReport]:
+    """The segments of a split that can be used, talk by talk in order of time, and a report.
+
+    Audio paths are relative to ``release.data``.  With ``check_audio`` each segment is decoded,
+    and those that are silent, unreadable, past the end or not finite are dropped; without, a file
+    whose header cannot be read and a segment past its file's end are errors, and with
+    ``sample_audio`` so is a recording that proves silent or broken where it is looked into.
+
+    Raises ReleaseError for a release that contradicts itself, or a split of which nothing is left.
+    """
+    rows, sources, targets = read_split(release, split)
+    ids = segment_ids(rows)
+    places = locate_audio(release, split, rows, ids)
+    headers = read_headers(release, places, workers)
+    _refuse_unreadable(split, headers, check_audio)
+    report = SplitReport(len(rows), len(headers))
+    dropped: collections.Counter[str] = collections.Counter()
+    past_end: list[tuple[int, str]] = []
+    segments = []
+    for number in _by_talk_and_time(rows):
+        row, place, info = rows[number], places[number], headers[places[number].path]
+        source, target = clean_text(sources[number]), clean_text(targets[number])
+        report.texts_normalised += source != sources[number].strip()
+        report.texts_normalised += target != targets[number].strip()
+        span = _usable_span(row, place, info, limits, split) if source and target else NO_TEXT
+        if isinstance(span, str):
+            dropped[span] += 1
+            if span == PAST_END:
+                past_end.append((number, _past_end_message(release, row, place, info)))
+            continue
+        report.longer_than_limit_but_kept += span.n_frames > limits.max_frames
+        report.clipped_at_end += span.overhang > 0
+        segments.append(
+            Segment(
+                ids[number],
+                f"{place.path}:{span.offset}:{span.frames}",
+                span.n_frames,
+                target,
+                row.speaker,
+                source,
+                release.src_lang,
+                release.tgt_lang,
+            )
+        )
+    _refuse_past_end(release.text_file(split, "yaml"), past_end, check_audio)
+    if check_audio:
+        segments = drop_unusable(release, segments, dropped, workers)
+    elif sample_audio:
+        look_into_recordings(release, segments, workers)
+    report.dropped = dict(dropped)
+    return segments, _complete(report, release, split, segments)
+
+
+def _by_talk_and_time(rows: Sequence[Row]) -> list[int]:
+    """Row numbers, talks in the order in which they first occur, segments by offset as a number."""
+    first = {}
+    for row in rows:
+        first.setdefault(row.wav, len(first))
+    return sorted(range(len(rows)), key=lambda n: (first[rows[n].wav], rows[n].offset, n))
+
+
+class _Span(NamedTuple):
+    """A segment in its file: offset, length and what was cut off it, in samples of the file."""
+
+    offset: int
+    frames: int
+    n_frames: int
+    overhang: int
+
+
+def _usable_span(
+    row: Row, place: Place, info: AudioInfo | AudioError, limits: Limits, split: str
+) -> _Span | str:
+    """Where a row's sound lies, or the reason why it cannot be used."""
+    if isinstance(info, AudioError):
+        return UNREADABLE
+    span = _span(row, place, info)
+    if span.overhang > END_TOLERANCE_SECONDS * info.sample_rate or span.offset >= info.frames:
+        return PAST_END
+    if span.frames == 0 or span.n_frames < limits.min_frames:
+        return TOO_SHORT
+    if span.n_frames > limits.max_frames and split.startswith("train"):
+        return TOO_LONG
+    return span
+
+
+def _span(row: Row, place: Place, info: AudioInfo) -> _Span:
+    """Convert a row's seconds to samples, cut at the end of the file."""
+    offset = round(row.offset * info.sample_rate)
+    frames = round(row.duration * info.sample_rate)
+    overhang = offset + frames - info.frames
+    if place.precut or _seems_precut(place, info, frames, overhang):
+        offset, frames, overhang = 0, info.frames, 0
+    frames -= max(0, overhang)
+    return _Span(offset, frames, resampled_length(frames, info.sample_rate), overhang)
+
+
+def _seems_precut(place: Place, info: AudioInfo, frames: int, overhang: int) -> bool:
+    """Whether an .npy file is the segment itself, though its row still has the talk's offset."""
+    tolerance = PRECUT_TOLERANCE_SECONDS * info.sample_rate
+    is_npy = place.path.lower().endswith(".npy")
+    return is_npy and overhang > tolerance and abs(info.frames - frames) <= tolerance
+
+
+def _past_end_message(release: Release, row: Row, place: Place, info: AudioInfo) -> str:
+    return (
+        f"ends at {row.offset + row.duration:.2f} s, but {release.data / place.path} at "
+        f"{info.frames / info.sample_rate:.2f} s"
+    )
+
+
+def _refuse_past_end(path: Path, past_end: list[tuple[int, str]], check_audio: bool) -> None:
+    """Raise ReleaseError, or log, for rows (number and message) of the yaml at ``path``."""
+    if not past_end:
+        return
+    starts = row_starts(read_lines(path, ReleaseError))
+    messages = [
+        f"{row_place(path, number, starts)}: {message}"
+        for number, message in sorted(past_end)[:WARNINGS_SHOWN]
+    ]
+    if not check_audio:
+        raise ReleaseError(
+            f"{messages[0]} ({len(past_end)} such rows in all); fetch the audio again, mend the "
+            f"yaml, or let --check-audio drop such segments"
+        )
+    for message in messages:
+        logger.warning("dropped: %s", message)
+
+
+def _refuse_unreadable(
+    split: str, headers: dict[str, AudioInfo | AudioError], check_audio: bool
+) -> None:
+    errors = [info for info in headers.values() if isinstance(info, AudioError)]
+    if errors and not check_audio:
+        raise ReleaseError(
+            f"{errors[0]} ({len(errors)} of {len(headers)} audio files of {split} are unusable; "
+            f"--check-audio drops their segments)"
+        )
+    for error in errors[:WARNINGS_SHOWN]:
+        logger.warning("dropped: all segments of %s", error)
+
+
+def _complete(
+    report: SplitReport, release: Release, split: str, segments: list[Segment]
+) -> SplitReport:
+    """Fill in what is known once the segments are chosen; refuse a split of which none is left."""
+    if not segments:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in report.dropped.items())
+        raise ReleaseError(
+            f"{release.text_file(split, 'yaml')}: none of {report.rows} segments can be used "
+            f"({reasons}); check the files, or --min-frames and --max-frames"
+        )
+    report.segments = len(segments)
+    report.hours = round(sum(s.n_frames for s in segments) / SAMPLE_RATE / 3600, 4)
+    report.duplicates = len(segments) - len({(s.audio, s.src_text, s.tgt_text) for s in segments})
+    if report.longer_than_limit_but_kept:
+        logger.warning(
+            "%s: kept %d segments longer than --max-frames, so that scores remain comparable; "
+            "fairseq may need a higher --max-tokens for them",
+            split,
+            report.longer_than_limit_but_kept,
+        )
+    return report
