@@ -55,7 +55,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPLIT",
         help="splits to prepare (default: train dev tst-COMMON tst-HE, as far as they exist)",
     )
-    vocabulary = parser.add_argument_group("vocabulary")
+    add_vocabulary_arguments(parser.add_argument_group("vocabulary"), defaults)
+    parser.add_argument(
+        "--text-data",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="DIR",
+        help="write the texts in fairseq's binary format too (DIR defaults to OUT/binary)",
+    )
+    add_audio_arguments(parser.add_argument_group("audio"), defaults)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="parallel threads and processes (default: all cores)",
+    )
+    parser.add_argument("--force", action="store_true", help="prepare again what is up to date")
+
+
+def add_vocabulary_arguments(vocabulary: argparse._ArgumentGroup, defaults: PrepareOptions) -> None:
     vocabulary.add_argument(
         "--vocab-size",
         type=int,
@@ -76,15 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="fairseq dictionary of --spm-model (default: made from its pieces)",
     )
-    parser.add_argument(
-        "--text-data",
-        nargs="?",
-        type=Path,
-        const=True,
-        metavar="DIR",
-        help="write the texts in fairseq's binary format too (DIR defaults to OUT/binary)",
-    )
-    audio = parser.add_argument_group("audio")
+
+
+def add_audio_arguments(audio: argparse._ArgumentGroup, defaults: PrepareOptions) -> None:
     audio.add_argument(
         "--min-frames",
         type=int,
@@ -115,14 +129,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not decode any segment: believe that recordings hold sound",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="parallel threads and processes (default: all cores)",
-    )
-    parser.add_argument("--force", action="store_true", help="prepare again what is up to date")
 
 
 def run(args: argparse.Namespace) -> None:
