@@ -132,7 +132,7 @@ def release(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(release, tmp_path_factory) -> Path:
-    """The release, prepared: manifests, vocabulary of 50 pieces, config, binary text."""
+    """The release, prepared: manifests, vocabulary of 50 tokens, config, binary text."""
     folder = tmp_path_factory.mktemp("prepared")
     run_here(
         "prepare-mustc",

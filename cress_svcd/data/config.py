@@ -71,7 +71,7 @@ def load_dictionary(path: Path) -> Dictionary:
         return Dictionary.load(str(path))
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{path}: is no fairseq dictionary ({error}); expected 'piece count' in each line"
+            f"{path}: is no fairseq dictionary ({error}); expected 'token count' in each line"
         ) from None
 
 
@@ -95,6 +95,6 @@ def find_data(checkpoint: Path, configured: str, config_yaml: str, given: Path |
     raise ConfigError(
         f"{checkpoint}: its vocabulary is not found: no {config_yaml} in "
         f"{' nor in '.join(str(folder) for folder in folders)}; name the folder of prepare-mustc "
-        "that it was trained with (--data, in Python data=), or lay its config.yaml, dictionary "
-        "and sentencepiece model beside the checkpoint"
+        "that it was trained with (--data, in Python data=), or put its config.yaml, dictionary "
+        "and sentencepiece model next to the checkpoint"
     )

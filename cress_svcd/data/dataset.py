@@ -22,7 +22,7 @@ from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
 logger = logging.getLogger(__name__)
 
-# Beyond this share of unknown pieces a dictionary is not the one of the text.
+# Beyond this share of unknown tokens a dictionary is not the one of the text.
 MOST_UNKNOWN = 0.2
 
 
@@ -67,11 +67,11 @@ class EncodedSentences:
 
     Args:
         sentences: plain text.
-        encode: text → space-separated pieces.
-        dictionary: maps pieces to indices.
+        encode: text → space-separated tokens.
+        dictionary: maps tokens to indices.
         what: where the sentences come from, for messages.
     Raises:
-        ConfigError: more than a fifth of the pieces is unknown to the dictionary.
+        ConfigError: more than a fifth of the tokens is unknown to the dictionary.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class EncodedSentences:
         self._report_unknown(dictionary, what)
 
     def _report_unknown(self, dictionary: Dictionary, what: str) -> None:
-        pieces = len(self._tokens) - len(self)
+        tokens = len(self._tokens) - len(self)
         unknown = int((self._tokens == dictionary.unk()).sum())
         if not unknown:
             return
-        share = unknown / max(pieces, 1)
-        message = f"{what}: {unknown} of {pieces} pieces ({share:.2%}) unknown to the dictionary"
+        share = unknown / max(tokens, 1)
+        message = f"{what}: {unknown} of {tokens} tokens ({share:.2%}) unknown to the dictionary"
         if share > MOST_UNKNOWN:
             raise ConfigError(
                 f"{message}: it does not belong to this text. Check vocab_filename and "
@@ -115,7 +115,7 @@ class EncodedSentences:
 
 
 SAMPLES_A_FRAME = 320  # of HuBERT's features
-# To what batches are padded on a GPU, in samples: cuDNN plans each convolution anew for a new
+# To what batches are padded on a GPU, in samples: cuDNN plans each convolution again for a new
 # length.
 GPU_LENGTH_MULTIPLE = 8000
 
@@ -209,13 +209,13 @@ class SpeechTranslationDataset(FairseqDataset):
             raise ManifestError(
                 f"{place}column n_frames says {expected} samples at {self.sample_rate} Hz, but "
                 f"{self.audio[index]} has {len(wave)}: batches are filled by n_frames; correct it, "
-                "or the audio, or prepare the data anew (prepare-mustc)"
+                "or the audio, or prepare the data again (prepare-mustc)"
             )
         return wave
 
     @property
     def sizes(self) -> np.ndarray:
-        """(samples, target tokens) of each segment: N×2."""
+        """(samples, target tokens) of each segment: (segments, 2)."""
         targets = self.targets.sizes if self.targets else np.zeros_like(self.n_frames)
         return np.stack([self.n_frames, targets], axis=1)
 
@@ -246,7 +246,10 @@ class SpeechTranslationDataset(FairseqDataset):
         return True
 
     def collater(self, samples: list[dict]) -> dict:
-        """A batch: waveforms B×N (or features B×T×C) padded with zeros, texts with padding."""
+        """A batch: waveforms (batch, samples) or features (batch, time, channels), and texts.
+
+        Audio is padded with zeros, text with the dictionary's padding.
+        """
         if not samples:
             return {}
         lengths = torch.tensor([len(sample["audio"]) for sample in samples])
@@ -281,7 +284,7 @@ class SpeechTranslationDataset(FairseqDataset):
         return batch
 
     def _pad(self, sentences: list[Tensor], shift: bool = False) -> Tensor:
-        """B×T; with ``shift`` the end of sentence comes first: the decoder's input."""
+        """(batch, time); with ``shift`` the end of sentence comes first: the decoder's input."""
         return data_utils.collate_tokens(
             sentences,
             self.dictionary.pad(),
@@ -313,7 +316,7 @@ def text_dataset(
 
 
 class OneModeBatches(MultiModalityDataset):
-    """Several datasets whose batches hold one mode each, told in ``sample["mode"]``."""
+    """Several datasets whose batches hold one mode each, named in ``sample["mode"]``."""
 
     def collater(self, samples: list) -> dict:
         batch = super().collater(samples)

@@ -1,6 +1,6 @@
 """Features of a speech encoder, or of its convolutions, on disk; read in place of audio.
 
-A folder holds for each split ``SPLIT.npy`` (all frames one after the other, frames×dimension,
+A folder holds for each split ``SPLIT.npy`` (all frames one after the other, (frames, dimension),
 float16), ``SPLIT.ends.npy`` (where each segment's frames end) and ``SPLIT.json`` (what they were
 made from).  They are mapped into memory, not loaded: workers share the pages.
 """
@@ -32,7 +32,7 @@ def file_digest(path: str | os.PathLike) -> str:
 
 
 class FeatureCache:
-    """The features of one split; indexing gives frames×dimension in float32.
+    """The features of one split; indexing gives (frames, dimension) in float32.
 
     Args:
         folder: written by :func:`writing_features`.
@@ -85,7 +85,7 @@ def writing_features(
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Write the features of a split, all or nothing.
 
-    Gives a function that takes the features of one segment, frames×dimension, to be called in the
+    Gives a function that takes the (frames, dimension) features of one segment, to be called in the
     manifest's order.
 
     Args:

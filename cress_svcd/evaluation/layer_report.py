@@ -84,7 +84,7 @@ def format_layers(report: dict[str, Any]) -> str:
     lines += [
         f"{totals['quantized_layers']} layers with {totals['quantized_weights']:,} of "
         f"{totals['parameters']:,} parameters ({share:.1%}), "
-        f"{totals['bits_per_weight']:.2f} bits a weight with their vectors",
+        f"{totals['bits_per_weight']:.2f} bits a weight with their scales",
         f"the model in {totals['bits'] / 8e6:.2f} MB, of {totals['full_bits'] / 8e6:.2f} MB in 16 "
         "bits",
     ]

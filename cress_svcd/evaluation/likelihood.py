@@ -83,8 +83,8 @@ class Sentences:
         dictionary: Dictionary = self.task.tgt_dict
         texts = {}
         for row in self.rows:
-            pieces = dictionary.string(self.dataset[row]["target"])
-            text = self.task.bpe.decode(pieces) if self.task.bpe is not None else pieces
+            tokens = dictionary.string(self.dataset[row]["target"])
+            text = self.task.bpe.decode(tokens) if self.task.bpe is not None else tokens
             texts[row] = self.task.pre_tokenizer.decode(text) if self.task.pre_tokenizer else text
         return texts
 

@@ -65,7 +65,7 @@ def _read(path: Path) -> dict:
 def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[str, Any]]:
     """A row a system: name, runs, bleu, bleu_deviation (None of one run), chrf, share (of the first
     system's BLEU, in percent), and with its size bits (of a parameter of the whole model),
-    weight_bits (of a quantised weight, vectors included) and megabytes.
+    weight_bits (of a quantised weight, scales included) and megabytes.
 
     Raises:
         ConfigError: a size is of no system.

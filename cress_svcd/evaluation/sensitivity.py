@@ -29,7 +29,7 @@ class Unit:
         name: what they have in common.
         layers: their names.
         weights: their weights.
-        bits, full_bits: of them as stored, quantised and in full precision, vectors and biases
+        bits, full_bits: of them as stored, quantised and in full precision, scales and biases
             included.
     """
 
@@ -147,7 +147,7 @@ def require_reachable(units: Sequence[Unit], budget_bits: float) -> None:
     if budget_bits < least:
         raise ConfigError(
             f"a budget of {budget_bits:g} bits a weight cannot be reached: with all {len(units)} "
-            f"units quantised, vectors included, it is {least:.3f}; ask for that or more"
+            f"units quantised, scales included, it is {least:.3f}; ask for that or more"
         )
     if budget_bits >= most:
         raise ConfigError(

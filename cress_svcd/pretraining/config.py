@@ -116,7 +116,7 @@ class PretrainingConfig:
             stage: MASKED_PREDICTION or CTC.
             data: folder with the manifests and labels.
             save_dir: for checkpoints.
-            model: fields of the model to set besides.
+            model: further fields of the model to set.
         """
         sections = copy.deepcopy(self.stages[stage])
         sections["task"] |= {"data": str(data.resolve())}

@@ -64,7 +64,10 @@ class CtcAndUnitsCriterion(FairseqCriterion):
     def ctc_loss(
         self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor
     ) -> Tensor:
-        """CTC summed over a batch of logits B×T×V; letters that find no place count nothing."""
+        """CTC summed over a batch of logits (batch, time, letters).
+
+        Letters that find no place count nothing.
+        """
         log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
         # cuDNN's wants int32 targets on the CPU, and its result differs from run to run.
         with torch.backends.cudnn.flags(enabled=False):
@@ -99,12 +102,12 @@ class CtcAndUnitsCriterion(FairseqCriterion):
         for best, frames, reference, length in zip(
             logits.argmax(dim=-1).cpu(), frame_counts.tolist(), letters.cpu(), letter_counts
         ):
-            heard = self.collapse(best[:frames])
+            found = self.collapse(best[:frames])
             said = reference[: int(length)].tolist()
-            counts["letter_errors"] += editdistance.eval(heard, said)
+            counts["letter_errors"] += editdistance.eval(found, said)
             counts["letters"] += len(said)
-            heard_words, said_words = self.words(heard), self.words(said)
-            counts["word_errors"] += editdistance.eval(heard_words, said_words)
+            found_words, said_words = self.words(found), self.words(said)
+            counts["word_errors"] += editdistance.eval(found_words, said_words)
             counts["words"] += len(said_words)
         return counts
 

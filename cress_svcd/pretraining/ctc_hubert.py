@@ -110,11 +110,11 @@ class CtcHubert(HubertEncoder):
     def forward(self, source: Tensor, padding_mask: Tensor, **_) -> dict[str, Tensor | None]:
         """
         Args:
-            source: waveforms, B×N.
-            padding_mask: True beyond their lengths, B×N.
+            source: waveforms, (batch, samples).
+            padding_mask: True beyond their lengths, (batch, samples).
         Returns:
-            ``letters``: logits B×T×letters; ``units``: logits B×T×units in fp32, or None;
-            ``padding_mask``: True beyond the lengths in frames, B×T.
+            ``letters``: logits (batch, time, letters); ``units``: logits (batch, time, units) in
+            fp32, or None; ``padding_mask``: True beyond the lengths in frames, (batch, time).
         """
         features, padding_mask = super().forward(source, (~padding_mask).sum(dim=1))
         return {
@@ -124,7 +124,9 @@ class CtcHubert(HubertEncoder):
         }
 
     def unit_logits(self, features: Tensor) -> Tensor:
-        """HuBERT's cosine similarities over the temperature: B×T×C → B×T×units, in fp32.
+        """HuBERT's cosine similarities over the temperature, in fp32.
+
+        (batch, time, channels) → (batch, time, units).
 
         The same numbers as fairseq's, by one matrix product; fairseq copies the label embeddings
         for every frame.

@@ -24,7 +24,10 @@ class MaskedHubert(HubertModel):
     def apply_mask(
         self, x: Tensor, padding_mask: Tensor | None, target_list: list[Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Mask spans of time and of channels of ``x`` (B×T×C); also return the time mask (B×T)."""
+        """Mask spans of time and of channels of ``x``, (batch, time, channels).
+
+        Also returns the time mask, (batch, time).
+        """
         batch, frames, channels = x.shape
         mask = None
         if self.mask_prob > 0:
@@ -59,11 +62,11 @@ class MaskedHubert(HubertModel):
         """Logits over the right label and all labels, the right one among them struck out.
 
         Args:
-            x: projected frames, S×D.
-            pos: embedding of each frame's label, S×D.
-            negs: embeddings of all labels, the same for each frame: V×S×D.
+            x: projected frames, (frames, channels).
+            pos: embedding of each frame's label, (frames, channels).
+            negs: embeddings of all labels, the same for each frame: (labels, frames, channels).
         Returns:
-            S×(1+V), the right label first.
+            (frames, 1 + labels), the right label first.
         """
         if len(x) == 0:
             return super().compute_nce(x, pos, negs)
@@ -85,7 +88,10 @@ def _spans(shape: tuple[int, int], *arguments, **options) -> Tensor:
 
 
 def _equal_rows(rows: Tensor, others: Tensor) -> Tensor:
-    """Where a row of S×D equals one of V×D: bool, S×V, without a tensor of S×V×D."""
+    """Where a row equals one of the others: bool, (rows, others).
+
+    Without a tensor of (rows, others, channels).
+    """
     equal = rows[:, :1] == others[:, 0]
     first, second = equal.nonzero(as_tuple=True)
     equal[first, second] = (rows[first] == others[second]).all(dim=-1)

@@ -266,14 +266,14 @@ class HubertPretraining:
 
     def _run_training(self, stage: str, training: dict, folder: Path, digest: str) -> dict:
         """Run fairseq-hydra-train, from the last checkpoint of this training if there is one."""
-        mark = folder / "inputs.txt"
-        if not mark.exists() or mark.read_text(encoding="utf-8") != digest:
+        stamp = folder / "inputs.txt"
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != digest:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         elif (folder / CHECKPOINT).exists():
             logger.info("%s: goes on from %s", stage, folder / CHECKPOINT)
         write_text(folder / f"{CONFIG_NAME}.yaml", yaml.safe_dump(training, sort_keys=False))
-        write_text(mark, digest)
+        write_text(stamp, digest)
         updates = training["optimization"]["max_update"]
         progress = TrainingProgress(stage, updates, _SHOWN[stage])
         watch = _DivergenceWatch()

@@ -26,7 +26,7 @@ class SegmentHubertPretrainingConfig(HubertPretrainingConfig):
     transcripts: Optional[str] = field(
         default=None,
         metadata={
-            "help": "extension of the files with letters for CTC, beside the frame labels; "
+            "help": "extension of the files with letters for CTC, next to the frame labels; "
             "segments are not cropped then"
         },
     )

@@ -152,7 +152,7 @@ class BatchingTask(DataTask):
             return
         split = next((name for name, known in self.datasets.items() if known is dataset), "data")
         if not len(part):
-            raise ConfigError(f"{split}: holds no sentence pairs; make the text anew")
+            raise ConfigError(f"{split}: holds no sentence pairs; make the text again")
         speech = isinstance(part, SpeechTranslationDataset)
         what, unit = ("segments", "samples") if speech else ("sentence pairs", "tokens")
         sizes = np.array([part.size(index) for index in range(len(part))])
@@ -169,7 +169,7 @@ class BatchingTask(DataTask):
     def _report_left_out(dataset: OneModeBatches) -> None:
         """fairseq leaves out what is too long here without a word."""
         if dataset.raw_sub_batch_samplers:
-            return  # told before: the batches are made only once
+            return  # reported before: the batches are made only once
         for part, mode, limits in zip(dataset.datasets, dataset.id_to_mode, dataset.max_positions):
             _, left_out = part.filter_indices_by_size(np.arange(len(part)), limits)
             if len(left_out):

@@ -178,9 +178,9 @@ class DataTask(TranslationTask):
         return cache
 
     def _encode(self, sentences, what: str) -> EncodedSentences:
-        return EncodedSentences(sentences, self._pieces, self.tgt_dict, what)
+        return EncodedSentences(sentences, self._tokenize, self.tgt_dict, what)
 
-    def _pieces(self, sentence: str) -> str:
+    def _tokenize(self, sentence: str) -> str:
         if self.pre_tokenizer is not None:
             sentence = self.pre_tokenizer.encode(sentence)
         return self.bpe.encode(sentence) if self.bpe is not None else sentence

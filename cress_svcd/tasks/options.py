@@ -66,7 +66,7 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
     )
     ext_mt_ratio: float = field(
         default=1.0,
-        metadata={"help": "share of the external text batches that an epoch takes, drawn anew"},
+        metadata={"help": "share of the external text batches drawn at random for each epoch"},
     )
     feature_cache: Optional[str] = field(
         default=None,
@@ -100,12 +100,12 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
     )
     eval_bleu_remove_bpe: Optional[str] = field(
         default="sentencepiece",
-        metadata={"help": "pieces are joined in this way before BLEU", "argparse_const": "@@ "},
+        metadata={"help": "tokens are joined in this way before BLEU", "argparse_const": "@@ "},
     )
     quant_calibrate: int = field(
         default=0,
         metadata={
-            "help": "training examples on which the vectors of a quantised model's layers are "
+            "help": "training examples on which the scales of a quantised model's layers are "
             "fitted to the full-precision model before the first update (some tens); 0: not"
         },
     )

@@ -181,7 +181,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
 
     def _calibrate(self, model, cfg) -> None:
         if is_resumed(self.cfg.save_dir, self.cfg.restore_file):
-            return  # the checkpoint's vectors take the place of fitted ones
+            return  # the checkpoint's scales take the place of fitted ones
         split = self.cfg.train_subset
         self.load_dataset(split)
         start = getattr(cfg, "finetuned_st_model", None)
@@ -239,7 +239,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
     # Training
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """As fairseq's; the criterion is told the update's number, a schedule's state is logged."""
+        """As fairseq's; the criterion gets the update's number, a schedule's state is logged."""
         if hasattr(criterion, "set_num_updates"):
             criterion.set_num_updates(update_num)
         result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
@@ -265,7 +265,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
             metrics.log_derived("bleu", counted_bleu)
 
     def optimizer_step(self, optimizer, model, update_num) -> None:
-        """As fairseq's, after telling the optimizer the update's number."""
+        """As fairseq's, after giving the optimizer the update's number."""
         inner = getattr(optimizer, "fp32_optimizer", optimizer)
         if hasattr(inner, "set_num_updates"):
             inner.set_num_updates(update_num)
@@ -274,7 +274,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
     # Generation
 
     def build_generator(self, models, args, seq_gen_cls=None, *arguments, **options):
-        """As fairseq's, its decoder's steps recorded on CUDA; see ``generation``."""
+        """As fairseq's, with decoder steps as CUDA graphs on CUDA; see ``inference.generator``."""
         if seq_gen_cls is None and not getattr(args, "print_alignment", None):
             seq_gen_cls = CudaGraphGenerator
         return super().build_generator(models, args, seq_gen_cls, *arguments, **options)

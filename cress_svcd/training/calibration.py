@@ -1,4 +1,4 @@
-"""Fitting a quantised model's vectors to training data, between the swap and the training."""
+"""Fitting a quantised model's scales to training data, between conversion and training."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ def is_resumed(save_dir: str, restore_file: str) -> bool:
 def calibrate(
     model: nn.Module, start: str | None, task: FairseqTask, dataset, count: int, cpu: bool
 ) -> None:
-    """Fit the vectors of ``model``'s layers so that they meet the full-precision model.
+    """Fit the scales of ``model``'s layers so that they meet the full-precision model.
 
     Args:
-        model: just swapped, on the CPU.
+        model: just converted, on the CPU.
         start: checkpoint of the full-precision model that it comes from.
         task: of both.
         dataset: of the training; ``count`` examples, evenly spaced in it, are used.
@@ -66,7 +66,7 @@ def calibrate(
                 "HuBERT its layers do not run"
             ) from None
     model.to("cpu").train(training)
-    logger.info("fitted the vectors of %d layers to %d examples", len(fitted), count)
+    logger.info("fitted the scales of %d layers to %d examples", len(fitted), count)
 
 
 def _inputs(dataset, count: int) -> list[dict]:

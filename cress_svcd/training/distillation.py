@@ -48,7 +48,7 @@ class DistillationOptions:
         default=1.0,
         metadata={
             "help": "weight of the divergence of the student's distribution of each target token "
-            "from the teacher's, beside a cross-entropy of weight 1"
+            "from the teacher's, next to a cross-entropy of weight 1"
         },
     )
     distill_temperature: float = field(
@@ -174,9 +174,10 @@ class Distillation:
 
         Args:
             inputs: what the student was called with; the teacher is called with the same.
-            outputs: the student's logits B×T×V, of its speech and perhaps of its transcripts.
+            outputs: the student's logits (batch, time, vocabulary), of its speech and perhaps
+                of its transcripts.
             watched: of the same call.
-            target: B×T.
+            target: (batch, time).
             updates: made so far, for the warm-ups.
         """
         theirs, their_watched = self.teach(inputs, outputs[0].device)
@@ -263,7 +264,7 @@ def hidden_term(ours: dict[str, Calls], theirs: dict[str, Calls]) -> Tensor:
 def relation_term(
     ours: dict[str, Calls], theirs: dict[str, Calls], attentions: dict[str, nn.Module]
 ) -> Tensor:
-    """The same for the relations of each projection (T×B×C) of ``attentions``."""
+    """The same for the relations of each projection of ``attentions``, (time, batch, channels)."""
     return _mean(
         [
             sum(
@@ -287,5 +288,5 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def _positions(state: Tensor, padding: Tensor | None) -> Tensor | int:
-    """Positions of a T×B×C state that are not padding."""
+    """Positions of a state (time, batch, channels) that are not padding."""
     return state.size(0) * state.size(1) if padding is None else (~padding.bool()).sum()

@@ -88,15 +88,15 @@ def relation_loss(
     """KL between the teacher's and the student's self-relations of late-layer projections.
 
     For each of the projections (queries, keys and values of one layer) and each of ``heads``
-    slices A (T x d) of its channels, the relation is R = softmax(A A^T / sqrt(d)); the term is
+    slices A (time, d) of its channels, the relation is R = softmax(A A^T / sqrt(d)); the term is
     KL(R_teacher || R_student), summed over positions, averaged over heads and projections.
 
     Source: BitNet Distillation (Wu et al. 2025, eq. 11 and 12), after MiniLMv2 (Wang et al. 2021).
 
     Args:
-        student_projections, teacher_projections: one B x T x C tensor a projection; the channels
-            of student and teacher may differ if both are multiples of ``heads``.
-        padding: B x T, True at positions that are neither compared nor attended to.
+        student_projections, teacher_projections: a tensor (batch, time, channels) for each; the
+            channels of student and teacher may differ if both are multiples of ``heads``.
+        padding: (batch, time), True at positions that are neither compared nor attended to.
 
     Raises:
         ValueError: shapes do not fit each other or ``heads``.
@@ -118,7 +118,11 @@ def relation_loss(
 
 
 def _log_relation(projection: Tensor, heads: int, padding: Tensor | None) -> Tensor:
-    """log softmax(A A^T / sqrt(d)), B x heads x T x T, of a projection B x T x C."""
+    """log softmax(A A^T / sqrt(d)), (batch, heads, time, time).
+
+    Args:
+        projection: (batch, time, channels).
+    """
     batch, length, channels = projection.shape
     if channels % heads:
         raise ValueError(f"relations: found {channels} channels, expected a multiple of {heads}")

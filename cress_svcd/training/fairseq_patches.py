@@ -119,7 +119,7 @@ def explain_checkpoint_errors() -> None:
 
 
 def keep_checkpoints_whole() -> None:
-    """Let a checkpoint appear whole or not at all, and a full disk be told.
+    """Let a checkpoint appear whole or not at all, and report a full disk.
 
     fairseq copies the newest checkpoint over ``checkpoint_last.pt``: killed meanwhile, training
     could not be resumed.  A write that fails it repeats at the end of the same file.
@@ -176,7 +176,7 @@ def store_full_precision_weights() -> None:
     """Let a training in half precision be resumed exactly.
 
     fairseq trains fp32 copies of the parameters and stores them rounded to half precision: resumed,
-    weights that move by less than that a step (latent ones, near a change of sign) start anew from
+    weights that move by less than that a step (latent ones, near a change of sign) start again from
     the rounded values.  The loss scaler forgets when it last changed the scale.
     """
     from fairseq.optim import fp16_optimizer
@@ -246,7 +246,7 @@ def launch_without_gpus() -> None:
 
     fairseq divides by the number of GPUs to choose each process's device, names a device to torch's
     data parallelism also for a model on the CPU, and has its processes talk through NCCL, which
-    needs GPUs, unless told otherwise.
+    needs GPUs, unless an option says otherwise.
     """
     from fairseq.distributed import utils as distributed_utils
     from fairseq.models import distributed_fairseq_model

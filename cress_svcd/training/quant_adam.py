@@ -20,7 +20,7 @@ class QuantAdamConfig(FairseqAdamConfig):
     vector_lr_scale: float = field(
         default=1.0,
         metadata={
-            "help": "learning rate of the vectors of quantised layers (g, h, steps, norms), as a "
+            "help": "learning rate of the scales of quantised layers (g, h, steps, norms), as a "
             "multiple of --lr"
         },
     )
@@ -42,10 +42,10 @@ class QuantAdamConfig(FairseqAdamConfig):
 
 @register_optimizer("quant_adam", dataclass=QuantAdamConfig)
 class QuantAdam(FairseqAdam):
-    """``adam`` with learning rates of their own for vectors and latent weights of quantised layers.
+    """``adam`` with learning rates of their own for scales and latent weights of quantised layers.
 
-    Vectors never decay: decay would pull the scales of a layer to zero.  Weight decay ends after
-    ``weight_decay_until`` of the training.  A parameter tells its group by its attribute
+    Scales never decay: decay would pull them to zero.  Weight decay ends after
+    ``weight_decay_until`` of the training.  A parameter names its group by its attribute
     ``param_group`` ("vectors", "latent"; else the rest), which a quantised model sets and fairseq
     hands on to the fp32 copies of --fp16.  In one flat copy of all parameters there are no groups:
     with --fp16 this needs --fp16-no-flatten-grads, which the command line sets by itself.

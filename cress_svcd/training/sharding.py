@@ -35,14 +35,14 @@ def shard(
     Args:
         layers: classes of the modules that are gathered one by one, as far as they share no
             parameter with others.
-        reshard: drop gathered layers after the forward pass and gather them anew for the backward.
+        reshard: drop gathered layers after the forward pass and gather them again for the backward.
         reduce_dtype: type in which gradients are summed; the parameters' own by default.
     Returns:
         ``model``.
     """
     mesh = DeviceMesh.from_group(group, device.type)
-    # Marks on parameters (the groups of quant_adam) do not reach their shares by themselves.
-    marks = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
+    # Attributes of parameters (the groups of quant_adam) do not reach their shares by themselves.
+    attributes = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
     options = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=reduce_dtype)}
     uses = _uses(model)
     for module in model.modules():
@@ -51,7 +51,7 @@ def shard(
             fully_shard(module, reshard_after_forward=reshard, **options)
     fully_shard(model, reshard_after_forward=False, **options)
     for name, parameter in model.named_parameters():
-        vars(parameter).update(marks[name])
+        vars(parameter).update(attributes[name])
     model.layers_reshard = reshard
     for module in model.modules():
         module.register_load_state_dict_pre_hook(_place)

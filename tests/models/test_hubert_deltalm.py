@@ -108,7 +108,7 @@ class TestDecoderOnly:
         assert len(model.encoder.layers) == 6
         assert model.encoder.layers[0].fc1.weight.shape == (2048, 128)
 
-    def test_what_starts_anew_is_said(self, caplog):
+    def test_what_starts_at_random_is_reported(self, caplog):
         with caplog.at_level("INFO"):
             build(**DECODER_ONLY)
         assert "not in the file: encoder.layers.0.self_attn.k_proj.weight" in caplog.text

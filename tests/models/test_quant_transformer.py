@@ -112,7 +112,7 @@ def with_text(batch):
 
 
 def steps(model, net_input):
-    """Logits B×T×V of incremental decoding."""
+    """Logits (batch, time, vocabulary) of incremental decoding."""
     encoder_out = model.encoder(net_input["src_tokens"], src_lengths=net_input["src_lengths"])
     state: dict = {}
     previous = net_input["prev_output_tokens"]

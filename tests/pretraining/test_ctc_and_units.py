@@ -102,15 +102,15 @@ def test_a_text_that_finds_no_place_gives_no_gradient_that_is_not_finite(model):
 
 
 def test_errors_are_counted_in_validation(model):
-    heard = [
+    found = [
         [A, A, BLANK, BOUNDARY, BOUNDARY, B, BLANK, B, BLANK, BLANK, BLANK, BLANK],
         [B, BLANK, B, BLANK, BLANK, BLANK, BLANK, BLANK, A, A, A, A],  # the end is padding
     ]
-    model.letters.data = 10 * F.one_hot(torch.tensor(heard), 8).float()
+    model.letters.data = 10 * F.one_hot(torch.tensor(found), 8).float()
     criterion = CtcAndUnitsCriterion(Task, 0.5)
     assert "letters" not in criterion(model, batch())[2]
     _, _, logged = criterion(model.eval(), batch())
-    # Heard "a bb" and "bb"; said "a b" and "bb".
+    # Found "a bb" and "bb"; said "a b" and "bb".
     assert (logged["letter_errors"], logged["letters"]) == (1, 5)
     assert (logged["word_errors"], logged["words"]) == (1, 3)
 

@@ -58,7 +58,7 @@ def batches(task, split="train", max_tokens=100_000, max_sentences=None, **optio
 
 
 def mode_of(batch) -> str:
-    """As told where modes are mixed; else of the input's type."""
+    """As the batch names it where modes are mixed; else of the input's type."""
     if "mode" in batch:
         return batch["mode"]
     return "st" if batch["net_input"]["src_tokens"].is_floating_point() else "mt"
@@ -71,7 +71,7 @@ def padded_size(batch) -> int:
 
 class TestModes:
     @pytest.mark.parametrize(
-        "flags, modes, told",
+        "flags, modes, named",
         [
             ([], ["st"], False),
             (["--st-training"], ["st"], False),
@@ -83,12 +83,12 @@ class TestModes:
             (MIXED, ["st", "ext_mt"], True),
         ],
     )
-    def test_of_the_flags(self, prepared, flags, modes, told):
+    def test_of_the_flags(self, prepared, flags, modes, named):
         task = make_task(prepared, *flags, "--text-data", prepared / "binary")
         assert task.training_modes == modes
         assert task.evaluates_text is ("st" not in modes)
         found = batches(task)
-        assert {batch.get("mode") for batch in found} == (set(modes) if told else {None})
+        assert {batch.get("mode") for batch in found} == (set(modes) if named else {None})
         assert {batch["net_input"]["src_tokens"].is_floating_point() for batch in found} == {
             mode == "st" for mode in modes
         }
@@ -221,7 +221,7 @@ class TestOrder:
         changes = sum(one != other for one, other in zip(modes, modes[1:]))
         assert changes > 3
 
-    def test_a_share_of_the_external_text_is_drawn_anew_each_epoch(self, prepared):
+    def test_a_share_of_the_external_text_is_drawn_again_each_epoch(self, prepared):
         task = mixed(prepared, "--ext-mt-ratio", "0.5", "--max-tokens-text", "100")
         task.load_dataset("train")
         drawn = []
@@ -287,7 +287,7 @@ class TestInput:
         task = make_task(data)
         assert (task.cfg.source_lang, task.cfg.target_lang) == ("en", "de")
 
-    def test_a_tokenizer_before_the_pieces(self, data):
+    def test_a_tokenizer_before_the_subwords(self, data):
         change_config(data, pre_tokenizer={"tokenizer": "space"})
         assert batches(make_task(data), "dev")
 
@@ -334,7 +334,7 @@ class TestErrors:
 
     def test_a_dictionary_of_another_sentencepiece_model(self, data):
         (data / "spm_unigram50.txt").write_text("".join(f"word{i} 1\n" for i in range(46)))
-        with pytest.raises(ConfigError, match="spm_unigram50.txt: lacks 46 of the 46 pieces"):
+        with pytest.raises(ConfigError, match="spm_unigram50.txt: lacks 46 of the 46 tokens"):
             make_task(data)
 
     def test_no_target_language_anywhere(self, data):
@@ -540,7 +540,7 @@ class TestInference:
 
     def test_sentences(self, prepared):
         task = make_task(prepared, "--text-input")
-        encode = task._pieces
+        encode = task._tokenize
         tokens, lengths = task.get_interactive_tokens_and_lengths(["the man sees water."], encode)
         dataset = task.build_dataset_for_inference(tokens, lengths)
         batch = dataset.collater([dataset[0]])

@@ -67,7 +67,7 @@ def test_it_is_adam_where_nothing_else_is_asked_for():
     assert torch.equal(model.weight, plain.weight)
 
 
-def test_decay_spares_vectors_and_ends_after_two_thirds(model):
+def test_decay_spares_scales_and_ends_after_two_thirds(model):
     optimizer = make(model, weight_decay=0.2)
     decays = {}
     for update in (0, 19, 20, 29):

@@ -6,7 +6,7 @@ is only ever handed to a callback.  Two properties of the library shape this mod
 * It keeps state between utterances (position in its pitch-flutter table, noise generator, gain
   control), so the same sentence comes out with other samples, even another length, depending on
   what was spoken before.  ``Espeak`` therefore loads a fresh copy of the library and unloads it
-  again: an utterance then depends on its arguments alone.  That costs 0.3 ms beside about 3 ms
+  again: an utterance then depends on its arguments alone.  That costs 0.3 ms on top of about 3 ms
   of speaking a sentence.
 * It is not thread-safe, writes to the C library's stderr and may change the locale: let it live
   in worker processes.

@@ -197,7 +197,7 @@ def plan_talks(text: ParallelText, options: SpeechOptions) -> list[Talk]:
 def draw_speaker(options: SpeechOptions, split: str, number: int) -> Speaker:
     """The split's speaker of that number.
 
-    Any ``len(voices)`` speakers in a row have a voice each, so that a small split hears them all.
+    Any ``len(voices)`` speakers in a row have a voice each, so that a small split has them all.
     """
     voices = options.voices if split == TRAINING_SPLIT else options.test_voices
     turn, place = divmod(number, len(voices))
@@ -290,7 +290,7 @@ def speak_talk(talk: Talk, options: SpeechOptions) -> tuple[np.ndarray, SpokenTa
 
     Returns int16 samples at 16 kHz, shape (n,), and what lies where.
     """
-    pieces: list[np.ndarray] = []
+    chunks: list[np.ndarray] = []
     spoken = SpokenTalk()
     position = 0
     for line, speaker in zip(talk.lines, talk.speakers, strict=True):
@@ -307,8 +307,8 @@ def speak_talk(talk: Talk, options: SpeechOptions) -> tuple[np.ndarray, SpokenTa
             SpokenSegment(line.number, speaker.name, position, len(speech.wave), phones)
         )
         position += len(speech.wave)
-        pieces += [np.zeros(pause, dtype=np.float32), speech.wave]
-    wave = np.concatenate([*pieces, np.zeros(_FINAL_PAUSE, dtype=np.float32)])
+        chunks += [np.zeros(pause, dtype=np.float32), speech.wave]
+    wave = np.concatenate([*chunks, np.zeros(_FINAL_PAUSE, dtype=np.float32)])
     if options.noise_snr_db is not None and spoken.segments:
         rng = _rng(options.seed, talk.split, "noise", talk.number)
         wave = _add_noise(wave, spoken.n_speech_samples, options.noise_snr_db, rng)

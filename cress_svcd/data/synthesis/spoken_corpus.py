@@ -236,7 +236,7 @@ def make_release(
 ) -> ReleaseSummary:
     """Speak the splits into ``output/SRC-TGT/data/SPLIT/{wav,txt}``.
 
-    What is whole already is kept; with ``force`` everything is made anew.
+    What is whole already is kept; with ``force`` everything is made again.
     Raises SpeechError if the place holds something else, or on a full disk.
     """
     options.check()
