@@ -179,7 +179,7 @@ SIGN_GEMM = (
     ),
     Implementation(
         "triton/sign_gemm_fused",
-        "x on CUDA, 8 bits, small M: all programs run at once, rows held whole",
+        "x on CUDA, 8 bits, small M: all CTAs run at once, rows held whole",
         lambda x, signs, bits: (
             bits == 8
             and _is_rows_on_gpu(x, signs)

@@ -28,7 +28,7 @@ def sign_matmul(
 ) -> Tensor:
     """y = (signs @ q(g * x)) * scale * h + bias for the rows of x; see ``reference``.
 
-    Differentiable with respect to x, straight through the rounding; not to the vectors.
+    Differentiable with respect to x, straight through the rounding; not to g, h and bias.
 
     Args:
         x: (…, in), any floating type, any strides.
@@ -84,21 +84,21 @@ def _check(
             f"signs: found {signs.dtype} of {shape}, which is no form of {out_features} outputs x "
             f"{in_features} inputs (the inputs of x)"
         )
-    for name, vector, size in (
+    for name, scale, size in (
         ("g", g, in_features),
         ("h", h, out_features),
         ("bias", bias, out_features),
     ):
-        if vector is not None and vector.shape != (size,):
-            raise ValueError(f"{name}: found shape {tuple(vector.shape)}, expected ({size},)")
+        if scale is not None and scale.shape != (size,):
+            raise ValueError(f"{name}: found shape {tuple(scale.shape)}, expected ({size},)")
 
 
-def _is_plain_call(x: Tensor, *vectors: Tensor | None) -> bool:
+def _is_plain_call(x: Tensor, *scales: Tensor | None) -> bool:
     """Whether nobody watches: no gradient, no compiler, no mode and no transform of functions."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.is_meta:
         return False
     if torch.is_grad_enabled():
-        for tensor in (x, *vectors):
+        for tensor in (x, *scales):
             if tensor is not None and tensor.requires_grad:
                 return False
     return (
@@ -141,7 +141,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         if needs:
             raise RuntimeError(
                 f"sign_matmul: {name} requires a gradient, but packed layers are not trained; "
-                "unpack the model first, or detach the vector"
+                "unpack the model first, or detach it"
             )
     ctx.save_for_backward(signs, g, h)
     ctx.out_features, ctx.in_features = out_features, x.shape[-1]

@@ -37,7 +37,7 @@ def operands():
             return torch.randn(*shape, generator=generator)
 
         signs = torch.where(normal(out_features, in_features) >= 0, 1.0, -1.0)
-        vectors = normal(in_features), normal(out_features), normal(out_features)
-        return normal(rows, in_features), signs, *vectors
+        scales = normal(in_features), normal(out_features), normal(out_features)
+        return normal(rows, in_features), signs, *scales
 
     return make

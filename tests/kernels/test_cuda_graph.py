@@ -26,7 +26,7 @@ def counter():
 
 
 @pytest.mark.gpu
-def test_a_recording_is_replayed(counter):
+def test_a_graph_is_replayed(counter):
     run = cuda_graph.GraphCapture(counter.x.device).capture(counter)
     before = counter.calls
     for number in (7, 8):
@@ -37,29 +37,29 @@ def test_a_recording_is_replayed(counter):
 
 
 @pytest.mark.gpu
-def test_recordings_may_come_and_go(counter):
-    recorder = cuda_graph.GraphCapture(counter.x.device)
+def test_graphs_may_come_and_go(counter):
+    capture = cuda_graph.GraphCapture(counter.x.device)
     for number in range(3):
-        run = recorder.capture(counter)
+        run = capture.capture(counter)
         counter.x.fill_(number)
         run()
         assert counter.y.tolist() == [number + 1] * 4
-        del run  # none but the recorder's own is left
+        del run  # none but the capture's own is left
         torch.cuda.empty_cache()
-    assert recorder.captures
+    assert capture.captures
 
 
 @pytest.mark.gpu
 def test_on_a_device_that_is_not_the_current_one(counter):
     last = torch.device("cuda", torch.cuda.device_count() - 1)
     counter.x, counter.y = counter.x.to(last), counter.y.to(last)
-    recorder = cuda_graph.GraphCapture(last)
-    recorder.capture(counter)()
-    assert recorder.captures and counter.y.tolist() == [6] * 4
+    capture = cuda_graph.GraphCapture(last)
+    capture.capture(counter)()
+    assert capture.captures and counter.y.tolist() == [6] * 4
 
 
 @pytest.mark.gpu
-def test_what_cannot_be_recorded_runs_as_it_is():
+def test_what_cannot_be_captured_runs_as_it_is():
     """In a process of its own: torch's random numbers on CUDA cannot be used after it."""
     process = multiprocessing.get_context("spawn").Process(target=record_what_waits)
     process.start()
@@ -69,23 +69,23 @@ def test_what_cannot_be_recorded_runs_as_it_is():
 
 def record_what_waits():
     x = torch.full((4,), 5.0, device="cuda")
-    recorder, stream = cuda_graph.GraphCapture(x.device), torch.cuda.current_stream()
+    capture, stream = cuda_graph.GraphCapture(x.device), torch.cuda.current_stream()
     seen = []
 
     def function():
         seen.append(x.sum().item())
 
-    run = recorder.capture(function)
-    assert run is function and not recorder.captures
+    run = capture.capture(function)
+    assert run is function and not capture.captures
     assert torch.cuda.current_stream() == stream
     run()
     assert seen[-1] == 20
-    assert recorder.capture(function) is function  # nor is anything later
+    assert capture.capture(function) is function  # nor is anything later
 
 
 def test_without_graphs_a_function_is_called_as_it_is():
     def function():
         """Nothing."""
 
-    recorder = cuda_graph.GraphCapture(torch.device("cpu"))
-    assert not recorder.captures and recorder.capture(function) is function
+    capture = cuda_graph.GraphCapture(torch.device("cpu"))
+    assert not capture.captures and capture.capture(function) is function

@@ -55,14 +55,14 @@ def test_the_gradient_is_straight_through(backend, operands, bits):
 
 
 @pytest.mark.parametrize("name", ["g", "h", "bias"])
-def test_vectors_have_no_gradient_and_say_so(operands, name):
+def test_scales_have_no_gradient_and_say_so(operands, name):
     x, signs, g, h, bias = operands(2, 40, 24)
-    vectors = {"g": g, "h": h, "bias": bias}
-    vectors[name].requires_grad_()
+    scales = {"g": g, "h": h, "bias": bias}
+    scales[name].requires_grad_()
     with pytest.raises(RuntimeError, match=f"{name} requires a gradient"):
-        kernels.sign_matmul(x, prepared(signs, "reference"), 24, **vectors)
+        kernels.sign_matmul(x, prepared(signs, "reference"), 24, **scales)
     with torch.no_grad():
-        kernels.sign_matmul(x, prepared(signs, "reference"), 24, **vectors)
+        kernels.sign_matmul(x, prepared(signs, "reference"), 24, **scales)
 
 
 def test_it_compiles_whole(backend, operands):

@@ -1,10 +1,11 @@
-"""Convolutions over time in frames x channels, by AMX or AVX-512-VNNI, about as precise as float32.
+"""conv1d in (time, channels) order, by AMX or AVX-512-VNNI, about as precise as float32.
 
-A window of frames is a row of numbers that lie side by side, so that a convolution is a product of
-overlapping rows with the weights (csrc/conv1d.h).  AMX multiplies a hi/lo split of the input, two
-numbers of bf16. AVX-512-VNNI multiplies int8 weights with a split of the input into three bytes,
-and others, or few channels, in float32.  Where the processor has no such instructions, or another
-instruction set or back end is asked for, ``is_available`` says no and torch convolves.
+Implicit GEMM: the input frames of an output are a row of adjacent numbers in memory, so that a
+convolution is a product of overlapping rows with the weights (csrc/conv1d.h).  AMX multiplies a
+hi/lo split of the input, two numbers of bf16.  AVX-512-VNNI multiplies int8 weights with a split of
+the input into three bytes, and others, or few channels, in float32.  Where the processor has no
+such instructions, or another instruction set or back end is asked for, ``is_available`` says no and
+torch convolves.
 """
 
 import ctypes
@@ -37,7 +38,7 @@ class _Call(ctypes.Structure):
         ("weights_in_rows", _int),
         ("scale", _pointer),
         ("bias", _pointer),
-        ("vector_stride", _int64),
+        ("scale_stride", _int64),
         ("gelu", _int),
         ("y", _pointer),
         ("y_batch_stride", _int64),
@@ -111,8 +112,8 @@ def convolve(
 ) -> Tensor:
     """act(convolution(x) * scale + bias), computed and returned in float32.
 
-    An output depends on its own window alone, whatever else is in the batch.  Infinity in a window
-    makes its outputs NaN.  With AMX nothing is rounded within 16 bits of the input and of fp16
+    An output depends on its own input frames alone, whatever else is in the batch.  Infinity in
+    one of them makes it NaN.  With AMX nothing is rounded within 16 bits of the input and of fp16
     weights: a relative error of about 3e-6 on normal inputs.  With AVX-512-VNNI it is 2e-7, that of
     float32.
 
@@ -131,7 +132,7 @@ def convolve(
         (batch, time, out).
     Raises:
         ValueError: shapes or types do not fit together.
-        MemoryError: no room for a thread's part.
+        MemoryError: no memory for a thread's part.
     """
     outputs, channels, kernel_size = shape
     batch, frames, width = x.shape
@@ -139,10 +140,10 @@ def convolve(
     _check(x, tiles, shape, count, stride, padding, num_parts)
     if (x.stride(2) != 1 and width > 1) or (x.stride(1) < width and frames > 1):
         x = x.contiguous()
-    scale = _vector(scale, batch, outputs)
-    bias = None if bias is None else _vector(bias, batch, outputs)
+    scale = _per_output(scale, batch, outputs)
+    bias = None if bias is None else _per_output(bias, batch, outputs)
     if bias is not None and bias.dim() != scale.dim():
-        scale, bias = (vector.expand(batch, outputs).contiguous() for vector in (scale, bias))
+        scale, bias = (values.expand(batch, outputs).contiguous() for values in (scale, bias))
     y = torch.empty(batch, count, outputs) if out is None else out
     _check_output(y, (batch, count, outputs))
     groups = len(tiles)
@@ -164,7 +165,7 @@ def convolve(
         num_parts=num_parts,
         scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
-        vector_stride=outputs if scale.dim() == 2 else 0,
+        scale_stride=outputs if scale.dim() == 2 else 0,
         gelu=gelu,
         y=y.data_ptr(),
         y_batch_stride=y.stride(0),
@@ -237,8 +238,8 @@ def project(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Te
     """
     outputs, inputs = weight.shape
     rows, weight = x.reshape(-1, inputs).float().contiguous(), weight.contiguous()
-    scale = _vector(scale, 1, outputs)
-    bias = None if bias is None else _vector(bias, 1, outputs)
+    scale = _per_output(scale, 1, outputs)
+    bias = None if bias is None else _per_output(bias, 1, outputs)
     y = torch.empty(len(rows), outputs)
     call = _Call(
         x=rows.data_ptr(),
@@ -267,7 +268,7 @@ def _run(call: _Call, work: int, threads: int | None) -> None:
     """Compute what ``call`` describes, ``work`` products.
 
     Raises:
-        MemoryError: no room for a thread's part.
+        MemoryError: no memory for a thread's part.
     """
     status = sign_gemm.library().cress_conv1d(
         ctypes.byref(call),
@@ -276,17 +277,17 @@ def _run(call: _Call, work: int, threads: int | None) -> None:
         sign_gemm._parallel(),
     )
     if status:
-        raise MemoryError(f"windows of {call.batch} x {call.frames} frames: status {status}")
+        raise MemoryError(f"convolution of {call.batch} x {call.frames} frames: status {status}")
 
 
-def _vector(vector: Tensor, batch: int, out: int) -> Tensor:
-    """``vector`` in float32 and dense.
+def _per_output(values: Tensor, batch: int, out: int) -> Tensor:
+    """``values`` in float32 and dense.
 
     Raises:
         ValueError: it is neither (out) nor (batch, out).
     """
-    if vector.shape not in ((out,), (batch, out)):
+    if values.shape not in ((out,), (batch, out)):
         raise ValueError(
-            f"convolve: a vector of {tuple(vector.shape)}, expected ({out},) or ({batch}, {out})"
+            f"convolve: a tensor of {tuple(values.shape)}, expected ({out},) or ({batch}, {out})"
         )
-    return vector.float().contiguous()
+    return values.float().contiguous()

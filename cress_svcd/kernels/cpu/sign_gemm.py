@@ -120,14 +120,14 @@ def _threads(work: int) -> int:
     return min(torch.get_num_threads(), work // THREAD_WORK)
 
 
-def _address(vector: Tensor | None) -> int | None:
-    return None if vector is None else vector.data_ptr()
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
-def _float_vector(vector: Tensor | None) -> Tensor | None:
-    if vector is None or (vector.dtype is torch.float32 and vector.is_contiguous()):
-        return vector
-    return vector.float().contiguous()
+def _float_scale(scale: Tensor | None) -> Tensor | None:
+    if scale is None or (scale.dtype is torch.float32 and scale.is_contiguous()):
+        return scale
+    return scale.float().contiguous()
 
 
 def sign_matmul(
@@ -163,7 +163,7 @@ def sign_matmul(
     if rows.stride(1) != 1 and in_features > 1:
         rows = rows.contiguous()
     # Kept in variables: the memory must outlive the call.
-    g, h, bias = _float_vector(g), _float_vector(h), _float_vector(bias)
+    g, h, bias = _float_scale(g), _float_scale(h), _float_scale(bias)
     count = rows.shape[0]
     y = torch.empty(count, out_features)
     status = library().cress_sign_gemm(

@@ -32,7 +32,7 @@ class Launcher:
         constants: tuple[Any, ...],
         warps: int = 4,
     ) -> None:
-        """Run a ``grid`` of programs on the device of the first tensor, the current one."""
+        """Run a ``grid`` of CTAs on the device of the first tensor, the current one."""
         first = tensors[0]
         assert first is not None
         types: list[Any] = []

@@ -1,9 +1,9 @@
-"""Convolutions over time with a large kernel and few channels in a group, on CUDA by Triton.
+"""conv1d with a large kernel and few channels in a group, on CUDA by Triton.
 
 HuBERT's positions are one: a kernel of 128, 16 groups of 48 channels.  cuDNN has no form of it for
-the tensor cores in half precision and takes a fifth of a whole translation for it.  Here a window
-of frames is a row of numbers, and the convolution a product of such rows with the weights (implicit
-GEMM), as in ``kernels.cpu.conv1d``.
+the tensor cores in half precision and takes a fifth of a whole translation for it.  This is
+implicit GEMM, as in ``kernels.cpu.conv1d``: the input frames of an output are a row of numbers, and
+the convolution is a product of such rows with the weights.
 """
 
 import torch
@@ -20,7 +20,7 @@ except ImportError:
     triton = None
 
 TYPES = (torch.float16, torch.bfloat16)
-WIDEST = 128  # channels that a group gives: they are held in one program
+WIDEST = 128  # channels that a group gives: they are held in one CTA
 TILE = 64, 64, 4  # frames, inputs, warps
 LEAST_OUT = 16  # channels that the tensor cores give at once
 
@@ -48,7 +48,7 @@ if triton is not None:
         block_in: tl.constexpr,
         block_out: tl.constexpr,
     ):
-        """Some frames of a group of an utterance; a window is (kernel_size, channels)."""
+        """Some output frames of a group of an utterance, each of (kernel_size, channels) inputs."""
         frame = tl.program_id(0) * block_frames + tl.arange(0, block_frames)
         group, utterance = tl.program_id(1), tl.program_id(2).to(tl.int64)
         output = tl.arange(0, block_out)
@@ -90,7 +90,7 @@ def convolve(
         weight: (out, channels of a group, kernel_size), out at most WIDEST a group.
         bias: (out).
         padding: frames of silence before and after, at least half the kernel, so that there are T.
-        tile: frames, inputs and warps of a program, for measurements.
+        tile: frames, inputs and warps of a CTA, for measurements.
     Returns:
         (batch, time, out).
     """

@@ -13,8 +13,8 @@ try:
 except ImportError:
     triton = None
 
-WIDEST = 16384  # a row is held in one program; wider rows are left to torch
-TILE = 2048  # entries of a program of several rows
+WIDEST = 16384  # a row is held in one CTA; wider rows are left to torch
+TILE = 2048  # entries of a CTA of several rows
 TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -70,7 +70,7 @@ if triton is not None:
 
 @functools.cache
 def row_tile(width: int) -> tuple[int, int, int]:
-    """Rows and columns of a program that holds whole rows of ``width``, and its warps."""
+    """Rows and columns of a CTA that holds whole rows of ``width``, and its warps."""
     block = 1 << (width - 1).bit_length()
     return max(1, TILE // block), block, 4 if block <= 4096 else 8
 

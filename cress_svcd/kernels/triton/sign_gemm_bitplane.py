@@ -23,9 +23,9 @@ try:
 except ImportError:
     triton = None
 
-# Tiles of a program: rows, outputs, warps (measured on an H200), and what asks for the largest one.
+# Tiles of a CTA: rows, outputs, warps (measured on an H200), and what asks for the largest one.
 LARGE, MEDIUM, SMALL = (64, 128, 4), (32, 64, 4), (16, 32, 4)
-LEAST_LARGE = 0.7  # of the multiprocessors have a program
+LEAST_LARGE = 0.7  # of the multiprocessors have a CTA
 BLOCK_BYTES = 64  # of a row of signs; half of them where that does not divide it
 LEAST = 32  # inputs of a block of q
 GROUP = 8  # tiles of rows whose grid run next to each other
@@ -222,7 +222,7 @@ def _quantized_rows(
 def tile_for(
     rows: int, projection_size: int, num_projections: int, num_sms: int
 ) -> tuple[int, int, int]:
-    """Rows and outputs of a program, and its warps, on ``num_sms`` multiprocessors.
+    """Rows and outputs of a CTA, and its warps, on ``num_sms`` multiprocessors.
 
     Large tiles read less, if there are enough of them.
     """

@@ -138,7 +138,7 @@ def by_rows(
 ) -> Tensor:
     """As ``reference.sign_matmul`` for signs in storage form and dense ``rows`` (…, in).
 
-    One launch, a program for each row."""
+    One launch, a CTA for each row."""
     *shape, in_features = rows.shape
     out_features, row_bytes = signs.shape
     y = rows.new_empty((*shape, out_features))

@@ -20,17 +20,17 @@ try:
 except ImportError:
     triton = None
 
-WIDEST = 1024  # inputs of a row; wider ones are quantised once, and not by each program
-ROWS = 16  # of a program
-OUTPUTS = 16, 32, 64  # of a program
+WIDEST = 1024  # inputs of a row; wider ones are quantised once, and not by each CTA
+ROWS = 16  # of a CTA
+OUTPUTS = 16, 32, 64  # of a CTA
 WARPS = 8
-LEAST_SHARED = 48 << 10  # bytes of memory that every GPU gives a program
+LEAST_SHARED = 48 << 10  # bytes of memory that every GPU gives a CTA
 NUM_SMS = 132  # of the GPU that tiles were measured on
 NONE, RELU, GELU = 0, 1, 2  # activations
 
 
 class Norm(NamedTuple):
-    """A layer norm over the inputs: vectors (in) and epsilon."""
+    """A layer norm over the inputs: weight and bias (in,) and epsilon."""
 
     weight: Tensor
     bias: Tensor
@@ -88,7 +88,7 @@ if triton is not None:
         block_out: tl.constexpr,
         group: tl.constexpr,
     ):
-        """The rows of a program, and the first of its outputs: tiles in groups of rows,
+        """The rows of a CTA, and the first of its outputs: tiles in groups of rows,
         so that those that run together share what they read."""
         down, across = tl.cdiv(rows, block_rows), tl.cdiv(out_features, block_out)
         first = tl.program_id(0) // (group * across) * group
@@ -165,7 +165,7 @@ if triton is not None:
         value = tl.load(x + where, there, 0).to(tl.float32)
         if norm_weight is not None:
             value = _normed(value, norm_weight, norm_bias, column, inside, in_features, eps, kind)
-            # Nested: whether a pointer is None is known when this compiles, the program is not.
+            # Nested: whether a pointer is None is known when this compiles, the program id is not.
             if normed is not None:  # noqa: SIM102
                 if tl.program_id(1) == 0:
                     tl.store(normed + where, value.to(kind), there)
@@ -180,7 +180,7 @@ if triton is not None:
         value = _finished(value, h, bias, residual, output, written, where, there, activation, kind)
         tl.store(y + where, value, there)
 
-    # A fused multiply-add would round levels differently from training.
+    # A fused multiply-add would round q differently from training.
     _fused = Launcher(_fused_kernel, enable_fp_fusion=False)
 
 
@@ -212,7 +212,7 @@ def sign_matmul(
         activation: NONE, RELU or GELU.
         residual: (…, out), dense.
         normed: (…, in), dense: norm(x) is written there.
-        tile: rows and outputs of a program, and its warps, for measurements.
+        tile: rows and outputs of a CTA, and its warps, for measurements.
     """
     *shape, in_features = x.shape
     out_features, row_bytes = signs.shape
@@ -251,14 +251,14 @@ def tile_on(
 def tile_for(
     rows: int, in_features: int, out_features: int, capacity: int, num_sms: int
 ) -> tuple[int, int, int] | None:
-    """Rows and outputs of a program, and its warps (measured on an H200); None if the rows are too
-    wide for a program, or too many for all programs to run at once.
+    """Rows and outputs of a CTA, and its warps (measured on an H200); None if the rows are too
+    wide for a CTA, or too many for all CTAs to run at once.
 
-    The fewer outputs, the sooner a program is done.
+    The fewer outputs, the sooner a CTA is done.
 
     Args:
-        capacity: bytes for the operands of a program.
-        num_sms: programs that run at the same time.
+        capacity: bytes for the operands of a CTA.
+        num_sms: CTAs that run at the same time.
     """
     if rows > 0 and in_features <= WIDEST:
         for outputs in OUTPUTS:
@@ -270,7 +270,7 @@ def tile_for(
 
 @functools.cache
 def shared_memory(device: torch.device) -> int:
-    """Bytes that the operands of a program may take; the rest is the compiler's."""
+    """Bytes that the operands of a CTA may take; the rest is the compiler's."""
     if device.type != "cuda":
         return LEAST_SHARED
     properties = torch.cuda.get_device_properties(device)
@@ -279,7 +279,7 @@ def shared_memory(device: torch.device) -> int:
 
 @functools.cache
 def num_sms_on(device: torch.device) -> int:
-    """Multiprocessors, that is, programs that run at once."""
+    """Multiprocessors, that is, CTAs that run at once."""
     if device.type != "cuda":
         return NUM_SMS
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -76,7 +76,7 @@ static int check(int64_t rows, int64_t in, int64_t out, int num_parts, int isa, 
     int status = cress_sign_gemm(x, rows, stride, tiles, in, out, plain ? NULL : g,
                                    plain ? NULL : h, plain ? NULL : bias, y, num_parts, isa, threads,
                                    in_threads);
-    double top = num_parts == 1 ? 127 : 32639;
+    double qmax = num_parts == 1 ? 127 : 32639;
     for (int64_t r = 0; r < rows && !status; r++) {
         float largest = 0;
         for (int64_t j = 0; j < in; j++)
@@ -87,7 +87,7 @@ static int check(int64_t rows, int64_t in, int64_t out, int num_parts, int isa, 
                 double z = plain ? x[r * stride + j] : x[r * stride + j] * g[j];
                 exact += bit(tiles, in_tiles, o, j) ? z : -z;
             }
-            double allowed = 0.51 * largest / top * (double)in + 1e-5 * (double)in;
+            double allowed = 0.51 * largest / qmax * (double)in + 1e-5 * (double)in;
             double expected = plain ? exact : exact * h[o] + bias[o];
             if (!(fabs(y[r * out + o] - expected) <= allowed)) {
                 fprintf(stderr, "isa %d rows %ld in %ld out %ld num_parts %d: %g is not %g\n", isa,

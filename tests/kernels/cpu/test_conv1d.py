@@ -27,10 +27,10 @@ def weight(request):
     """Makes a weight of given sizes, in every type."""
 
     def make(out, channels, kernel_size):
-        whole = torch.randn(out, channels, kernel_size)
+        dense = torch.randn(out, channels, kernel_size)
         if request.param == torch.int8:
-            return (whole * 40).round().clamp(-127, 127).to(torch.int8)
-        return whole.to(request.param)
+            return (dense * 40).round().clamp(-127, 127).to(torch.int8)
+        return dense.to(request.param)
 
     return make
 
@@ -47,8 +47,8 @@ def exact(x, weight, scale, bias, stride, padding, groups, gelu=False):
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_the_layout_gives_the_weight_back(weight, groups):
-    whole = weight(21, 5, 7)
-    assert torch.equal(conv1d.restore(conv1d.prepare(whole, groups), (21, 5, 7)), whole)
+    dense = weight(21, 5, 7)
+    assert torch.equal(conv1d.restore(conv1d.prepare(dense, groups), (21, 5, 7)), dense)
 
 
 @needs_windows
@@ -57,27 +57,27 @@ def test_the_layout_gives_the_weight_back(weight, groups):
 def test_it_is_the_convolution(weight, sizes, gelu):
     batch, frames, channels, out, kernel_size, stride, padding, groups = sizes
     torch.manual_seed(1)
-    x, whole = torch.randn(batch, frames, channels), weight(out, channels // groups, kernel_size)
+    x, dense = torch.randn(batch, frames, channels), weight(out, channels // groups, kernel_size)
     scale, bias = torch.rand(batch, out) + 0.5, torch.randn(batch, out)
-    tiles = conv1d.prepare(whole, groups)
-    for vectors in ((scale[0], bias[0]), (scale, bias), (scale, bias[0])):
-        of_each = [vector.expand(batch, out).unsqueeze(1) for vector in vectors]
-        expected = exact(x, whole, *of_each, stride, padding, groups, gelu)
-        for planes, tolerance in ((2, 1e-5), (1, 5e-3)):
+    tiles = conv1d.prepare(dense, groups)
+    for scales in ((scale[0], bias[0]), (scale, bias), (scale, bias[0])):
+        of_each = [each.expand(batch, out).unsqueeze(1) for each in scales]
+        expected = exact(x, dense, *of_each, stride, padding, groups, gelu)
+        for num_parts, tolerance in ((2, 1e-5), (1, 5e-3)):
             for threads in (1, 3):
                 y = conv1d.convolve(
                     x,
                     tiles,
-                    tuple(whole.shape),
-                    *vectors,
+                    tuple(dense.shape),
+                    *scales,
                     stride=stride,
                     padding=padding,
                     gelu=gelu,
-                    num_parts=planes,
+                    num_parts=num_parts,
                     threads=threads,
                 )
                 assert y.shape == expected.shape
-                assert distance(y, expected) < tolerance, (planes, threads)
+                assert distance(y, expected) < tolerance, (num_parts, threads)
 
 
 @needs_windows
@@ -94,10 +94,10 @@ def test_any_magnitude_and_gelu_far_from_zero():
 
 @needs_windows
 def test_nan_and_infinity_stay_in_their_windows(weight):
-    whole = weight(20, 32, 3)
+    dense = weight(20, 32, 3)
     x = torch.randn(2, 50, 32)
     x[0, 20, 3], x[1, 7, 0] = float("nan"), float("inf")
-    y = conv1d.convolve(x, conv1d.prepare(whole), (20, 32, 3), torch.ones(20), stride=2)
+    y = conv1d.convolve(x, conv1d.prepare(dense), (20, 32, 3), torch.ones(20), stride=2)
     for utterance, broken in ((0, {9, 10}), (1, {3})):
         found = y[utterance].isnan().any(1).nonzero().flatten().tolist()
         assert set(found) == broken
@@ -105,22 +105,22 @@ def test_nan_and_infinity_stay_in_their_windows(weight):
 
 @needs_windows
 def test_an_utterance_does_not_see_its_batch(weight):
-    whole, vectors = weight(24, 16, 3), (torch.rand(24), torch.randn(24))
-    x, tiles = torch.randn(3, 600, 16), conv1d.prepare(whole)
-    together = conv1d.convolve(x, tiles, (24, 16, 3), *vectors, stride=2, threads=2)
+    dense, scales = weight(24, 16, 3), (torch.rand(24), torch.randn(24))
+    x, tiles = torch.randn(3, 600, 16), conv1d.prepare(dense)
+    together = conv1d.convolve(x, tiles, (24, 16, 3), *scales, stride=2, threads=2)
     memory = torch.full((3, 400, 24), 7.0)
-    conv1d.convolve(x, tiles, (24, 16, 3), *vectors, stride=2, out=memory[:, 50:349])
+    conv1d.convolve(x, tiles, (24, 16, 3), *scales, stride=2, out=memory[:, 50:349])
     assert torch.equal(memory[:, 50:349], together)
     assert bool((memory[:, :50] == 7).all() and (memory[:, 349:] == 7).all())
     for number in range(3):
-        alone = conv1d.convolve(x[number : number + 1], tiles, (24, 16, 3), *vectors, stride=2)
+        alone = conv1d.convolve(x[number : number + 1], tiles, (24, 16, 3), *scales, stride=2)
         assert torch.equal(alone[0], together[number])
 
 
 @needs_windows
 def test_any_strides():
-    whole = torch.randn(16, 4, 3).bfloat16()
-    tiles, ones = conv1d.prepare(whole), torch.ones(16)
+    dense = torch.randn(16, 4, 3).bfloat16()
+    tiles, ones = conv1d.prepare(dense), torch.ones(16)
     base = torch.randn(2, 60, 8)
     for x in (
         base[:, ::2, :4],
@@ -130,7 +130,7 @@ def test_any_strides():
         base[:, :4].transpose(1, 2),
     ):
         y = conv1d.convolve(x, tiles, (16, 4, 3), ones)
-        expected = exact(x, whole, ones, torch.zeros(16), 1, 0, 1)
+        expected = exact(x, dense, ones, torch.zeros(16), 1, 0, 1)
         assert distance(y, expected) < 1e-5
 
 

@@ -29,15 +29,15 @@ def test_eight_bits_are_the_reference_to_the_last_place(
 
 
 @pytest.mark.parametrize("has_g, has_h, has_bias", [*itertools.product([False, True], repeat=3)])
-def test_vectors_may_be_left_out(product, operands, has_g, has_h, has_bias):
+def test_scales_may_be_left_out(product, operands, has_g, has_h, has_bias):
     x, signs, g, h, bias = operands(5, 70, 35)
-    vectors = [v if has else None for v, has in zip((g, h, bias), (has_g, has_h, has_bias))]
-    assert torch.equal(product(x, signs, *vectors), reference.sign_matmul(x, signs, *vectors, 8))
+    scales = [v if has else None for v, has in zip((g, h, bias), (has_g, has_h, has_bias))]
+    assert torch.equal(product(x, signs, *scales), reference.sign_matmul(x, signs, *scales, 8))
 
 
 @pytest.mark.parametrize("bits", [16, None])
 @pytest.mark.parametrize("rows", [1, 3, 8, 9, 20, 130])
-def test_two_planes_lose_next_to_nothing(product, operands, bits, rows):
+def test_hi_lo_split_loses_next_to_nothing(product, operands, bits, rows):
     x, signs, _, h, _ = operands(rows, 512, 96)
     expected = reference.sign_matmul(x.double(), signs.double(), None, h.double(), None, None)
     assert distance(product(x, signs, None, h, bits=bits).double(), expected) < 5e-5

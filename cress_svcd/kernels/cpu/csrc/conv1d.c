@@ -5,15 +5,15 @@
 #include <string.h>
 
 enum {
-    AT_ONCE = 32,             /* windows in a step of conv1d_amx, a multiple of others' */
-    MAX_WINDOWS = 512,       /* windows of a piece, which share expanded weights */
-    CACHED_BYTES = 1 << 20,   /* of a piece's input, so that it stays in the second-q cache */
+    AT_ONCE = 32,            /* output frames in a step of conv1d_amx, a multiple of others' */
+    MAX_FRAMES = 512,        /* output frames of a chunk, which share expanded weights */
+    CACHED_BYTES = 1 << 20,  /* of a chunk's input, so that it stays in the L2 cache */
 };
 
 struct call {
-    const struct conv1d *windows;
+    const struct conv1d *conv;
     int isa;
-    int64_t piece_windows, row_pieces, out_pieces, pieces, next;
+    int64_t chunk_frames, row_chunks, out_chunks, chunks, next;
     int error;
 };
 
@@ -41,11 +41,11 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Memory for a piece; false where there is none. */
+/* Memory for a chunk; false where there is none. */
 static int reserve(const struct call *call, struct conv1d_scratch *scratch)
 {
-    const struct conv1d *w = call->windows;
-    int64_t count = rounded(call->piece_windows, AT_ONCE);
+    const struct conv1d *w = call->conv;
+    int64_t count = rounded(call->chunk_frames, AT_ONCE);
 #ifdef CRESS_X86
     if (call->isa == ISA_AVX512_VNNI)
         return (scratch->memory = aligned_alloc(64, conv1d_avx512_bytes(w, count))) != NULL;
@@ -83,21 +83,21 @@ static conv1d_function *function(int isa)
 static void work(void *data)
 {
     struct call *call = data;
-    const struct conv1d *w = call->windows;
+    const struct conv1d *w = call->conv;
     struct conv1d_scratch scratch;
     if (!reserve(call, &scratch)) {
         __atomic_store_n(&call->error, OUT_OF_MEMORY, __ATOMIC_RELAXED);
         return;
     }
     conv1d_function *multiply = function(call->isa);
-    int64_t tiles = conv1d_out_tiles(w), piece;
-    while ((piece = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->pieces) {
-        int64_t part = piece % call->out_pieces, rest = piece / call->out_pieces;
-        int64_t first = rest % call->row_pieces * call->piece_windows;
-        rest /= call->row_pieces;
-        int64_t count = smaller(call->piece_windows, w->count - first);
-        int64_t first_tile = tiles * part / call->out_pieces;
-        int64_t end_tile = tiles * (part + 1) / call->out_pieces;
+    int64_t tiles = conv1d_out_tiles(w), chunk;
+    while ((chunk = __atomic_fetch_add(&call->next, 1, __ATOMIC_RELAXED)) < call->chunks) {
+        int64_t part = chunk % call->out_chunks, rest = chunk / call->out_chunks;
+        int64_t first = rest % call->row_chunks * call->chunk_frames;
+        rest /= call->row_chunks;
+        int64_t count = smaller(call->chunk_frames, w->count - first);
+        int64_t first_tile = tiles * part / call->out_chunks;
+        int64_t end_tile = tiles * (part + 1) / call->out_chunks;
         multiply(w, rest / w->groups, rest % w->groups, first, count, first_tile, end_tile,
                  &scratch);
     }
@@ -126,20 +126,20 @@ EXPORT int cress_conv1d(const struct conv1d *w, int isa, int threads,
     if (threads < 1 || !parallel)
         threads = 1;
     int64_t cached = CACHED_BYTES / (w->stride * w->channels * w->num_parts * 2);
-    int64_t most = cached < AT_ONCE ? AT_ONCE : smaller(cached / AT_ONCE * AT_ONCE, MAX_WINDOWS);
+    int64_t most = cached < AT_ONCE ? AT_ONCE : smaller(cached / AT_ONCE * AT_ONCE, MAX_FRAMES);
     int64_t others = w->batch * w->groups;
     int64_t share = rounded(w->count * others / threads + 1, AT_ONCE);
     struct call call = {
-        .windows = w, .isa = isa, .piece_windows = smaller(share, most), .out_pieces = 1,
+        .conv = w, .isa = isa, .chunk_frames = smaller(share, most), .out_chunks = 1,
     };
-    call.row_pieces = (w->count + call.piece_windows - 1) / call.piece_windows;
-    int64_t pieces = others * call.row_pieces;
-    if (pieces < threads) /* few windows: threads share them and split the outputs */
-        call.out_pieces = smaller((threads + pieces - 1) / pieces,
+    call.row_chunks = (w->count + call.chunk_frames - 1) / call.chunk_frames;
+    int64_t chunks = others * call.row_chunks;
+    if (chunks < threads) /* few frames: threads share them and split the outputs */
+        call.out_chunks = smaller((threads + chunks - 1) / chunks,
                                   (conv1d_out_tiles(w) + 1) / 2);
-    call.pieces = pieces * call.out_pieces;
-    if (threads > call.pieces)
-        threads = (int)call.pieces;
+    call.chunks = chunks * call.out_chunks;
+    if (threads > call.chunks)
+        threads = (int)call.chunks;
     if (threads > 1)
         parallel(work, &call, (unsigned)threads, 0);
     else

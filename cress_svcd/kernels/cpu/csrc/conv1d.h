@@ -1,7 +1,8 @@
-/* Convolutions over time as products of overlapping windows: what conv1d*.c share.
+/* conv1d as implicit GEMM: what conv1d*.c share.
  *
- * In frames x channels a window of ``kernel_size`` frames is a row of kernel_size * channels numbers that lie
- * side by side, and the next window is the same row ``stride`` frames on: nothing is copied.
+ * In memory of frames x channels the ``kernel_size`` frames under an output frame are a row of
+ * kernel_size * channels numbers, and the row of the next output frame begins ``stride`` frames on:
+ * nothing is copied.
  *
  * AMX: the input is split into bf16 numbers, x = high + low with an error of 2^-17, both are
  * multiplied with the weights, and the sums are float32.  int8 and bf16 weights are exact in bf16;
@@ -9,7 +10,7 @@
  * AVX-512: see conv1d_avx512.c.
  *
  * Runtime layout of the weights: groups x out_tiles x steps blocks of 512 numbers; a block is 16
- * pairs of inputs x 16 outputs x 2.  Inputs are in the window's order, kernel_size before channels;
+ * pairs of inputs x 16 outputs x 2.  Inputs are in the order of x, kernel_size before channels;
  * outputs of a group are padded with zeros to multiples of 16, inputs to multiples of 32. */
 #ifndef CRESS_CONV1D_H
 #define CRESS_CONV1D_H
@@ -28,12 +29,13 @@ struct conv1d {
     int64_t batch, frames, x_stride, x_batch_stride;
     int64_t groups, channels, out; /* channels and outputs of a group */
     int64_t kernel_size, stride, padding; /* frames of zeros before the first */
-    int64_t count;              /* windows of an utterance */
+    int64_t count;              /* output frames of an utterance */
     const void *weights;
-    int weight_type, num_parts;    /* num_parts: 2 (hi/lo split), or 1 where x may be rounded to bf16 */
-    int weights_in_rows;        /* groups * out x kernel_size x channels instead of the layout above */
+    int weight_type;
+    int num_parts;              /* 2 (hi/lo split), or 1 where x may be rounded to bf16 */
+    int weights_in_rows;        /* groups * out x kernel_size x channels, not the layout above */
     const float *scale, *bias;  /* (batch or 1) x groups * out; bias may be NULL */
-    int64_t vector_stride;      /* from one utterance's scale and bias to the next's */
+    int64_t scale_stride;       /* from one utterance's scale and bias to the next's */
     int gelu;
     float *y;                   /* batch x count x groups * out; an utterance's are dense */
     int64_t y_batch_stride;
@@ -56,22 +58,22 @@ static inline int64_t conv1d_out_tiles(const struct conv1d *w)
     return (w->out + TILE_OUT - 1) / TILE_OUT;
 }
 
-/* Whether AVX-512 multiplies integers.  Of few channels, scaling after each offset takes longer than
- * float32 does. */
+/* Whether AVX-512 multiplies integers.  With few channels, scaling after each kernel position takes
+ * longer than float32 does. */
 static inline int conv1d_in_integers(const struct conv1d *w)
 {
     return w->weight_type == WEIGHT_INT8 && w->channels % 4 == 0 && w->channels >= 16;
 }
 
-/* Windows ``first`` .. first + count of a group of an utterance, its output tiles first_tile ..
- * end_tile.  The scratch has room for ``count`` rounded up to 32 windows. */
+/* Output frames ``first`` .. first + count of a group of an utterance, output tiles first_tile ..
+ * end_tile.  The scratch has a capacity of ``count`` rounded up to 32 frames. */
 typedef void conv1d_function(const struct conv1d *w, int64_t utterance, int64_t group,
                               int64_t first, int64_t count, int64_t first_tile, int64_t end_tile,
                               const struct conv1d_scratch *scratch);
 
 conv1d_function conv1d_amx, conv1d_avx512;
 
-/* Bytes of memory that conv1d_avx512 needs for so many windows. */
+/* Bytes of memory that conv1d_avx512 needs for so many output frames. */
 size_t conv1d_avx512_bytes(const struct conv1d *w, int64_t count);
 
 #endif

@@ -1,4 +1,4 @@
-/* AMX and bf16: 32 windows x 32 inputs with 32 inputs x 32 outputs at a time. */
+/* AMX and bf16: 32 output frames x 32 inputs with 32 inputs x 32 outputs at a time. */
 #include "conv1d.h"
 
 #ifdef CRESS_AMX
@@ -61,7 +61,8 @@ static void clear(const struct conv1d_scratch *scratch, int64_t first, int64_t e
     memset(scratch->low + first, 0, (size_t)(end - first) * sizeof *scratch->low);
 }
 
-/* The frames of windows first .. first + count (a multiple of 32) in two parts, hi and lo, zeros outside. */
+/* The input of output frames first .. first + count (a multiple of 32), as a hi/lo split; zeros
+ * outside of the utterance. */
 TARGET static void split_frames(const struct conv1d *w, int64_t utterance, int64_t group,
                                 int64_t first, int64_t count,
                                 const struct conv1d_scratch *scratch)
@@ -95,9 +96,9 @@ INLINE void expand_32(const void *weights, int64_t j, int type, uint16_t *high, 
         return;
     }
     if (type == WEIGHT_INT8) {
-        const int8_t *codes = (const int8_t *)weights + j;
-        __m128i left = _mm_loadu_si128((const __m128i *)codes);
-        __m128i right = _mm_loadu_si128((const __m128i *)(codes + 16));
+        const int8_t *q = (const int8_t *)weights + j;
+        __m128i left = _mm_loadu_si128((const __m128i *)q);
+        __m128i right = _mm_loadu_si128((const __m128i *)(q + 16));
         first = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(left));
         second = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(right));
     } else {
@@ -131,7 +132,8 @@ TARGET static void expand(const void *weights, int64_t first, int64_t count, int
 
 /* The product */
 
-/* Adds 32 windows times two tiles of outputs to the sums: registers 0-3, windows before outputs. */
+/* Adds 32 output frames times two tiles of outputs to the sums: registers 0-3, frames before
+ * outputs. */
 INLINE void multiply(const uint16_t *num_parts, int64_t below, int64_t row_bytes,
                      const uint16_t *weights, int64_t next, int64_t steps)
 {

@@ -1,8 +1,8 @@
 /* AVX-512: int8 weights by vpdpbusd, as exactly as float32 would; other weights in float32.
  *
  * For vpdpbusd a frame (of a group) becomes q, integers of 24 bits split into three bytes
- * with a scale of its own, so that an output depends on its own window alone; where two parts are
- * asked for, of 16 bits.  The bytes are those of q + 2^23, all unsigned: the product with the
+ * with a scale of its own, so that an output depends on its own input frames alone; where two parts
+ * are asked for, of 16 bits.  The bytes are those of q + 2^23, all unsigned: the product with the
  * highest is too large by 128 times the sum of the weights, and its sums begin below zero by that.
  * Sums are integers within an offset, and scaled by its frame's scale after it. */
 #include "conv1d.h"
@@ -16,8 +16,8 @@
 #define TARGET __attribute__((target(AVX512_BASE ",avx512vnni")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 enum {
-    LINES = 12,       /* windows times parts at a time: with two tiles, 24 sums in registers */
-    FLOAT_ROWS = 8,   /* windows at a time in float32 */
+    LINES = 12,       /* frames times parts at a time: with two tiles, 24 sums in registers */
+    FLOAT_ROWS = 8,   /* frames at a time in float32 */
     QUAD = 4 * TILE_OUT, /* weights of four inputs: an operand of vpdpbusd */
 };
 
@@ -29,7 +29,7 @@ struct buffers {
     int32_t *starts; /* kernel_size x ACROSS: what the sums of the highest bytes begin with; q only */
 };
 
-static int level_planes(const struct conv1d *w)
+static int split_parts(const struct conv1d *w)
 {
     return w->num_parts == 2 ? 3 : 2;
 }
@@ -39,18 +39,18 @@ static int64_t rounded(int64_t value, int64_t to)
     return (value + to - 1) / to * to;
 }
 
-/* Windows that are multiplied at a time. */
+/* Output frames that are multiplied at a time. */
 static int rows_at_once(const struct conv1d *w)
 {
-    return conv1d_in_integers(w) ? LINES / level_planes(w) : FLOAT_ROWS;
+    return conv1d_in_integers(w) ? LINES / split_parts(w) : FLOAT_ROWS;
 }
 
-/* Bytes for ``count`` windows at a time; where ``memory`` is not NULL, the parts of it. */
+/* Bytes for ``count`` output frames at a time; where ``memory`` is not NULL, the parts of it. */
 static size_t divide(const struct conv1d *w, int64_t count, char *memory, struct buffers *buffers)
 {
     int quantized = conv1d_in_integers(w);
     int64_t frames = (rounded(count, rows_at_once(w)) - 1) * w->stride + w->kernel_size;
-    int64_t number = quantized ? level_planes(w) : (int64_t)sizeof(float);
+    int64_t number = quantized ? split_parts(w) : (int64_t)sizeof(float);
     int64_t sizes[] = {
         FLOAT_ROWS * ACROSS * (int64_t)sizeof(float),
         rounded(frames * w->channels * number, 64),
@@ -95,12 +95,12 @@ TARGET static void copy_frame(const float *x, int64_t channels, float *copy)
 
 INLINE float largest(const float *x, int64_t channels)
 {
-    __m512i top = _mm512_setzero_si512(); /* as integers NaN is above infinity */
+    __m512i most = _mm512_setzero_si512(); /* as integers NaN is above infinity */
     for (int64_t c = 0; c < channels; c += 16) {
         __m512 values = _mm512_maskz_loadu_ps(first_lanes(channels - c), x + c);
-        top = _mm512_max_epi32(top, _mm512_castps_si512(_mm512_abs_ps(values)));
+        most = _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(values)));
     }
-    int32_t bits = _mm512_reduce_max_epi32(top);
+    int32_t bits = _mm512_reduce_max_epi32(most);
     float result;
     memcpy(&result, &bits, sizeof result);
     return result;
@@ -129,9 +129,9 @@ INLINE void quantize_frame(const float *x, int64_t channels, int num_parts, uint
                            float *scale)
 {
     /* Less than 2^23 - 1 by more than rounding can add. */
-    float most = num_parts == 3 ? 8388592.0f : 32767.0f, top = largest(x, channels);
-    int finite = top <= 3.402823466e38f;
-    *scale = finite ? top / most : top - top;
+    float qmax = num_parts == 3 ? 8388592.0f : 32767.0f, peak = largest(x, channels);
+    int finite = peak <= 3.402823466e38f;
+    *scale = finite ? peak / qmax : peak - peak;
     float inverse = finite ? 1.0f / (*scale < 1e-32f ? 1e-32f : *scale) : 0.0f;
     for (int64_t c = 0; c < channels; c += 16) {
         int64_t left = channels - c;
@@ -144,11 +144,11 @@ INLINE void quantize_frame(const float *x, int64_t channels, int num_parts, uint
     }
 }
 
-/* The frames of ``count`` windows from ``first`` on; zeros outside of the utterance. */
+/* The input of ``count`` output frames from ``first`` on; zeros outside of the utterance. */
 TARGET static void prepare_frames(const struct conv1d *w, int64_t utterance, int64_t group,
                                   int64_t first, int64_t count, const struct buffers *buffers)
 {
-    int quantized = conv1d_in_integers(w), num_parts = level_planes(w);
+    int quantized = conv1d_in_integers(w), num_parts = split_parts(w);
     int64_t channels = w->channels, start = first * w->stride - w->padding;
     int64_t frames = (count - 1) * w->stride + w->kernel_size;
     int64_t size = channels * (quantized ? num_parts : (int64_t)sizeof(float));
@@ -178,8 +178,8 @@ TARGET static void expand_floats(const void *weights, int64_t first, int64_t cou
     for (int64_t j = 0; j < count; j += 2 * TILE_OUT) {
         __m512 even, odd; /* two inputs, which are neighbours in an output's lane */
         if (type == WEIGHT_INT8) {
-            const __m256i *codes = (const __m256i *)((const int8_t *)weights + first + j);
-            __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(codes));
+            const __m256i *q = (const __m256i *)((const int8_t *)weights + first + j);
+            __m512i pairs = _mm512_cvtepi16_epi32(_mm256_loadu_si256(q));
             even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pairs, 24), 24));
             odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(pairs, 8));
         } else {
@@ -307,10 +307,10 @@ INLINE __m512i add_products(__m512i sum, __m512i quantized, __m512i weights)
     return sum;
 }
 
-/* Adds an offset of LINES / num_parts windows to their sums; num_parts and tiles are constants.
+/* Adds an offset of LINES / num_parts frames to their sums; num_parts and tiles are constants.
  *
- * bytes, steps: the offset's frame of the first window; the next one's is ``row`` bytes and ``stride``
- * frames on.  weights: the offset's quads; those of the second tile are ``next`` bytes on. */
+ * bytes, steps: the offset's frame of the first output; the next one's is ``row`` bytes and
+ * ``stride`` frames on.  weights: the offset's quads; the second tile's are ``next`` bytes on. */
 INLINE void multiply_offset(const uint8_t *bytes, int64_t row, int64_t quads, int num_parts,
                          const int8_t *weights, int64_t next, int tiles, const int32_t *starts,
                          const float *scales, int64_t stride, float *sums)
@@ -372,7 +372,7 @@ INLINE void multiply_integers(const struct conv1d *w, int64_t first, int num_par
                      buffers->starts + offset * ACROSS, scales + offset, w->stride, buffers->sums);
 }
 
-/* Sums of FLOAT_ROWS windows from ``first`` on; tiles is a constant. */
+/* Sums of FLOAT_ROWS output frames from ``first`` on; tiles is a constant. */
 INLINE void multiply_floats(const struct conv1d *w, int64_t first, int tiles,
                             const struct buffers *buffers)
 {
@@ -403,7 +403,7 @@ INLINE void multiply_floats(const struct conv1d *w, int64_t first, int tiles,
             _mm512_store_ps(buffers->sums + r * ACROSS + t * TILE_OUT, sums[r][t]);
 }
 
-/* Sums of the windows from ``first`` on, rows_at_once of them. */
+/* Sums of the output frames from ``first`` on, rows_at_once of them. */
 TARGET static void multiply(const struct conv1d *w, int64_t first, int tiles,
                             const struct buffers *buffers)
 {
@@ -411,9 +411,9 @@ TARGET static void multiply(const struct conv1d *w, int64_t first, int tiles,
         multiply_floats(w, first, 2, buffers);
     else if (!conv1d_in_integers(w))
         multiply_floats(w, first, 1, buffers);
-    else if (level_planes(w) == 3 && tiles == 2)
+    else if (split_parts(w) == 3 && tiles == 2)
         multiply_integers(w, first, 3, 2, buffers);
-    else if (level_planes(w) == 3)
+    else if (split_parts(w) == 3)
         multiply_integers(w, first, 3, 1, buffers);
     else if (tiles == 2)
         multiply_integers(w, first, 2, 2, buffers);

@@ -1,6 +1,6 @@
 /* What convolutions do with their sums: scale, add the bias, GELU, write. */
-#ifndef CRESS_WINDOWS_WRITE_H
-#define CRESS_WINDOWS_WRITE_H
+#ifndef CRESS_CONV1D_WRITE_H
+#define CRESS_CONV1D_WRITE_H
 
 #include "sign_gemm_avx512_write.h"
 #include "conv1d.h"
@@ -48,7 +48,7 @@ WRITE_INLINE __attribute__((always_inline)) __m512 gelu(__m512 x)
     return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), twice);
 }
 
-/* ``rows`` windows from ``first`` on, ``tiles`` of outputs from ``tile`` on. */
+/* ``rows`` output frames from ``first`` on, ``tiles`` of outputs from ``tile`` on. */
 WRITE_INLINE void write(const struct conv1d *w, int64_t utterance, int64_t group, int64_t first,
                         int64_t rows, int64_t tile, int tiles, const float *sums)
 {
@@ -56,10 +56,10 @@ WRITE_INLINE void write(const struct conv1d *w, int64_t utterance, int64_t group
     for (int t = 0; t < tiles; t++) {
         int64_t o = (tile + t) * TILE_OUT, left = w->out - o;
         __mmask16 mask = left >= TILE_OUT ? 0xffff : (__mmask16)((1u << left) - 1);
-        int64_t place = group * w->out + o, vector = utterance * w->vector_stride + place;
-        __m512 scale = _mm512_maskz_loadu_ps(mask, w->scale + vector);
+        int64_t place = group * w->out + o, entry = utterance * w->scale_stride + place;
+        __m512 scale = _mm512_maskz_loadu_ps(mask, w->scale + entry);
         __m512 bias =
-            w->bias ? _mm512_maskz_loadu_ps(mask, w->bias + vector) : _mm512_setzero_ps();
+            w->bias ? _mm512_maskz_loadu_ps(mask, w->bias + entry) : _mm512_setzero_ps();
         float *y = w->y + utterance * w->y_batch_stride + first * across + place;
         for (int64_t r = 0; r < rows; r++, y += across) {
             __m512 sum = _mm512_loadu_ps(sums + r * ACROSS + t * TILE_OUT);

@@ -1,7 +1,7 @@
 /* Rounding rows to integers, compiled once for every instruction set by the files that include this.
  *
  * The twin of quantize_tokens in quantization/fake_quant.py, operation for operation, so that
- * q are equal to the bit: scale = max |g x| * (1 / peak); q = round(g x * (1 / scale)),
+ * q is equal to the bit: scale = max |g x| * (1 / peak); q = round(g x * (1 / scale)),
  * halves to even.  peak is 127 in one part; in two it is 127 * 256 + 127, the largest that two
  * signed bytes hold symmetrically.
  */
@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) float largest(const float *x, const
     return result;
 }
 
-static inline __attribute__((always_inline)) void quantize_whole(
+static inline __attribute__((always_inline)) void quantize_int8(
     const float *x, const float *g, int64_t in, float inverse, int8_t *values, int32_t *sum)
 {
     int32_t total = 0;
@@ -86,7 +86,7 @@ static inline __attribute__((always_inline)) void quantize_row(
     for (int part = 0; part < num_parts; part++)
         memset(values + part * quantized->stride + in, 0, (size_t)(quantized->stride - in));
     if (num_parts == 1)
-        quantize_whole(x, g, in, inverse, values, sums);
+        quantize_int8(x, g, in, inverse, values, sums);
     else
         quantize_hi_lo(x, g, in, inverse, values, values + quantized->stride, sums);
 }

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 
 enum {
-    ROWS_A_BLOCK = 256,  /* q rows whose values stay in the second-q cache */
+    ROWS_A_BLOCK = 256,  /* quantised rows whose values stay in the L2 cache */
     ROWS_SHARED = 64,     /* up to here threads share the rows and split the outputs */
-    TILES_A_PIECE = 8,   /* of outputs, for a thread to take */
+    TILES_A_CHUNK = 8,   /* of outputs, for a thread to take */
     MAX_SPLIT = 2,
     PADDING_ROWS = 32,   /* multiply_amx reads so many beyond the last, and drops their sums */
 };
@@ -18,7 +18,7 @@ struct call {
     struct outputs outputs;
     struct quantized shared; /* of all rows, where threads split the outputs */
     int num_parts, isa;
-    int64_t block_rows, pieces, next; /* next piece that no thread has taken */
+    int64_t block_rows, chunks, next; /* next chunk that no thread has taken */
     int error;
 };
 
@@ -92,7 +92,7 @@ static void fail(struct call *call)
     __atomic_store_n(&call->error, OUT_OF_MEMORY, __ATOMIC_RELAXED);
 }
 
-/* Each piece is some outputs of all rows, whose q are there already. */
+/* Each chunk is some outputs of all rows, whose q are there already. */
 static void split_outputs(void *data)
 {
     struct call *call = data;
@@ -102,15 +102,15 @@ static void split_outputs(void *data)
         return;
     }
     multiply_function *multiply = multiplier(call->isa, call->shared.count);
-    for (int64_t piece; (piece = take(call)) < call->pieces;) {
-        int64_t first = call->out_tiles * piece / call->pieces;
-        int64_t end = call->out_tiles * (piece + 1) / call->pieces;
+    for (int64_t chunk; (chunk = take(call)) < call->chunks;) {
+        int64_t first = call->out_tiles * chunk / call->chunks;
+        int64_t end = call->out_tiles * (chunk + 1) / call->chunks;
         multiply(call->tiles, call->in_tiles, first, end, &call->shared, &call->outputs, scratch);
     }
     free(scratch);
 }
 
-/* Each piece is all outputs of some rows. */
+/* Each chunk is all outputs of some rows. */
 static void split_rows(void *data)
 {
     struct call *call = data;
@@ -122,8 +122,8 @@ static void split_rows(void *data)
         return;
     }
     quantize_function *quantize = quantizer(call->isa);
-    for (int64_t piece; (piece = take(call)) < call->pieces;) {
-        int64_t first = piece * call->block_rows, rows = call->rows - first;
+    for (int64_t chunk; (chunk = take(call)) < call->chunks;) {
+        int64_t first = chunk * call->block_rows, rows = call->rows - first;
         struct outputs outputs = call->outputs;
         outputs.y += first * outputs.y_stride;
         quantized.count = (rows < call->block_rows ? rows : call->block_rows) * call->num_parts;
@@ -136,8 +136,8 @@ static void split_rows(void *data)
 
 static void run(void (*work)(void *), struct call *call, int threads, parallel_function *parallel)
 {
-    if (threads > call->pieces)
-        threads = (int)call->pieces;
+    if (threads > call->chunks)
+        threads = (int)call->chunks;
     if (threads > 1 && parallel)
         parallel(work, call, (unsigned)threads, 0);
     else
@@ -147,7 +147,7 @@ static void run(void (*work)(void *), struct call *call, int threads, parallel_f
 /* y = (signs @ q(g * x)) * scale * h + bias for each row of x; see quantize.h for q.
  *
  * x: rows x in, rows ``x_stride`` floats apart.  y: rows x out, dense.  g, h and bias may be NULL.
- * tiles: see sign_matmul.h.  split: 1 or 2.  isa: one that cress_supported knows.
+ * tiles: see sign_gemm.h.  num_parts: 1 or 2.  isa: one that cress_supported knows.
  * parallel: GOMP_parallel, or NULL for one thread.
  *
  * Returns 0, OUT_OF_MEMORY or NOT_SUPPORTED.
@@ -173,7 +173,7 @@ EXPORT int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const
     if (rows * num_parts > ROWS_SHARED || threads == 1) {
         int64_t most = ROWS_A_BLOCK / num_parts, share = (rows + threads - 1) / threads;
         call.block_rows = share < most ? share : most;
-        call.pieces = (rows + call.block_rows - 1) / call.block_rows;
+        call.chunks = (rows + call.block_rows - 1) / call.block_rows;
         run(split_rows, &call, threads, parallel);
         return call.error;
     }
@@ -181,9 +181,9 @@ EXPORT int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const
     if (!memory)
         return OUT_OF_MEMORY;
     quantizer(isa)(x, x_stride, in, g, &call.shared);
-    call.pieces = (call.out_tiles + TILES_A_PIECE - 1) / TILES_A_PIECE;
-    if (call.pieces > 4 * threads)
-        call.pieces = 4 * threads;
+    call.chunks = (call.out_tiles + TILES_A_CHUNK - 1) / TILES_A_CHUNK;
+    if (call.chunks > 4 * threads)
+        call.chunks = 4 * threads;
     run(split_outputs, &call, threads, parallel);
     free(memory);
     return call.error;

@@ -7,7 +7,8 @@
  * for every output, four neighbouring inputs as bytes: an operand of vpdpbusd, and a row of an AMX
  * tile.  Tiles of the same outputs lie side by side.
  *
- * With bits w in {0, 1} and q q the product with signs is sum (2 w - 1) q = 2 sum w q - sum q.
+ * With bits w in {0, 1} and integers q the product with signs is sum (2 w - 1) q =
+ * 2 sum w q - sum q.
  */
 #ifndef CRESS_SIGN_GEMM_H
 #define CRESS_SIGN_GEMM_H
@@ -24,10 +25,10 @@ enum {
 struct quantized {
     int8_t *values;     /* ``count`` x ``stride``; columns beyond ``in`` are 0 */
     int32_t *sums;      /* ``count``: sum of each row of values */
-    float *scales;       /* one a row of x: NaN where x holds NaN or infinity */
+    float *scales;      /* one a row of x: NaN where x holds NaN or infinity */
     int64_t count;      /* rows of x times parts; the parts of a row are neighbours */
     int64_t stride;     /* a multiple of TILE_IN */
-    int num_parts;         /* 1: q of 8 bits; 2: of 16 bits, hi/lo split: 256 values[2r] + values[2r + 1] */
+    int num_parts;      /* 1: q of 8 bits; 2: of 16 bits, 256 values[2r] + values[2r + 1] */
 };
 
 /* y (rows x out, row stride y_stride) = product * scale * h + bias, for some of the outputs. */
@@ -39,7 +40,7 @@ struct outputs {
     int64_t out;
 };
 
-/* Rows of x, g (NULL: ones) and the q count to ``q``, by one instruction set. */
+/* Quantises the rows of x times g (NULL: ones), by one instruction set. */
 typedef void quantize_function(const float *x, int64_t x_stride, int64_t in, const float *g,
                                struct quantized *quantized);
 

@@ -2,7 +2,7 @@
  *
  * The bits of a weight tile are expanded to bytes 0 and 1, which is exactly the layout that the
  * instruction wants of its right operand.  They are used at once, by up to 32 rows, and expanded
- * anew for the next rows: in the first-q cache that is cheaper than keeping them. */
+ * again for the next rows: in the L1 cache that is cheaper than keeping them. */
 #define _GNU_SOURCE
 #include "sign_gemm.h"
 
@@ -61,7 +61,7 @@ TARGET static inline __attribute__((always_inline)) void expand(const uint8_t *t
 }
 
 /* So many tiles are expanded together before they are used: a tile load that comes too soon after
- * the stores waits for them, and one too late has lost the first-q cache. */
+ * the stores waits for them, and one too late has lost the L1 cache. */
 enum { AHEAD = 8 };
 
 /* Input tiles first .. end of ``tiles`` output tiles, ``next`` bytes apart, to bytes. */
