@@ -71,7 +71,7 @@ class QuantLinear(nn.Linear):
     ACTIVATION_BITS: ClassVar[tuple[int | None, ...]] = (8, 16, None)
     DEFAULT_ACTIVATION_BITS: ClassVar[int | None] = 8
     DEFAULT_NORMALIZATION: ClassVar[str] = "none"
-    # Parameters beside bias and norm that a packed layer needs: "g" multiplies the product's input.
+    # Parameters besides bias and norm of a packed layer: "g" multiplies the product's input.
     PACKED_PARAMETERS: ClassVar[tuple[str, ...]] = ()
     # Whether under autocast the output has its lower type.  It has not where parameters, which
     # autocast leaves in float32, scale the product's result.

@@ -38,8 +38,9 @@ def apply_policy(
     """Quantise in place the layers of ``model`` that ``policy`` names; trained weights are kept.
 
     A module with several names is replaced once, under all of them.  A weight that another module
-    holds as well, as an embedding does that of a tied output projection, is copied: the codes say
-    what the layer computes and the embedding what it looks up, in training, packed and unpacked.
+    holds as well, as an embedding does that of a tied output projection, is copied: the sign
+    weights say what the layer computes and the embedding what it looks up, in training, packed and
+    unpacked.
     Nothing changes if the policy does not fit.
 
     Args:
@@ -112,7 +113,7 @@ def require_same_map(
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ConfigError(
             f"policy: it differs from the one that the checkpoint was trained under: {shown}{more}."
-            "  Resume with the same policy, or start anew from the weights alone"
+            "  Resume with the same policy, or start again from the weights alone"
         )
 
 
@@ -220,13 +221,13 @@ def count_calls(model: nn.Module) -> Iterator[dict[str, int]]:
 def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of ``model``, each once, under "latent", "vectors" or "other".
 
-    Latent are the weights of quantised layers; vectors their g, h, steps and norms; other is all
-    else, the layers' biases included.
+    "latent" are the weights of quantised layers, "vectors" their scales (g, h, steps and norms) and
+    "other" all else, the layers' biases included.
     """
     kinds: dict[int, str] = {}
     for layer in quantized_layers(model).values():
         kinds[id(layer.weight)] = "latent"
-        kinds |= {id(vector): "vectors" for vector in layer.scale_parameters().values()}
+        kinds |= {id(scale): "vectors" for scale in layer.scale_parameters().values()}
     result: dict[str, list[nn.Parameter]] = {"latent": [], "vectors": [], "other": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -241,13 +242,13 @@ def parameter_groups(
     vector_lr: float | None = None,
     latent_lr: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer: latent weights, vectors (never decayed) and all else.
+    """Groups for a torch optimizer: latent weights, scales (never decayed) and all else.
 
     Decay would pull the scales g and h of a layer to zero; its latent weights only decide signs.
 
     Args:
         lr, weight_decay: of the rest.
-        vector_lr, latent_lr: learning rates where they differ from ``lr``.
+        vector_lr, latent_lr: those of scales and latent weights where they differ from ``lr``.
 
     Returns:
         Dictionaries with name, params, lr and weight_decay; empty groups are left out.

@@ -63,7 +63,7 @@ class LayerSpec:
     Attributes:
         method: a key of METHODS, or "full".
         options: keyword arguments of the method's class, bits and activation_bits among them.
-        keep_weight: False draws the weight anew, as the published code does.
+        keep_weight: False draws the weight again, as the published code does.
     """
 
     method: str = "svcd"
@@ -120,7 +120,7 @@ class LayerSpec:
         _require_type(f"{where}.options", options, Mapping, "a mapping")
         for key in _COMMON:
             if key in options:
-                raise ConfigError(f"{where}.options: {key} stands beside options, not in them")
+                raise ConfigError(f"{where}.options: {key} stands next to options, not in them")
         if data.get("bits") == FULL:
             return cls(FULL)
         options = {**{key: data[key] for key in _COMMON if key in data}, **options}

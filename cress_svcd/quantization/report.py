@@ -34,9 +34,9 @@ def capture_inputs(
         def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
             earlier = captured.get(name)
-            room = max_rows - (0 if earlier is None else len(earlier))
-            if room > 0:
-                rows = rows[:room].clone()
+            free = max_rows - (0 if earlier is None else len(earlier))
+            if free > 0:
+                rows = rows[:free].clone()
                 captured[name] = rows if earlier is None else torch.cat([earlier, rows])
 
         return keep
@@ -61,13 +61,13 @@ def layer_rows(
 
     Keys: name, out_features, in_features, method, weight_bits, activation_bits (None: off),
     parameters (weights), vector_parameters (all else in the layer), bits (of the stored layer,
-    vectors in 16), full_bits (of the linear layer it replaced, in 16), and, for layers with
+    scales in 16), full_bits (of the linear layer it replaced, in 16), and, for layers with
     ``inputs``, rows, relative_error and cosine of the output against full precision.
 
     Args:
         inputs: rows x in of real inputs by layer name (``capture_inputs``).
         reference: the full-precision model, layers under the same names; by default the layer's own
-            latent weight, which is the trained one just after the swap.
+            latent weight, which is the trained one just after the conversion.
     """
     rows = []
     for name, layer in quantized_layers(model).items():
@@ -82,7 +82,7 @@ def layer_rows(
 def _sizes(layer: QuantLinear) -> dict[str, Any]:
     weights = layer.weight.numel()
     biases = 0 if layer.bias is None else layer.bias.numel()
-    vectors = biases + sum(vector.numel() for vector in layer.scale_parameters().values())
+    scales = biases + sum(scale.numel() for scale in layer.scale_parameters().values())
     return {
         "out_features": layer.out_features,
         "in_features": layer.in_features,
@@ -90,8 +90,8 @@ def _sizes(layer: QuantLinear) -> dict[str, Any]:
         "weight_bits": layer.weight_bits,
         "activation_bits": layer.activation_bits,
         "parameters": weights,
-        "vector_parameters": vectors,
-        "bits": math.ceil(weights * layer.weight_bits) + FULL_BITS * vectors,
+        "vector_parameters": scales,
+        "bits": math.ceil(weights * layer.weight_bits) + FULL_BITS * scales,
         "full_bits": FULL_BITS * (weights + biases),
     }
 
@@ -123,26 +123,26 @@ def _finite(value: Tensor) -> float | None:
 def summary(model: nn.Module) -> dict[str, Any]:
     """Totals over the whole model: parameters, the quantised share, bits, compression.
 
-    Keys: parameters, quantized_weights, quantized_layers, bits (vectors and everything that is not
+    Keys: parameters, quantized_weights, quantized_layers, bits (scales and everything that is not
     quantised in 16), full_bits (all in 16), bits_per_weight (over the quantised layers, their
-    vectors included; None without any).  Parameters that several modules share count once.
+    scales included; None without any).  Parameters that several modules share count once.
     """
     rows = layer_rows(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = sum(row["parameters"] for row in rows)
-    vectors = sum(row["vector_parameters"] for row in rows)
+    scales = sum(row["vector_parameters"] for row in rows)
     bits = sum(row["bits"] for row in rows)
     added = sum(row["bits"] - row["full_bits"] for row in rows)
     full_bits = FULL_BITS * parameters - sum(
-        FULL_BITS * vector.numel()
+        FULL_BITS * scale.numel()
         for layer in quantized_layers(model).values()
-        for vector in layer.scale_parameters().values()
+        for scale in layer.scale_parameters().values()
     )
     return {
         "parameters": parameters,
         "quantized_layers": len(rows),
         "quantized_weights": weights,
-        "vector_parameters": vectors,
+        "vector_parameters": scales,
         "bits": full_bits + added,
         "full_bits": full_bits,
         "bits_per_weight": bits / weights if weights else None,

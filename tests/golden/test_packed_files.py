@@ -1,6 +1,6 @@
 """What ``pack`` writes stays the same, byte for byte, for every method.
 
-Weights are small multiples of 1/64 and vectors of 1/32: sums of them are exact on any processor.
+Weights are small multiples of 1/64 and scales of 1/32: sums of them are exact on any processor.
 """
 
 import hashlib
@@ -56,8 +56,8 @@ def make_layer(options: dict, bias: bool = True):
             linear.bias.copy_(pattern(OUTPUTS, scale=32))
     layer = METHODS[options.pop("method")].from_linear(linear, **options)
     with torch.no_grad():
-        for vector in layer.scale_parameters().values():
-            vector.copy_(pattern(*vector.shape, modulus=13, scale=32).abs() + 1 / 32)
+        for scale in layer.scale_parameters().values():
+            scale.copy_(pattern(*scale.shape, modulus=13, scale=32).abs() + 1 / 32)
     return layer.eval()
 
 

@@ -21,8 +21,8 @@ def x():
     return torch.randn(5, 12, generator=torch.Generator().manual_seed(1))
 
 
-def codes_used(layer: BitLinear, x: torch.Tensor) -> torch.Tensor:
-    """The codes that the layer's output shows, told apart by unit inputs."""
+def used_sign_weights(layer: BitLinear, x: torch.Tensor) -> torch.Tensor:
+    """The sign weights that the layer's output shows for unit inputs."""
     outputs = layer(torch.eye(layer.in_features, dtype=x.dtype)).detach()
     if layer.bias is not None:
         outputs = outputs - layer.bias.detach()
@@ -34,7 +34,7 @@ def signs(weight: torch.Tensor) -> torch.Tensor:
     return torch.where(weight >= weight.mean(), 1.0, -1.0)
 
 
-def test_passes_of_one_step_share_the_codes(layer, x):
+def test_passes_of_one_step_share_the_sign_weights(layer, x):
     first = layer.sign_weights()
     layer(x)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_an_update_is_seen(layer, x, through_data):
         else:
             with torch.no_grad():
                 layer.weight.neg_()
-        assert torch.equal(codes_used(layer, x), signs(layer.weight))
+        assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 def test_a_backward_pass_of_one_loss_leaves_the_other_pass_right(layer, x):
@@ -79,13 +79,13 @@ def test_loading_a_state_is_seen(layer, x):
     other = BitLinear(12, 8)
     layer(x)
     layer.load_state_dict(other.state_dict())
-    assert torch.equal(codes_used(layer, x), signs(other.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(other.weight))
 
 
 def test_a_replaced_parameter_is_seen(layer, x):
     layer(x)
     layer.weight = nn.Parameter(-layer.weight.detach())
-    assert torch.equal(codes_used(layer, x), signs(layer.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 def test_changing_the_type_back_and_forth_is_seen(layer, x):
@@ -94,14 +94,14 @@ def test_changing_the_type_back_and_forth_is_seen(layer, x):
     with torch.no_grad():
         layer.weight.data = -layer.weight.data
     layer.to(torch.float64).to(torch.float32)
-    assert torch.equal(codes_used(layer, x), signs(layer.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 def test_writing_through_data_outside_training_needs_clearing(layer, x):
     layer(x)
     layer.weight.data.neg_()
     layer.forget_sign_weights()
-    assert torch.equal(codes_used(layer, x), signs(layer.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_writing_through_data_outside_training_needs_clearing(layer, x):
     [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
     ids=["deep", "pickle"],
 )
-def test_copies_have_their_own_codes(layer, x, copied):
+def test_copies_have_their_own_sign_weights(layer, x, copied):
     layer(x)
     twin = copied(layer)
     with torch.no_grad():
         twin.weight.neg_()
-    assert torch.equal(codes_used(twin, x), signs(twin.weight))
-    assert torch.equal(codes_used(layer, x), signs(layer.weight))
+    assert torch.equal(used_sign_weights(twin, x), signs(twin.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 def test_a_data_parallel_replica_uses_its_own_weight(layer, x):
@@ -125,8 +125,8 @@ def test_a_data_parallel_replica_uses_its_own_weight(layer, x):
     replica.weight = -layer.weight  # as the broadcast sets it: a tensor, not a parameter
     for name in ("bias", "g", "h"):
         setattr(replica, name, getattr(layer, name).clone())
-    assert torch.equal(codes_used(replica, x), signs(replica.weight))
-    assert torch.equal(codes_used(layer, x), signs(layer.weight))
+    assert torch.equal(used_sign_weights(replica, x), signs(replica.weight))
+    assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 def test_the_state_holds_parameters_only(layer, x):
@@ -134,7 +134,7 @@ def test_the_state_holds_parameters_only(layer, x):
     assert set(layer.state_dict()) == {"weight", "bias", "g", "h"}
 
 
-def test_codes_made_in_inference_mode_can_be_trained_with(layer, x):
+def test_sign_weights_made_in_inference_mode_can_be_trained_with(layer, x):
     with torch.inference_mode():
         layer(x)
     layer(x).sum().backward()
@@ -145,10 +145,10 @@ def test_a_layer_made_in_inference_mode_sees_changes(x):
     with torch.inference_mode():
         layer = BitLinear.from_linear(nn.Linear(12, 8))
         for _ in range(2):
-            assert torch.equal(codes_used(layer, x), signs(layer.weight))
+            assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
             layer.weight.neg_()
     with torch.no_grad():
-        assert torch.equal(codes_used(layer, x), signs(layer.weight))
+        assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
 
 
 @pytest.mark.parametrize("normalization", ["none", "layernorm"])
@@ -172,7 +172,7 @@ def test_a_compiled_layer_is_one_graph_and_sees_updates(layer, x):
         y = compiled(x)
         y.square().sum().backward()
         layer.weight.data.neg_()  # an update as fairseq makes it
-        assert torch.equal(codes_used(layer, x), signs(layer.weight))
+        assert torch.equal(used_sign_weights(layer, x), signs(layer.weight))
     torch.testing.assert_close(compiled(x), layer(x))
 
 

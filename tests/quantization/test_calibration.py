@@ -31,14 +31,14 @@ def test_outputs_come_nearer_and_signs_stay(kind, bias, bits):
     x = INPUTS[kind](torch.randn(500, 48))
     wanted = linear(x).detach()
     layer = BitLinear.from_linear(linear, bits=bits, activation_bits=None)
-    before, codes, weight = (
+    before, signs, weight = (
         error(layer, x, wanted),
         layer.sign_weights().clone(),
         layer.weight.clone(),
     )
     fit_scales(layer, x)
     assert error(layer, x, wanted) <= before * 1.001 + 1e-12
-    assert torch.equal(layer.sign_weights(), codes)
+    assert torch.equal(layer.sign_weights(), signs)
     assert torch.equal(layer.weight, weight)
     assert all(parameter.isfinite().all() for parameter in layer.parameters())
 

@@ -63,7 +63,7 @@ class TestSharedModules:
         assert model["b"][0] is model["a"]
 
     def test_a_tied_weight_becomes_two(self, model):
-        """Unpacking makes a latent weight anew for each layer: they could not share one."""
+        """Unpacking makes a new latent weight for each layer: they could not share one."""
         weight = model["a"].weight
         apply_policy(model, policy("*"))
         assert model["b"][1].weight is not model["a"].weight
@@ -186,7 +186,7 @@ class TestParameterGroups:
         frozen = translator.encoder.hubert.encoder.layers[0].fc1
         assert not any(frozen.weight is parameter for parameter in kinds["latent"])
 
-    def test_vectors_are_not_decayed_and_have_their_own_rate(self, translator):
+    def test_scales_are_not_decayed_and_have_their_own_rate(self, translator):
         apply_policy(
             translator, policy("decoder.layers.0.fc1", options={"normalization": "rmsnorm"})
         )

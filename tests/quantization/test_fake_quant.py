@@ -25,20 +25,20 @@ def test_values_are_within_half_a_step_and_signs_kept(values, bits):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_levels_are_integers_over_a_power_of_two(dtype):
+def test_q_are_integers_over_a_power_of_two(dtype):
     x = torch.randn(20, 30).to(dtype)
-    levels, step = quantize_tokens(x, 8)
+    q, step = quantize_tokens(x, 8)
     unit = 128 if dtype in (torch.float16, torch.bfloat16) else 1
-    integers = levels.double() * unit
+    integers = q.double() * unit
     assert torch.equal(integers, integers.round())
-    assert (integers.abs().amax(1) == 127).all()  # the largest of each row is the top level
-    torch.testing.assert_close((levels * step).to(dtype), fake_quantize_tokens(x, 8))
+    assert (integers.abs().amax(1) == 127).all()  # the largest of each row is qmax
+    torch.testing.assert_close((q * step).to(dtype), fake_quantize_tokens(x, 8))
 
 
 def test_halves_round_to_even():
     """The rule of IEEE conversions, which integer kernels use too."""
-    levels, _ = quantize_tokens(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]]), 8)
-    assert levels.tolist() == [[127, 0, 2, 2, 0, -2]]
+    q, _ = quantize_tokens(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]]), 8)
+    assert q.tolist() == [[127, 0, 2, 2, 0, -2]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -56,8 +56,8 @@ def test_rows_do_not_touch_each_other(dtype):
 
 def test_gain_is_applied_beyond_the_range_of_float16():
     x = torch.tensor([[4e4, -2e4]], dtype=torch.float16)
-    levels, step = quantize_tokens(x, 8, gain=torch.tensor([100.0, 100.0], dtype=torch.float16))
-    torch.testing.assert_close(levels * step, torch.tensor([[4e6, -2e6]]), rtol=1e-2, atol=0)
+    q, step = quantize_tokens(x, 8, gain=torch.tensor([100.0, 100.0], dtype=torch.float16))
+    torch.testing.assert_close(q * step, torch.tensor([[4e6, -2e6]]), rtol=1e-2, atol=0)
 
 
 def test_the_input_is_left_alone():

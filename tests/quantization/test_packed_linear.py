@@ -42,14 +42,14 @@ def label(options: dict) -> str:
 
 
 def make_layer(options: dict, sizes=(75, 43), bias=True) -> QuantLinear:
-    """A layer whose vectors are not at their starting values, as after training."""
+    """A layer whose scales are not at their initial values, as after training."""
     options = dict(options)
     layer = METHODS[options.pop("method")].from_linear(nn.Linear(*sizes, bias=bias), **options)
     if hasattr(layer, "calibrate"):
         layer.calibrate(torch.randn(50, sizes[0]))
     with torch.no_grad():
-        for vector in layer.scale_parameters().values():
-            vector.mul_(torch.rand_like(vector) + 0.5)
+        for scale in layer.scale_parameters().values():
+            scale.mul_(torch.rand_like(scale) + 0.5)
         layer.weight.add_(0.01)
     return layer.eval()
 
@@ -107,8 +107,8 @@ def test_under_autocast_it_has_the_type_of_its_layer(options, dtype):
     assert packed(x).dtype is dtype
 
 
-def test_levels_equal_those_of_training_to_the_bit():
-    """Without h and bias nothing is left but levels, their integer sums and the step."""
+def test_q_equal_those_of_training_to_the_bit():
+    """Without h and bias nothing is left but q, their integer sums and the step."""
     layer = make_layer({"method": "svcd"}, (200, 70), bias=False)
     with torch.no_grad():
         layer.h.fill_(1)
@@ -159,7 +159,7 @@ def test_sign_planes_and_scales_are_the_matrix():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_vectors_in_half_precision(dtype):
+def test_scales_in_half_precision(dtype):
     layer = make_layer({"method": "svcd"}, (512, 512))
     packed = PackedLinear.from_layer(layer, dtype=dtype)
     assert {v.dtype for k, v in packed.state_dict().items() if k != "signs"} == {dtype}

@@ -125,7 +125,7 @@ class TestReading:
             ("rules: [{match: x, bit: 1}]", r"unknown key 'bit'.*did you mean 'bits'"),
             ("rules: [{match: x, options: {ini: row}}]", r"unknown key 'ini'.*'init'"),
             ("rules: [{match: x, options: {init: rows}}]", r"init: found 'rows'.*'row'"),
-            ("rules: [{match: x, options: {bits: 1}}]", "bits stands beside options"),
+            ("rules: [{match: x, options: {bits: 1}}]", "bits stands next to options"),
             ("rules: [{match: x, options: 3}]", "options: found 3"),
             ("rules: [{match: x, method: full, bits: 8}]", "method full: unknown key 'bits'"),
             ("rules: [{match: x, keep_weight: 1}]", "keep_weight: found 1, expected true or false"),

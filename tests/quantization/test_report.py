@@ -102,9 +102,9 @@ def test_totals(bias):
     assert before["bits_per_weight"] is None
     quantise(model, "0")
     after = summary(model)
-    vectors = 128 + 64 * bias
+    scales = 128 + 64 * bias
     assert after["full_bits"] == 16 * original
-    assert after["bits"] == 16 * 650 + 64 * 64 + 16 * vectors
+    assert after["bits"] == 16 * 650 + 64 * 64 + 16 * scales
     assert after["quantized_weights"] == 64 * 64
-    assert after["bits_per_weight"] == pytest.approx(1 + 16 * vectors / 64**2)
+    assert after["bits_per_weight"] == pytest.approx(1 + 16 * scales / 64**2)
     assert after["parameters"] == original + 128

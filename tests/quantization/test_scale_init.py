@@ -31,7 +31,7 @@ def test_svid_brings_signs_nearer_than_any_other_start():
     assert min(error, key=error.get) == "svid"
 
 
-def test_svid_shares_the_scale_between_both_vectors():
+def test_svid_shares_the_scale_between_g_and_h():
     g, h = initial_scales("svid", 1e-3 * torch.randn(2000, 30))
     torch.testing.assert_close(g.square().mean(), h.square().mean())
 

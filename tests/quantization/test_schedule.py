@@ -88,7 +88,7 @@ class TestOnAModel:
         set_progress(translator, 100, 100, schedule)
         assert torch.equal(translator(batch), expected)
 
-    def test_codes_are_ternary_on_the_way(self, translator):
+    def test_weights_are_ternary_on_the_way(self, translator):
         quantise(translator)
         zeros = []
         for update in (15, 20, 25, 30):

@@ -25,8 +25,8 @@ def by_hand(layer: BitLinear, x: np.ndarray) -> np.ndarray:
         scaled = g * row
         peak = max(abs(scaled))
         if layer.activation_bits and peak:
-            top = 2 ** (layer.activation_bits - 1) - 1
-            scaled = np.round(scaled * (top / peak)) * peak / top
+            qmax = 2 ** (layer.activation_bits - 1) - 1
+            scaled = np.round(scaled * (qmax / peak)) * peak / qmax
         for i in range(len(weight)):
             signs = np.array([1.0 if w >= means[i] else -1.0 for w in weight[i]])
             outputs[t, i] = h[i] * (signs @ scaled)
@@ -161,7 +161,7 @@ class TestNumericalSafety:
     @pytest.mark.parametrize("size", [6e4, 1e-4, 0.0])
     @pytest.mark.parametrize("activation_bits", [8, None])
     def test_extreme_inputs_stay_finite(self, dtype, size, activation_bits):
-        """At 60,000 the products of inputs and vectors, and sums of them, pass float16's range."""
+        """At 60,000 the products of inputs and scales, and sums of them, pass float16's range."""
         torch.manual_seed(0)
         layer = BitLinear(512, 16, bias=False, activation_bits=activation_bits, dtype=dtype)
         with torch.no_grad():
@@ -251,7 +251,7 @@ class TestConversion:
             layer.h.zero_()
         torch.testing.assert_close(layer(torch.randn(3, 6)), linear.bias.expand(3, 4))
 
-    def test_the_weight_can_be_drawn_anew_as_published(self):
+    def test_the_weight_can_be_drawn_again_as_published(self):
         linear = nn.Linear(6, 4)
         layer = BitLinear.from_linear(linear, keep_weight=False, variant="paper")
         assert layer.weight.shape == linear.weight.shape

@@ -47,12 +47,12 @@ def published_in_numpy(layer: BitLinear, x: np.ndarray, groups: int) -> np.ndarr
         getattr(layer, name).detach().numpy() for name in ("weight", "g", "h", "bias")
     )
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    codes = np.zeros_like(weight)
+    signs = np.zeros_like(weight)
     size = len(weight) // groups
     for k in range(groups):
         rows = slice(k * size, (k + 1) * size)
-        codes[rows] = np.sign(weight[rows] - weight[rows].mean())
-    output = (x * g) @ codes.T + bias
+        signs[rows] = np.sign(weight[rows] - weight[rows].mean())
+    output = (x * g) @ signs.T + bias
     size = len(output) // groups
     for k in range(groups):
         part = output[k * size : (k + 1) * size]

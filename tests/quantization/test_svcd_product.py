@@ -77,7 +77,7 @@ def test_only_the_gradients_asked_for_are_computed(rows):
         assert bool(cleared) == (wanted == 1)  # signs go stale only with their weight
 
 
-def test_gradient_of_input_vectors_and_bias_is_the_numerical_one():
+def test_gradient_of_input_scales_and_bias_is_the_numerical_one():
     """Without rounding the output is smooth in everything but the weight."""
     x, weight, g, h, bias = tensors(2, torch.float64, bias=True)
     signs = binarize(weight.detach(), group_means(weight.detach()), torch.float64)
@@ -97,6 +97,6 @@ def test_eight_bit_products_are_exact_in_float32():
     y = svcd_product(x, weight, g, h, None, signs, 8, lambda weight: None)
     scaled = (x * g).double()
     peak = scaled.abs().amax(1, keepdim=True)
-    levels = ((x * g) * (127 / peak.float())).round().long()
-    integers = levels @ signs.long().t()
+    q = ((x * g) * (127 / peak.float())).round().long()
+    integers = q @ signs.long().t()
     assert torch.equal(y, integers.float() * (peak.float() * (1 / 127)))

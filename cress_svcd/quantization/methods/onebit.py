@@ -24,9 +24,9 @@ class _OneBitSign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        slope = surrogate_gradient("tanh", ctx.saved_tensors[0])
-        assert slope is not None
-        return grad * slope
+        derivative = surrogate_gradient("tanh", ctx.saved_tensors[0])
+        assert derivative is not None
+        return grad * derivative
 
 
 class OneBitLinear(QuantLinear):

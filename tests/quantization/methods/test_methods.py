@@ -45,10 +45,10 @@ def absmax_8_bit(x: np.ndarray) -> np.ndarray:
 def test_bitnet(linear, x):
     """Eq. 1-3 (weights), 4-6 (activations), 11 (product): y = W~ Quant(LN(x)) * beta."""
     weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
-    codes = np.where(weight - weight.mean() > 0, 1, -1)
+    signs = np.where(weight - weight.mean() > 0, 1, -1)
     beta = np.abs(weight).sum() / weight.size
     normed = (x_ - x_.mean(-1, keepdims=True)) / np.sqrt(x_.var(-1, keepdims=True) + 1e-5)
-    expected = absmax_8_bit(normed) @ codes.T * beta + bias
+    expected = absmax_8_bit(normed) @ signs.T * beta + bias
     layer = METHODS["bitnet"].from_linear(linear)
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-9)
 
@@ -57,15 +57,15 @@ def test_bitnet158(linear, x):
     """Eq. 1-3: RoundClip(W / gamma, -1, 1) with gamma the mean magnitude; RMSNorm before."""
     weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
     gamma = np.abs(weight).mean()
-    codes = np.maximum(-1, np.minimum(1, np.round(weight / gamma)))
+    q = np.maximum(-1, np.minimum(1, np.round(weight / gamma)))
     normed = x_ / np.sqrt((x_**2).mean(-1, keepdims=True) + 1e-5)
-    expected = absmax_8_bit(normed) @ (codes * gamma).T + bias
+    expected = absmax_8_bit(normed) @ (q * gamma).T + bias
     layer = METHODS["bitnet158"].from_linear(linear)
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-9)
 
 
 def test_onebit(linear, x):
-    """Eq. 2 and 3: LN([(X * g) W1^T] * h), vectors from the SVID of |W|, no parameters in LN."""
+    """Eq. 2 and 3: LN([(X * g) W1^T] * h), scales from the SVID of |W|, no parameters in LN."""
     weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
     u, s, v = np.linalg.svd(np.abs(weight))
     y = x_ @ (np.sign(weight) * (s[0] * np.outer(u[:, 0], v[0]))).T
@@ -108,15 +108,15 @@ def test_tbt_elastic_activations(linear, x, bits, signed, low, high):
     with torch.no_grad():
         layer.step.fill_(0.4)
     (ratio,) = numpy_of(x / 0.4)
-    levels = np.sign(ratio) if bits == 1 else np.clip(np.round(ratio), low, high)
+    q = np.sign(ratio) if bits == 1 else np.clip(np.round(ratio), low, high)
     x = x.clone().requires_grad_()
     quantised = layer.prepare_input(x, layer)
-    np.testing.assert_allclose(quantised.detach().numpy(), 0.4 * levels, atol=1e-12)
+    np.testing.assert_allclose(quantised.detach().numpy(), 0.4 * q, atol=1e-12)
     quantised.sum().backward()
     inside = (ratio >= low) & (ratio <= high)
     np.testing.assert_array_equal(x.grad.numpy(), inside)
-    slope = levels if bits == 1 else np.where(inside, levels - ratio, levels)
-    expected = slope.sum() / math.sqrt(ratio.size * high)
+    gradient = q if bits == 1 else np.where(inside, q - ratio, q)
+    expected = gradient.sum() / math.sqrt(ratio.size * high)
     assert layer.step.grad.item() == pytest.approx(expected)
 
 
@@ -216,15 +216,15 @@ def test_uniform_learned_step_has_lsqs_gradient(linear):
     inside = np.abs(ratio) <= 2
     assert 0 < (~inside).sum() < inside.size / 2
     np.testing.assert_array_equal(layer.weight.grad.numpy(), inside)
-    levels = np.clip(np.floor(ratio) + 0.5, -1.5, 1.5)
-    slope = np.where(inside, levels - ratio, levels).sum(1, keepdims=True)
-    np.testing.assert_allclose(layer.step.grad.numpy(), slope / np.sqrt(32 * 1.5), atol=1e-9)
+    q = np.clip(np.floor(ratio) + 0.5, -1.5, 1.5)
+    gradient = np.where(inside, q - ratio, q).sum(1, keepdims=True)
+    np.testing.assert_allclose(layer.step.grad.numpy(), gradient / np.sqrt(32 * 1.5), atol=1e-9)
 
 
 @pytest.mark.parametrize("name, bits", WIDTHS)
 class TestAllMethods:
     def test_the_levels_fit_the_bits(self, name, bits):
-        """No row has more distinct magnitudes than its codes can tell apart."""
+        """No row has more distinct magnitudes than its bits can tell apart."""
         layer = METHODS[name](16, 9, bits=bits).double()
         weight = layer.quantized_weight()
         if name == "quest":
