@@ -18,7 +18,7 @@ def install(hubert: HubertEncoder) -> None:
 class ConvolutionalPositions(nn.Sequential):
     """fairseq's convolution, trimming and activation, with the same names and results.
 
-    Without gradients, in half precision on CUDA, the convolution is that of ``gpu_windows``.
+    Without gradients, in half precision on CUDA, ``kernels.triton.conv1d`` convolves.
     """
 
     def forward(self, x: Tensor) -> Tensor:

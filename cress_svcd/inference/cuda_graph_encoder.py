@@ -41,7 +41,7 @@ def state_of(module: nn.Module, *further: Any) -> tuple:
 
 
 def derived_tensors(module: nn.Module) -> list:
-    """What layers made of their weights and may make anew: a graph reads what there was when it
+    """What layers made of their weights and may make again: a graph reads what there was when it
     was made, so that it must be held with it."""
     held = [value for part in module.modules() for value in vars(part).values()]
     signs = [value.held for value in held if isinstance(value, SignWeightCache)]

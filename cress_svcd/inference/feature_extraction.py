@@ -30,8 +30,8 @@ from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder
 
 # So many segments in a row are put into batches of similar lengths, of so many samples: on a GPU to
 # keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.
-WINDOW, BATCH_SAMPLES = 512, 1_600_000
-CPU_WINDOW, CPU_BATCH_SAMPLES = 64, 480_000
+BUFFER_SIZE, BATCH_SAMPLES = 512, 1_600_000
+CPU_CHUNK_SIZE, CPU_BATCH_SAMPLES = 64, 480_000
 
 
 class Waveforms(Dataset):
@@ -86,22 +86,22 @@ def devices() -> list[torch.device]:
 def encode(
     waves: Waveforms, encoders: Sequence[HubertEncoder], layers: list[str], workers: int
 ) -> Iterator[list[np.ndarray]]:
-    """Features of each waveform in turn, frames×dimension of each of ``layers``, float16.
+    """Features of each waveform in turn, (frames, dimension) of each of ``layers``, float16.
 
     On the CPU each of the ``workers`` processes encodes what it reads.
     """
     if encoders[0].layer_norm.weight.is_cuda:
         yield from encode_in_batches(read(waves, workers), encoders, layers)
         return
-    windows = Windows(waves, encoders[0], layers)
-    for window in DataLoader(windows, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
-        yield from window
+    chunks = Chunks(waves, encoders[0], layers)
+    for chunk in DataLoader(chunks, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+        yield from chunk
 
 
 def read(waves: Waveforms, workers: int) -> Iterator[Tensor]:
     """The waveforms in turn, read by other processes."""
     for wave in DataLoader(waves, batch_size=None, num_workers=workers):
-        # What comes from another process holds a file open: a window of them would be too many.
+        # What comes from another process holds a file open: a buffer of them would be too many.
         yield wave.clone()
 
 
@@ -109,7 +109,7 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-class Windows(Dataset):
+class Chunks(Dataset):
     """Features of so many waveforms in a row, on the CPU: for each a list as ``encode`` gives
     it."""
 
@@ -117,11 +117,11 @@ class Windows(Dataset):
         self.waves, self.encoder, self.layers = waves, encoder, layers
 
     def __len__(self) -> int:
-        return -(-len(self.waves) // CPU_WINDOW)
+        return -(-len(self.waves) // CPU_CHUNK_SIZE)
 
     def __getitem__(self, number: int) -> list[list[np.ndarray]]:
-        start = number * CPU_WINDOW
-        indices = range(start, min(start + CPU_WINDOW, len(self.waves)))
+        start = number * CPU_CHUNK_SIZE
+        indices = range(start, min(start + CPU_CHUNK_SIZE, len(self.waves)))
         waves = [self.waves[index] for index in indices]
         found: list[list[np.ndarray]] = [[]] * len(waves)
         for batch in similar_lengths([len(wave) for wave in waves], CPU_BATCH_SAMPLES):
@@ -135,7 +135,7 @@ def encode_in_batches(
     waves: Iterable[Tensor],
     encoders: Sequence[HubertEncoder],
     layers: list[str],
-    window: int = WINDOW,
+    buffer_size: int = BUFFER_SIZE,
     batch_samples: int = BATCH_SAMPLES,
 ) -> Iterator[list[np.ndarray]]:
     """As ``encode``, in batches of similar lengths, each by the next encoder that is free.
@@ -169,8 +169,8 @@ def encode_in_batches(
     with ThreadPoolExecutor(len(encoders)) as pool:
         begun: list[tuple[list[int], Future]] = []
         waiting = iter(waves)
-        # While one window is encoded, the next one is read.
-        while some := list(itertools.islice(waiting, window)):
+        # While one buffer is encoded, the next one is read.
+        while some := list(itertools.islice(waiting, buffer_size)):
             following = begin(some)
             yield from finish(begun)
             begun = following
@@ -192,7 +192,7 @@ def similar_lengths(lengths: Sequence[int], most: int) -> list[list[int]]:
 def encode_batch(
     waves: list[Tensor], encoder: HubertEncoder, layers: list[str], multiple: int = 1
 ) -> list[list[np.ndarray]]:
-    """Features of ``layers`` of each waveform, frames×dimension, float16.
+    """Features of ``layers`` of each waveform, (frames, dimension), float16.
 
     The batch is padded to a multiple of so many samples, which changes nothing in the result.
     """

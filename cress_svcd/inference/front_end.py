@@ -1,4 +1,4 @@
-"""HuBERT's convolutional front-end of a packed model, in frames x channels and piece by piece.
+"""HuBERT's convolutional front-end of a packed model, time before channels, chunk by chunk.
 
 The outputs of the first convolutions outweigh everything else that a translation holds in memory,
 and writing them there and back takes longer than computing them.  Here a few frames of the last
@@ -14,7 +14,7 @@ from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
 from cress_svcd.models.hubert_encoder import HubertEncoder, run_blocks
 
-PIECE_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
+CHUNK_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
 
 
 def install(hubert: HubertEncoder) -> None:
@@ -45,14 +45,15 @@ def can_stream(blocks: nn.ModuleList, source: Tensor) -> bool:
 def stream(blocks: nn.ModuleList, source: Tensor, lengths: Tensor) -> Tensor:
     """The blocks of fairseq's ``ConvFeatureExtractionModel``, in evaluation.
 
-    By ``kernels.windows`` where the convolutions have it, else by torch.
+    By ``kernels.cpu.conv1d`` where the convolutions have it, else by torch.
 
     Args:
         blocks: of which only the first may normalise over time.
-        source: waveforms, B x N, zeros in the padding.
-        lengths: frames of each utterance after the first convolution, B: what it normalises over.
+        source: waveforms, (batch, samples), zeros in the padding.
+        lengths: (batch,), frames of each utterance after the first convolution: what it
+            normalises over.
     Returns:
-        B x T x C in float32; what is computed from padding is finite and means nothing.
+        (batch, time, channels) in float32; what comes from padding is finite and means nothing.
     """
     source = source.float()
     convs = [block[0] for block in blocks]
@@ -63,18 +64,18 @@ def stream(blocks: nn.ModuleList, source: Tensor, lengths: Tensor) -> Tensor:
     for conv in convs:
         frames = (frames - conv.shape[2]) // conv.stride + 1
     result = torch.empty(len(source), frames, convs[-1].shape[0])
-    # Made once: for every piece, fresh memory or whole weights would cost more than the products.
+    # Made once: for every chunk, fresh memory or whole weights would cost more than the products.
     buffers = weights = None
-    for start in range(0, frames, PIECE_FRAMES):
-        end = min(start + PIECE_FRAMES, frames)
+    for start in range(0, frames, CHUNK_FRAMES):
+        end = min(start + CHUNK_FRAMES, frames)
         ranges = _ranges(convs, start, end)
-        piece, out = source[:, slice(*ranges[0])], result[:, start:end]
+        chunk, out = source[:, slice(*ranges[0])], result[:, start:end]
         if convs[0].has_kernel:
             buffers = buffers or _buffers(convs, len(source), ranges)
-            _by_kernel(blocks, piece, ranges, first, buffers, out)
+            _by_kernel(blocks, chunk, ranges, first, buffers, out)
         else:
             weights = weights or [conv.dense_weight() for conv in convs]
-            out.copy_(_by_torch(blocks, piece, weights, first).transpose(1, 2))
+            out.copy_(_by_torch(blocks, chunk, weights, first).transpose(1, 2))
     return result
 
 
@@ -97,14 +98,14 @@ def _buffers(convs: list[CompactConv1d], batch: int, ranges: list[tuple[int, int
 
 def _by_kernel(
     blocks: nn.ModuleList,
-    piece: Tensor,
+    chunk: Tensor,
     ranges: list[tuple[int, int]],
     first: tuple[Tensor, Tensor] | None,
     buffers: list[Tensor],
     out: Tensor,
 ) -> None:
-    """All blocks for a piece of waveforms (B x N), to ``out`` (B x T x C)."""
-    x = piece.unsqueeze(2)
+    """All blocks for a chunk (batch, samples) of waveforms, to ``out`` (batch, time, channels)."""
+    x = chunk.unsqueeze(2)
     for number, (block, (start, end)) in enumerate(zip(blocks, ranges[1:])):
         y = out if number == len(buffers) else buffers[number][:, : end - start]
         gain, bias = first if first and number == 0 else (None, None)
@@ -118,16 +119,16 @@ def _by_kernel(
 
 def _by_torch(
     blocks: nn.ModuleList,
-    piece: Tensor,
+    chunk: Tensor,
     weights: list[Tensor],
     first: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """The same by torch's convolutions: B x C x T."""
-    x = piece.unsqueeze(1)
+    """The same by torch's convolutions: (batch, channels, time)."""
+    x = chunk.unsqueeze(1)
     for number, (block, weight) in enumerate(zip(blocks, weights)):
         conv = block[0]
         if first and number == 0:
-            gain, bias = (vector.unsqueeze(2) for vector in first)
+            gain, bias = (each.unsqueeze(2) for each in first)
             x = F.conv1d(x, weight, None, conv.stride).mul_(gain).add_(bias)
         else:
             bias = None if conv.bias is None else conv.bias.float()
@@ -152,17 +153,18 @@ def normalisation(
     from the mean and the covariance of the windows; it is not computed for them.
 
     Args:
-        source: B x N.
-        lengths: frames to normalise over, B.
+        source: (batch, samples).
+        lengths: frames to normalise over, (batch,).
         norm: with a channel a group.
     Returns:
-        gain and bias, B x C: normalised = (output without the convolution's bias) * gain + bias.
+        gain and bias, (batch, channels): normalised = (output without the convolution's bias) *
+        gain + bias.
     """
-    taps = conv.shape[2]
+    kernel_size = conv.shape[2]
     weight = conv.dense_weight().flatten(1).double()
     gains, biases = [], []
     for wave, count in zip(source, lengths.tolist()):
-        windows = wave.unfold(0, taps, conv.stride)[:count].double()
+        windows = wave.unfold(0, kernel_size, conv.stride)[:count].double()
         centre = windows.mean(0)
         windows = windows - centre
         covariance = windows.t() @ windows / count

@@ -71,7 +71,7 @@ class GraphBucket:
         self.places = zeros(0)
         entries = decoder.output_projection.out_features
         self.scores = like.new_zeros(self.rows, entries, dtype=torch.float32)
-        # What a graph reads beside parameters and buffers is held with it.
+        # What a graph reads besides parameters and buffers is held with it.
         self.graphs: dict[tuple, tuple[Callable[[], None], list]] = {}
         self.batches = 0
 

@@ -204,14 +204,14 @@ class CompactConv1d(nn.Module):
         return self.compute is not None and x.device.type == "cpu" and is_fast(self.compute)
 
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight (out x channels of a group x kernel_size) in ``dtype``."""
+        """The weight (out, channels of a group, kernel_size) in ``dtype``."""
         weight = self._plain().to(dtype)
         if self.scale is None:
             return weight
         return weight.mul_(_over_rows(self.scale.to(dtype), weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Conv1d, for B x C x T in floating point, in the input's type (but see ``keep``)."""
+        """As nn.Conv1d, for (batch, channels, time), in the input's type (but see ``keep``)."""
         if self.has_kernel and dispatch.is_plain_cpu_call(x):
             frames = x.transpose(1, 2).to(torch.float32)
             return self.convolve_frames(frames).transpose(1, 2).to(x.dtype)
@@ -233,11 +233,11 @@ class CompactConv1d(nn.Module):
         gelu: bool = False,
         out: Tensor | None = None,
     ) -> Tensor:
-        """By the kernel, in float32: B x T x C -> B x T' x out.
+        """By the kernel, in float32: (batch, time, channels) -> (batch, output time, out).
 
         Args:
-            gain, bias: B x out, what the output without the bias is multiplied with and added to;
-                None for ones and for the layer's own bias.
+            gain, bias: (batch, out), factor and offset of the output without the bias; None for
+                ones and for the layer's own bias.
             gelu, out: see ``conv1d.convolve``.
         """
         scale = self.scale
@@ -257,7 +257,7 @@ class CompactConv1d(nn.Module):
         )
 
     def _as_gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution, in memory B x T x C: as the next one wants its input."""
+        """The convolution as (batch, time, channels) in memory: as the next one wants its input."""
         out, channels, size = weight.shape
         frames = F.pad(x.transpose(1, 2), (0, 0, self.padding, self.padding)).contiguous()
         count = (frames.shape[1] - size) // self.stride + 1

@@ -131,9 +131,9 @@ def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str
     files = {data.dictionary_path.name: data.dictionary_path.read_bytes()}
     tokenizer = data.bpe_tokenizer
     if "sentencepiece_model" in tokenizer:
-        pieces = Path(tokenizer["sentencepiece_model"])
-        files[pieces.name] = pieces.read_bytes()
-        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": pieces.name}
+        tokenizer_model = Path(tokenizer["sentencepiece_model"])
+        files[tokenizer_model.name] = tokenizer_model.read_bytes()
+        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": tokenizer_model.name}
     files[name] = yaml.safe_dump(config, allow_unicode=True).encode()
     return {
         name: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())

@@ -11,7 +11,7 @@ more:
                  and ``packed``: JSON that says how the tensors are to be understood
                  (``packed_tensors.pack_tensors``)
     model        name -> tensor.  A packed layer has ``signs`` (uint8, planes * out x ceil(in / 8);
-                 bit b of byte k is input 8 k + b, 1 for +1, 0 for -1) and its vectors; an int8
+                 bit b of byte k is input 8 k + b, 1 for +1, 0 for -1) and its scales; an int8
                  table or convolution ``weight`` (int8) and ``scale`` (a row each); all else is in
                  one floating type.  Tied tables stand in the file once.
     task_state   the digest of the dictionary

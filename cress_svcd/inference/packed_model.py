@@ -106,8 +106,8 @@ def _replace_tables(model: nn.Module, names: list[str]) -> None:
     made: dict[int, nn.Module] = {}
     for name, old in kinds.items():
         if id(old.weight) not in shared:
-            codes = torch.empty(old.weight.shape, dtype=torch.int8)
-            shared[id(old.weight)] = constant(codes), constant(torch.empty(len(codes)))
+            q = torch.empty(old.weight.shape, dtype=torch.int8)
+            shared[id(old.weight)] = constant(q), constant(torch.empty(len(q)))
         if id(old) not in made:
             kind = Int8Embedding if isinstance(old, nn.Embedding) else Int8Projection
             made[id(old)] = kind(old, *shared[id(old.weight)])

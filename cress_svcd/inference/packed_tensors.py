@@ -32,7 +32,7 @@ class Precision:
     """How what is not packed is stored.
 
     Attributes:
-        dtype: a key of DTYPES, for all that follows no other rule, the packed layers' vectors too.
+        dtype: a key of DTYPES, for all that follows no other rule, the packed layers' scales too.
         int8_embeddings: embeddings and output projection in int8.
         int8_convolutions: the speech encoder's and the subsampler's convolutions in int8, and the
             projection between the speech encoder's convolutions and its transformer.
@@ -166,9 +166,9 @@ def _pack_tables(rest: Tensors, packed: Tensors, kinds: tuple[str, ...]) -> list
         for key in rest
         if key.endswith(tuple(f".{kind}.weight" for kind in kinds))
     ]
-    codes = _once(quantize_rows)
+    quantize = _once(quantize_rows)
     for name in names:
-        packed[f"{name}.weight"], packed[f"{name}.scale"] = codes(rest.pop(f"{name}.weight"))
+        packed[f"{name}.weight"], packed[f"{name}.scale"] = quantize(rest.pop(f"{name}.weight"))
     return names
 
 
@@ -206,11 +206,11 @@ def unpack_tensors(
 ) -> tuple[Tensors, dict[str, Any]]:
     """Float32 tensors that the quantised arch loads, and the ``quantization_map``.
 
-    Codes, vectors and everything else are those of the packed model: so is the translation.  The
-    latent weights are not the trained ones, which are gone (``PackedLinear.to_layer``).
+    Sign weights, scales and everything else are those of the packed model: so is the translation.
+    The latent weights are not the trained ones, which are gone (``PackedLinear.to_layer``).
 
     Raises:
-        CheckpointError: the codes of a layer cannot be had from any weight again.
+        CheckpointError: no weight gives the sign weights of a layer again.
     """
     rest = dict(packed)
     tensors: Tensors = {}
@@ -237,12 +237,12 @@ def unpack_tensors(
         if "bias" in own:
             tensors[f"{name}.bias"] = own["bias"].float()
     scales = {name: rest.pop(f"{name}.scale") for name in description["tables"]}
-    whole: dict[tuple, Tensor] = {}
+    dense: dict[tuple, Tensor] = {}
     for name, scale in scales.items():
-        codes = rest.pop(f"{name}.weight")
-        key = codes.data_ptr(), codes.shape
-        if key not in whole:
-            whole[key] = dequantize_rows(codes, scale)
-        tensors[f"{name}.weight"] = whole[key]
+        q = rest.pop(f"{name}.weight")
+        key = q.data_ptr(), q.shape
+        if key not in dense:
+            dense[key] = dequantize_rows(q, scale)
+        tensors[f"{name}.weight"] = dense[key]
     full = _once(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     return tensors | {name: full(tensor) for name, tensor in rest.items()}, quantization_map

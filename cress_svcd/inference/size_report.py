@@ -21,10 +21,10 @@ PARTS = {
 
 
 def size_report(packed: Mapping[str, Tensor], description: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of a packed model, beside those of the full-precision model without packed vectors.
+    """Sizes of a packed model, next to those of the full-precision model without packed scales.
 
     Returns:
-        ``quantized_weights`` (how many), ``bits_per_weight`` (of them, vectors included),
+        ``quantized_weights`` (how many), ``bits_per_weight`` (of them, scales included),
         ``parts`` (name -> parameters, bytes, fp32_bytes), ``bytes``, ``fp32_bytes``, and
         ``times_smaller_than`` fp32 and fp16.
     """

@@ -2,7 +2,7 @@
 
 The level of each 10 ms is compared with the recording's noise floor; where it stays below for as
 long as a pause, the recording is cut.  That is as much as a translator needs: it must be given
-pieces of bearable length that do not begin or end within a word.  The detectors of others (WebRTC's
+chunks of bearable length that do not begin or end within a word.  The detectors of others (WebRTC's
 and neural ones) tell speech from music and babble, which this does not, but bring compiled code for
 one rate each, or weights that are fetched over a network; here numpy alone is needed, any rate will
 do, and the same recording gives the same cuts everywhere.
@@ -108,14 +108,14 @@ def cut(
     regions = _absorb_short(regions, _frames(options.min_seconds, seconds), longest)
     shortest = max(1, min(_frames(options.min_seconds, seconds), longest // 2))
     gaps = [(left[1], right[0]) for left, right in zip(sounds, sounds[1:])]
-    pieces = [
-        piece
+    chunks = [
+        chunk
         for region in regions
-        for piece in _split_long(region, gaps, levels, longest, shortest)
+        for chunk in _split_long(region, gaps, levels, longest, shortest)
     ]
     margin = _frames(MARGIN_SECONDS, seconds)
-    pieces = _widen(pieces, margin, len(levels), longest)
-    return [Span(start * hop, min(stop * hop, samples) - start * hop) for start, stop in pieces]
+    chunks = _widen(chunks, margin, len(levels), longest)
+    return [Span(start * hop, min(stop * hop, samples) - start * hop) for start, stop in chunks]
 
 
 def _frames(seconds: float, per_second: float) -> int:
@@ -200,12 +200,12 @@ def _split_long(
     longest: int,
     shortest: int,
 ) -> list[tuple[int, int]]:
-    """Cut a region until no piece is longer than ``longest`` frames.
+    """Cut a region until no chunk is longer than ``longest`` frames.
 
     Each cut is at the longest of ``gaps`` within reach, or, where there is none, at the quietest
-    place; pieces of fewer than ``shortest`` frames are avoided.
+    place; chunks of fewer than ``shortest`` frames are avoided.
     """
-    pieces = []
+    chunks = []
     start, stop = region
     while stop - start > longest:
         low, high = start + shortest, min(start + longest, stop - shortest)
@@ -214,9 +214,9 @@ def _split_long(
             end, begin = max(within, key=lambda gap: (gap[1] - gap[0], gap[0]))
         else:
             end = begin = _quietest(levels, low, high)
-        pieces.append((start, end))
+        chunks.append((start, end))
         start = begin
-    return [*pieces, (start, stop)]
+    return [*chunks, (start, stop)]
 
 
 def _quietest(levels: np.ndarray, low: int, high: int) -> int:
@@ -229,15 +229,15 @@ def _quietest(levels: np.ndarray, low: int, high: int) -> int:
 
 
 def _widen(
-    pieces: list[tuple[int, int]], margin: int, frames: int, longest: int
+    chunks: list[tuple[int, int]], margin: int, frames: int, longest: int
 ) -> list[tuple[int, int]]:
-    """Give each piece up to ``margin`` frames of the silence on each side, half of it at most."""
+    """Give each chunk up to ``margin`` frames of the silence on each side, half of it at most."""
     widened = []
-    for index, (start, stop) in enumerate(pieces):
-        before = pieces[index - 1][1] if index else 0
-        after = pieces[index + 1][0] if index + 1 < len(pieces) else frames
+    for index, (start, stop) in enumerate(chunks):
+        before = chunks[index - 1][1] if index else 0
+        after = chunks[index + 1][0] if index + 1 < len(chunks) else frames
         left = start - before if index == 0 else (start - before) // 2
-        right = after - stop if index + 1 == len(pieces) else (after - stop) // 2
+        right = after - stop if index + 1 == len(chunks) else (after - stop) // 2
         room = longest - (stop - start)
         left = min(left, margin, room // 2)
         right = min(right, margin, room - left)

@@ -17,7 +17,7 @@ from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.translator import Translator
 
 # Sentences that are translated together.
-TEXT_WINDOW = 512
+BUFFERED_LINES = 512
 
 
 @dataclass
@@ -111,7 +111,7 @@ def translate_speech(
 def translate_text(
     translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
 ) -> None:
-    at_once = TEXT_WINDOW if translator.batch_seconds else 1
+    at_once = BUFFERED_LINES if translator.batch_seconds else 1
     for source in sources:
         number = progress.begin(source)
         try:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 BATCH_SECONDS = 60.0
 TEXT_BATCH_TOKENS = 4096
 # Batches that are gathered before any is translated: they are padded less if sorted by length.
-WINDOW_BATCHES = 2
+BUFFERED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Translation:
     text: as fairseq-generate prints it after ``D-``.
     score: log-probability in base 2, divided by (number of tokens) ** lenpen: what fairseq-generate
         prints.  Of several segments: their mean, weighted by their tokens.
-    tokens: the pieces of the vocabulary.
+    tokens: those of the vocabulary.
     start, end: seconds; None for translated text.
     segments: the parts of a recording, in their order; empty for a part.
     """
@@ -210,8 +210,8 @@ class Translator:
             fp16: compute in half precision.
             batch_seconds: speech in a batch; 0: each segment alone.
             segmentation: how recordings are cut; None: they are not.
-            decoder: static (steps recorded as CUDA graphs) or eager, see
-                ``tasks.generation.choose_decoder``.
+            decoder: static (steps captured as CUDA graphs) or eager, see
+                ``inference.generator.choose_decoder``.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
@@ -240,7 +240,7 @@ class Translator:
         return translator
 
     @property
-    def hears(self) -> bool:
+    def has_speech_encoder(self) -> bool:
         """Whether the model has a speech encoder; else it translates text only."""
         return getattr(self.model.encoder, "hubert", None) is not None
 
@@ -276,31 +276,31 @@ class Translator:
     def translate_segments(
         self, segments: Iterable[Segment]
     ) -> Iterator[tuple[Segment, Translation]]:
-        """Translate segments in their order, reading no more of them ahead than a window."""
-        if not self.hears:
+        """Translate segments in their order, reading ahead what the batching buffer holds."""
+        if not self.has_speech_encoder:
             raise ConfigError(
                 "this model was trained on text only and has no speech encoder: give it text "
                 "(--text, in Python translate_text), or take a model of --st-training"
             )
-        window: list[Segment] = []
+        buffer: list[Segment] = []
         seconds = 0.0
         for segment in segments:
-            window.append(segment)
+            buffer.append(segment)
             seconds += segment.seconds
-            if seconds >= WINDOW_BATCHES * self.batch_seconds:
-                yield from self._translate_window(window)
-                window, seconds = [], 0.0
-        yield from self._translate_window(window)
+            if seconds >= BUFFERED_BATCHES * self.batch_seconds:
+                yield from self._translate_buffer(buffer)
+                buffer, seconds = [], 0.0
+        yield from self._translate_buffer(buffer)
 
-    def _translate_window(self, window: list[Segment]) -> Iterator[tuple[Segment, Translation]]:
+    def _translate_buffer(self, buffer: list[Segment]) -> Iterator[tuple[Segment, Translation]]:
         waves = Waveforms(
-            [segment.wave for segment in window],
+            [segment.wave for segment in buffer],
             self.task.tgt_dict,
             self.task.data_cfg.normalize,
             GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
         )
         budget = round(self.batch_seconds * SAMPLE_RATE)
-        for segment, (text, score, tokens) in zip(window, self._generate(waves, budget)):
+        for segment, (text, score, tokens) in zip(buffer, self._generate(waves, budget)):
             yield segment, Translation(text, score, tokens, segment.start, segment.end)
 
     def translate_text(self, sentences: Iterable[str]) -> list[Translation]:
@@ -321,7 +321,7 @@ class Translator:
         return results
 
     def _encode(self, sentence: str) -> Tensor:
-        """Indices of a sentence's pieces, end of sentence included."""
+        """Indices of a sentence's tokens, end of sentence included."""
         if self.task.pre_tokenizer is not None:
             sentence = self.task.pre_tokenizer.encode(sentence)
         if self.task.bpe is not None:
@@ -333,7 +333,7 @@ class Translator:
     def _generate(
         self, dataset: FairseqDataset, budget: int
     ) -> list[tuple[str, float, tuple[str, ...]]]:
-        """Text, score and pieces of the best hypothesis of each item.
+        """Text, score and tokens of the best hypothesis of each item.
 
         Args:
             dataset: speech or text.
@@ -352,7 +352,7 @@ class Translator:
     def translate_collated(
         self, batch: dict[str, Any]
     ) -> dict[int, tuple[str, float, tuple[str, ...]]]:
-        """Text, score and pieces of the best hypotheses of a dataset's batch, by their ids."""
+        """Text, score and tokens of the best hypotheses of a dataset's batch, by their ids."""
         numbers = batch["id"].tolist()
         batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
         hypotheses = self.task.inference_step(self.generator, [self.model], batch)
@@ -360,7 +360,7 @@ class Translator:
 
     def _read_hypothesis(self, hypothesis: dict[str, Any]) -> tuple[str, float, tuple[str, ...]]:
         """As fairseq-generate makes its H- and D- lines."""
-        _, pieces, _ = utils.post_process_prediction(
+        _, tokens, _ = utils.post_process_prediction(
             hypo_tokens=hypothesis["tokens"].int().cpu(),
             src_str="",
             alignment=None,
@@ -368,10 +368,10 @@ class Translator:
             tgt_dict=self.task.tgt_dict,
             extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output,
         )
-        text = self.task.bpe.decode(pieces) if self.task.bpe is not None else pieces
+        text = self.task.bpe.decode(tokens) if self.task.bpe is not None else tokens
         if self.task.pre_tokenizer is not None:
             text = self.task.pre_tokenizer.decode(text)
-        return text, float(hypothesis["score"]) / math.log(2), tuple(pieces.split())
+        return text, float(hypothesis["score"]) / math.log(2), tuple(tokens.split())
 
 
 def join(parts: Sequence[Translation]) -> Translation:

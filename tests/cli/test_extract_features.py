@@ -92,9 +92,9 @@ def test_features_are_the_encoders(prepared, hubert, tmp_path, capsys):
     capsys.readouterr()
     assert main(command) == 0
     assert "up to date" in capsys.readouterr().out
-    swapped = command.copy()  # the folders, whose features are then those of another layer
-    swapped[5], swapped[7] = command[7], command[5]
-    assert main(swapped) == 0
+    exchanged = command.copy()  # the folders, whose features are then those of another layer
+    exchanged[5], exchanged[7] = command[7], command[5]
+    assert main(exchanged) == 0
     assert "up to date" not in capsys.readouterr().out
 
 
@@ -107,7 +107,7 @@ def test_batches_on_several_devices_give_the_same_in_the_same_order(hubert, devi
     expected = [feature_extraction.encode_batch([wave], encoder, layers)[0] for wave in waves]
     encoders = [feature_extraction.frozen_encoder(hubert) for _ in range(devices)]
     found = feature_extraction.encode_in_batches(
-        iter(waves), encoders, layers, window=4, batch_samples=20000
+        iter(waves), encoders, layers, buffer_size=4, batch_samples=20000
     )
     found = list(found)
     assert len(found) == len(waves)
@@ -137,7 +137,7 @@ def test_windows_on_the_cpu_give_the_same_in_the_same_order(prepared, hubert, wo
     frame = read_manifest(prepared / "train.tsv")
     root = yaml.safe_load((prepared / "config.yaml").read_text())["audio_root"]
     waves = feature_extraction.Waveforms(prepared / "train.tsv", frame, root, False)
-    monkeypatch.setattr(feature_extraction, "CPU_WINDOW", 7)
+    monkeypatch.setattr(feature_extraction, "CPU_CHUNK_SIZE", 7)
     monkeypatch.setattr(feature_extraction, "CPU_BATCH_SAMPLES", 40000)
     encoder = feature_extraction.frozen_encoder(hubert)
     found = list(feature_extraction.encode(waves, [encoder], [OUTPUT], workers))

@@ -1,4 +1,4 @@
-"""The packed front-end, led through the kernels piece by piece, against fairseq's own modules."""
+"""The packed front-end, led through the kernels chunk by chunk, against fairseq's own modules."""
 
 import pytest
 import torch
@@ -46,14 +46,14 @@ def both(request):
     return tuple(extractor.conv_layers for extractor in extractors)
 
 
-@pytest.mark.parametrize("piece", [5, 64])
+@pytest.mark.parametrize("chunk", [5, 64])
 @pytest.mark.parametrize("backend", [pytest.param(None, marks=needs_windows), "torch"])
 @torch.no_grad()
-def test_it_computes_what_the_modules_do(both, backend, piece, monkeypatch):
+def test_it_computes_what_the_modules_do(both, backend, chunk, monkeypatch):
     plain, packed = both
     for block in packed:
         block[0].use_backend(backend)
-    monkeypatch.setattr(front_end, "PIECE_FRAMES", piece)
+    monkeypatch.setattr(front_end, "CHUNK_FRAMES", chunk)
     samples = [1600, 900, 455]
     waves = torch.randn(3, 1600) * 3 + 40  # far from zero: what the norm takes away again
     for wave, count in zip(waves, samples):

@@ -85,7 +85,7 @@ def test_a_step_is_that_of_the_modules(activation, pre_norm, rows, kind):
     x = torch.randn(rows, 64, device=DEVICE)
     found = FusedDecoderLayer.of(layer)(past, source, x)
     expected = _layer(layer, past, source, x)
-    assert (found - expected).norm() < 2e-3 * expected.norm()  # levels tip over by roundings
+    assert (found - expected).norm() < 2e-3 * expected.norm()  # q tip over by roundings
 
 
 @needs_triton
@@ -107,7 +107,7 @@ def test_layers_of_an_encoder_are_those_of_the_modules(hubert, pre_norm, padded)
         expected = layer(expected, **{name: padding})
         expected = expected[0] if hubert else expected
     error = ((found[0] if hubert else found) - expected)[:3].norm()  # none of these is padding
-    assert error < 1e-2 * expected[:3].norm()  # levels tip over by roundings
+    assert error < 1e-2 * expected[:3].norm()  # q tip over by roundings
 
 
 def test_which_layers_of_an_encoder():

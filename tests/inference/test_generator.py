@@ -1,6 +1,6 @@
-"""Recorded steps give the hypotheses and scores of fairseq's own search.
+"""Captured steps give the hypotheses and scores of fairseq's own search.
 
-On the CPU the steps are the same, only not recorded; what is recorded is tested where there is a
+On the CPU the steps are the same, only not captured; what is captured is tested where there is a
 GPU:  python -m pytest tests/inference/test_generator.py -k cuda
 """
 
@@ -33,7 +33,7 @@ from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import pack_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-PIECES = 24
+VOCABULARY = 24
 OPTIONS = {
     "encoder_embed_dim": 32,
     "decoder_embed_dim": 32,
@@ -60,10 +60,10 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def dictionary():
-    pieces = Dictionary()
-    for number in range(PIECES):
-        pieces.add_symbol(f"p{number}")
-    return pieces
+    entries = Dictionary()
+    for number in range(VOCABULARY):
+        entries.add_symbol(f"p{number}")
+    return entries
 
 
 def deltalm(options):
@@ -126,11 +126,11 @@ def make(
 
 
 def batch(lengths, device="cpu", seed=0):
-    """Sentences of so many pieces, the end of the sentence included."""
+    """Sentences of so many tokens, the end of the sentence included."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.full((len(lengths), max(lengths)), 1)
     for row, length in enumerate(lengths):
-        tokens[row, :length] = torch.randint(4, 4 + PIECES, (length,), generator=generator)
+        tokens[row, :length] = torch.randint(4, 4 + VOCABULARY, (length,), generator=generator)
         tokens[row, length - 1] = 2
     sample = {"src_tokens": tokens.to(device), "src_lengths": torch.tensor(lengths).to(device)}
     return {"id": torch.arange(len(lengths), device=device), "net_input": sample}
@@ -270,14 +270,14 @@ def test_single_precision(dictionary, small_sizes, kind):
     model = make(dictionary, kind, dtype=torch.float32)
     eager, static = searches(model, dictionary, beam_size=1)
     sample = batch([9, 4, 6])
-    # 8-bit levels may tip over where sums are rounded otherwise.
+    # 8-bit q may tip over where sums are rounded otherwise.
     tolerance = 1e-4 if kind == "plain" else 0.3
     for theirs, ours in zip(eager.generate([model], sample), static.generate([model], sample)):
         first = [hypothesis[0]["positional_scores"][:1] for hypothesis in (theirs, ours)]
         torch.testing.assert_close(*first, rtol=0, atol=tolerance)
 
 
-def test_lengths_beyond_the_first_recording(dictionary):
+def test_lengths_beyond_the_first_graph(dictionary):
     model = make(dictionary)
     found = require_same_search(
         model, dictionary, [batch([70, 5])], min_len=65, max_len_b=70, beam_size=2
@@ -286,7 +286,7 @@ def test_lengths_beyond_the_first_recording(dictionary):
 
 
 class Asked(TorchDispatchMode):
-    """Raises where a recorded function would wait for the device or bring a number to it."""
+    """Raises where a captured function would wait for the device or bring a number to it."""
 
     FORBIDDEN = (
         "_local_scalar_dense",
@@ -309,16 +309,16 @@ class Asked(TorchDispatchMode):
 @pytest.mark.parametrize(
     "kind", ["plain", "svcd", "svcd-packed", "onebit", "tbt-packed", "deltalm-svcd-packed"]
 )
-def test_nothing_that_is_recorded_asks_the_device(
+def test_nothing_that_is_captured_asks_the_device(
     dictionary, small_sizes, monkeypatch, kind, pre_norm
 ):
-    recorded = []
+    captured = []
 
     def capture(self, function):
         function()
         with Asked():
             function()
-        recorded.append(function)
+        captured.append(function)
         return function
 
     monkeypatch.setattr(cuda_graph.GraphCapture, "capture", capture)
@@ -326,7 +326,7 @@ def test_nothing_that_is_recorded_asks_the_device(
     _, static = searches(model, dictionary)
     for _ in range(2):
         static.generate([model], batch([9, 4, 6]))
-    assert len(recorded) >= 3  # keys and values of the source, a step, an encoder
+    assert len(captured) >= 3  # keys and values of the source, a step, an encoder
 
 
 class Trace(Asked):
@@ -358,8 +358,8 @@ KINDS = ["plain", "svcd", "svcd-packed", "ternary", "onebit", "onebit-packed", "
 
 @pytest.mark.parametrize("learned", [False, True], ids=["sinusoidal", "learned"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_recorded_takes_only_what_stays(dictionary, kind, learned, monkeypatch):
-    """Tensors that it is given, parameters, buffers, and what is held with the recording."""
+def test_what_is_captured_takes_only_what_stays(dictionary, kind, learned, monkeypatch):
+    """Tensors that it is given, parameters, buffers, and what is held with the graph."""
     model = make(dictionary, kind, dtype=torch.float32, decoder_learned_pos=learned)
     traces = []
 
@@ -386,7 +386,7 @@ def test_what_is_recorded_takes_only_what_stays(dictionary, kind, learned, monke
 
 
 class Tape(TorchDispatchMode):
-    """A recording without a GPU: the same operations again, on and into the same memory."""
+    """A CUDA graph without a GPU: the same operations again, on and into the same memory."""
 
     def __init__(self):
         super().__init__()
@@ -413,7 +413,7 @@ class Tape(TorchDispatchMode):
 def test_what_is_replayed_gives_the_search_of_fairseq(
     dictionary, small_sizes, kind, beam, monkeypatch
 ):
-    """Nothing that Python knew when it was recorded may have gone into it."""
+    """Nothing that Python knew when it was captured may have gone into it."""
     tapes = []
 
     def capture(self, function):
@@ -431,14 +431,14 @@ def test_what_is_replayed_gives_the_search_of_fairseq(
     assert len(tapes) > len(BATCHES)
 
 
-def test_recordings_hold_the_codes_that_they_read(dictionary, small_sizes):
+def test_graphs_hold_the_sign_weights_that_they_read(dictionary, small_sizes):
     model = make(dictionary, "svcd", dtype=torch.float32)
     _, static = searches(model, dictionary)
     static.generate([model], batch([9, 4]))
     layer = model.decoder.layers[0].fc1
-    codes = weakref.ref(layer.sign_weights())
-    layer.sign_weights(torch.float16)  # as another caller may ask, whose codes take the place
-    assert codes() is not None
+    signs = weakref.ref(layer.sign_weights())
+    layer.sign_weights(torch.float16)  # for another caller; these take the place
+    assert signs() is not None
 
 
 def test_weights_may_change_between_batches(dictionary, small_sizes):
@@ -472,19 +472,19 @@ def test_a_broken_batch_leaves_nothing_behind(dictionary, small_sizes):
         require_same(eager.generate([model], part), static.generate([model], part))
 
 
-def test_an_encoder_is_recorded_at_the_second_sight_of_a_shape(
+def test_an_encoder_is_captured_at_the_second_sight_of_a_shape(
     dictionary, small_sizes, monkeypatch
 ):
     model = make(dictionary, encoder_layers=3)
     eager, static = searches(model, dictionary, beam_size=2, max_len_b=5)
     layers = model.encoder.layers
-    recorded = []
+    captured = []
     for number, lengths in enumerate([[9, 4], [9, 4], [9, 9], [9, 5], [5], [5], [9, 9]]):
         sample = batch(lengths, seed=number)
         require_same(eager.generate([model], sample), static.generate([model], sample))
-        recorded.append(static.model._encoder.parts[0][1].captured)
+        captured.append(static.model._encoder.parts[0][1].captured)
         assert model.encoder.layers is layers and len(layers) == 3
-    assert recorded == [0, 1, 1, 1, 1, 2, 3]
+    assert captured == [0, 1, 1, 1, 1, 2, 3]
     monkeypatch.setattr(cuda_graph_encoder, "MAX_SHAPES", 2)
     for lengths in ([7], [7]):
         static.generate([model], batch(lengths))
@@ -535,7 +535,7 @@ def test_steps_out_of_turn_are_refused(dictionary):
 
 
 class TestWhen:
-    """When steps are recorded and when not."""
+    """When steps are captured and when not."""
 
     def test_where_it_is_asked_for(self, monkeypatch):
         monkeypatch.delenv(DECODER_VARIABLE, raising=False)
@@ -548,15 +548,15 @@ class TestWhen:
         with pytest.raises(ConfigError, match="CRESS_SVCD_DECODER: found 'abacus', expected auto"):
             choose_decoder(torch.device("cpu"))
 
-    def test_of_few_rows(self, dictionary, small_sizes, monkeypatch):
+    def test_of_small_batches(self, dictionary, small_sizes, monkeypatch):
         monkeypatch.setattr(graph_bucket, "MAX_ROWS", 10)
         model = make(dictionary)
         eager, static = searches(model, dictionary)
         for size in (2, 3, 2):
             sample = batch([9] * size)
             require_same(eager.generate([model], sample), static.generate([model], sample))
-            told = "eager (a batch of more than 10 rows)" if size > 2 else "static"
-            assert static.model.decoded_by == told
+            name = "eager (a batch of more than 10 rows)" if size > 2 else "static"
+            assert static.model.decoded_by == name
 
     @pytest.mark.parametrize("reason", ["several", "trained", "autocast", "chosen", "paper"])
     def test_else_fairseqs_steps_do_it(self, dictionary, reason):
@@ -619,40 +619,40 @@ def test_sizes_are_rounded_up_to_few():
 @pytest.mark.parametrize(
     "sizes, pre_norm", [({}, True), (WIDE, True), (WIDE, False)], ids=["", "wide", "wide-post-norm"]
 )
-def test_recorded_steps_on_cuda(
+def test_captured_steps_on_cuda(
     dictionary, small_sizes, sizes, pre_norm, kind, dtype, beam, lengths
 ):
     """Probabilities of each step, teacher-forced, so that a tie cannot part the ways: of fairseq's
-    steps, of static ones, and of these recorded, which are the same kernels."""
+    steps, of static ones, and of these captured, which are the same kernels."""
     options = {"pre_norm": pre_norm, "device": "cuda", **sizes}
     model = make(dictionary, kind, dtype=dtype, **options)
     exact = make(dictionary, kind, dtype=torch.float32, **options)
     sample, sentences = batch(lengths, "cuda")["net_input"], len(lengths)
-    steps, recorded = FairseqSteps(model, sample, beam), cuda_graph_decoder.CudaGraphDecoder(model)
+    steps, captured = FairseqSteps(model, sample, beam), cuda_graph_decoder.CudaGraphDecoder(model)
     reference, plain = FairseqSteps(exact, sample, beam), cuda_graph_decoder.CudaGraphDecoder(model)
     plain.begin(steps.encoder_out, beam)
     plain._capture.captures = False
-    for _ in range(2):  # what is recorded at a second batch, too
-        recorded.begin(steps.encoder_out, beam)
-    tokens = torch.randint(4, 4 + PIECES, (sentences * beam, 21), device="cuda")
+    for _ in range(2):  # what is captured at a second batch, too
+        captured.begin(steps.encoder_out, beam)
+    tokens = torch.randint(4, 4 + VOCABULARY, (sentences * beam, 21), device="cuda")
     tokens[:, 0] = 2
     order = torch.arange(sentences * beam, device="cuda").view(-1, beam).flip(1).flatten()
     own_errors, their_errors = [], []
     for step in range(1, 21):
         expected, theirs, alone, found = (
-            part.step(tokens[:, :step]).exp() for part in (reference, steps, plain, recorded)
+            part.step(tokens[:, :step]).exp() for part in (reference, steps, plain, captured)
         )
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-3)
         own_errors.append(distance(found, expected))
         their_errors.append(distance(theirs, expected))
-        for part in (reference, steps, plain, recorded):
+        for part in (reference, steps, plain, captured):
             part.reorder(order)
         tokens = tokens[order]
-    # In half precision fairseq's steps are not exact, either, and where an 8-bit level tips over,
+    # In half precision fairseq's steps are not exact, either, and where an 8-bit q tips over,
     # all later steps of that row differ by some percent.
     own, theirs = sum(own_errors) / 20, sum(their_errors) / 20
     assert own <= 3 * theirs + (1e-4 if kind == "plain" else 5e-2)
-    assert recorded.captures and not plain.captures
+    assert captured.captures and not plain.captures
 
 
 def distance(probabilities, expected):
@@ -685,7 +685,7 @@ class FairseqSteps:
 @pytest.mark.parametrize("sizes", [{}, WIDE], ids=["", "wide"])
 @pytest.mark.parametrize("kind", ["plain", "svcd-packed"])
 def test_replays_on_cuda_repeat_themselves(dictionary, small_sizes, caplog, kind, sizes):
-    """Batches that come again, among others, in half precision: recordings do not disturb each
+    """Batches that come again, among others, in half precision: graphs do not disturb each
     other, and the encoder's give what its layers gave."""
     model = make(
         dictionary,

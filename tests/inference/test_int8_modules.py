@@ -26,8 +26,8 @@ def test_convolutions_are_torchs(groups, padding):
         (torch.bfloat16, torch.bfloat16, 2e-2),
     ):
         compact = CompactConv1d(conv, dtype, compute)
-        codes, scale = quantize_rows(conv.weight)
-        state = {"bias": conv.bias, "weight": codes if dtype == torch.int8 else conv.weight}
+        q, scale = quantize_rows(conv.weight)
+        state = {"bias": conv.bias, "weight": q if dtype == torch.int8 else conv.weight}
         compact.load_state_dict(state | ({"scale": scale} if dtype == torch.int8 else {}))
         for batch in (1, 3):
             x = torch.randn(batch, 8, 31)
@@ -39,16 +39,16 @@ def test_convolutions_are_torchs(groups, padding):
 def test_int8_tables():
     embedding = torch.nn.Embedding(30, 16, padding_idx=1)
     linear = torch.nn.Linear(16, 30)
-    codes, scale = quantize_rows(embedding.weight)
-    assert torch.equal(codes[1], torch.zeros(16, dtype=torch.int8))
-    whole = dequantize_rows(codes, scale)
-    assert (whole - embedding.weight).abs().max() <= scale.max() / 2 * 1.001
+    q, scale = quantize_rows(embedding.weight)
+    assert torch.equal(q[1], torch.zeros(16, dtype=torch.int8))
+    dense = dequantize_rows(q, scale)
+    assert (dense - embedding.weight).abs().max() <= scale.max() / 2 * 1.001
     tokens = torch.tensor([[3, 1], [29, 4]])
-    assert torch.equal(Int8Embedding(embedding, codes, scale)(tokens), whole[tokens])
-    projection = Int8Projection(linear, codes, scale)
-    projection.load_state_dict({"weight": codes, "scale": scale, "bias": linear.bias})
+    assert torch.equal(Int8Embedding(embedding, q, scale)(tokens), dense[tokens])
+    projection = Int8Projection(linear, q, scale)
+    projection.load_state_dict({"weight": q, "scale": scale, "bias": linear.bias})
     x = torch.randn(5, 1, 16)
-    expected = torch.nn.functional.linear(x, whole, linear.bias)
+    expected = torch.nn.functional.linear(x, dense, linear.bias)
     assert (projection(x) - expected).norm() < 1e-4 * expected.norm()
     assert projection(x.bfloat16()).dtype == torch.bfloat16
 
@@ -56,12 +56,12 @@ def test_int8_tables():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_int8_projections_elsewhere_compute_in_the_inputs_type(dtype):
     linear = torch.nn.Linear(16, 30)
-    codes, scale = quantize_rows(linear.weight)
-    projection = Int8Projection(linear, codes, scale)
-    projection.load_state_dict({"weight": codes, "scale": scale, "bias": linear.bias})
+    q, scale = quantize_rows(linear.weight)
+    projection = Int8Projection(linear, q, scale)
+    projection.load_state_dict({"weight": q, "scale": scale, "bias": linear.bias})
     weight = projection.to(dtype).dense_weight(dtype)
-    whole = dequantize_rows(codes, scale)
-    assert weight.dtype == dtype and torch.allclose(weight.float(), whole, rtol=2e-2)
+    dense = dequantize_rows(q, scale)
+    assert weight.dtype == dtype and torch.allclose(weight.float(), dense, rtol=2e-2)
     x = torch.empty(5, 1, 16, dtype=dtype, device="meta")
     made = set()
 
@@ -79,10 +79,10 @@ def test_int8_projections_elsewhere_compute_in_the_inputs_type(dtype):
 
 def test_a_shared_table_stays_one_wherever_it_goes():
     embedding = torch.nn.Embedding(30, 16)
-    codes, scale = map(constant, quantize_rows(embedding.weight))
+    q, scale = map(constant, quantize_rows(embedding.weight))
     linear = torch.nn.Linear(16, 30, bias=False)
     both = torch.nn.ModuleList(
-        [Int8Embedding(embedding, codes, scale), Int8Projection(linear, codes, scale)]
+        [Int8Embedding(embedding, q, scale), Int8Projection(linear, q, scale)]
     ).half()
     if torch.cuda.is_available():
         both.cuda()

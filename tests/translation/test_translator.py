@@ -221,7 +221,7 @@ def test_static_steps_say_the_same(checkpoint, waves):
         Translator.load(checkpoint, **SEARCH, decoder=name) for name in ("static", "eager")
     )
     expected = eager.translate_batch(waves)
-    for _ in range(3):  # the encoder is recorded the second time, and replayed
+    for _ in range(3):  # the encoder is captured the second time, and replayed
         for a, b in zip(static.translate_batch(waves), expected, strict=True):
             assert a.text == b.text and a.score == pytest.approx(b.score, abs=1e-4)
     assert [layers.captured for _, layers in static.generator.model._encoder.parts] == [1, 1]
@@ -286,7 +286,7 @@ class TestRefusals:
     def test_speech_for_a_model_of_text(self, prepared, waves, tmp_path):
         path = make_checkpoint(tmp_path / "text.pt", prepared, None)
         text_model = Translator.load(path, **SEARCH)
-        assert not text_model.hears
+        assert not text_model.has_speech_encoder
         with pytest.raises(ConfigError, match="trained on text only"):
             text_model.translate(waves[0])
         assert text_model.translate_text(["the man sees water."])[0].tokens
