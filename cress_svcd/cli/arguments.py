@@ -35,7 +35,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         default=BATCH_SECONDS,
         metavar="S",
         help="speech that is translated together (default: %(default)s); 0: each segment alone, "
-        "and told at once",
+        "and printed at once",
     )
     group.add_argument(
         "--device", metavar="NAME", help="cpu, cuda or cuda:N; default: a GPU if there is one"

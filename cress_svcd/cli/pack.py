@@ -6,14 +6,14 @@
   fairseq-generate DATA --user-dir cress_svcd ... --path model.packed.pt
 
 Every quantised layer becomes a bit for each sign of its weight (ternary: two bits, k bits: k) and
-its vectors; the rest goes into --dtype.  Latent weights, the optimizer, the teacher and the CTC
+its scales; the rest goes into --dtype.  Latent weights, the optimizer, the teacher and the CTC
 head are left out.  Vocabulary and config are taken from the data folder into the file, so that
 'cress-svcd translate' needs nothing else.  The words are those of the checkpoint as long as --dtype
 fp32 is given; half precision and int8 round what is not packed, and 'cress-svcd unpack' gives the
 model that they leave.
 
 It prints the sizes by part, the bits that a weight of the packed layers takes with the layers'
-vectors, and how many times smaller than in fp32 and fp16 the model is.  The format is documented
+scales, and how many times smaller than in fp32 and fp16 the model is.  The format is documented
 in cress_svcd/inference/packed_checkpoint.py.
 """
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=list(DTYPES),
         default="fp16",
-        help="of what is not packed, and of the packed layers' vectors (default: %(default)s)",
+        help="of what is not packed, and of the packed layers' scales (default: %(default)s)",
     )
     parser.add_argument(
         "--int8-embeddings",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoint "
-        "(default: where it was trained, then beside it)",
+        "(default: where it was trained, then next to it)",
     )
     parser.add_argument(
         "--allow-full",
@@ -105,6 +105,6 @@ def table(report: dict) -> str:
     if report["quantized_layers"]:
         lines.append(
             f"{report['quantized_layers']} packed layers: {report['bits_per_weight']:.3f} bits a "
-            "weight, vectors included"
+            "weight, scales included"
         )
     return "\n".join(lines)

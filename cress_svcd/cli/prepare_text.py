@@ -2,7 +2,7 @@
 
   cress-svcd prepare-text data/en-de -o data/en-de/mt --split train wmt.en wmt.de
 
-For training on text alone, or besides speech (--text-data FOLDER --ext-mt-training).  DATA is the
+For training on text alone, or next to speech (--text-data FOLDER --ext-mt-training).  DATA is the
 output of prepare-mustc; its sentencepiece model and dictionary are used.  With --with-speech-text
 the pairs of transcripts and translations that DATA holds come in too: those of its train.tsv after
 the other training pairs, those of its dev.tsv as dev unless a dev split is given.

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SPLIT=FILE",
         help="for --units phones: SPLIT.phones of a release of 'speak --phones', with its "
-        "SPLIT.yaml beside it; once for train and once for dev",
+        "SPLIT.yaml next to it; once for train and once for dev",
     )
     parser.add_argument(
         "--workers",
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that make units (default: all cores)",
     )
-    parser.add_argument("--force", action="store_true", help="do everything anew")
+    parser.add_argument("--force", action="store_true", help="do everything again")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Make a model and its vocabulary smaller: keep the pieces that a corpus uses.
+"""Make a model and its vocabulary smaller: keep the tokens that a corpus uses.
 
   cress-svcd prune-vocabulary deltalm-base.pt --spm-model spm.model --dictionary dict.txt \\
       --text MUSTC/en-de/data/train/txt/train.en MUSTC/en-de/data/train/txt/train.de -o pruned
@@ -11,13 +11,13 @@ hundred languages, more than half of the base model; two languages use a part of
 
 CHECKPOINT is DeltaLM as released, or any full-precision checkpoint of fairseq-train (--text then
 includes all that it shall translate; the data folder is prepared again with the new vocabulary).
---text takes plain text, one sentence a line, and manifests of prepare-mustc (.tsv).  Kept besides
-are all characters of those pieces, so that other words can still be spelt.
+--text takes plain text, one sentence a line, and manifests of prepare-mustc (.tsv).  Also kept
+are all characters of those tokens, so that other words can still be spelt.
 
 What changes: sentences of --text are segmented as before, and the model computes the same encoder
-states and the same scores (before the softmax) of the kept pieces.  The probability of the pieces
+states and the same scores (before the softmax) of the kept tokens.  The probability of the tokens
 that are gone is shared out among the others.  Greedy translations stay the same as long as the
-large model chooses kept pieces; a beam also compares sums of log-probabilities, in which that share
+large model chooses kept tokens; a beam also compares sums of log-probabilities, in which that share
 shows where it is large.  In a model that was fine-tuned on the corpus it is next to nothing.
 """
 

@@ -5,7 +5,7 @@
   cress-svcd recipe scripts/recipes/demo.yaml --dry-run
 
 A stage that has been done with the same commands is left out, and one that was stopped on its way
-takes up its work; where a stage runs anew, all that follow do.  Every command is printed by
+takes up its work; where a stage runs again, all that follow do.  Every command is printed by
 --dry-run as it would be run, and written to the log of its stage.  At the end OUT/report.json
 holds scores, sizes and seconds, and a table is printed.
 """

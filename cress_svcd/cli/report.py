@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget-bits",
         type=float,
         metavar="B",
-        help="propose a policy of so many bits a weight on average, vectors included",
+        help="propose a policy of so many bits a weight on average, scales included",
     )
     budget.add_argument(
         "--keep-loss",

@@ -99,7 +99,7 @@ def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_byt
 
 
 def copy_rest(data: Path, out: Path, config: dict) -> None:
-    """Copy the files that training needs beside the manifests; write the config."""
+    """Copy the files that training needs next to the manifests; write the config."""
     for name in (config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"]):
         source = data / name
         if not source.is_file():

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes; default: one a core (%(default)s here)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="make the splits anew, over whatever lies there"
+        "--force", action="store_true", help="make the splits again, over what is there"
     )
 
 

@@ -12,7 +12,7 @@ A recording may have any length, rate and number of channels, in any format that
 (wav, flac, ogg with Vorbis or Opus, mp3, aiff, ...), or be a waveform in .npy.  It is cut at its
 pauses; one of at most --max-segment-seconds that has none is translated whole, as by
 fairseq-generate.  The checkpoint may be any that fairseq-generate takes.  Its vocabulary is
-looked for where it was trained, then beside it; --data names another folder.
+looked for where it was trained, then next to it; --data names another folder.
 
 Output, as it is made: text has a line for each segment; jsonl an object for each:
   source    the recording as it was named
@@ -21,11 +21,11 @@ Output, as it is made: text has a line for each segment; jsonl an object for eac
   end
   text      the translation
   score     its log-probability in base 2 over its length ** lenpen, as fairseq-generate prints it
-  tokens    its pieces of the vocabulary
+  tokens    its subword tokens
 srt and vtt are subtitles, a cue for each segment.  With -o FOLDER/ each recording has a file there.
 
-What cannot be read is told on standard error, and the rest goes on.  The status is 0 if all went
-well, 1 if some recordings could not be translated, 2 if none could or the command is wrong.
+What cannot be read is reported on standard error, and the rest goes on.  The status is 0 if all
+went well, 1 if some recordings could not be translated, 2 if none could or the command is wrong.
 """
 
 import argparse

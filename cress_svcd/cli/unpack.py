@@ -2,9 +2,9 @@
 
   cress-svcd unpack model.packed.pt -o checkpoint.pt
 
-Codes, vectors and everything else are exactly those of the packed model, and so are its
+Sign weights, scales and everything else are exactly those of the packed model, and so are its
 translations; all is in fp32.  The latent weights are not those that were trained, which packing has
-left out: they are the smallest choice with the same codes.
+left out: they are the smallest choice with the same sign weights.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def run_logged(
         arguments: program and arguments; no shell sees them.
         log: file; its folder is made.
         on_line: called with each line as it comes.
-        environment: variables to set beside this process's own.
+        environment: variables to set besides this process's own.
     Raises:
         ProcessError: it ended with another status than 0; the message has the end of the log.
     """

@@ -23,10 +23,10 @@ A recipe file holds
     output:    file that receives what the commands print
     accepts:   a command that fails after printing this has done what it was run for, such as a
                training that is to show how it diverges
-    clears:    files and folders to remove before the stage runs anew; they stay where the same
+    clears:    files and folders to remove before the stage runs again; they stay where the same
                commands were stopped on their way, which take up their work then
              or, with include, of
-    use:       the name of a stage there; other keys given beside it replace those of that stage.
+    use:       the name of a stage there; other keys given next to it replace those of that stage.
              Without the key stages a recipe has all the stages of the one that it includes
   report:    rows of the final table: name, checkpoint, scores (a JSON of 'cress-svcd score', or
              of 'cress-svcd compare' with the name of one of its systems as system); when and

@@ -60,7 +60,7 @@ def child_environment(changes: Mapping[str, str] | None = None) -> dict[str, str
 class Runner:
     """Runs the stages of a recipe, leaving out those that are done already.
 
-    Beside the results, in ``out``: ``logs/NN-stage.log``, ``.stages/stage.json`` (digest of the
+    Next to the results, in ``out``: ``logs/NN-stage.log``, ``.stages/stage.json`` (digest of the
     commands; seconds) and ``report.json``.
     """
 
@@ -201,12 +201,12 @@ class Runner:
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
                     )
 
-    def _share(self, place: int, beside: int, cards: list[str]) -> dict[str, str]:
-        """The environment of the command at ``place`` of ``beside`` that run at once: its share of
+    def _share(self, place: int, together: int, cards: list[str]) -> dict[str, str]:
+        """The environment of command ``place`` of ``together`` that run at once: its share of
         the cores, and one of the GPUs ``cards``."""
-        if beside == 1:
+        if together == 1:
             return self.environment
-        cores = max(1, len(os.sched_getaffinity(0)) // beside)
+        cores = max(1, len(os.sched_getaffinity(0)) // together)
         environment = {"OMP_NUM_THREADS": str(cores), **self.environment}
         if len(cards) > 1:
             environment["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]

@@ -97,7 +97,7 @@ def test_a_clear_difference_is_found_and_chance_is_not():
 
 
 def test_p_is_what_its_definition_says():
-    """Counted anew over resamples of our own."""
+    """Counted again over resamples of our own."""
     resamples, rng = 400, random.Random(5)
     bleu = BLEU()
     near = compare({name: SYSTEMS[name] for name in ("full", "near")}, REFERENCES)["systems"][1]

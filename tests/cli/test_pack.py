@@ -56,7 +56,7 @@ def full(prepared, hubert, tmp_path_factory):
 
 
 def quantize(path, prepared, start, rules, *flags):
-    """Write a quantised checkpoint of these rules, its vectors not at their starting values."""
+    """Write a quantised checkpoint of these rules, its scales not at their initial values."""
     policy = path.with_suffix(".yaml")
     Policy.from_dict({"rules": rules}).save(policy)
     cfg = parse(
@@ -75,8 +75,8 @@ def quantize(path, prepared, start, rules, *flags):
         for layer in quantized_layers(model).values():
             if hasattr(layer, "calibrate"):
                 layer.calibrate(torch.randn(50, layer.in_features))
-            for vector in layer.scale_parameters().values():
-                vector.mul_(torch.rand_like(vector) + 0.5)
+            for scale in layer.scale_parameters().values():
+                scale.mul_(torch.rand_like(scale) + 0.5)
     return save_checkpoint(path, cfg, task, model)
 
 
@@ -211,7 +211,7 @@ def test_convolutions_in_bf16_are_nearly_those_of_fp32(packed, waves):
     assert (features[0] - features[1]).norm() < 0.03 * features[0].norm()
 
 
-def test_its_codes_and_vectors_survive_unpacking_and_packing(packed, tmp_path):
+def test_its_sign_weights_and_scales_survive_unpacking_and_packing(packed, tmp_path):
     for options in (("--dtype", "fp32"), ("--int8-embeddings", "--int8-convolutions")):
         path = packed("svcd", *options)
         command("unpack", path, "-o", tmp_path / "again.pt")
@@ -318,7 +318,7 @@ def test_the_report(packed, quantized, tmp_path, capsys):
     table = report["parts"]["embeddings"]
     assert table["fp32_bytes"] / table["bytes"] == pytest.approx(4 * 32 / 36)
     said = capsys.readouterr().out
-    assert "HuBERT transformer" in said and "bits a weight, vectors included" in said
+    assert "HuBERT transformer" in said and "bits a weight, scales included" in said
 
 
 # What is refused

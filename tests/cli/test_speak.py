@@ -128,9 +128,9 @@ def test_seed_and_voices(text, tmp_path):
     }
     assert audio.pop(("c", "train")) == audio[("d", "train")]
     assert len(set(audio.values())) == len(audio)
-    mark = json.loads((tmp_path / "d/en-de/data/dev/txt/dev.speak.json").read_text())
-    assert mark["settings"]["voices"] == ["gmw/en-GB-scotland"]
-    assert mark["speakers"]["spk.dev-0"]["voice"] == "gmw/en-GB-scotland"
+    done = json.loads((tmp_path / "d/en-de/data/dev/txt/dev.speak.json").read_text())
+    assert done["settings"]["voices"] == ["gmw/en-GB-scotland"]
+    assert done["speakers"]["spk.dev-0"]["voice"] == "gmw/en-GB-scotland"
 
 
 def test_phones_are_aligned_with_the_segments(text, tmp_path):
@@ -153,7 +153,7 @@ def test_another_source_language(text, tmp_path):
     assert "gmw/de" in json.loads((txt / "train.speak.json").read_text())["settings"]["voices"]
 
 
-def test_a_finished_release_is_kept_and_force_makes_it_anew(text, tmp_path, capfd):
+def test_a_finished_release_is_kept_and_force_makes_it_again(text, tmp_path, capfd):
     arguments = [*text(), "-o", tmp_path / "out", "--segments-per-file", 2]
     speak(*arguments)
     before = files_below(tmp_path / "out")

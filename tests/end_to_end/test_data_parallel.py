@@ -155,7 +155,7 @@ def test_masked_prediction_in_two_processes_sums_over_both(tmp_path, elsewhere):
     one, two = (records(output, "train_inner") for output in (alone, result.stdout))
     assert len(one) == len(two) == 4
     for other, found in zip(one, two):
-        # Masks are drawn anew; half as many frames would be those of one process.
+        # Masks are drawn again; half as many frames would be those of one process.
         assert float(found["count_m_0"]) == pytest.approx(float(other["count_m_0"]), rel=0.25)
         assert float(found["loss"]) == pytest.approx(float(other["loss"]), rel=0.2)
         assert 0 <= float(found["correct_m_0"]) <= 1

@@ -69,7 +69,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(release, folder) -> Path:
-    """The tiny corpus in the pieces of a vocabulary that was made for more."""
+    """The tiny corpus in the tokens of a vocabulary that was made for more."""
     (folder / "vocabulary").mkdir()
     texts = [
         release / f"{split}.{side}"

@@ -131,7 +131,7 @@ def test_the_checkpoint_holds_the_map_and_nothing_of_the_teacher(trained, averag
     assert "decoder.layers.0.encoder_attn.v_proj" in layers
     full = torch.load(averaged, weights_only=True)["model"].keys()
     added = state["model"].keys() - full
-    assert added == {f"{name}.{vector}" for name in layers for vector in ("g", "h")}
+    assert added == {f"{name}.{scale}" for name in layers for scale in ("g", "h")}
     assert not state["criterion"]
     moments = state["last_optimizer_state"]["state"]
     count = sum(moment["exp_avg"].numel() for moment in moments.values())
