@@ -82,7 +82,7 @@ def test_prepared_folder(release, tmp_path, capsys):
     assert summary["vocabulary"]["size"] == 60
 
 
-def test_text_data_is_the_manifest_in_pieces(release, tmp_path):
+def test_text_data_is_the_manifest_in_tokens(release, tmp_path):
     out = tmp_path / "out"
     prepare(release, out, *VOCABULARY, "--text-data", str(tmp_path / "text"))
     model = sentencepiece.SentencePieceProcessor(model_file=str(out / "spm_unigram60.model"))
