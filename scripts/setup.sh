@@ -113,7 +113,7 @@ rm -f "$kernels"/*.so
 "${pip[@]}" --no-build-isolation --use-pep517 --no-deps --editable "$root"
 ls "$kernels"/*.so >/dev/null 2>&1 || say "NOTICE: the C kernels could not be compiled; packed models \
 will run on torch alone ('$venv/bin/python -m cress_svcd.kernels.cpu.build' says why)"
-# fairseq looks for '--user-dir cress_svcd' beside itself, from any working directory.
+# fairseq looks for '--user-dir cress_svcd' next to itself, from any working directory.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 ln -sfn "$root/cress_svcd" "$site/cress_svcd"
 "$venv/bin/cress-svcd" --help >/dev/null

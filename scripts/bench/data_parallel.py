@@ -42,12 +42,12 @@ from cress_svcd.recipes.runner import child_environment, visible_gpus
 RATE = 16_000
 TALKS, TALK_SECONDS = 6, 600
 SEGMENTS = 24_000
-PIECES_A_SECOND = 3
+TOKENS_A_SECOND = 3
 LOGS = 8  # of which the first is left out
 
 
 def make_data(folder: Path) -> float:
-    """Recordings of noise with a manifest of segments, beside the model's dictionary and config.
+    """Recordings of noise with a manifest of segments, next to the model's dictionary and config.
 
     Returns:
         the seconds of all segments.
@@ -64,8 +64,8 @@ def make_data(folder: Path) -> float:
         frames = round(length * RATE)
         offset = random.integers(TALK_SECONDS * RATE - frames)
         audio = f"{folder.resolve() / f'talk{number % TALKS}.wav'}:{offset}:{frames}"
-        pieces = random.integers(VOCABULARY - 4, size=(2, max(1, round(length * PIECES_A_SECOND))))
-        texts = (" ".join(f"piece{piece}" for piece in side) for side in pieces)
+        tokens = random.integers(VOCABULARY - 4, size=(2, max(1, round(length * TOKENS_A_SECOND))))
+        texts = (" ".join(f"piece{token}" for token in side) for side in tokens)
         rows.append("\t".join([str(number), audio, str(frames), f"talk{number % TALKS}", *texts]))
     write_text(folder / "train.tsv", "\n".join(rows) + "\n")
     return float(seconds.sum())

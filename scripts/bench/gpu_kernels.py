@@ -6,7 +6,7 @@
 
 A layer computes from float16 to float16, bias included, 8-bit activations.  HuBERT-Base's
 convolutional positions (--positions: batches of 5 seconds each) are timed as well, by torch and by
-``kernels.gpu_windows``.  Two times each:
+``kernels.triton.conv1d``.  Two times each:
 ``device``, in a CUDA graph, without the microseconds in which Python and torch launch a kernel;
 ``eager``, as a program sees it that calls the layer many times in a row.  A round times all methods
 in turn; medians over the rounds, ratios within a round.  Writes gpu_kernels.json.
@@ -36,8 +36,8 @@ from cress_svcd.kernels.triton import (
 
 CALLS = 20
 # Candidates of --tiles: rows, outputs, warps.
-WHOLE_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
-PLANES_TILES = {
+FUSED_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
+BITPLANE_TILES = {
     sign_gemm_bitplane.SMALL,
     sign_gemm_bitplane.MEDIUM,
     sign_gemm_bitplane.LARGE,
@@ -46,8 +46,8 @@ PLANES_TILES = {
     (128, 64, 4),
     (128, 128, 8),
 }
-WINDOW_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
-CHANNELS, GROUPS, TAPS, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
+CONV1D_TILES = {(32, 64, 4), (32, 128, 4), (64, 128, 4), (64, 128, 8), (128, 64, 4), (128, 64, 8)}
+CHANNELS, GROUPS, KERNEL_SIZE, FRAMES = 768, 16, 128, 249  # HuBERT-Base's, and those of 5 seconds
 
 
 def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict[str, Callable]:
@@ -64,11 +64,11 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
         if rows <= 16:
             chosen["row by row"] = lambda: sign_gemm_float.by_rows(x, signs, g, h, bias, 8)
         held = in_features <= sign_gemm_fused.WIDEST and rows <= 256
-        for tile in sorted(WHOLE_TILES) if held else []:
+        for tile in sorted(FUSED_TILES) if held else []:
             chosen[f"whole {tile}"] = lambda tile=tile: sign_gemm_fused.sign_matmul(
                 x, signs, g, h, bias, tile=tile
             )
-        for tile in sorted(PLANES_TILES):
+        for tile in sorted(BITPLANE_TILES):
             chosen[f"planes {tile}"] = lambda tile=tile: sign_gemm_bitplane.sign_matmul(
                 x, signs, g, h, bias, tile=tile
             )
@@ -78,18 +78,18 @@ def methods(rows: int, in_features: int, out_features: int, tiles: bool) -> dict
 def positions(batch: int, tiles: bool) -> dict[str, Callable]:
     factory = {"device": "cuda", "dtype": torch.float16}
     x = torch.randn(batch, FRAMES, CHANNELS, **factory)
-    weight = torch.randn(CHANNELS, CHANNELS // GROUPS, TAPS, **factory)
+    weight = torch.randn(CHANNELS, CHANNELS // GROUPS, KERNEL_SIZE, **factory)
     bias = torch.rand(CHANNELS, **factory)
     chosen = {
         "float16": lambda: F.conv1d(
-            x.transpose(1, 2), weight, bias, padding=TAPS // 2, groups=GROUPS
+            x.transpose(1, 2), weight, bias, padding=KERNEL_SIZE // 2, groups=GROUPS
         )
     }
-    for tile in sorted(WINDOW_TILES) if tiles else []:
+    for tile in sorted(CONV1D_TILES) if tiles else []:
         chosen[f"windows {tile}"] = lambda tile=tile: conv1d.convolve(
-            x, weight, bias, GROUPS, TAPS // 2, tile
+            x, weight, bias, GROUPS, KERNEL_SIZE // 2, tile
         )
-    return chosen | {"windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, TAPS // 2)}
+    return chosen | {"windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, KERNEL_SIZE // 2)}
 
 
 def graph_of(call: Callable) -> torch.cuda.CUDAGraph:

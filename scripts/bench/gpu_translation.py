@@ -5,12 +5,12 @@
     python scripts/bench/gpu_translation.py -o runs/bench --batches 1 2 4 64 --rounds 15
 
 The random model of translation.py (HuBERT-Base's dimensions, 6 + 6 layers of 512, a vocabulary of
-10,000) translates batches of recordings of --seconds each into --tokens pieces each.  The methods
+10,000) translates batches of recordings of --seconds each into --tokens tokens each.  The methods
 take turns, batch by batch; medians are reported, ratios to the plain model are taken within a
 round.  A time is that of ``Translator.translate_batch``: samples in memory to text.
 
 Memory is that of torch's allocator: ``weights_mb`` is what a loaded model holds, ``peak_mb`` these
-weights and the most that a translation of a batch held beside them.  The CUDA context, some 500 MB
+weights and the most that a translation of a batch held next to them.  The CUDA context, some 500 MB
 for any program, and the library workspaces that all methods share are not in it.  A last round
 measures the parts of a translation, waiting for the GPU before and after each: their sum is more
 than the whole.  Writes gpu_translation.json.  Exit status 2: there is no GPU, or no Triton.
@@ -21,12 +21,12 @@ Models:
     packed_int8   the same; embeddings, output projection and convolutions stored in int8
 
 A method is a model and the way in which it decodes (--decoders): ``eager``, fairseq's own steps, or
-``static``, steps recorded as CUDA graphs.  ``ratio`` is to the plain model in the first of these
+``static``, steps captured as CUDA graphs.  ``ratio`` is to the plain model in the first of these
 ways, ``same_decoder`` to it in the method's own.  ``caches_mb`` is what a static decoder keeps from
 batch to batch (of all batches so far), within ``peak_mb`` neither it nor what the driver takes for
 graphs.
 
---device cpu rehearses all but the memory and the recording, in float32, where there is no GPU:
+--device cpu rehearses all but the memory and the capture, in float32, where there is no GPU:
 
     python scripts/bench/gpu_translation.py -o runs/rehearsal --device cpu --batches 1 2 \\
         --rounds 1 --seconds 1 --tokens 5
@@ -136,7 +136,7 @@ def translate(
     broken = sum(not math.isfinite(translation.score) for translation in found)
     if len(found) != len(waves) or lengths != {tokens} or broken:
         raise SystemExit(
-            f"{len(waves)} sentences of {tokens} tokens expected: found {len(found)} of {lengths} "
+            f"{len(waves)} utterances of {tokens} tokens expected: found {len(found)} of {lengths} "
             f"tokens, {broken} with a broken score"
         )
     return taken
@@ -149,15 +149,15 @@ def ratio(rounds: list[dict[str, float]], name: str, base: str) -> float:
 def measure_batches(
     translators: dict[str, Translator], size: int, device: Device, args: argparse.Namespace
 ) -> dict[str, dict]:
-    """Times and memory of batches of ``size`` sentences, by method."""
-    waves, beside = recordings(size, args), {}
+    """Times and memory of batches of ``size`` utterances, by method."""
+    waves, above_weights = recordings(size, args), {}
     for name, translator in translators.items():
         for _ in range(WARMING):
             translate(translator, waves, args.tokens, device)
         before = device.held()
         device.forget_peak()
         translate(translator, waves, args.tokens, device)
-        beside[name] = megabytes(device.peak(), before)
+        above_weights[name] = megabytes(device.peak(), before)
     rounds = [
         {
             name: translate(translator, waves, args.tokens, device)
@@ -176,7 +176,7 @@ def measure_batches(
             "same_decoder": ratio(rounds, name, same[name]),
             "caches_mb": megabytes(translators[name].generator.model.cache_bytes, 0),
             "decoded_by": translators[name].generator.model.decoded_by,
-            "beside_weights_mb": beside[name],
+            "beside_weights_mb": above_weights[name],
         }
         for name in translators
     }
@@ -197,8 +197,8 @@ def measure(device: Device, args: argparse.Namespace) -> dict:
         result["batches"] = {}
     for size in args.batches:
         for name, figures in measure_batches(translators, size, device, args).items():
-            beside, result = figures["beside_weights_mb"], results[name]
-            figures["peak_mb"] = beside and round(result["weights_mb"] + beside, 1)
+            above_weights, result = figures["beside_weights_mb"], results[name]
+            figures["peak_mb"] = above_weights and round(result["weights_mb"] + above_weights, 1)
             result["batches"][size] = figures
     for name, translator in translators.items():
         watch = watched(translator, device.finish)

@@ -12,7 +12,7 @@ round.  The peak of vpdpbusd (AVX-512-VNNI, products from registers) is measured
 Methods:
     linear        F.linear, float32                     dynamic_int8  torch's dynamic int8 layer
     onednn_fp32   oneDNN with prepacked weights         int8          packed, 8-bit activations
-    onednn_bf16   the same in bfloat16, casts included  lossless      packed, two planes of int8
+    onednn_bf16   the same in bfloat16, casts included  lossless      packed, hi/lo split of int8
 int8_c and lossless_c are the C calls alone, without the microseconds of Python around them.
 """
 
@@ -80,8 +80,8 @@ def packed_methods(
     methods = {"int8": call(8), "lossless": call(None)}
     if signs.dim() == 3:
         y = torch.empty(len(x), out_features)
-        methods["int8_c"] = c_call(x, signs, *operands, y, planes=1)
-        methods["lossless_c"] = c_call(x, signs, *operands, y, planes=2)
+        methods["int8_c"] = c_call(x, signs, *operands, y, num_parts=1)
+        methods["lossless_c"] = c_call(x, signs, *operands, y, num_parts=2)
     for isa in isas:
         methods |= {f"int8_{isa}": forced(isa, 8), f"lossless_{isa}": forced(isa, None)}
     return methods
@@ -94,7 +94,7 @@ def c_call(
     h: torch.Tensor,
     bias: torch.Tensor,
     y: torch.Tensor,
-    planes: int,
+    num_parts: int,
 ) -> Callable[[], torch.Tensor]:
     """The library's function with all its arguments ready."""
     function = sign_gemm.library().cress_sign_gemm
@@ -107,7 +107,7 @@ def c_call(
         x.shape[1],
         y.shape[1],
         *pointers,
-        planes,
+        num_parts,
         sign_gemm.isa_number(),
         1,
         None,
@@ -179,14 +179,14 @@ def measure(shape: str, rows: int, isas: list[str], rounds: int) -> dict:
     }
     for name, taken in times.items():
         # A lossless product is two of int8, and is held against the peak as such.
-        planes = 2 if name.startswith("lossless") else 1
+        num_parts = 2 if name.startswith("lossless") else 1
         entry = result["methods"][name] = {
             "us": round(statistics.median(taken) * 1e6, 2),
             "best_us": round(min(taken) * 1e6, 2),
             "gmac": round(products / statistics.median(taken), 1),
         }
         if None not in peaks and name not in AGAINST:
-            shares = [planes * products / time / peak for time, peak in zip(taken, peaks)]
+            shares = [num_parts * products / time / peak for time, peak in zip(taken, peaks)]
             entry["share_of_vnni_peak"] = round(statistics.median(shares), 3)
         if name not in AGAINST:
             entry["times_faster_than"] = {

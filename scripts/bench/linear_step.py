@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python scripts/bench/linear_step.py --shapes 512x512 2048x512 --rows 64 1024
     python scripts/bench/linear_step.py --device cuda --dtype float16 --methods svcd bitnet quest
 
-Shapes are out x in.  Each step starts with a fresh weight version, so the codes are made anew as
+Shapes are out x in.  Each step starts with a fresh weight version, so sign weights are made again
 after an optimizer's update.  The two layers are timed alternately and the median of the ratios is
 reported, so that a busy machine disturbs both alike.
 """

@@ -1,4 +1,4 @@
-"""Make a manifest of loose recordings that have translations, to hear how a model takes them.
+"""Make a manifest of loose recordings that have translations, to see how a model copes with them.
 
   python scripts/bench/recordings.py FOLDER -o data/human.tsv --tgt-lang de
 

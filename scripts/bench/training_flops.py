@@ -3,7 +3,7 @@
 usage: python scripts/bench/training_flops.py fairseq-train DATA --user-dir cress_svcd …
 
 The command is that of a training stage (cress-svcd recipe … --dry-run prints it); its model is
-built on the CPU and given ten seconds of noise with transcript and translation of four pieces a
+built on the CPU and given ten seconds of noise with transcript and translation of four tokens a
 second each.  Counted by torch: two operations for each multiplication of matrices, convolutions
 and attention; the rest is left out.
 """
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SAMPLE_RATE = 16_000
 SECONDS = 10
-PIECES_A_SECOND = 4
+TOKENS_A_SECOND = 4
 
 
 def main() -> int:
@@ -29,14 +29,14 @@ def main() -> int:
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, sys.argv[2:]))
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model).train()
-    pieces = torch.randint(10, len(task.target_dictionary), (1, SECONDS * PIECES_A_SECOND))
-    lengths = torch.tensor([pieces.size(1)])
-    text = {"text_tokens": pieces, "text_lengths": lengths} if cfg.task.mt_finetune else {}
+    tokens = torch.randint(10, len(task.target_dictionary), (1, SECONDS * TOKENS_A_SECOND))
+    lengths = torch.tensor([tokens.size(1)])
+    text = {"text_tokens": tokens, "text_lengths": lengths} if cfg.task.mt_finetune else {}
     with FlopCounterMode(display=False) as counter:
         output = model(
             0.1 * torch.randn(1, SECONDS * SAMPLE_RATE),
             torch.tensor([SECONDS * SAMPLE_RATE]),
-            pieces,
+            tokens,
             **text,
         )
         output[0].sum().backward()

@@ -42,11 +42,11 @@ from cress_svcd.models.checkpoints import read_checkpoint
 
 SYSTEMS = ("full", "svcd", "svcd_unfused", "svcd_teacher")
 RATE = 16_000
-PIECES_A_SECOND = 4
+TOKENS_A_SECOND = 4
 
 
 def make_data(folder: Path, sentences: int, seconds: float) -> None:
-    """Recordings of noise and their manifest, beside the model's dictionary and config."""
+    """Recordings of noise and their manifest, next to the model's dictionary and config."""
     random = np.random.default_rng(0)
     frames = round(seconds * RATE)
     rows = ["id\taudio\tn_frames\tspeaker\tsrc_text\ttgt_text"]
@@ -55,8 +55,8 @@ def make_data(folder: Path, sentences: int, seconds: float) -> None:
         if not audio.exists():
             soundfile.write(audio, 0.1 * random.standard_normal(frames), RATE)
         texts = [
-            " ".join(f"piece{piece}" for piece in random.integers(VOCABULARY - 4, size=length))
-            for length in [round(seconds * PIECES_A_SECOND)] * 2
+            " ".join(f"piece{token}" for token in random.integers(VOCABULARY - 4, size=length))
+            for length in [round(seconds * TOKENS_A_SECOND)] * 2
         ]
         rows.append("\t".join([str(number), f"{audio}:0:{frames}", str(frames), "noise", *texts]))
     write_text(folder / "train.tsv", "\n".join(rows) + "\n")
@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--sentences", type=int, default=32, help="in a batch")
-    parser.add_argument("--seconds", type=float, default=5.9, help="of audio in a sentence")
+    parser.add_argument("--seconds", type=float, default=5.9, help="of audio in an utterance")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=None, help="timed together (1; on CUDA 4)")
     args = parser.parse_args()

@@ -19,10 +19,10 @@ Methods:
     dynamic_int8   its linear layers by torch.ao.quantization.quantize_dynamic
     packed         every transformer layer in 1 bit; embeddings, output projection and convolutions
                    stored in int8; computed in fp32 but for 1-bit layers, the output projection and,
-                   with AMX, the convolutions (two bf16 planes of the input: 3e-6 from fp32);
-                   with AVX-512-VNNI, those in three int8 planes, as precise as fp32
+                   with AMX, the convolutions (hi/lo split of the input in bf16: 3e-6 from fp32);
+                   with AVX-512-VNNI, those in three int8 parts, as precise as fp32
     packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions), or with
-                   AVX-512-VNNI in two int8 planes
+                   AVX-512-VNNI with a hi/lo split in int8
 """
 
 import argparse
@@ -93,8 +93,8 @@ def make_models(
     from cress_svcd.quantization import LayerSpec, Policy, Rule, apply_policy, quantization_map
     from cress_svcd.tasks.options import SpeechAndTextTranslationConfig
 
-    pieces = "".join(f"piece{number} 1\n" for number in range(VOCABULARY - 4))
-    write_text(folder / "dictionary.txt", pieces)
+    entries = "".join(f"piece{number} 1\n" for number in range(VOCABULARY - 4))
+    write_text(folder / "dictionary.txt", entries)
     write_text(
         folder / "config.yaml",
         "vocab_filename: dictionary.txt\nuse_audio_input: true\nsrc_lang: en\ntgt_lang: de\n",
@@ -239,7 +239,7 @@ def noise(seed: int, seconds: float) -> np.ndarray:
 
 
 def fix_length(translator, tokens: int) -> None:
-    """Have every translation take ``tokens`` pieces."""
+    """Have every translation take ``tokens`` tokens."""
     generator = translator.generator
     generator.min_len = generator.max_len_b = tokens
     generator.max_len_a = 0

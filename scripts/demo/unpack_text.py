@@ -31,9 +31,9 @@ def main() -> int:
     for packed in sorted((TEXT / args.tgt_lang).glob("*.xz")):
         target = args.output / packed.stem
         text = lzma.decompress(packed.read_bytes())
-        beside = target.with_name(f".{target.name}.partial")
-        beside.write_bytes(text)
-        os.replace(beside, target)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(text)
+        os.replace(partial, target)
         print(f"{target}: {len(text.splitlines()):,} sentences")
     return 0
 
