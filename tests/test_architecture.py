@@ -15,7 +15,7 @@ from cress_svcd.quantization.methods import METHODS
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cress_svcd"
 
-# Each folder and those of the package that it may import; all may use what lies beside them.
+# Each folder and those of the package that it may import; all may use what lies next to them.
 GROUND = {"errors", "atomic_files", "shipped"}
 BELOW_MODELS = {"kernels", "quantization", "data"}
 MAY_IMPORT = {

@@ -18,7 +18,7 @@ from cress_svcd.kernels.cuda_graph import GraphCapture
 from cress_svcd.models.attention import added_to_scores
 from cress_svcd.quantization.binarize import SignWeightCache
 
-MAX_FRAMES = 4096  # frames of all sentences
+MAX_FRAMES = 4096  # frames of all utterances
 MAX_SHAPES = 8  # captured ones
 MAX_SEEN = 1000  # shapes that are remembered
 

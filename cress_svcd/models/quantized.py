@@ -72,7 +72,7 @@ OF_THE_TRAINING = {
     "max_source_positions",
     "max_target_positions",
 }
-# What a start need not hold, and what it may hold in vain.
+# What an initial checkpoint need not hold, and what it may hold in vain.
 OPTIONAL_TENSORS = ("encoder.hubert.mask_emb",)
 UNUSED_TENSORS = (*OPTIONAL_TENSORS, "encoder.ctc_head.")
 
@@ -183,10 +183,10 @@ class Quantized:
 
     @classmethod
     def complete_config(cls, cfg) -> None:
-        """Write into ``cfg`` what makes the model, from the start or the defaults.
+        """Write into ``cfg`` what makes the model, from the initial checkpoint or the defaults.
 
         Raises:
-            CheckpointError: the start is damaged, or of another arch.
+            CheckpointError: the initial checkpoint is damaged, or of another arch.
             ConfigError: options contradict it or each other.
         """
         if cfg.quantization_map:
@@ -350,7 +350,7 @@ def schedule_of(cfg) -> tuple[Schedule | None, int]:
 
 
 def take_structure(model: type[Quantized], cfg) -> None:
-    """Write the dimensions of the start checkpoint and its speech encoder into ``cfg``.
+    """Write the dimensions of the initial checkpoint and its speech encoder into ``cfg``.
 
     Raises:
         CheckpointError: it is of another arch.

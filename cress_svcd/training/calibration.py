@@ -38,7 +38,8 @@ def calibrate(
         cpu: not to use a GPU, even if there is one.
 
     Raises:
-        ConfigError: there is no start, or the examples do not run through a quantised layer.
+        ConfigError: there is no initial checkpoint, or the examples do not run through a
+            quantised layer.
     """
     if not start:
         raise ConfigError("--quant-calibrate needs --finetuned-st-model, which it is to meet")

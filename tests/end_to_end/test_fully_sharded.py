@@ -1,4 +1,4 @@
-"""--ddp-backend fully_sharded in two processes on the CPU, beside one process with two batches."""
+"""--ddp-backend fully_sharded in two processes on the CPU, against one process with two batches."""
 
 import re
 import shutil

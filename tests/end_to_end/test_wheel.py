@@ -50,7 +50,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 class Environment:
-    """A virtual environment with the wheel and, beside it, an empty folder to work in."""
+    """A virtual environment with the wheel and, next to it, an empty folder to work in."""
 
     def __init__(self, root: Path, wheel: Path):
         venv.create(root, with_pip=False, symlinks=True)
@@ -59,7 +59,7 @@ class Environment:
         paths = {"base": str(root), "platbase": str(root)}
         self.packages = Path(sysconfig.get_path("purelib", vars=paths))
         for entry in Path(sysconfig.get_path("purelib")).iterdir():
-            if entry.name == "fairseq":  # looks for --user-dir beside itself: it must stand here
+            if entry.name == "fairseq":  # looks for --user-dir next to itself: it must stand here
                 shutil.copytree(entry, self.packages / entry.name)
             elif "cress_svcd" not in entry.name and not (self.packages / entry.name).exists():
                 (self.packages / entry.name).symlink_to(entry)

@@ -1,4 +1,4 @@
-"""Which kernel computes each kind of a model's layers: counted, merged, and told in words."""
+"""Which kernel computes each kind of a model's layers: counted, merged, and reported in words."""
 
 import pytest
 import torch

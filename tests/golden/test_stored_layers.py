@@ -16,7 +16,7 @@ from cress_svcd.quantization.packed_linear import PackedLinear
 from tests.golden.expected_values import FOLDER, RECORDING, expected
 from tests.golden.test_packed_files import INPUTS, LAYERS, digest, make_layer, pattern
 
-# Beside LAYERS, whose number the digests of whole files depend on.
+# Besides LAYERS, whose number the digests of whole files depend on.
 MORE = {
     "svcd-layernorm": {"method": "svcd", "normalization": "layernorm"},
     "svcd-groups-ternary": {"method": "svcd", "bits": 1.58, "num_groups": 4},

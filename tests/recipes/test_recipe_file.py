@@ -21,7 +21,7 @@ STEPS = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a recipe into a folder of its own, beside that of the steps; returns its path."""
+    """Writes a recipe into a folder of its own, next to that of the steps; returns its path."""
 
     def write(content: dict, name="pair.yaml") -> Path:
         path = tmp_path / "pairs" / name

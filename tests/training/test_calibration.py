@@ -58,12 +58,12 @@ def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, star
     )
     frozen = ["--hubert-model-path", hubert, "--freeze-hubert-convolutions"]
     cached = [*frozen, "--feature-cache", tmp_path / "convolved"]
-    heard, read = (
+    from_audio, from_features = (
         quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4", *flags)[0]
         for flags in (frozen, cached)
     )
-    for name, value in heard.state_dict().items():
-        torch.testing.assert_close(read.state_dict()[name], value, rtol=0.05, atol=0.01)
+    for name, value in from_audio.state_dict().items():
+        torch.testing.assert_close(from_features.state_dict()[name], value, rtol=0.05, atol=0.01)
 
 
 def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):

@@ -1,4 +1,4 @@
-"""The teacher beside the student: same inputs, right sums, out of sight of everything else."""
+"""The teacher next to the student: same inputs, right sums, out of sight of everything else."""
 
 import pytest
 import torch
