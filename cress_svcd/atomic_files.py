@@ -19,7 +19,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds.
 
     Whatever goes wrong in the block (a full disk, an interrupt), ``path`` keeps its old content
     and the temporary file is removed.  Missing parent folders are made.  A symbolic link stays one:
@@ -72,7 +72,7 @@ def full_told(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _make_temporary(path: Path) -> Path:
-    """An empty file beside ``path``."""
+    """An empty file next to ``path``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

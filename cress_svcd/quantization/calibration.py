@@ -102,12 +102,12 @@ def fit_scales(
 
 
 def _regress(products: Tensor, wanted: Tensor, with_offset: bool) -> tuple[Tensor, Tensor]:
-    """Slope and offset of each column of ``wanted`` (rows, out) on that of ``products``."""
+    """Factor and offset of each column of ``wanted`` (rows, out) on that of ``products``."""
     if with_offset:
         mean_product, mean_wanted = products.mean(0), wanted.mean(0)
     else:
         mean_product, mean_wanted = torch.zeros_like(products[0]), torch.zeros_like(wanted[0])
     products, wanted = products - mean_product, wanted - mean_wanted
     square = products.square().sum(0)
-    slope = torch.where(square > 0, (products * wanted).sum(0) / square.clamp_min(1e-30), 0)
-    return slope, mean_wanted - slope * mean_product
+    factor = torch.where(square > 0, (products * wanted).sum(0) / square.clamp_min(1e-30), 0)
+    return factor, mean_wanted - factor * mean_product

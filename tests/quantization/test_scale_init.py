@@ -67,10 +67,10 @@ def test_row_is_the_mean_magnitude_of_each_row():
 def test_constraint_is_uniform_in_one_over_root_fan_in():
     g, h = initial_scales("constraint", torch.empty(3000, 400))
     bound = 1 / math.sqrt(400)
-    for vector, size in ((g, 400), (h, 3000)):
-        assert len(vector) == size
-        assert vector.abs().max() <= bound
-        assert vector.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    for scale, size in ((g, 400), (h, 3000)):
+        assert len(scale) == size
+        assert scale.abs().max() <= bound
+        assert scale.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
 
 
 def test_unconstrained_is_standard_normal():

@@ -220,7 +220,7 @@ class TestConversion:
         assert not layer.training
 
     def test_a_frozen_layer_stays_frozen(self):
-        """A trainable vector that never gets a gradient would stop data parallel training."""
+        """A trainable scale that never gets a gradient would stop data parallel training."""
         layer = BitLinear.from_linear(
             nn.Linear(6, 4).requires_grad_(False), normalization="layernorm"
         )

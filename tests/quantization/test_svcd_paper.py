@@ -96,10 +96,10 @@ def test_a_fresh_layer_starts_as_published():
         "norm.weight",
         "norm.bias",
     ]
-    for vector in (layer.g, layer.h):
-        assert vector.abs().max() <= 400**-0.5
-        assert vector.abs().max() > 0.9 * 400**-0.5  # uniform up to the bound
-        assert abs(vector.mean()) < 0.1 * 400**-0.5
+    for scale in (layer.g, layer.h):
+        assert scale.abs().max() <= 400**-0.5
+        assert scale.abs().max() > 0.9 * 400**-0.5  # uniform up to the bound
+        assert abs(scale.mean()) < 0.1 * 400**-0.5
 
 
 @pytest.mark.parametrize(

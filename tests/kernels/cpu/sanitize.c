@@ -16,7 +16,7 @@ int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_
                       float *y, int num_parts, int isa, int threads, parallel_function *parallel);
 
 int cress_conv1d_supported(int isa);
-int cress_conv1d(const struct conv1d *windows, int isa, int threads,
+int cress_conv1d(const struct conv1d *conv, int isa, int threads,
                   parallel_function *parallel);
 
 struct start {
@@ -106,16 +106,16 @@ static void *random_weights(int64_t blocks, int64_t steps, int64_t inputs, int t
 {
     int64_t count = blocks * BLOCK;
     uint16_t *halves = malloc((size_t)count * 2);
-    int8_t *codes = malloc((size_t)count);
+    int8_t *q = malloc((size_t)count);
     for (int64_t i = 0; i < count; i++) {
         int64_t input = i / BLOCK % steps * 32 + i % BLOCK / 32 * 2 + i % 2;
-        codes[i] = (int8_t)(input < inputs ? rand() % 3 - 1 : 0);
-        values[i] = codes[i];
+        q[i] = (int8_t)(input < inputs ? rand() % 3 - 1 : 0);
+        values[i] = q[i];
         uint16_t one = type == WEIGHT_BF16 ? 0x3f80 : 0x3c00;
-        halves[i] = (uint16_t)(codes[i] ? one | (codes[i] < 0 ? 0x8000 : 0) : 0);
+        halves[i] = (uint16_t)(q[i] ? one | (q[i] < 0 ? 0x8000 : 0) : 0);
     }
-    free(type == WEIGHT_INT8 ? (void *)halves : (void *)codes);
-    return type == WEIGHT_INT8 ? (void *)codes : (void *)halves;
+    free(type == WEIGHT_INT8 ? (void *)halves : (void *)q);
+    return type == WEIGHT_INT8 ? (void *)q : (void *)halves;
 }
 
 /* int8 weights of the tiled layout, which are freed, as rows. */
@@ -133,7 +133,7 @@ static int8_t *in_rows(const struct conv1d *w, int8_t *tiled)
     return rows;
 }
 
-static int check_windows(struct conv1d w, int isa, int threads)
+static int check_conv1d(struct conv1d w, int isa, int threads)
 {
     int64_t across = w.groups * w.out, width = w.groups * w.channels;
     int64_t steps = conv1d_steps(&w), tiles = conv1d_out_tiles(&w);
@@ -167,7 +167,7 @@ static int check_windows(struct conv1d w, int isa, int threads)
             exact *= 0.5 * (1 + erf(exact * sqrt(0.5)));
         double allowed = (w.num_parts == 2 ? 1e-5 : 5e-3) * (double)(w.kernel_size * w.channels);
         if (!(fabs(y[place] - exact) <= allowed)) {
-            fprintf(stderr, "isa %d windows of %ld kernel_size, type %d: %g is not %g\n", isa,
+            fprintf(stderr, "isa %d conv1d of kernel_size %ld, type %d: %g is not %g\n", isa,
                     (long)w.kernel_size, w.weight_type, y[place], exact);
             status = 1;
         }
@@ -176,7 +176,7 @@ static int check_windows(struct conv1d w, int isa, int threads)
     return status;
 }
 
-static int check_all_windows(int isa)
+static int check_all_conv1d(int isa)
 {
     const struct conv1d shapes[] = {
         {.batch = 1, .frames = 1, .groups = 1, .channels = 1, .out = 1, .kernel_size = 1, .stride = 1,
@@ -201,10 +201,10 @@ static int check_all_windows(int isa)
                 for (int threads = 1; threads <= 5; threads += 2) {
                     struct conv1d w = shapes[s];
                     w.weight_type = type, w.num_parts = num_parts, w.gelu = threads == 3;
-                    failed |= check_windows(w, isa, threads);
+                    failed |= check_conv1d(w, isa, threads);
                     w.weights_in_rows = isa == ISA_AVX512_VNNI && conv1d_in_integers(&w);
                     if (w.weights_in_rows)
-                        failed |= check_windows(w, isa, threads);
+                        failed |= check_conv1d(w, isa, threads);
                 }
     return failed;
 }
@@ -226,8 +226,8 @@ int main(void)
     }
     for (int isa = 0; isa < ISA_COUNT; isa++)
         if (cress_conv1d_supported(isa)) {
-            printf("windows:%d ", isa);
-            failed |= check_all_windows(isa);
+            printf("conv1d:%d ", isa);
+            failed |= check_all_conv1d(isa);
         }
     printf("checked\n");
     return failed != 0;

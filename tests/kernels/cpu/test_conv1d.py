@@ -1,4 +1,4 @@
-"""Convolutions by windows against torch's in double precision."""
+"""conv1d against torch's in double precision."""
 
 import pytest
 import torch

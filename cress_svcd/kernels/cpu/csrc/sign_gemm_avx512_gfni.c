@@ -1,6 +1,6 @@
 /* AVX-512-VNNI again, with GFNI: one instruction takes a bit out of every byte, where a shift and a
  * mask are two.  Intel's cores issue all of these on the two ports of vpdpbusd, so it shows; AMD's
- * issue shifts and masks beside it, and are slower by GFNI: see has_fast_gfni. */
+ * issue shifts and masks at the same time, and are slower by GFNI: see has_fast_gfni. */
 #include "sign_gemm.h"
 
 #ifdef CRESS_X86
