@@ -198,7 +198,7 @@ def test_another_language_and_en_folder_itself(tmp_path, capsys):
         assert "expected the code" in error_of(capsys, tmp_path, out, language=language)
 
 
-def test_output_folder_of_another_language_is_prepared_anew(tmp_path):
+def test_output_folder_of_another_language_is_prepared_again(tmp_path):
     for language in ("ro", "de"):
         make_release(tmp_path, language)
         prepare(tmp_path, tmp_path / "out", *VOCABULARY, "--splits", "train", language=language)

@@ -111,7 +111,7 @@ def test_the_packed_model_is_small_and_says_the_same(report):
     assert packed["seconds"] > 0
 
 
-def test_the_report_shows_translations_beside_references(report):
+def test_the_report_shows_translations_next_to_references(report):
     for row in report["results"]:
         assert row["sentences"] == 30 and row["chrf"] > 0 and row["megabytes"] > 0
         assert len(row["translations"]) == 30

@@ -276,7 +276,7 @@ class TestInput:
         change_config(data, audio_root="recordings")
         assert batches(make_task(data), "dev")
 
-    def test_files_beside_the_config_come_before_those_of_the_working_folder(
+    def test_files_next_to_the_config_come_before_those_of_the_working_folder(
         self, prepared, tmp_path, monkeypatch
     ):
         (tmp_path / "spm_unigram50.model").write_text("another")

@@ -259,7 +259,7 @@ class TestVocabulary:
         found = Translator.load(path, **SEARCH, data=data).translate(waves[0])
         assert found == translator.translate(waves[0])
 
-    def test_beside_the_checkpoint(self, moved, translator, waves):
+    def test_next_to_the_checkpoint(self, moved, translator, waves):
         path, data = moved
         for pattern in self.FILES:
             for file in data.glob(pattern):
