@@ -154,6 +154,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--reference is compared with on real inputs: give --data")
     if (args.reference or args.sensitivity) and args.data is None:
         raise ConfigError("--sensitivity is measured on real sentences: give --data")
+    if args.kernels and (args.sensitivity or args.reference):
+        raise ConfigError("--kernels is a report of its own: leave --sensitivity, --reference out")
     changed = [
         name
         for name in ("method", "bits", "activation_bits", "options")

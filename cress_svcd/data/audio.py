@@ -23,7 +23,7 @@ from cress_svcd.data.audio_containers import (
 from cress_svcd.errors import AudioError
 
 SAMPLE_RATE = 16_000
-"""Samples a second that the model hears; ``.npy`` files are taken to have it already."""
+"""Samples a second of the model's input; ``.npy`` files are taken to have it already."""
 
 SILENCE_PEAK = 1e-4
 """Largest deviation from the mean (full scale is 1) that counts as silence: 3 steps of 16 bit."""
@@ -216,7 +216,7 @@ def _mix(wave: np.ndarray, where: str) -> np.ndarray:
     if broken:
         raise NotFiniteError(
             f"{where}: {broken} of {wave.size} samples are NaN or infinite; convert "
-            f"the file anew, or drop the segment"
+            f"the file again, or drop the segment"
         )
     return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
 

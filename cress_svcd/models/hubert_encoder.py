@@ -260,11 +260,11 @@ class HubertEncoder(HubertModel):
     def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
         Args:
-            source: waveforms, B×N, padded with anything.
+            source: waveforms (batch, samples), padded with anything.
             lengths: samples of each, B.
         Returns:
-            features B×T×C (what lies beyond an utterance's length is undefined), and the
-            padding mask B×T, True beyond it.
+            features (batch, frames, channels) (what lies beyond an utterance's length is
+            undefined), and the padding mask (batch, frames), True beyond it.
         """
         return self.transform(*self.convolve(source, lengths))
 
@@ -272,8 +272,8 @@ class HubertEncoder(HubertModel):
         """The first half of :meth:`forward`.
 
         Returns:
-            features of the convolutions B×T×C (what lies beyond an utterance's length is
-            undefined), and the frames of each, B.
+            features of the convolutions (batch, frames, channels) (what lies beyond an utterance's
+            length is undefined), and the frames of each, B.
         """
         source, lengths = self._at_least_one_frame(source, lengths)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
@@ -288,8 +288,8 @@ class HubertEncoder(HubertModel):
             return self._transform(features, lengths)
 
     def from_cached(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` gives, from features B×T×C of ``cached_layer``, ``lengths`` frames
-        each."""
+        """What :meth:`forward` gives, from features (batch, frames, channels) of ``cached_layer``,
+        ``lengths`` frames each."""
         features = features.type_as(self.layer_norm.weight)
         if self.cached_layer == CONVOLUTIONS:
             return self.transform(features, lengths)
@@ -366,7 +366,7 @@ def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> T
 
 
 def random_spans(rows: int, size: int, share: float, length: int) -> Tensor:
-    """Random spans of ``length`` that cover about ``share`` of each row: bool, rows×size.
+    """Random spans of ``length`` that cover about ``share`` of each row: bool (rows, size).
 
     Every place starts a span with the same probability (spans may overlap and run over the end),
     drawn from torch's CPU generator, which the trainer seeds at every update.
@@ -382,7 +382,7 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
     """Group normalisation with one channel a group, over the valid frames only.
 
     Args:
-        x: B×C×T.
+        x: (batch, channels, frames).
         lengths: valid frames, B.
         norm: its parameters and epsilon; computed in fp32 as fairseq does.
     """
@@ -405,7 +405,8 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
 
 
 def _channels_last_norm(x: Tensor, norm: Fp32GroupNorm) -> Tensor:
-    """The same for unpadded B×C×T whose channels lie side by side: torch's would copy it twice."""
+    """The same for unpadded (batch, channels, frames) whose channels are contiguous: torch's would
+    copy it twice."""
     frames = x.transpose(1, 2)
     centred = frames - frames.mean(dim=1, keepdim=True, dtype=torch.float32)
     # Piece by piece: fresh memory for all squares costs more than they do.

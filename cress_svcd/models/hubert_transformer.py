@@ -5,7 +5,7 @@ Speech:  waveform → HuBERT → subsampler (÷4 in time) ┐
 Text:    tokens → embedding                          ┘
 
 The Transformer encoder and decoder are fairseq's own and are shared by both modalities; which one
-a batch holds is told from its type (waveforms are floating point, tokens are integers).
+a batch holds follows from its type (waveforms are floating point, tokens are integers).
 """
 
 import logging
@@ -52,7 +52,8 @@ class MaskedSubsampler(Conv1dSubsampler):
         super().__init__(in_channels, mid_channels, out_channels, kernels)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """B×T×C features of ``lengths`` frames → B×T'×C', lengths halved for each convolution."""
+        """Features (batch, frames, channels) → shorter ones, ``lengths`` halved for each
+        convolution."""
         x = features.transpose(1, 2)
         for conv in self.conv_layers:
             frames = torch.arange(x.size(2), device=x.device)
@@ -67,8 +68,8 @@ class MaskedSubsampler(Conv1dSubsampler):
 class SpeechTextEncoder(TransformerEncoderBase):
     """fairseq's Transformer encoder over tokens or over speech.
 
-    Speech comes in as waveforms B×N, and its subsampled HuBERT features take the place of the
-    token embeddings.
+    Speech comes in as waveforms (batch, samples), and its subsampled HuBERT features take the place
+    of the token embeddings.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class SpeechTextEncoder(TransformerEncoderBase):
         return_all_hiddens: bool = False,
         token_embeddings: Tensor | None = None,
     ) -> dict[str, list[Tensor]]:
-        """Encode waveforms (floating point, B×N; or B×T×C, cached features) or tokens (B×T).
+        """Encode waveforms (batch, samples), cached features (batch, frames, channels) or
+        tokens (batch, length).
 
         ``src_lengths`` (samples or tokens of each, B) may be missing for tokens only.  Returns
         fairseq's encoder output.
@@ -117,7 +119,8 @@ class SpeechTextEncoder(TransformerEncoderBase):
         return super().forward(places, lengths, return_all_hiddens, token_embeddings=x)
 
     def ctc_log_probs(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """T×B×V log-probabilities over the source vocabulary, and the frames of each utterance."""
+        """Log-probabilities (frames, batch, vocabulary) of source tokens; the frames of each
+        utterance."""
         logits = self.ctc_head(encoder_out["encoder_out"][0])
         lengths = (~encoder_out["encoder_padding_mask"][0]).sum(dim=1)
         return utils.log_softmax(logits, dim=-1), lengths
@@ -221,13 +224,15 @@ class HubertTransformer(FairseqEncoderDecoderModel):
         """Translate speech or text, teacher-forced.
 
         Args:
-            src_tokens: waveforms B×N or tokens B×T; src_lengths: samples or tokens of each, B.
-            prev_output_tokens: decoder input, B×T.
+            src_tokens: waveforms (batch, samples) or tokens (batch, length).
+            src_lengths: samples or tokens of each (batch).
+            prev_output_tokens: decoder input (batch, length).
             text_tokens, text_lengths: the transcripts of the speech, to be translated as well.
         Returns:
-            logits B×T×V, and a dictionary: ``encoder_out``; ``ctc`` (T×B×V log-probabilities and
-            frames) for speech if the model has a CTC head; ``text_output``, the same pair for the
-            transcripts if they are given; and what fairseq's decoder adds.
+            logits (batch, length, vocabulary), and a dictionary: ``encoder_out``; ``ctc`` ((frames,
+            batch, vocabulary) log-probabilities and frames) for speech if the model has a CTC head;
+            ``text_output``, the same pair for the transcripts if they are given; and what fairseq's
+            decoder adds.
         """
         encoder_out = self.encoder(src_tokens, src_lengths=src_lengths)
         logits, extra = self.decoder(prev_output_tokens, encoder_out=encoder_out)

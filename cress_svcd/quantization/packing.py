@@ -51,22 +51,6 @@ def pack_model(
     return list(packed)
 
 
-def unpack_model(model: nn.Module) -> list[str]:
-    """The inverse of ``pack_model``, in place; see ``PackedLinear.to_layer``.
-
-    Raises:
-        CheckpointError: names the layer, and nothing has changed.
-    """
-    layers = {}
-    for name, packed in packed_layers(model).items():
-        try:
-            layers[name] = packed.to_layer()
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from None
-    _replace(model, layers)
-    return list(layers)
-
-
 def use_backend(model: nn.Module, backend: str | None) -> list[str]:
     """Let every packed layer of ``model`` compute with ``backend``; returns their names.
 

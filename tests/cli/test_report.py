@@ -200,7 +200,11 @@ def packed(folder):
 
 
 class TestKernels:
-    def test_of_a_packed_model_every_kind_is_told(self, report, packed, tmp_path):
+    def test_it_is_a_report_of_its_own(self, packed, capsys):
+        assert main(["report", str(packed), "--kernels", "--sensitivity", "--data", "x"]) == 2
+        assert "--kernels is a report of its own" in capsys.readouterr().err
+
+    def test_of_a_packed_model_every_kind_is_reported(self, report, packed, tmp_path):
         rows = tmp_path / "kernels.csv"
         found, printed = report(packed.name, "--kernels", "--csv", rows)
         signs = [row for row in found["kernels"] if row["operation"] == "sign_gemm"]

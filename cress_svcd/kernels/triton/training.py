@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from cress_svcd.kernels.triton.common import Launcher, cover
-from cress_svcd.kernels.triton.quantize import TILE, TYPES, WIDEST, fits, row_tile, why_unavailable
+from cress_svcd.kernels.triton.quantize import (
+    TILE,
+    TYPES,
+    WIDEST,
+    fits,
+    quantize,  # noqa: F401 - training calls it by this module
+    row_tile,
+    why_unavailable,
+)
 
 try:
     import triton

@@ -5,11 +5,14 @@ They also run in Triton's interpreter, without a GPU:
     TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_training.py   (needs triton)
 """
 
+import inspect
+import re
+
 import pytest
 import torch
 
 from cress_svcd.kernels.triton import quantize, training
-from cress_svcd.quantization import METHODS
+from cress_svcd.quantization import METHODS, binarize, svcd
 from cress_svcd.quantization.fake_quant import quantize_tokens
 from cress_svcd.quantization.svcd import _fused_gradients, _gradients
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
@@ -33,6 +36,12 @@ def dtype(request):
     if request.param == torch.bfloat16 and not CUDA:
         pytest.skip("Triton's interpreter cuts bfloat16 off instead of rounding it")
     return request.param
+
+
+@pytest.mark.parametrize("user", [svcd, binarize])
+def test_it_has_what_layers_call(user):
+    called = set(re.findall(r"\bfused\.(\w+)\(", inspect.getsource(user)))
+    assert called and not [name for name in called if not hasattr(training, name)]
 
 
 @needs_triton
