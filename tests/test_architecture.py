@@ -108,7 +108,20 @@ def test_the_lower_floors_need_no_fairseq(floor):
     assert not users
 
 
-@pytest.mark.parametrize("name", ["audio", "corpus/mustc", "corpus/manifest", "corpus/text"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "audio",
+        "audio_containers",
+        "corpus/audio_checks",
+        "corpus/manifest",
+        "corpus/mustc",
+        "corpus/segment_rows",
+        "corpus/split_report",
+        "corpus/text",
+        "corpus/usable_segments",
+    ],
+)
 def test_reading_data_needs_no_torch(name):
     assert not packages(PACKAGE / "data" / f"{name}.py") & {"torch", "fairseq"}
 
