@@ -42,7 +42,8 @@ from cress_svcd.inference.feature_extraction import (
     frozen_encoder,
     is_current,
 )
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

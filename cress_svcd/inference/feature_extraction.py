@@ -26,7 +26,8 @@ from cress_svcd.data.feature_cache import (
 )
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.install import install
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder
 
 # So many segments in a row are put into batches of similar lengths, of so many samples: on a GPU to
 # keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.

@@ -31,7 +31,8 @@ from cress_svcd.models.checkpoints import (
     shorten,
     transfer,
 )
-from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import HubertDescription, read_hubert
+from cress_svcd.models.hubert_encoder import HubertEncoder
 from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 
 logger = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from cress_svcd.models.checkpoints import (
     shorten,
     transfer,
 )
-from cress_svcd.models.hubert_encoder import read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
 from cress_svcd.quantization import (
     Policy,
     Schedule,

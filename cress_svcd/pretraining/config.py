@@ -30,7 +30,7 @@ import cress_svcd
 from cress_svcd.atomic_files import parse_yaml, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.hubert_encoder import parse_conv_layers, receptive_field
+from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
 from cress_svcd.pretraining.speech_units import FRAME_SHIFT, LABEL_RATE
 

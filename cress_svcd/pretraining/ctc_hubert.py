@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint, shorten, transfer
-from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder
+from cress_svcd.models.hubert_checkpoint import HubertDescription
+from cress_svcd.models.hubert_encoder import HubertEncoder
 
 LETTERS_HEAD = "letters_proj."
 """Prefix of the parameters that fairseq's HuBERT does not have."""

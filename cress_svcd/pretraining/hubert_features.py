@@ -9,7 +9,8 @@ from torch import nn
 from cress_svcd.data.audio import standardize
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.install import install
-from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import HubertEncoder
 
 
 class HubertFeatures:

@@ -88,8 +88,8 @@ def make_models(
     import cress_svcd  # noqa: F401 - registers the plug-in
     from cress_svcd.atomic_files import write_checkpoint
     from cress_svcd.cli.main import main as command
-    from cress_svcd.models.hubert_encoder import HubertDescription
-    from cress_svcd.models.hubert_transformer import HubertTransformerConfig
+    from cress_svcd.models.hubert_checkpoint import HubertDescription
+    from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
     from cress_svcd.quantization import LayerSpec, Policy, Rule, apply_policy, quantization_map
     from cress_svcd.tasks.options import SpeechAndTextTranslationConfig
 

@@ -14,7 +14,8 @@ from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.inference import feature_extraction
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder
 from tests.helpers.hubert_files import make_hubert
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,8 @@ from fairseq import checkpoint_utils
 
 from cress_svcd.cli.main import main
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import HubertEncoder
 from tests.helpers.tone_corpus import write_prepared
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,8 @@ from cress_svcd.inference import front_end
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.install import install
 from cress_svcd.inference.int8_modules import CompactConv1d
-from cress_svcd.models.hubert_encoder import HubertEncoder, read_hubert, run_blocks
+from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.hubert_encoder import HubertEncoder, run_blocks
 
 
 def load(path) -> HubertEncoder:

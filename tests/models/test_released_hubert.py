@@ -9,12 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.hubert_encoder import (
-    PRETRAINING_ONLY,
-    HubertDescription,
-    HubertEncoder,
-    read_hubert,
-)
+from cress_svcd.models.hubert_checkpoint import HubertDescription, read_hubert
+from cress_svcd.models.hubert_encoder import PRETRAINING_ONLY, HubertEncoder
 from tests.helpers.hubert_files import make_hubert
 
 CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.hubert_encoder import HubertDescription
+from cress_svcd.models.hubert_checkpoint import HubertDescription
 from cress_svcd.pretraining.ctc_hubert import CtcHubert
 from tests.helpers.hubert_files import SMALL, make_hubert
 

@@ -7,7 +7,8 @@ from fairseq.tasks.hubert_pretraining import HubertPretrainingTask
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.hubert_encoder import HubertDescription, HubertEncoder, read_hubert
+from cress_svcd.models.hubert_checkpoint import HubertDescription, read_hubert
+from cress_svcd.models.hubert_encoder import HubertEncoder
 from cress_svcd.pretraining.ctc_hubert import CtcHubert
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
