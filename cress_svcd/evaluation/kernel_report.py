@@ -78,7 +78,6 @@ def _inputs(module: Any, rows: tuple[int, ...]) -> list[tuple[int | None, torch.
 
 def format_kernels(rows: list[dict[str, Any]]) -> str:
     """The table for people, equal neighbours in one line."""
-    lines = [f"{'layers':<44}{'operation':<12}{'out x in':>14}{'M':>12}  kernel"]
     merged: list[dict[str, Any]] = []
     for row in rows:
         last = merged[-1] if merged else None
@@ -90,13 +89,18 @@ def format_kernels(rows: list[dict[str, Any]]) -> str:
             last["last_m"] = row["m"]
         else:
             merged.append({**row, "last_m": row["m"]})
-    for row in merged:
-        name = row["layer"] + (f" and {row['layers'] - 1} more" if row["layers"] > 1 else "")
+    names = [
+        row["layer"] + (f" and {row['layers'] - 1} more" if row["layers"] > 1 else "")
+        for row in merged
+    ]
+    width = max(map(len, ["layers", *names])) + 2
+    lines = [f"{'layers':<{width}}{'operation':<12}{'out x in':>14}{'M':>12}  kernel"]
+    for name, row in zip(names, merged, strict=True):
         m = "" if row["m"] is None else str(row["m"])
         if row["last_m"] != row["m"]:
             m += f"–{row['last_m']}"
         lines.append(
-            f"{name:<44}{row['operation']:<12}{row['shape']:>14}{m:>12}  {row['kernel']}: "
+            f"{name:<{width}}{row['operation']:<12}{row['shape']:>14}{m:>12}  {row['kernel']}: "
             f"{row['when']}"
         )
     available = [f"{backend.name}: {backend.detail}" for backend in dispatch.backends().values()]

@@ -25,6 +25,7 @@ A recipe file holds
                training that is to show how it diverges
     clears:    files and folders to remove before the stage runs again; they stay where the same
                commands were stopped on their way, which take up their work then
+    formerly:  commands that made the very same in an earlier version: what they finished is done
              or, with include, of
     use:       the name of a stage there; other keys given next to it replace those of that stage.
              Without the key stages a recipe has all the stages of the one that it includes
@@ -58,6 +59,7 @@ STAGE_KEYS = {
     "clears",
     "output",
     "accepts",
+    "formerly",
 }
 RECIPE_KEYS = {"name", "about", "include", "settings", "stages", "report"}
 
@@ -78,10 +80,19 @@ class Stage:
     together: bool = False
     output: str = ""
     accepts: str = ""
+    formerly: list[list[str]] = field(default_factory=list)
 
     def digest(self) -> str:
         """Changes with the commands."""
-        return hashlib.sha256(json.dumps(self.commands).encode("utf-8")).hexdigest()[:16]
+        return _digest(self.commands)
+
+    def former_digest(self) -> str:
+        """That of an earlier version which made the very same."""
+        return _digest(self.formerly)
+
+
+def _digest(commands: list[list[str]]) -> str:
+    return hashlib.sha256(json.dumps(commands).encode("utf-8")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -305,4 +316,5 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
         together=bool(raw.get("together")),
         output=_fill(path, raw.get("output", ""), settings),
         accepts=_fill(path, raw.get("accepts", ""), settings),
+        formerly=[_filled_list(path, command, settings) for command in raw.get("formerly") or []],
     )

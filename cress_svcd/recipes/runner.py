@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Runner:
 
     def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
         self.recipe = recipe
-        self.stamps = StageStamps(recipe.folder / ".stages")
+        self.stamps = StageStamps(recipe.folder / ".stages", recipe.stages)
         self._lock: tuple[int, ...] = ()
         self.environment = child_environment(environment)
 
@@ -253,8 +253,9 @@ class StageStamps(Records):
     """``.stages/STAGE.json``: the digest of a stage's commands since they started, and the seconds
     once they are done."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stages: Iterable[Stage] = ()):
         self.folder = folder
+        self.today = {stage.former_digest(): stage.digest() for stage in stages if stage.formerly}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -273,7 +274,8 @@ class StageStamps(Records):
         content = self._content(name)
         if "digest" not in content:
             return None
-        return Record(content["digest"], finished="seconds" in content)
+        digest = self.today.get(content["digest"], content["digest"])
+        return Record(digest, finished="seconds" in content)
 
     def write(self, name: str, record: Record) -> None:
         write_json(self._file(name), {"digest": record.inputs, "seconds": record.seconds})

@@ -15,8 +15,10 @@ from cress_svcd.data.corpus.preparation import Summary
 from cress_svcd.data.synthesis.speech import SpeechOptions
 from cress_svcd.data.synthesis.spoken_corpus import SplitFolder
 from cress_svcd.pretraining.stages import StageRecords
+from cress_svcd.recipes.recipe_file import Stage, load_recipe
 from cress_svcd.recipes.resumable import Record, Step, digest
 from cress_svcd.recipes.runner import StageStamps
+from cress_svcd.shipped import shipped_files
 
 
 def summary(folder: Path, language: str = "de", force: bool = False) -> Summary:
@@ -180,6 +182,17 @@ class TestStampsOfRecipes:
         for _ in range(2):
             StageStamps(tmp_path).forget("a")
             assert StageStamps(tmp_path).read("a") is None
+
+    def test_of_a_stage_that_had_other_commands_for_the_same(self, tmp_path):
+        stage = Stage("a", "", [["new"]], formerly=[["old"]])
+        (tmp_path / "a.json").write_text(f'{{"digest": "{stage.former_digest()}", "seconds": 1}}')
+        assert StageStamps(tmp_path, [stage]).is_done(Step("a", stage.digest()))
+        assert not StageStamps(tmp_path).is_done(Step("a", stage.digest()))
+
+    def test_the_demo_text_of_the_generator_is_done(self):
+        """The digest is what the version with the generator wrote for this folder."""
+        recipe = load_recipe(shipped_files("recipes")["demo"], {"out": "/demo/en-de"})
+        assert recipe.stages[0].former_digest() == "0c09dfe3da28ae47"
 
     def test_it_holds_the_seconds_of_the_work(self, tmp_path):
         StageStamps(tmp_path).write("a", Record("d1", seconds=2.25))

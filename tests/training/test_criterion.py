@@ -86,7 +86,7 @@ def test_text_of_the_same_pairs_is_added_in_training_only(make, training):
     loss, _, log = setting.run(batch, training)
     speech, nll, _ = expected(logits_of(setting, batch), batch["target"])
     text, text_nll, hits = expected(logits_of(setting, batch, text=True), batch["target"])
-    assert loss.item() == pytest.approx(speech + text if training else speech, rel=1e-5)
+    assert loss.item() == pytest.approx(speech + text if training else speech, rel=1e-4)
     assert log["st_loss"].item() == pytest.approx(speech, rel=1e-5)
     assert log["mt_loss"].item() == pytest.approx(text, rel=1e-5)
     assert log["mt_nll_loss"].item() == pytest.approx(text_nll, rel=1e-5)
