@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--quant-options", metavar="JSON", help="instead of the policy's")
 
-    group = parser.add_argument_group("sensitivity")
+    add_sensitivity_arguments(parser.add_argument_group("sensitivity"))
+
+
+def add_sensitivity_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--sensitivity", action="store_true", help="measure each layer alone")
     group.add_argument(
         "--by",

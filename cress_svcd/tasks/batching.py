@@ -93,21 +93,7 @@ class BatchingTask(DataTask):
         grouped_shuffling: bool = False,
         **_,
     ) -> iterators.GroupedEpochBatchIterator:
-        text_tokens = self.cfg.max_tokens_text or DEFAULT_TEXT_TOKENS
-        dataset.max_tokens = [
-            max_tokens if mode == SPEECH else text_tokens for mode in dataset.id_to_mode
-        ]
-        dataset.max_sentences = [
-            max_sentences if mode == SPEECH else self.cfg.batch_size_text
-            for mode in dataset.id_to_mode
-        ]
-        dataset.max_positions = [
-            tuple(min(limit, tokens) if tokens else limit for limit in limits)
-            for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
-        ]
-        for part, limits in zip(dataset.datasets, dataset.max_positions):
-            self._refuse_if_none_fits(dataset, part, limits)
-        self._report_left_out(dataset)
+        self._set_limits(dataset, max_tokens, max_sentences)
         dataset.set_epoch(epoch)
         ratios = [self.cfg.ext_mt_ratio if mode == EXTERNAL else 1 for mode in dataset.id_to_mode]
         samplers = dataset.get_batch_samplers(ratios, required_batch_size_multiple, seed)
@@ -138,6 +124,26 @@ class BatchingTask(DataTask):
             buffer_size=data_buffer_size,
             skip_remainder_batch=skip_remainder_batch,
         )
+
+    def _set_limits(
+        self, dataset: OneModeBatches, max_tokens: int | None, max_sentences: int | None
+    ) -> None:
+        """Sizes of batches and of what goes into them, mode by mode."""
+        text_tokens = self.cfg.max_tokens_text or DEFAULT_TEXT_TOKENS
+        dataset.max_tokens = [
+            max_tokens if mode == SPEECH else text_tokens for mode in dataset.id_to_mode
+        ]
+        dataset.max_sentences = [
+            max_sentences if mode == SPEECH else self.cfg.batch_size_text
+            for mode in dataset.id_to_mode
+        ]
+        dataset.max_positions = [
+            tuple(min(limit, tokens) if tokens else limit for limit in limits)
+            for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
+        ]
+        for part, limits in zip(dataset.datasets, dataset.max_positions):
+            self._refuse_if_none_fits(dataset, part, limits)
+        self._report_left_out(dataset)
 
     def _refuse_if_none_fits(
         self, dataset: FairseqDataset, part: FairseqDataset, limits: tuple | None
