@@ -46,6 +46,7 @@ class BuildPackage(build_py):
             return  # a checkout has them next to the package
         for kind, folder in SHIPPED["FOLDERS"].items():
             target = Path(self.build_lib) / "cress_svcd" / "shipped_files" / kind
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
             pattern = shutil.ignore_patterns("*.md", "__pycache__")
             shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=pattern)
 

@@ -17,8 +17,8 @@ FOLDERS = {
 
 def shipped_folder(kind: str) -> Path:
     """The folder with the files of ``kind``: quant, train or recipes.  It may be missing."""
-    checkout = _PACKAGE.parent / FOLDERS[kind]
-    return checkout if checkout.is_dir() else _PACKAGE / "shipped_files" / kind
+    installed = _PACKAGE / "shipped_files" / kind
+    return installed if installed.is_dir() else _PACKAGE.parent / FOLDERS[kind]
 
 
 def shipped_files(kind: str) -> dict[str, Path]:

@@ -52,6 +52,7 @@ TOP_LEVEL = {
     "CHANGELOG.md",
     "docs",
     "setup.py",
+    "MANIFEST.in",
     "pyproject.toml",
     "LICENSE",
 }

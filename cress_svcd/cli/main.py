@@ -15,11 +15,11 @@ from cress_svcd.errors import CressError
 COMMANDS = {
     "prepare-mustc": "turn a MuST-C v1 release into manifests, vocabulary and config",
     "prepare-text": "turn parallel text into binary data with a prepared vocabulary",
-    "speak": "make a release in MuST-C layout out of parallel text, with synthetic speech",
+    "speak": "make a corpus in MuST-C layout out of parallel text, with synthetic speech",
     "pretrain-hubert": "pretrain a HuBERT-format speech encoder",
     "extract-features": "features of a frozen HuBERT, computed once for training",
     "shard-audio": "pack audio into a few large files, for network file systems",
-    "shuffle-audio": "give sentences each other's recordings, to see that a model listens",
+    "shuffle-audio": "give utterances each other's recordings, to see that a model listens",
     "recipe": "run the stages of a recipe, from data to scores",
     "prune-vocabulary": "keep of a model's vocabulary what a corpus uses",
     "average": "average the weights of several checkpoints",

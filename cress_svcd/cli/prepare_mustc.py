@@ -10,7 +10,7 @@ reads (RELEASE_ROOT may be the folder that holds en-de, or en-de itself):
 writes into OUT:
   SPLIT.tsv                          one segment a line; audio is file:offset:frames
   spm_unigram10000.{model,vocab}     joint sentencepiece model of English and the target language
-  spm_unigram10000.txt               the same pieces as a fairseq dictionary
+  spm_unigram10000.txt               the same tokens as a fairseq dictionary
   config.yaml                        what fairseq needs to know (--config-yaml)
   summary.json                       hours, segments, what was dropped and why
   binary/                            with --text-data: both texts in fairseq's binary format
@@ -81,7 +81,7 @@ def add_vocabulary_arguments(vocabulary: argparse._ArgumentGroup, defaults: Prep
         type=int,
         default=defaults.vocab_size,
         metavar="N",
-        help="pieces of the joint unigram model (default: %(default)s)",
+        help="tokens of the joint unigram model (default: %(default)s)",
     )
     vocabulary.add_argument(
         "--spm-model",
@@ -94,7 +94,7 @@ def add_vocabulary_arguments(vocabulary: argparse._ArgumentGroup, defaults: Prep
         "--dictionary",
         type=Path,
         metavar="FILE",
-        help="fairseq dictionary of --spm-model (default: made from its pieces)",
+        help="fairseq dictionary of --spm-model (default: made from its tokens)",
     )
 
 

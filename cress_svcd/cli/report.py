@@ -157,13 +157,15 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--reference is compared with on real inputs: give --data")
     if (args.reference or args.sensitivity) and args.data is None:
         raise ConfigError("--sensitivity is measured on real sentences: give --data")
-    if args.kernels and (args.sensitivity or args.reference):
-        raise ConfigError("--kernels is a report of its own: leave --sensitivity, --reference out")
     changed = [
         name
         for name in ("method", "bits", "activation_bits", "options")
         if getattr(args, f"quant_{name}") is not None
     ]
+    if args.kernels and (args.sensitivity or args.reference or args.quant_policy or changed):
+        raise ConfigError(
+            "--kernels is a report of its own: leave --sensitivity, --reference and --quant-… out"
+        )
     if changed and not (args.quant_policy or args.sensitivity):
         option = f"--quant-{changed[0].replace('_', '-')}"
         raise ConfigError(f"{option} changes a --quant-policy: give one")

@@ -7,7 +7,7 @@ files hold, and no back end may change it.
 Run time ("tiles"): the same bits in the order in which vector instructions want them, padded with
 zeros to multiples of 16 outputs and 64 inputs: ceil(out / 16) x ceil(in / 64) x 128 bytes.  A tile
 has two halves of 32 inputs; a half has a little-endian word of 32 bits for each of its 16 outputs;
-bit 8 c + b of a word is input 4 b + c of the half (csrc/sign_matmul.h says why).
+bit 8 c + b of a word is input 4 b + c of the half (csrc/sign_gemm.h says why).
 """
 
 import numpy as np

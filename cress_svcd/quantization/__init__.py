@@ -10,7 +10,7 @@ This floor is pure torch: it knows neither fairseq nor speech.
     fresh_model.load_state_dict(saved["state"])
 
 A step by step way in: ``Schedule`` with ``set_progress``.  What to learn from the full-precision
-model: ``distillation``.  What became of the layers: ``report``.
+model: ``training.distillation``.  What became of the layers: ``report``.
 """
 
 from cress_svcd.quantization.base import QuantLinear

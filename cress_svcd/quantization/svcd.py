@@ -102,6 +102,8 @@ class BitLinear(QuantLinear):
     def __new__(cls, *args: Any, variant: str | None = None, **kwargs: Any) -> Self:
         """A ``variant`` makes an instance of the subclass of that name."""
         chosen = cls if variant is None else VARIANTS[require_choice("variant", variant, VARIANTS)]
+        if not issubclass(chosen, cls):
+            raise ConfigError(f"variant: found {variant!r}, but {cls.__name__} is {cls.VARIANT!r}")
         return super().__new__(chosen)  # type: ignore[return-value]
 
     def __init__(

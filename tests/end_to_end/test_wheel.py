@@ -49,6 +49,21 @@ def wheel(tmp_path_factory) -> Path:
     return file
 
 
+def test_sources_as_a_package_index_keeps_them_make_the_same_wheel(wheel, tmp_path):
+    """From a source distribution, as setuptools packs it."""
+    sources = tmp_path / "sources"
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", ".*", "demo", "runs", "build")
+    shutil.copytree(ROOT, sources, ignore=ignored)
+    code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
+    run(sys.executable, "-c", code, tmp_path, cwd=sources)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps")
+    run(*pip, "--no-build-isolation", "--no-index", "-w", tmp_path, archive)
+    (again,) = tmp_path.glob("*.whl")
+    names = [set(zipfile.ZipFile(file).namelist()) for file in (wheel, again)]
+    assert names[0] == names[1]
+
+
 class Environment:
     """A virtual environment with the wheel and, next to it, an empty folder to work in."""
 

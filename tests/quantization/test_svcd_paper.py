@@ -8,6 +8,7 @@ import torch
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import BitLinear
+from cress_svcd.quantization.svcd_paper import PaperBitLinear
 
 VECTORS = np.load(Path(__file__).parents[1] / "fixtures" / "svcd_vectors.npz")
 CASES = sorted({key.split("/")[0] for key in VECTORS.files})
@@ -134,3 +135,9 @@ def test_large_outputs_survive_float16():
     with torch.no_grad():
         layer.g.fill_(100)
     assert layer(torch.randn(3, 1, 64).half()).isfinite().all()
+
+
+def test_a_variant_is_not_made_by_another_ones_class():
+    with pytest.raises(ConfigError, match="PaperBitLinear is 'paper'"):
+        PaperBitLinear(8, 4, variant="default")
+    assert isinstance(BitLinear(8, 4, variant="paper"), PaperBitLinear)

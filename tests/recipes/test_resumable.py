@@ -243,7 +243,10 @@ class TestSummaryOfAPreparation:
         (tmp_path / "train.tsv").write_text("abc")
         assert summary(tmp_path).is_done(step)
 
-    @pytest.mark.parametrize("changes", [{"version": 0}, {"tgt_lang": "ro"}, {"stamps": 3}])
+    @pytest.mark.parametrize(
+        "changes",
+        [{"version": 0}, {"tgt_lang": "ro"}, {"stamps": 3}, {"stamps": {"splits/train": {}}}],
+    )
     def test_of_no_use(self, tmp_path, caplog, changes):
         self.write(tmp_path, **changes)
         assert summary(tmp_path).read("splits/train") is None

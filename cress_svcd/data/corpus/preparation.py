@@ -132,7 +132,7 @@ class Summary(Records):
 
     def read(self, name: str) -> Record | None:
         stamp = self.stamp(name)
-        if stamp is None:
+        if not isinstance(stamp, dict) or not {"inputs", "outputs"} <= stamp.keys():
             return None
         return Record(stamp["inputs"], result=self.get(name), outputs=stamp["outputs"])
 

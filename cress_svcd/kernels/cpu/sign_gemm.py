@@ -142,7 +142,7 @@ def sign_matmul(
     isa: str | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """As ``reference.sign_matmul``, for signs as ``bitpack.to_tiles``; computed in float32.
+    """As ``reference.sign_matmul``, for signs as ``packed_layout.to_tiles``; computed in float32.
 
     With 8 bits q and the products are exactly those of the reference.  With 16 bits and None a row
     is rounded to 2 * 32639 + 1 values (a hi/lo split into int8), an error of at most 1 / 65278 of
