@@ -17,8 +17,8 @@ FOLDERS = {
 
 def shipped_folder(kind: str) -> Path:
     """The folder with the files of ``kind``: quant, train or recipes.  It may be missing."""
-    installed = _PACKAGE / "shipped_files" / kind
-    return installed if installed.is_dir() else _PACKAGE.parent / FOLDERS[kind]
+    installed = _PACKAGE / "shipped_files"
+    return installed / kind if installed.is_dir() else _PACKAGE.parent / FOLDERS[kind]
 
 
 def shipped_files(kind: str) -> dict[str, Path]:

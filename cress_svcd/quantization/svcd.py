@@ -104,7 +104,7 @@ class BitLinear(QuantLinear):
         chosen = cls if variant is None else VARIANTS[require_choice("variant", variant, VARIANTS)]
         if not issubclass(chosen, cls):
             raise ConfigError(f"variant: found {variant!r}, but {cls.__name__} is {cls.VARIANT!r}")
-        return super().__new__(chosen)  # type: ignore[return-value]
+        return super().__new__(chosen)
 
     def __init__(
         self,

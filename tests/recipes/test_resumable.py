@@ -207,7 +207,7 @@ class TestRecordsOfHubert:
         assert records.read("export") == Record("d1", result={"parameters": 5})
         assert records.digest("export") == "d1" and records.read("units") is None
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"export": 3}', "null"])
+    @pytest.mark.parametrize("changes", [{"version": 0}, {"tgt_lang": "ro"}, {"stamps": 3}])
     def test_of_no_use(self, tmp_path, caplog, text):
         (tmp_path / "summary.json").write_text(text)
         records = StageRecords(tmp_path / "summary.json")
@@ -251,6 +251,10 @@ class TestSummaryOfAPreparation:
         self.write(tmp_path, **changes)
         assert summary(tmp_path).read("splits/train") is None
         assert "everything is prepared again" in caplog.text
+
+    def test_a_damaged_stamp_counts_as_none(self, tmp_path):
+        self.write(tmp_path, stamps={"splits/train": {}})
+        assert summary(tmp_path).read("splits/train") is None
 
     def test_force_does_not_look_at_it(self, tmp_path):
         self.write(tmp_path)

@@ -76,7 +76,7 @@ def read_manifest(path: str | os.PathLike) -> pandas.DataFrame:
 def write_manifest(path: str | os.PathLike, rows: Iterable[Segment | Mapping]) -> int:
     """Write rows (Segments or mappings with their keys), all or nothing; return how many.
 
-    Raises ManifestError for a field that would break the table; ``corpus.text.clean_text`` mends it.
+    Raises ManifestError for a field that would break the table; ``text.clean_text`` mends it.
     """
     count = 0
     with replacing(path) as temporary:
