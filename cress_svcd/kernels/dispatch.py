@@ -280,10 +280,8 @@ def sign_gemm(
     bits: int | None,
 ) -> Tensor:
     """See ``operator.sign_matmul``."""
-    for candidate in SIGN_GEMM:
-        if candidate.fits(x, signs, bits):
-            return candidate.run(x, signs, out_features, g, h, bias, bits)  # type: ignore[misc]
-    raise AssertionError("the last implementation fits always")
+    chosen = implementation("sign_gemm", x, signs, bits)
+    return chosen.run(x, signs, out_features, g, h, bias, bits)  # type: ignore[misc]
 
 
 def fused_sign_gemm(
