@@ -1,8 +1,10 @@
 """Options that several commands have, or that are many."""
 
 import argparse
+from pathlib import Path
 
 from cress_svcd.data.synthesis.speech import SpeechOptions
+from cress_svcd.evaluation.sensitivity import GROUPINGS
 from cress_svcd.kernels import BACKENDS
 from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.translator import BATCH_SECONDS
@@ -110,3 +112,34 @@ def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=int, default=defaults.seed, help="of all chance; default: %(default)s"
     )
+
+
+def add_sensitivity_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sensitivity")
+    group.add_argument("--sensitivity", action="store_true", help="measure each layer alone")
+    group.add_argument(
+        "--by",
+        choices=GROUPINGS,
+        default="layer",
+        help="what is quantised at a time: a linear layer, a module such as one attention, or a "
+        "block such as one decoder layer (default: %(default)s)",
+    )
+    group.add_argument("--bleu", action="store_true", help="measure BLEU as well; slow")
+    group.add_argument("--beam", type=positive, default=1, help="for --bleu (default: %(default)s)")
+    group.add_argument(
+        "--trials", type=Path, metavar="FILE", help="JSON lines: what is measured, to go on from"
+    )
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--budget-bits",
+        type=float,
+        metavar="B",
+        help="propose a policy of so many bits a weight on average, scales included",
+    )
+    budget.add_argument(
+        "--keep-loss",
+        type=float,
+        metavar="X",
+        help="propose a policy of as few bits as cost X bits a token at the most",
+    )
+    group.add_argument("-o", "--output", type=Path, help="write the proposed policy there (YAML)")

@@ -26,15 +26,13 @@ import sys
 from pathlib import Path
 
 from cress_svcd.atomic_files import write_json
-from cress_svcd.cli.arguments import positive
+from cress_svcd.cli.arguments import add_sensitivity_arguments, positive
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.kernel_report import format_kernels, kernel_rows
 from cress_svcd.evaluation.layer_report import describe, format_layers
 from cress_svcd.evaluation.likelihood import load_for_measuring
 from cress_svcd.evaluation.plots import write_csv
-from cress_svcd.evaluation.sensitivity import GROUPINGS
 from cress_svcd.evaluation.sensitivity_search import format_search, search
-from cress_svcd.quantization import quantized_layers
 from cress_svcd.translation.translator import choose_device, load_model
 
 SENTENCES = 16
@@ -75,37 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--quant-options", metavar="JSON", help="instead of the policy's")
 
-    add_sensitivity_arguments(parser.add_argument_group("sensitivity"))
-
-
-def add_sensitivity_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--sensitivity", action="store_true", help="measure each layer alone")
-    group.add_argument(
-        "--by",
-        choices=GROUPINGS,
-        default="layer",
-        help="what is quantised at a time: a linear layer, a module such as one attention, or a "
-        "block such as one decoder layer (default: %(default)s)",
-    )
-    group.add_argument("--bleu", action="store_true", help="measure BLEU as well; slow")
-    group.add_argument("--beam", type=positive, default=1, help="for --bleu (default: %(default)s)")
-    group.add_argument(
-        "--trials", type=Path, metavar="FILE", help="JSON lines: what is measured, to go on from"
-    )
-    budget = group.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--budget-bits",
-        type=float,
-        metavar="B",
-        help="propose a policy of so many bits a weight on average, scales included",
-    )
-    budget.add_argument(
-        "--keep-loss",
-        type=float,
-        metavar="X",
-        help="propose a policy of as few bits as cost X bits a token at the most",
-    )
-    group.add_argument("-o", "--output", type=Path, help="write the proposed policy there (YAML)")
+    add_sensitivity_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -118,11 +86,6 @@ def run(args: argparse.Namespace) -> None:
         return
     model, task = load_for_measuring(args.checkpoint, args.data, device)
     if args.sensitivity:
-        if quantized_layers(model):
-            raise ConfigError(
-                f"{args.checkpoint}: is quantised already; --sensitivity starts from a "
-                "full-precision checkpoint"
-            )
         args.quant_policy = args.quant_policy or DEFAULT_POLICY
         args.sentences = args.sentences or SEARCH_SENTENCES
         report = search(args, model, task, device)

@@ -23,7 +23,7 @@ from cress_svcd.evaluation.sensitivity import (
     require_reachable,
 )
 from cress_svcd.models.quantized import chosen_policy
-from cress_svcd.quantization import LayerSpec
+from cress_svcd.quantization import LayerSpec, quantized_layers
 from cress_svcd.quantization.convert import quantized_meanwhile
 from cress_svcd.translation.translator import Translator
 
@@ -114,9 +114,14 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
         (bits_per_weight, predicted_loss, measured, policy) or None.
 
     Raises:
-        ConfigError: the policy does not fit, the budget cannot be met, or the file of trials is of
-            something else.
+        ConfigError: the model is quantised already, the policy does not fit, the budget cannot be
+            met, or the file of trials is of something else.
     """
+    if quantized_layers(model):
+        raise ConfigError(
+            f"{args.checkpoint}: is quantised already; --sensitivity starts from a "
+            "full-precision checkpoint"
+        )
     specs = chosen_policy(args).resolve(model)
     sentences = Sentences(task, args.split, args.sentences, args.seed)
     units = find_units(model, specs, args.by)
