@@ -132,9 +132,7 @@ def add_audio_arguments(audio: argparse._ArgumentGroup, defaults: PrepareOptions
 
 
 def run(args: argparse.Namespace) -> None:
-    text_data = args.text_data
-    if text_data is True:
-        text_data = args.output / DEFAULT_TEXT_FOLDER
+    text_data = args.output / DEFAULT_TEXT_FOLDER if args.text_data is True else args.text_data
     options = PrepareOptions(
         tgt_lang=args.tgt_lang,
         splits=args.splits,
