@@ -103,41 +103,70 @@ class InterleavedDecoderLayer(TransformerDecoderLayerBase):
         """
         weights = None
 
-        def attend(query: Tensor) -> Tensor:
-            return self.self_attn(
-                query=query,
-                key=query,
-                value=query,
-                key_padding_mask=self_attn_padding_mask,
-                incremental_state=incremental_state,
-                need_weights=False,
-                attn_mask=self_attn_mask,
-            )[0]
-
         def attend_to_source(query: Tensor) -> Tensor:
             nonlocal weights
-            attended, weights = self.encoder_attn(
-                query=query,
-                key=encoder_out,
-                value=encoder_out,
-                key_padding_mask=encoder_padding_mask,
-                incremental_state=incremental_state,
-                static_kv=True,
-                need_weights=need_attn
-                or need_head_weights
-                or (not self.training and self.need_attn),
-                need_head_weights=need_head_weights,
+            attended, weights = self._attend_to_source(
+                query,
+                encoder_out,
+                encoder_padding_mask,
+                incremental_state,
+                need_attn or need_head_weights,
+                need_head_weights,
             )
             return attended
 
+        attend_to_past = functools.partial(
+            self._attend_to_past,
+            padding_mask=self_attn_padding_mask,
+            incremental_state=incremental_state,
+            mask=self_attn_mask,
+        )
         for block in decoder_blocks(self):
             if isinstance(block, SelfAttention):
-                x = run_block(self, block, x, attend)
+                x = run_block(self, block, x, attend_to_past)
             elif isinstance(block, FeedForward):
                 x = run_block(self, block, x, functools.partial(feed_forward, self, block))
             elif encoder_out is not None:
                 x = run_block(self, block, x, attend_to_source)
         return x, weights, None
+
+    def _attend_to_past(
+        self,
+        query: Tensor,
+        padding_mask: Tensor | None,
+        incremental_state: dict | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        attended, _ = self.self_attn(
+            query=query,
+            key=query,
+            value=query,
+            key_padding_mask=padding_mask,
+            incremental_state=incremental_state,
+            need_weights=False,
+            attn_mask=mask,
+        )
+        return attended
+
+    def _attend_to_source(
+        self,
+        query: Tensor,
+        encoder_out: Tensor | None,
+        padding_mask: Tensor | None,
+        incremental_state: dict | None,
+        need_weights: bool,
+        need_head_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.encoder_attn(
+            query=query,
+            key=encoder_out,
+            value=encoder_out,
+            key_padding_mask=padding_mask,
+            incremental_state=incremental_state,
+            static_kv=True,
+            need_weights=need_weights or (not self.training and self.need_attn),
+            need_head_weights=need_head_weights,
+        )
 
 
 class DeltaLMDecoder(ReorderingDecoder):
