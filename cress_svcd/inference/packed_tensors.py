@@ -56,10 +56,10 @@ def pack_tensors(
         tensors: of the quantised model, by name.
         layers: its ``quantization_map``.
     Returns:
-        The tensors, tied where they were, and plain data: ``layers`` (``packed_map``), ``tables``
-        (names of int8 embeddings and projections), ``convolutions`` (name -> ``dtype``; ``compute``
-        in that type, or null; ``weight_norm``: the dimension of a weight normalisation that was
-        multiplied out, or null), ``dtype``.
+        The tensors, tied where they were, and plain data: ``layers`` (name ->
+        ``PackedLinear.description``), ``tables`` (names of int8 embeddings and projections),
+        ``convolutions`` (name -> ``dtype``; ``compute`` in that type, or null; ``weight_norm``: the
+        dimension of a weight normalisation that was multiplied out, or null), ``dtype``.
     Raises:
         CheckpointError: tensors are missing, or a weight is broken.
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.

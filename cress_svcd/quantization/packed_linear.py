@@ -285,11 +285,6 @@ class PackedLinear(nn.Module):
             )
         return layer.train(self.training)
 
-    def bits_per_weight(self) -> float:
-        """Bits of the state, scales included, over the number of weights."""
-        bits = sum(8 * value.numel() * value.element_size() for value in self.state_dict().values())
-        return bits / (self.in_features * self.out_features)
-
     def description(self) -> dict[str, Any]:
         """The arguments that make an equal layer to load the state into: plain data."""
         return {

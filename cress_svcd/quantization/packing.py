@@ -1,10 +1,12 @@
-"""A model's quantised layers packed, and packed layers unpacked.
+"""Packed layers of a whole model: found, put in place, and told what computes them.
 
-pack_model(model, dtype=torch.float16)                # in place
-saved = {"layers": packed_map(model), "state": model.state_dict()}
+layers = {name: layer.description() for name, layer in packed_layers(model).items()}
+state = model.state_dict()
 
-rebuild_packed(fresh_model, saved["layers"])
-fresh_model.load_state_dict(saved["state"])
+rebuild_packed(fresh_model, layers)
+fresh_model.load_state_dict(state)
+
+``inference.packed_tensors`` packs a trained model's layers.
 """
 
 from collections.abc import Mapping
@@ -13,8 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.errors import CheckpointError
 from cress_svcd.quantization.packed_linear import PackedLinear
 
 
@@ -23,32 +24,6 @@ def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
     return {
         name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)
     }
-
-
-def pack_model(
-    model: nn.Module, dtype: torch.dtype | None = None, backend: str | None = None
-) -> list[str]:
-    """Replace every quantised layer of ``model`` by its packed form, in place.
-
-    Args:
-        dtype: of the scales (default: each weight's own).
-        backend: see ``kernels.choose``.
-
-    Returns:
-        The names of the layers, in the model's order.
-
-    Raises:
-        ConfigError, CheckpointError: see ``PackedLinear.from_layer``; names the layer, and nothing
-            has changed.
-    """
-    packed = {}
-    for name, layer in quantized_layers(model).items():
-        try:
-            packed[name] = PackedLinear.from_layer(layer, dtype=dtype, backend=backend)
-        except (CheckpointError, ConfigError) as error:
-            raise type(error)(f"{name}: {error}") from None
-    _replace(model, packed)
-    return list(packed)
 
 
 def use_backend(model: nn.Module, backend: str | None) -> list[str]:
@@ -66,11 +41,6 @@ def use_backend(model: nn.Module, backend: str | None) -> list[str]:
     return list(packed_layers(model))
 
 
-def packed_map(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """How each packed layer is made: plain data from which ``rebuild_packed`` makes it again."""
-    return {name: layer.description() for name, layer in packed_layers(model).items()}
-
-
 def rebuild_packed(
     model: nn.Module,
     layers: Mapping[str, Mapping[str, Any]],
@@ -78,9 +48,10 @@ def rebuild_packed(
     backend: str | None = None,
     device: torch.device | None = None,
 ) -> None:
-    """Give a full-precision ``model`` the packed layers of a ``packed_map``, to load a state into.
+    """Give a full-precision ``model`` packed layers in the place of its own, to load a state into.
 
     Args:
+        layers: their names, and how each is made (``PackedLinear.description``).
         device: of the packed layers (default: of the layers that they replace).
     Raises:
         CheckpointError: the model has no linear layer of that name and size.

@@ -8,7 +8,8 @@ from cress_svcd import kernels
 from cress_svcd.evaluation.kernel_report import ROWS, format_kernels, kernel_rows
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Projection, quantize_rows
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packing import pack_model, packed_layers
+from cress_svcd.quantization.packing import packed_layers
+from tests.helpers.packed_layers import pack_model
 
 DECODER = "decoder.layers.0"
 

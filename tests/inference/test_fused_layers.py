@@ -1,6 +1,6 @@
 """Decoder layers in few launches.  It also runs in Triton's interpreter, without a GPU:
 
-TRITON_INTERPRET=1 python -m pytest tests/models/test_packed_layers.py   (needs triton)
+TRITON_INTERPRET=1 python -m pytest tests/inference/test_fused_layers.py   (needs triton)
 """
 
 import pytest
@@ -21,7 +21,7 @@ from cress_svcd.kernels import dispatch
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packing import pack_model
+from tests.helpers.packed_layers import pack_model
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 

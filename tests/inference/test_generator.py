@@ -30,7 +30,7 @@ from cress_svcd.models.hubert_transformer import (
 )
 from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packing import pack_model
+from tests.helpers.packed_layers import pack_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 VOCABULARY = 24

@@ -16,11 +16,12 @@ from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
 from cress_svcd.quantization import Policy, apply_policy
-from cress_svcd.quantization.packing import pack_model, packed_layers
+from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.translator import Translation, Translator, join
 from tests.helpers.fairseq_commands import generate_command
 from tests.helpers.hubert_files import make_hubert
+from tests.helpers.packed_layers import pack_model
 from tests.helpers.translation_model import make_checkpoint
 
 RATE = 16_000
