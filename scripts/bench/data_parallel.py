@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from training_options import training_options
 from translation import VOCABULARY, make_models
 
 from cress_svcd.atomic_files import write_json, write_text
@@ -74,33 +75,13 @@ def make_data(folder: Path) -> float:
 def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]:
     description = model_options(folder / "model.pt")["hubert_description"]
     train = [
-        str(folder),
+        *training_options(folder, args.precision, args.device),
         "--user-dir",
         "cress_svcd",
-        "--task",
-        "speech_and_text_translation",
-        "--criterion",
-        "speech_and_text_translation",
-        "--label-smoothing",
-        "0.1",
-        "--st-training",
-        "--mt-finetune",
-        "--tgt-lang",
-        "de",
-        "--train-subset",
-        "train",
         "--arch",
         "hubert_transformer",
         "--hubert-description",
         description,
-        "--optimizer",
-        "adam",
-        "--lr",
-        "1e-5",
-        "--lr-scheduler",
-        "fixed",
-        "--clip-norm",
-        "1",
         "--max-tokens",
         str(args.max_tokens),
         "--batch-size",
@@ -114,10 +95,6 @@ def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]
         str(args.num_workers),
         "--ddp-backend",
         args.ddp_backend,
-        "--fp16-init-scale",
-        "4",
-        "--seed",
-        "1",
         "--no-save",
         "--disable-validation",
         "--log-format",
@@ -125,10 +102,6 @@ def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]
         "--log-interval",
         str(max(1, args.updates // LOGS)),
     ]
-    if args.precision != "fp32":
-        train.append(f"--{args.precision}")
-    if args.device == "cpu":
-        train.append("--cpu")
     if processes == 1:
         return ["fairseq-train", *train]
     launch = ["torchrun", "--standalone", f"--nproc-per-node={processes}"]

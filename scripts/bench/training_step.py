@@ -34,6 +34,7 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 from tqdm import tqdm
+from training_options import training_options
 from translation import VOCABULARY, make_models
 
 from cress_svcd.atomic_files import write_json, write_text
@@ -64,27 +65,7 @@ def make_data(folder: Path, sentences: int, seconds: float) -> None:
 
 def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer:
     command = [
-        str(folder),
-        "--task",
-        "speech_and_text_translation",
-        "--criterion",
-        "speech_and_text_translation",
-        "--label-smoothing",
-        "0.1",
-        "--st-training",
-        "--mt-finetune",
-        "--tgt-lang",
-        "de",
-        "--train-subset",
-        "train",
-        "--optimizer",
-        "adam",
-        "--lr",
-        "1e-5",
-        "--lr-scheduler",
-        "fixed",
-        "--clip-norm",
-        "1",
+        *training_options(folder, args.precision, args.device),
         "--batch-size",
         str(args.sentences),
         "--max-tokens",
@@ -93,10 +74,6 @@ def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer
         "100000",
         "--num-workers",
         "0",
-        "--fp16-init-scale",
-        "4",
-        "--seed",
-        "1",
     ]
     start = str(folder / "model.pt")
     if system == "full":
@@ -108,8 +85,6 @@ def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer
     if system == "svcd_teacher":
         command += ["--teacher-model", start, "--distill-hidden-weight", "1"]
         command += ["--teacher-fp16"] if args.precision == "fp16" else []
-    command += [] if args.precision == "fp32" else [f"--{args.precision}"]
-    command += [] if args.device == "cuda" else ["--cpu"]
     cfg = convert_namespace_to_omegaconf(
         options.parse_args_and_arch(options.get_training_parser(), command)
     )
