@@ -1,11 +1,13 @@
 """Which kernel computes each kind of a model's layers: dispatch, asked for a whole model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from cress_svcd.kernels import dispatch, explain
+from cress_svcd.inference.fused_layers import LayerProducts, products_of
+from cress_svcd.kernels import backends, dispatch, explain
 
 ROWS = (1, 8, 64, 1024)
 FRAMES = 400  # of a convolution's input
@@ -15,22 +17,20 @@ def kernel_rows(model: nn.Module, rows: tuple[int, ...] = ROWS) -> list[dict[str
     """One dictionary for each kind of layer and number of rows, in the model's order.
 
     Keys: layer (the first of its kind), layers (how many), operation, shape, m (rows of the
-    product, None for a convolution), kernel, when (its condition), explanation (see
+    product, None for a convolution), kernel, when (its conditions), explanation (see
     ``kernels.explain``).
     """
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    examples: dict[tuple[Any, ...], nn.Module] = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "kernel_call"):
-            kind = type(module).__name__, _shape(module), _deciding(module)
-            kinds.setdefault(kind, []).append(name)
-            examples.setdefault(kind, module)
+    examples: dict[tuple[Any, ...], Any] = {}
+    for name, layer in _explained(model):
+        kind = type(layer).__name__, _shape(layer), _deciding(layer)
+        kinds.setdefault(kind, []).append(name)
+        examples.setdefault(kind, layer)
     found = []
     for kind, names in kinds.items():
         for m, x in _inputs(examples[kind], rows):
-            operation, deciding = examples[kind].kernel_call(x)
             with torch.no_grad():
-                chosen = dispatch.implementation(operation, *deciding)
+                operation, chosen = _chosen(examples[kind], x)
                 explanation = explain(x, examples[kind])
             found.append(
                 {
@@ -47,7 +47,31 @@ def kernel_rows(model: nn.Module, rows: tuple[int, ...] = ROWS) -> list[dict[str
     return found
 
 
+def _explained(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What ``kernels.explain`` takes, by name: layers, and those that are computed as a whole."""
+    whole: str | None = None  # a module that computes what stands in it
+    for name, module in model.named_modules():
+        if whole is not None and name.startswith(f"{whole}."):
+            continue
+        products = products_of(module)
+        if products is not None and products.blocks[0].norm.weight.is_cuda:
+            yield name, products  # CUDA graphs run these; others call the modules, which follow
+        if hasattr(module, "kernel_call"):
+            yield name, module
+            with torch.no_grad():
+                ((_, x), *_) = _inputs(module, ROWS[:1])
+                _, chosen = _chosen(module, x)
+            whole = name if chosen.run is not None else None
+
+
+def _chosen(layer: Any, x: torch.Tensor) -> tuple[str, dispatch.Implementation]:
+    operation, deciding = layer.kernel_call(x)
+    return operation, dispatch.implementation(operation, *deciding)
+
+
 def _shape(module: Any) -> tuple[int, ...]:
+    if isinstance(module, LayerProducts):
+        return (module.channels,)
     shape = getattr(module, "shape", None)  # of a convolution: out, channels of a group, kernel
     return tuple(shape) if shape else (module.out_features, module.in_features)
 
@@ -67,6 +91,8 @@ def _deciding(module: Any) -> tuple[Any, ...]:
 
 def _inputs(module: Any, rows: tuple[int, ...]) -> list[tuple[int | None, torch.Tensor]]:
     """Inputs that the dispatch table is asked about, with their numbers of rows."""
+    if isinstance(module, LayerProducts):
+        return [(None, module.blocks[0].norm.weight)]
     held = [*module.parameters(), *module.buffers()]
     like = {"device": held[0].device, "dtype": torch.float32}
     if held[0].is_cuda:
@@ -103,5 +129,5 @@ def format_kernels(rows: list[dict[str, Any]]) -> str:
             f"{name:<{width}}{row['operation']:<12}{row['shape']:>14}{m:>12}  {row['kernel']}: "
             f"{row['when']}"
         )
-    available = [f"{backend.name}: {backend.detail}" for backend in dispatch.backends().values()]
+    available = [f"{backend.name}: {backend.detail}" for backend in backends().values()]
     return "\n".join([*lines, "", "back ends here:", *(f"  {line}" for line in available)]) + "\n"

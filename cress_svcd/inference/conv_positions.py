@@ -10,9 +10,23 @@ from cress_svcd.models.hubert_encoder import HubertEncoder
 
 
 def install(hubert: HubertEncoder) -> None:
-    """Give ``hubert`` the faster positions, for all that runs without gradients."""
+    """Give ``hubert`` the faster positions, for all that runs without gradients.
+
+    wav2vec 2.0's stacks and batch-normalised positions stay as they are.
+    """
     positions = hubert.encoder.pos_conv
-    hubert.encoder.pos_conv = ConvolutionalPositions(*positions).train(positions.training)
+    if is_one_convolution(positions):
+        hubert.encoder.pos_conv = ConvolutionalPositions(*positions).train(positions.training)
+
+
+def is_one_convolution(positions: nn.Sequential) -> bool:
+    """Whether these are a convolution, trimmed to its input's length, and an activation."""
+    conv, trim = positions[0], positions[1]
+    return (
+        isinstance(conv, nn.Conv1d | CompactConv1d)
+        and isinstance(trim, SamePad)
+        and trim.remove == (_shape(conv)[2] + 1) % 2
+    )
 
 
 class ConvolutionalPositions(nn.Sequential):
@@ -21,13 +35,29 @@ class ConvolutionalPositions(nn.Sequential):
     Without gradients, in half precision on CUDA, ``kernels.triton.conv1d`` convolves.
     """
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """out, channels of a group, kernel_size."""
+        return _shape(self[0])
+
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        conv = self[0]
+        return conv.channels if isinstance(conv, CompactConv1d) else conv.in_channels
+
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, tuple[int, int, int]]]:
+        """See ``kernels.explain``."""
+        return "conv_positions", (x, self.shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, time) → the same."""
-        if not self._has_kernel(x):
+        convolve = dispatch.implementation("conv_positions", x, self.shape).run
+        if convolve is None:
             return super().forward(x)
         conv, _, *rest = self
         weight, bias = _weight(conv, x.dtype), conv.bias
-        y = dispatch.conv1d_on_gpu(
+        y = convolve(
             x.transpose(1, 2),
             weight,
             None if bias is None else bias.to(x.dtype),
@@ -37,17 +67,6 @@ class ConvolutionalPositions(nn.Sequential):
         for module in rest:
             y = module(y)
         return y
-
-    def _has_kernel(self, x: Tensor) -> bool:
-        conv, trim = self[0], self[1]
-        if not isinstance(conv, nn.Conv1d | CompactConv1d) or not isinstance(trim, SamePad):
-            return False  # wav2vec 2.0's stacks and batch-normalised positions
-        out, channels, kernel_size = _shape(conv)
-        return (
-            dispatch.is_conv1d_on_gpu(x)
-            and out // (x.size(1) // channels) <= dispatch.CONV1D_WIDEST
-            and trim.remove == (kernel_size + 1) % 2
-        )
 
 
 def _shape(conv: nn.Module) -> tuple[int, int, int]:

@@ -11,7 +11,10 @@ from typing import Self
 import torch
 from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from fairseq.modules import gelu
-from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+from fairseq.modules.transformer_layer import (
+    TransformerDecoderLayerBase,
+    TransformerEncoderLayerBase,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,87 +76,81 @@ def _stacked(values: tuple[Tensor | None, ...]) -> Tensor | None:
     return None if values[0] is None else torch.cat(values)
 
 
-def _are_products(
-    projections: list[nn.Module], norms: list[nn.Module], activation: Callable
-) -> bool:
-    """Whether a layer is these 8-bit products, norms and activation, all where Triton computes."""
-    operands = [
-        projection.kernel_operands() if isinstance(projection, PackedLinear) else None
-        for projection in projections
-    ]
-    return (
-        activation in ACTIVATIONS
-        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
-        and norms[0].weight.dtype in dispatch.FUSED_TYPES
-        and all(layer is not None and dispatch.is_on_gpu(layer[0]) for layer in operands)
-        and max(projection.in_features for projection in projections) <= dispatch.FUSED_WIDEST
-    )
-
-
-def _lie_together(projections: list[PackedLinear]) -> bool:
-    """Whether they can be one product."""
-    sizes = {projection.out_features for projection in projections}
-    scales = {
-        tuple(operand is None for operand in projection.kernel_operands())
-        for projection in projections
-    }
-    return len(sizes) == len(scales) == 1 and not sizes.pop() % dispatch.FUSED_OUTPUTS
-
-
 def _around(norms: list[nn.LayerNorm], pre_norm: bool) -> tuple[list, nn.LayerNorm | None]:
     """The norm before each block, and the one after the last: each follows its block's residual
     connection or comes first in the block."""
     return (norms, None) if pre_norm else ([None, *norms[:-1]], norms[-1])
 
 
-class FusedDecoderLayer:
-    """The products of a decoder layer, for a step; ``of`` makes it.
+class LayerProducts:
+    """The products of a transformer layer, and whether the dispatch table runs them fused.
 
-    It holds the projections of one input stacked, a copy of their bits: weights must not change.
+    Attributes:
+        blocks: the layer's, in their order.
+        entering, leaving: a block's projections of its input, and the one of its output.
+        channels: of the layer's input.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
-        blocks = decoder_blocks(layer)
-        norms, self.last = _around([block.norm for block in blocks], layer.normalize_before)
-        self.activation = ACTIVATIONS[layer.activation_fn]
-        self.blocks = []
-        for block, norm in zip(blocks, norms, strict=True):
-            first, second = _projections(block)
-            # A residual connection of a post-norm layer starts after the norm.
-            entering = _Product(first, norm, keeps=not layer.normalize_before)
-            self.blocks.append((block, entering, _Product(second)))
+    def __init__(self, layer: nn.Module, blocks: list[DecoderBlock], pre_norm: bool) -> None:
+        self.blocks, self.pre_norm, self.activation = blocks, pre_norm, layer.activation_fn
+        self.entering, self.leaving = zip(*map(_projections, blocks), strict=True)
+        self.channels = self.entering[0][0].in_features
 
     @classmethod
-    def of(cls, layer: nn.Module) -> Self | None:
-        """None where modules must do it one by one."""
-        blocks = decoder_blocks(layer)
-        entering, leaving = zip(*map(_projections, blocks), strict=True)
-        projections = [projection for group in (*entering, *leaving) for projection in group]
-        norms = [block.norm for block in blocks]
-        fits = _are_products(projections, norms, layer.activation_fn)
-        together = fits and all(len(inner) == 1 or _lie_together(inner) for inner in entering)
-        return cls(layer) if together else None
+    def of_decoder(cls, layer: nn.Module) -> Self:
+        """Of a decoder layer of fairseq's Transformer or of DeltaLM."""
+        return cls(layer, decoder_blocks(layer), layer.normalize_before)
 
-    def __call__(self, past: Callable, source: Callable, x: Tensor) -> Tensor:
-        """The layer's output for a step, for x (rows, channels).
+    @classmethod
+    def of_encoder(cls, layer: nn.Module) -> Self | None:
+        """Of an encoder layer, fairseq's or HuBERT's; None for one that computes otherwise."""
+        hubert = type(layer) is TransformerSentenceEncoderLayer
+        if not hubert and (
+            not isinstance(layer, TransformerEncoderLayerBase)
+            or type(layer).forward is not TransformerEncoderLayerBase.forward
+        ):
+            return None
+        attention = layer.self_attn
+        if type(attention) is not CallingAttention or not attention.is_plain:
+            return None
+        blocks = [
+            SelfAttention(attention, layer.self_attn_layer_norm),
+            FeedForward(layer.fc1, layer.fc2, layer.final_layer_norm),
+        ]
+        return cls(layer, blocks, layer.layer_norm_first if hubert else layer.normalize_before)
 
-        Args:
-            past: query, key and value (rows, channels) → what rows find in their own past.
-            source: query → what they find in the encoder's states.
-        """
-        for block, enter, leave in self.blocks:
-            if isinstance(block, FeedForward):
-                inner, x = enter.enter(x, self.activation)
-            else:
-                projected, x = enter.enter(x)
-                is_self = isinstance(block, SelfAttention)
-                inner = past(*projected.chunk(3, dim=-1)) if is_self else source(projected)
-            x = leave(inner, residual=x)
-        return x if self.last is None else self.last(x)
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, dispatch.FusedLayer]]:
+        """See ``kernels.explain``; of x (..., channels) only the device and type count."""
+        norms = [block.norm for block in self.blocks]
+        projections = [each for group in (*self.entering, *self.leaving) for each in group]
+        return "fused_layer", (
+            x,
+            dispatch.FusedLayer(
+                are_products=all(map(_is_product, projections)),
+                lie_together=all(map(_lie_together, self.entering)),
+                activation=ACTIVATIONS.get(self.activation),
+                has_layer_norms=all(
+                    type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms
+                ),
+                width=max(projection.in_features for projection in projections),
+            ),
+        )
+
+    def run_fused(self) -> bool:
+        """What the table says for inputs like the layer's weights."""
+        operation, deciding = self.kernel_call(self.blocks[0].norm.weight)
+        return dispatch.implementation(operation, *deciding).run is not None
+
+
+def products_of(module: nn.Module) -> LayerProducts | None:
+    """Of a layer that CUDA graphs may run fused; None for any other module."""
+    if isinstance(module, TransformerDecoderLayerBase):
+        return LayerProducts.of_decoder(module)
+    return LayerProducts.of_encoder(module)
 
 
 def _projections(block: DecoderBlock) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Of a step: those of the block's input, and the one of its output."""
+    """Those of the block's input, and the one of its output; of a step, in a decoder."""
     if isinstance(block, FeedForward):
         return [block.first], [block.second]
     attention = block.attention
@@ -163,44 +160,85 @@ def _projections(block: DecoderBlock) -> tuple[list[nn.Module], list[nn.Module]]
     return inner, [attention.out_proj]
 
 
-def _feed_forward(first: _Product, second: _Product, activation: int, x: Tensor) -> Tensor:
-    inner, x = first.enter(x, activation)
-    return second(inner, residual=x)
+def _is_product(projection: nn.Module) -> bool:
+    return isinstance(projection, PackedLinear) and projection.kernel_operands() is not None
 
 
-class FusedEncoderLayer:
-    """The products of an encoder layer, fairseq's or HuBERT's; ``of`` makes it.
+def _lie_together(projections: list[nn.Module]) -> bool:
+    """Whether they can be one product."""
+    if len(projections) == 1:
+        return True
+    if not all(map(_is_product, projections)):
+        return False
+    sizes = {projection.out_features for projection in projections}
+    scales = {
+        tuple(operand is None for operand in projection.kernel_operands())
+        for projection in projections
+    }
+    return len(sizes) == len(scales) == 1 and not sizes.pop() % dispatch.FUSED_OUTPUTS
 
-    As ``FusedDecoderLayer`` it holds copies: weights must not change.
+
+class _FusedLayer:
+    """A layer's products, with what stands around them.
+
+    It holds the projections of one input stacked, a copy of their bits: weights must not change.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
-        attention, pre_norm = layer.self_attn, _is_pre_norm(layer)
-        norms = [layer.self_attn_layer_norm, layer.final_layer_norm]
-        (to_attention, to_first), self.last = _around(norms, pre_norm)
-        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        self.attention = _Product(projections, to_attention)
-        self.mix = attention.mix
-        self.out = _Product([attention.out_proj])
-        self.final = _Product([layer.fc1], to_first, not pre_norm), _Product([layer.fc2])
-        self.activation = ACTIVATIONS[layer.activation_fn]
+    def __init__(self, products: LayerProducts) -> None:
+        norms = [block.norm for block in products.blocks]
+        before, self.last = _around(norms, products.pre_norm)
+        self.activation = ACTIVATIONS[products.activation]
+        self.blocks = []
+        parts = zip(products.blocks, before, products.entering, products.leaving, strict=True)
+        for block, norm, first, second in parts:
+            # A residual connection of a post-norm layer starts after the norm.
+            entering = _Product(first, norm, keeps=not products.pre_norm)
+            self.blocks.append((block, entering, _Product(second)))
+
+    def run(self, attend: Callable[[DecoderBlock, Tensor], Tensor], x: Tensor) -> Tensor:
+        """The layer's output for x; ``attend``: a block and its projections → what it finds."""
+        for block, enter, leave in self.blocks:
+            if isinstance(block, FeedForward):
+                inner, x = enter.enter(x, self.activation)
+            else:
+                projected, x = enter.enter(x)
+                inner = attend(block, projected)
+            x = leave(inner, residual=x)
+        return x if self.last is None else self.last(x)
+
+
+class FusedDecoderLayer(_FusedLayer):
+    """A decoder layer, for a step; ``of`` makes it."""
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
         """None where modules must do it one by one."""
-        if type(layer) is not TransformerSentenceEncoderLayer and (
-            not isinstance(layer, TransformerEncoderLayerBase)
-            or type(layer).forward is not TransformerEncoderLayerBase.forward
-        ):
-            return None
-        attention = layer.self_attn
-        if type(attention) is not CallingAttention or not attention.is_plain:
-            return None
-        inner = [attention.q_proj, attention.k_proj, attention.v_proj]
-        projections = [*inner, attention.out_proj, layer.fc1, layer.fc2]
-        norms = [layer.self_attn_layer_norm, layer.final_layer_norm]
-        fits = _are_products(projections, norms, layer.activation_fn) and _lie_together(inner)
-        return cls(layer) if fits else None
+        products = LayerProducts.of_decoder(layer)
+        return cls(products) if products.run_fused() else None
+
+    def __call__(self, past: Callable, source: Callable, x: Tensor) -> Tensor:
+        """The layer's output for a step, for x (rows, channels).
+
+        Args:
+            past: query, key and value (rows, channels) → what rows find in their own past.
+            source: query → what they find in the encoder's states.
+        """
+
+        def attend(block: DecoderBlock, projected: Tensor) -> Tensor:
+            is_self = isinstance(block, SelfAttention)
+            return past(*projected.chunk(3, dim=-1)) if is_self else source(projected)
+
+        return self.run(attend, x)
+
+
+class FusedEncoderLayer(_FusedLayer):
+    """An encoder layer, fairseq's or HuBERT's; ``of`` makes it."""
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self | None:
+        """None where modules must do it one by one."""
+        products = LayerProducts.of_encoder(layer)
+        return cls(products) if products is not None and products.run_fused() else None
 
     def __call__(self, x: Tensor, added: Tensor | None) -> Tensor:
         """The layer's output for x (time, batch, channels).
@@ -208,12 +246,8 @@ class FusedEncoderLayer:
         Args:
             added: to the scores of attention, as ``attention.added_to_scores`` makes it.
         """
-        projected, x = self.attention.enter(x)
-        x = self.out(self.mix(*projected.chunk(3, dim=-1), added), residual=x)
-        x = _feed_forward(*self.final, self.activation, x)
-        return x if self.last is None else self.last(x)
 
+        def attend(block: DecoderBlock, projected: Tensor) -> Tensor:
+            return block.attention.mix(*projected.chunk(3, dim=-1), added)
 
-def _is_pre_norm(layer: nn.Module) -> bool:
-    hubert = isinstance(layer, TransformerSentenceEncoderLayer)
-    return layer.layer_norm_first if hubert else layer.normalize_before
+        return self.run(attend, x)

@@ -195,9 +195,9 @@ class CompactConv1d(nn.Module):
         """The weight in the layout of a state."""
         return conv1d.restore(self.weight, self.shape) if self.has_kernel else self.weight
 
-    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor, int]]:
+    def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
         """See ``kernels.explain``."""
-        return "conv1d", (x, self.weight, self.stride)
+        return "conv1d", (x, self.weight)
 
     def lowers(self, x: Tensor) -> bool:
         """Whether torch would convolve ``x`` in ``compute``."""
@@ -212,7 +212,7 @@ class CompactConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.Conv1d, for (batch, channels, time), in the input's type (but see ``keep``)."""
-        if self.has_kernel and dispatch.is_plain_cpu_call(x):
+        if dispatch.implementation("conv1d", x, self.weight).run is not None:
             frames = x.transpose(1, 2).to(torch.float32)
             return self.convolve_frames(frames).transpose(1, 2).to(x.dtype)
         lower = self.lowers(x)

@@ -1,28 +1,19 @@
 """Who computes what: one table.
 
-An operation has implementations, tried from the top: the first one whose condition holds for a call
+An operation has implementations, tried from the top: the first one whose conditions hold for a call
 computes it.  ``kernels.explain`` prints the same table for a call.
 
-The form of packed signs tells the back end that they were prepared for, so that nothing else needs
-to be carried along:
-
-    back end    signs
-    reference   rows: uint8, (out, ceil(in / 8)), the storage format
-    gpu         rows, on a CUDA device
-    cpu         tiles: uint8, 3 dimensions
-    torch       int8 (float32 where there is no integer product), (out, in)
+What packed signs look like tells their back end (``backend_choice``).
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import packed_layout, reference, torch_int8
 from cress_svcd.kernels.cpu import conv1d as cpu_conv1d
 from cress_svcd.kernels.cpu import sign_gemm as cpu_sign_gemm
@@ -35,17 +26,22 @@ from cress_svcd.kernels.triton import (
     training,
 )
 
-BACKEND_VARIABLE = "CRESS_SVCD_BACKEND"
-BACKENDS = ("reference", "torch", "cpu", "gpu")
-
 # What fused products take: ``sign_gemm_fused`` has the numbers.
 NONE, RELU, GELU = sign_gemm_fused.NONE, sign_gemm_fused.RELU, sign_gemm_fused.GELU
 Norm = sign_gemm_fused.Norm
-FUSED_TYPES, FUSED_WIDEST, FUSED_OUTPUTS = (
-    quantize.TYPES,
-    quantize.WIDEST,
-    sign_gemm_fused.OUTPUTS[-1],
-)
+FUSED_OUTPUTS = sign_gemm_fused.OUTPUTS[-1]
+
+
+class Condition(NamedTuple):
+    """One part of what an implementation needs.
+
+    Attributes:
+        words: as ``kernels.explain`` prints it.
+        holds: of the arguments that decide (see ``TABLE``).
+    """
+
+    words: str
+    holds: Callable[..., bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +50,42 @@ class Implementation:
 
     Attributes:
         name: its module under ``kernels``.
-        when: the condition, in words.
-        fits: the condition, of the arguments that decide (see ``TABLE``).
-        run: computes the operation; None where the caller does, as its own operands tell.
+        conditions: what it needs of a call; none: it computes every call.
+        run: computes the operation; None where the caller does by its own means.
+        how: for one without conditions, how it computes.
     """
 
     name: str
-    when: str
-    fits: Callable[..., bool]
+    conditions: tuple[Condition, ...] = ()
     run: Callable[..., Any] | None = None
+    how: str = ""
+
+    @property
+    def when(self) -> str:
+        """The conditions in words."""
+        return ", ".join(part.words for part in self.conditions) or f"always: {self.how}"
+
+    def missing(self, *deciding: Any) -> str | None:
+        """The first condition that a call fails, in words; None if it fits."""
+        return next((part.words for part in self.conditions if not part.holds(*deciding)), None)
+
+
+class FusedLayer(NamedTuple):
+    """What decides whether a transformer layer's products run fused with what stands around them.
+
+    Attributes:
+        are_products: each projection is one product of packed signs with 8-bit inputs.
+        lie_together: projections of one input are alike, so that they can be one product.
+        activation: what ``sign_gemm_fused`` calls it; None where it has none.
+        has_layer_norms: the norms are torch's ``LayerNorm``, with biases.
+        width: inputs of the widest projection.
+    """
+
+    are_products: bool
+    lie_together: bool
+    activation: int | None
+    has_layer_norms: bool
+    width: int
 
 
 # Conditions
@@ -92,13 +115,20 @@ def _m(x: Tensor) -> int:
     return x.numel() // x.shape[-1]
 
 
-def _is_rows_on_gpu(x: Tensor, signs: Tensor) -> bool:
-    return signs.dim() == 2 and is_on_gpu(x)
-
-
-def _has_fused_tile(x: Tensor, signs: Tensor) -> bool:
+def _has_fused_tile(x: Tensor, signs: Tensor, *_: Any) -> bool:
     tile = sign_gemm_fused.tile_on(x.device, _m(x), x.shape[-1], signs.shape[0])
     return tile is not None
+
+
+ON_CUDA = Condition("x on CUDA with Triton, not in double precision", lambda x, *_: is_on_gpu(x))
+IN_ROWS = Condition("signs in rows", lambda x, signs, *_: signs.dim() == 2)
+EIGHT_BITS = Condition("8 bits", lambda x, signs, bits: bits == 8)
+NARROW = Condition(f"inputs at most {quantize.WIDEST}", lambda x, *_: quantize.fits(x))
+FEW_ROWS = Condition("small M: all CTAs run at once, rows held whole", _has_fused_tile)
+PLAIN_CPU_CALL = Condition(
+    "x on the CPU, no gradient, not compiled, not in double precision",
+    lambda x, *_: is_plain_cpu_call(x),
+)
 
 
 # Implementations of sign_gemm
@@ -162,102 +192,173 @@ def _by_reference(x: Tensor, signs: Tensor, out_features: int, *rest: Any) -> Te
 SIGN_GEMM = (
     Implementation(
         "cpu/sign_gemm",
-        "signs in tiles (back end cpu), x on the CPU",
-        lambda x, signs, bits: (
-            signs.dim() == 3
-            and signs.dtype is torch.uint8
-            and x.is_cpu
-            and x.dtype is not torch.float64
+        (
+            Condition(
+                "signs in tiles (back end cpu)",
+                lambda x, signs, bits: signs.dim() == 3 and signs.dtype is torch.uint8,
+            ),
+            Condition(
+                "x on the CPU, not in double precision",
+                lambda x, signs, bits: x.is_cpu and x.dtype is not torch.float64,
+            ),
         ),
         _by_cpu,
     ),
     Implementation(
         "torch_int8",
-        "signs expanded (back end torch)",
-        lambda x, signs, bits: signs.dtype is not torch.uint8,
+        (
+            Condition(
+                "signs expanded (back end torch)",
+                lambda x, signs, bits: signs.dtype is not torch.uint8,
+            ),
+        ),
         _by_torch_int8,
     ),
     Implementation(
-        "triton/sign_gemm_fused",
-        "x on CUDA, 8 bits, small M: all CTAs run at once, rows held whole",
-        lambda x, signs, bits: (
-            bits == 8
-            and _is_rows_on_gpu(x, signs)
-            and quantize.fits(x)
-            and _has_fused_tile(x, signs)
-        ),
-        _fused,
+        "triton/sign_gemm_fused", (ON_CUDA, IN_ROWS, EIGHT_BITS, NARROW, FEW_ROWS), _fused
     ),
     Implementation(
-        "triton/sign_gemm_bitplane",
-        "x on CUDA, 8 bits",
-        lambda x, signs, bits: bits == 8 and _is_rows_on_gpu(x, signs) and quantize.fits(x),
-        _by_bitplanes,
+        "triton/sign_gemm_bitplane", (ON_CUDA, IN_ROWS, EIGHT_BITS, NARROW), _by_bitplanes
     ),
     Implementation(
         "triton/sign_gemm_float by_rows",
-        f"x on CUDA, M at most {sign_gemm_float.SMALL_M}",
-        lambda x, signs, bits: _is_rows_on_gpu(x, signs) and 0 < _m(x) <= sign_gemm_float.SMALL_M,
+        (
+            ON_CUDA,
+            IN_ROWS,
+            Condition(
+                f"M at most {sign_gemm_float.SMALL_M}",
+                lambda x, signs, bits: 0 < _m(x) <= sign_gemm_float.SMALL_M,
+            ),
+        ),
         _row_by_row,
     ),
     Implementation(
         "triton/sign_gemm_float by_tiles",
-        "x on CUDA in half precision, not rounded",
-        lambda x, signs, bits: (
-            bits is None
-            and _is_rows_on_gpu(x, signs)
-            and x.dtype != torch.float32
-            and quantize.fits(x)
+        (
+            ON_CUDA,
+            IN_ROWS,
+            Condition("x not rounded", lambda x, signs, bits: bits is None),
+            Condition("half precision", lambda x, signs, bits: x.dtype != torch.float32),
+            NARROW,
         ),
         _by_float_tiles,
     ),
-    Implementation("reference", "always: signs are unpacked", lambda *_: True, _by_reference),
+    Implementation("reference", run=_by_reference, how="signs are unpacked"),
+)
+
+TRAINING_ON_GPU = Implementation(
+    "triton/training",
+    (
+        Condition(
+            f"x and weight on CUDA with Triton, at most {quantize.WIDEST} wide, not compiled",
+            lambda x, weight: training.is_for(x, weight),
+        ),
+    ),
 )
 
 # Operation → implementations in the order of trial, and what decides between them.
 TABLE: dict[str, tuple[Implementation, ...]] = {
     # (x, signs, bits)
     "sign_gemm": SIGN_GEMM,
+    # (x, signs): a product of a ``fused_layer``
+    "fused_sign_gemm": (
+        Implementation("triton/sign_gemm_fused", (FEW_ROWS,), sign_gemm_fused.sign_matmul),
+        Implementation(
+            "triton/sign_gemm_bitplane",
+            run=sign_gemm_bitplane.sign_matmul,
+            how="norm and activation by kernels of their own",
+        ),
+    ),
+    # (a tensor of the layer, FusedLayer): a transformer layer
+    "fused_layer": (
+        Implementation(
+            "triton/sign_gemm_fused",
+            (
+                Condition(
+                    "packed projections of 8-bit inputs", lambda x, facts: facts.are_products
+                ),
+                Condition("on CUDA with Triton", lambda x, facts: is_on_gpu(x)),
+                Condition("norms in float32 or half", lambda x, facts: x.dtype in quantize.TYPES),
+                Condition("layer norms with biases", lambda x, facts: facts.has_layer_norms),
+                Condition("ReLU or GELU", lambda x, facts: facts.activation is not None),
+                Condition(
+                    f"inputs at most {quantize.WIDEST}",
+                    lambda x, facts: facts.width <= quantize.WIDEST,
+                ),
+                Condition("query, key and value alike", lambda x, facts: facts.lie_together),
+            ),
+            lambda *operands, **around: fused_sign_gemm(*operands, **around),
+        ),
+        Implementation("modules", how="each module by its own kernel"),
+    ),
     # (x, weight)
     "int8_gemm": (
         Implementation(
             "cpu/conv1d project",
-            "AVX-512-VNNI without AMX, no gradient",
-            lambda x, weight: cpu_conv1d.can_project(x, weight) and is_plain_cpu_call(x),
+            (
+                Condition(
+                    f"AVX-512-VNNI without AMX, inputs a multiple of 4, {cpu_conv1d.FEWEST_INPUTS} "
+                    "or more",
+                    cpu_conv1d.can_project,
+                ),
+                PLAIN_CPU_CALL,
+            ),
             cpu_conv1d.project,
         ),
         Implementation(
             "torch_int8",
-            "x on the CPU, no gradient",
-            lambda x, weight: x.device.type == "cpu" and not _wants_gradient(x),
+            (
+                Condition(
+                    "x on the CPU, no gradient",
+                    lambda x, weight: x.device.type == "cpu" and not _wants_gradient(x),
+                ),
+            ),
             lambda x, weight, scale, bias: torch_int8.sign_matmul(
                 x, weight, None, scale, bias, bits=None
             ),
         ),
-        Implementation("torch", "always: the weight is dequantised", lambda *_: True),
+        Implementation("torch", how="the weight is dequantised"),
     ),
-    # (x, weight, stride)
+    # (x, weight)
     "conv1d": (
         Implementation(
             "cpu/conv1d",
-            "weight in the kernel's layout, no gradient",
-            lambda x, weight, stride: weight.dim() > 3 and is_plain_cpu_call(x),
+            (
+                Condition("weight in the kernel's layout", lambda x, weight: weight.dim() > 3),
+                PLAIN_CPU_CALL,
+            ),
+            cpu_conv1d.convolve,
         ),
+        Implementation("torch", how="F.conv1d"),
+    ),
+    # (x, (out, channels of a group, kernel_size)): HuBERT's convolutional positions
+    "conv_positions": (
         Implementation(
             "triton/conv1d",
-            "half precision on CUDA, no gradient, stride 1",
-            lambda x, weight, stride: stride == 1 and is_conv1d_on_gpu(x),
+            (
+                Condition(
+                    "x in half precision on CUDA with Triton",
+                    lambda x, shape: triton_conv1d.is_for(x),
+                ),
+                Condition(
+                    "no gradient, not compiled",
+                    lambda x, shape: (
+                        not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                    ),
+                ),
+                Condition(
+                    f"a group gives at most {triton_conv1d.WIDEST} channels",
+                    lambda x, shape: shape[0] // (x.shape[1] // shape[1]) <= triton_conv1d.WIDEST,
+                ),
+            ),
+            lambda *operands: triton_conv1d.convolve(*operands),
         ),
-        Implementation("torch", "always: F.conv1d", lambda *_: True),
+        Implementation("modules", how="each module by its own kernel"),
     ),
     # (x, weight)
     "training": (
-        Implementation(
-            "triton/training",
-            "x and weight on CUDA, not compiled",
-            lambda x, weight: training.is_for(x, weight),
-        ),
-        Implementation("torch", "always", lambda *_: True),
+        TRAINING_ON_GPU,
+        Implementation("torch", how="its own operators"),
     ),
 }
 
@@ -265,7 +366,7 @@ TABLE: dict[str, tuple[Implementation, ...]] = {
 def implementation(operation: str, *deciding: Any) -> Implementation:
     """What computes a call of ``operation``, a key of TABLE, with these deciding arguments."""
     for candidate in TABLE[operation]:
-        if candidate.fits(*deciding):
+        if candidate.missing(*deciding) is None:
             return candidate
     raise AssertionError(f"{operation}: the last implementation fits always")
 
@@ -294,117 +395,10 @@ def fused_sign_gemm(
 ) -> Tensor:
     """``sign_gemm_fused.sign_matmul``, all arguments included, or for large or wide x
     ``sign_gemm_bitplane``'s: 8-bit products on CUDA with what stands around them."""
-    if _has_fused_tile(x, signs):
-        return sign_gemm_fused.sign_matmul(x, signs, g, h, bias, **fused)
-    return sign_gemm_bitplane.sign_matmul(x, signs, g, h, bias, **fused)
+    chosen = implementation("fused_sign_gemm", x, signs)
+    return chosen.run(x, signs, g, h, bias, **fused)  # type: ignore[misc]
 
 
 def training_kernels(x: Tensor, weight: Tensor) -> ModuleType | None:
     """``triton.training`` where it takes ``x`` (…, in) and a layer's ``weight`` (out, in)."""
-    return training if training.is_for(x, weight) else None
-
-
-def is_conv1d_on_gpu(x: Tensor) -> bool:
-    """Whether ``conv1d_on_gpu`` takes ``x`` (batch, time, channels)."""
-    return (
-        triton_conv1d.is_for(x)
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
-
-
-CONV1D_WIDEST = triton_conv1d.WIDEST
-conv1d_on_gpu = triton_conv1d.convolve
-
-
-# Back ends
-
-
-@dataclasses.dataclass(frozen=True)
-class Backend:
-    """Whether a back end can be used here.
-
-    Attributes:
-        name: one of BACKENDS.
-        available: it can.
-        detail: what it would use, or why it cannot be used and what helps.
-    """
-
-    name: str
-    available: bool
-    detail: str
-
-
-def backends() -> dict[str, Backend]:
-    """All back ends by name."""
-    integer = "int8 and torch._int_mm" if torch_int8.has_int_mm() else "float32: no torch._int_mm"
-    found = [
-        Backend("reference", True, "plain torch, unpacks at every call"),
-        Backend("torch", True, f"signs expanded to {integer}"),
-    ]
-    try:
-        isas = cpu_sign_gemm.supported_isas()
-        found.append(Backend("cpu", True, f"C kernels: {', '.join(isas)}"))
-    except cpu_sign_gemm.UnavailableError as error:
-        found.append(Backend("cpu", False, str(error)))
-    reason = quantize.why_unavailable()
-    found.append(Backend("gpu", reason is None, reason or "Triton and cuBLAS"))
-    return {backend.name: backend for backend in found}
-
-
-def choose(device: torch.device, backend: str | None = None) -> str:
-    """The back end for a layer on ``device``.
-
-    Args:
-        backend: one of BACKENDS; None or "auto" takes what CRESS_SVCD_BACKEND says, and without it
-            gpu on CUDA and cpu on the CPU, or where that is missing reference and torch.  A layer
-            on the CPU does so where the variable says gpu, too: that is where models are loaded
-            before they are moved.
-
-    Raises:
-        ConfigError: unknown, not available here, or not for this device.
-    """
-    where = "backend"
-    if backend in (None, "auto"):
-        backend, where = os.environ.get(BACKEND_VARIABLE, "auto"), BACKEND_VARIABLE
-    fast, plain = ("gpu", "reference") if device.type == "cuda" else ("cpu", "torch")
-    meant_elsewhere = where == BACKEND_VARIABLE and backend == "gpu" and fast != "gpu"
-    if backend == "auto" or (meant_elsewhere and _is_available("gpu")):
-        # On a meta device nothing is computed; the form is that of the CPU, where most models go.
-        return fast if _is_available(fast) else plain
-    if backend not in BACKENDS:
-        raise ConfigError(
-            f"{where}: found {backend!r}, expected auto or one of: {', '.join(BACKENDS)}"
-        )
-    if not _is_available(backend):
-        raise ConfigError(f"{where}: {backend} cannot be used: {backends()[backend].detail}")
-    if backend in ("cpu", "gpu") and backend != fast:
-        raise ConfigError(f"{where}: {backend} is not for a layer on {device}")
-    return backend
-
-
-def _is_available(backend: str) -> bool:
-    if backend == "cpu":
-        try:
-            return bool(cpu_sign_gemm.library())
-        except cpu_sign_gemm.UnavailableError:
-            return False
-    return backend != "gpu" or quantize.why_unavailable() is None
-
-
-def prepare(rows: Tensor, in_features: int, backend: str) -> Tensor:
-    """Packed signs in storage order (uint8, (out, ceil(in / 8))) → the form of ``backend``."""
-    if backend == "cpu":
-        return packed_layout.to_tiles(rows, in_features)
-    if backend == "torch":
-        return torch_int8.expand(packed_layout.unpack_signs(rows, in_features, torch.int8))
-    return rows
-
-
-def blank(out_features: int, in_features: int, backend: str, device: torch.device) -> Tensor:
-    """Signs that are all -1, as ``prepare`` returns them: memory to load others into."""
-    if backend == "cpu":
-        shape = packed_layout.tile_shape(out_features, in_features)
-        return torch.zeros(shape, dtype=torch.uint8, device=device)
-    rows = out_features, packed_layout.row_bytes(in_features)
-    return prepare(torch.zeros(rows, dtype=torch.uint8, device=device), in_features, backend)
+    return training if implementation("training", x, weight) is TRAINING_ON_GPU else None

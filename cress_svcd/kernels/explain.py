@@ -17,26 +17,27 @@ class Explained(Protocol):
 
 
 def explain(x: Tensor, layer: Explained) -> str:
-    """What would compute ``layer`` for ``x``, and the conditions of what stands before it.
+    """What would compute ``layer`` for ``x``, and what each implementation before it needs.
 
     One line for the call and one for each implementation that was tried, the last of which runs:
 
         sign_gemm of float32 (8, 512) on cpu
-          runs  cpu/sign_gemm: signs in tiles (back end cpu), x on the CPU; amx
+          not   cpu/sign_gemm: needs signs in tiles (back end cpu)
+          runs  torch_int8: signs expanded (back end torch)
     """
     operation, deciding = layer.kernel_call(x)
-    chosen = dispatch.implementation(operation, *deciding)
     lines = [f"{operation} of {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)} on {x.device}"]
     for candidate in dispatch.TABLE[operation]:
-        runs = candidate is chosen
-        detail = f"; {_isa()}" if runs and candidate.name.startswith("cpu/") else ""
-        lines.append(f"  {'runs' if runs else 'not '}  {candidate.name}: {candidate.when}{detail}")
-        if runs:
-            break
-    return "\n".join(lines)
+        missing = candidate.missing(*deciding)
+        if missing is None:
+            isa = f"; {_isa()}" if candidate.name.startswith("cpu/") else ""
+            return "\n".join([*lines, f"  runs  {candidate.name}: {candidate.when}{isa}"])
+        lines.append(f"  not   {candidate.name}: needs {missing}")
+    raise AssertionError(f"{operation}: the last implementation fits always")
 
 
 def _isa() -> str:
+    """The instruction set of all C kernels: they share the choice."""
     try:
         return cpu_sign_gemm.ISAS[cpu_sign_gemm.isa_number()]
     except (ConfigError, cpu_sign_gemm.UnavailableError) as error:

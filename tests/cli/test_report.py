@@ -9,7 +9,7 @@ from torch import nn
 
 from cress_svcd import kernels
 from cress_svcd.cli.main import main
-from cress_svcd.kernels.dispatch import BACKEND_VARIABLE
+from cress_svcd.kernels.backend_choice import BACKEND_VARIABLE
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization import Policy, apply_policy, quantization_map
 from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
@@ -227,9 +227,11 @@ class TestKernels:
 
     def test_a_model_in_training_is_told_as_well(self, report):
         found, _ = report("quantised.pt", "--kernels", *report.data)
-        assert {row["operation"] for row in found["kernels"]} == {"training"}
+        assert {row["operation"] for row in found["kernels"]} == {"conv_positions", "training"}
         assert sum(row["layers"] for row in found["kernels"] if row["m"] == 1) == 16
 
-    def test_a_full_precision_model_has_none(self, report):
+    def test_a_full_precision_model_has_positions_alone(self, report):
         found, printed = report("full.pt", "--kernels", *report.data)
-        assert found == {"kernels": []} and "back ends here:" in printed
+        (row,) = found["kernels"]
+        assert (row["operation"], row["kernel"]) == ("conv_positions", "modules")
+        assert "back ends here:" in printed

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from fairseq.models.wav2vec.wav2vec2 import make_conv_pos
 from torch import nn
 
 from cress_svcd import kernels
 from cress_svcd.evaluation.kernel_report import ROWS, format_kernels, kernel_rows
+from cress_svcd.inference.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Projection, quantize_rows
+from cress_svcd.kernels.triton import conv1d as triton_conv1d
+from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import packed_layers
 from tests.helpers.packed_layers import pack_model
@@ -121,3 +125,33 @@ def test_the_table_keeps_apart_what_other_kernels_compute(translator):
 def test_a_model_without_such_layers_has_an_empty_table(translator):
     assert kernel_rows(translator) == []
     assert format_kernels([]).splitlines()[1:3] == ["", "back ends here:"]
+
+
+def positions():
+    (_, trim, gelu) = make_conv_pos(32, 8, 4)
+    packed_conv = CompactConv1d(nn.Conv1d(32, 32, 8, padding=4, groups=4), torch.int8)
+    model = nn.Module()
+    model.pos_conv = ConvolutionalPositions(packed_conv, trim, gelu)
+    return model
+
+
+def test_positions_are_listed_with_the_convolution_that_computes_them():
+    assert numbers(kernel_rows(positions()), "layer", "operation", "kernel")[0] == (
+        "pos_conv",
+        "conv_positions",
+        "modules",
+    )
+    assert numbers(kernel_rows(positions()), "layer", "operation")[1:] == [("pos_conv.0", "conv1d")]
+
+
+def test_what_is_computed_as_a_whole_hides_its_parts(monkeypatch):
+    monkeypatch.setattr(triton_conv1d, "is_for", lambda x: True)
+    assert numbers(kernel_rows(positions()), "layer", "kernel") == [("pos_conv", "triton/conv1d")]
+
+
+@pytest.mark.gpu
+def test_layers_that_run_fused_are_told_on_a_gpu(translator):
+    model = packed(translator, {"match": "decoder.layers.*"}, backend=None)
+    call_quantized_projections(model)
+    rows = kernel_rows(model.cuda(), (1,))
+    assert ("fused_layer", 2) in numbers(rows, "operation", "layers")

@@ -5,7 +5,7 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import dispatch
+from cress_svcd.kernels import backend_choice, dispatch
 from cress_svcd.kernels.cpu import conv1d, sign_gemm
 
 needs_cpu = pytest.mark.skipif(
@@ -126,25 +126,66 @@ class TestConvolutions:
 
     def test_the_layout_of_the_weight_decides(self):
         x = torch.zeros(1, 8, 20)
-        assert chosen("conv1d", x, self.tiles, 2) == "cpu/conv1d"
-        assert chosen("conv1d", x, self.plain, 2) == "torch"
+        assert chosen("conv1d", x, self.tiles) == "cpu/conv1d"
+        assert chosen("conv1d", x, self.plain) == "torch"
 
     def test_a_gradient_or_double_precision_is_left_to_torch(self):
         x = torch.zeros(1, 8, 20, requires_grad=True)
-        assert chosen("conv1d", x, self.tiles, 1) == "torch"
-        assert chosen("conv1d", x.detach().double(), self.tiles, 1) == "torch"
+        assert chosen("conv1d", x, self.tiles) == "torch"
+        assert chosen("conv1d", x.detach().double(), self.tiles) == "torch"
         with torch.no_grad():
-            assert chosen("conv1d", x, self.tiles, 1) == "cpu/conv1d"
+            assert chosen("conv1d", x, self.tiles) == "cpu/conv1d"
+
+    def test_torch_convolves_positions_on_the_cpu(self):
+        with torch.no_grad():
+            assert chosen("conv_positions", torch.zeros(1, 16, 20).half(), (16, 8, 4)) == "modules"
 
     @pytest.mark.gpu
     @torch.no_grad()
-    def test_on_a_gpu_stride_and_type_decide(self):
-        x, weight = torch.zeros(1, 8, 20, device=CUDA), self.plain.half().to(CUDA)
-        assert chosen("conv1d", x.half(), weight, 1) == "triton/conv1d"
-        assert chosen("conv1d", x.half(), weight, 2) == "torch"
-        assert chosen("conv1d", x, weight.float(), 1) == "torch"
+    def test_on_a_gpu_type_width_and_gradients_decide_about_positions(self):
+        x = torch.zeros(1, 16, 20, device=CUDA, dtype=torch.float16)
+        assert chosen("conv_positions", x, (16, 8, 4)) == "triton/conv1d"
+        assert chosen("conv_positions", x.float(), (16, 8, 4)) == "modules"
+        wide = torch.zeros(1, 256, 20, device=CUDA, dtype=torch.float16)
+        assert chosen("conv_positions", wide, (256, 256, 4)) == "modules"
         with torch.enable_grad():
-            assert chosen("conv1d", x.half(), weight, 1) == "torch"
+            assert chosen("conv_positions", x, (16, 8, 4)) == "modules"
+
+    @pytest.mark.gpu
+    @torch.no_grad()
+    def test_on_a_gpu_torch_convolves_the_rest(self):
+        weight = self.plain.half().to(CUDA)
+        assert chosen("conv1d", torch.zeros(1, 8, 20, device=CUDA).half(), weight) == "torch"
+
+
+class TestFusedLayers:
+    """On any machine but for where the layer lies, which the tests of CUDA graphs see."""
+
+    fitting = dispatch.FusedLayer(True, True, dispatch.RELU, True, 64)
+
+    @pytest.fixture(autouse=True)
+    def anywhere(self, monkeypatch):
+        monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: True)
+
+    def missing(self, x, **changes):
+        return dispatch.TABLE["fused_layer"][0].missing(x, self.fitting._replace(**changes))
+
+    def test_each_part_is_needed(self):
+        x = torch.zeros(2, 64)
+        assert self.missing(x) is None
+        assert self.missing(x, are_products=False) == "packed projections of 8-bit inputs"
+        assert self.missing(x, lie_together=False) == "query, key and value alike"
+        assert self.missing(x, activation=None) == "ReLU or GELU"
+        assert self.missing(x, has_layer_norms=False) == "layer norms with biases"
+        assert self.missing(x, width=10**5) == "inputs at most 16384"
+        assert self.missing(x.double()) == "norms in float32 or half"
+
+    def test_it_must_lie_on_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: False)
+        assert self.missing(torch.zeros(2, 64)) == "on CUDA with Triton"
+
+    def test_a_gelu_is_no_missing_activation(self):
+        assert self.missing(torch.zeros(2, 64), activation=dispatch.NONE) is None
 
 
 class TestTraining:
@@ -162,11 +203,9 @@ class TestTraining:
 
 
 def test_every_table_ends_with_a_row_that_always_fits():
-    arguments = {"sign_gemm": 3, "int8_gemm": 2, "conv1d": 3, "training": 2}
-    assert arguments.keys() == dispatch.TABLE.keys()
-    for operation, count in arguments.items():
-        rows = dispatch.TABLE[operation]
-        assert rows[-1].when.startswith("always") and rows[-1].fits(*[None] * count)
+    for rows in dispatch.TABLE.values():
+        assert rows[-1].when.startswith("always: ") and not rows[-1].conditions
+        assert all(row.conditions for row in rows[:-1])
         assert len({row.name for row in rows}) == len(rows)
 
 
@@ -181,7 +220,7 @@ class TestChoosing:
             kernels.choose(CUDA, "cpu")
 
     def test_the_backend_of_each_device(self, monkeypatch):
-        monkeypatch.delenv(dispatch.BACKEND_VARIABLE, raising=False)
+        monkeypatch.delenv(backend_choice.BACKEND_VARIABLE, raising=False)
         available = {name: found.available for name, found in kernels.backends().items()}
         assert kernels.choose(CUDA) == ("gpu" if available["gpu"] else "reference")
         for device in (CPU, torch.device("meta")):

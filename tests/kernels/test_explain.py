@@ -89,16 +89,28 @@ def test_the_first_line_is_the_call():
     assert first == "conv1d of float16 (1, 16, 30) on cpu"
 
 
-def test_conditions_of_the_rows_before_are_given_in_their_order():
+def test_rows_before_say_what_they_would_need():
     text = kernels.explain(torch.zeros(8, 40), packed("reference"))
     rows = dispatch.TABLE["sign_gemm"]
-    assert tried(text) == [f"{row.name}: {row.when}" for row in rows[:-1]]
+    assert [line.split(":")[0] for line in tried(text)] == [row.name for row in rows[:-1]]
+    assert tried(text)[:3] == [
+        "cpu/sign_gemm: needs signs in tiles (back end cpu)",
+        "torch_int8: needs signs expanded (back end torch)",
+        "triton/sign_gemm_fused: needs x on CUDA with Triton, not in double precision",
+    ]
     assert text.splitlines()[-1] == "  runs  reference: always: signs are unpacked"
+
+
+@needs_cpu
+def test_the_condition_that_fails_is_the_one_that_is_said():
+    x = torch.zeros(8, 40, dtype=torch.float64)
+    (first, *_) = tried(kernels.explain(x, packed("cpu")))
+    assert first == "cpu/sign_gemm: needs x on the CPU, not in double precision"
 
 
 def test_rows_that_were_not_tried_are_not_listed():
     text = kernels.explain(torch.zeros(8, 40), packed("torch"))
-    assert tried(text) == ["cpu/sign_gemm: signs in tiles (back end cpu), x on the CPU"]
+    assert tried(text) == ["cpu/sign_gemm: needs signs in tiles (back end cpu)"]
     assert run_row(text) == "torch_int8" and "triton" not in text
 
 
@@ -106,13 +118,14 @@ def test_rows_that_were_not_tried_are_not_listed():
 def test_a_row_in_c_names_its_instruction_set():
     text = kernels.explain(torch.zeros(8, 40), packed("cpu"))
     assert tried(text) == [] and run_row(text) == "cpu/sign_gemm"
-    assert text.endswith(f"x on the CPU; {sign_gemm.ISAS[sign_gemm.isa_number()]}")
+    assert text.endswith(
+        f"x on the CPU, not in double precision; {sign_gemm.ISAS[sign_gemm.isa_number()]}"
+    )
 
 
 def test_a_layer_in_training_is_explained():
     text = kernels.explain(torch.zeros(8, 40), METHODS["svcd"](40, 24, bits=1))
-    assert text.splitlines() == [
-        "training of float32 (8, 40) on cpu",
-        "  not   triton/training: x and weight on CUDA, not compiled",
-        "  runs  torch: always",
-    ]
+    first, row, last = text.splitlines()
+    assert first == "training of float32 (8, 40) on cpu"
+    assert row.startswith("  not   triton/training: needs x and weight on CUDA with Triton")
+    assert last == "  runs  torch: always: its own operators"

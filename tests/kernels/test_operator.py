@@ -8,7 +8,7 @@ import torch
 
 from cress_svcd import kernels
 from cress_svcd.errors import ConfigError
-from cress_svcd.kernels import dispatch, packed_layout, reference
+from cress_svcd.kernels import backend_choice, packed_layout, reference
 from cress_svcd.kernels.cpu import sign_gemm
 from cress_svcd.kernels.triton import quantize
 
@@ -122,13 +122,13 @@ def test_float64_stays_exact(backend, operands):
 
 def test_the_environment_chooses(monkeypatch):
     device = torch.device("cpu")
-    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "torch")
+    monkeypatch.setenv(backend_choice.BACKEND_VARIABLE, "torch")
     assert kernels.choose(device) == "torch"
     assert kernels.choose(device, "reference") == "reference"
-    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "fast")
+    monkeypatch.setenv(backend_choice.BACKEND_VARIABLE, "fast")
     with pytest.raises(ConfigError, match="CRESS_SVCD_BACKEND: found 'fast', expected auto or"):
         kernels.choose(device)
-    monkeypatch.delenv(dispatch.BACKEND_VARIABLE)
+    monkeypatch.delenv(backend_choice.BACKEND_VARIABLE)
     expected = "cpu" if kernels.backends()["cpu"].available else "torch"
     assert kernels.choose(device) == kernels.choose(device, "auto") == expected
 
@@ -136,7 +136,7 @@ def test_the_environment_chooses(monkeypatch):
 def test_the_environment_may_mean_the_device_that_a_model_is_moved_to(monkeypatch):
     device = torch.device("cpu")
     expected = kernels.choose(device)
-    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "gpu")
+    monkeypatch.setenv(backend_choice.BACKEND_VARIABLE, "gpu")
     monkeypatch.setattr(quantize, "why_unavailable", lambda: None)
     assert kernels.choose(torch.device("cuda")) == "gpu"
     assert kernels.choose(device) == expected

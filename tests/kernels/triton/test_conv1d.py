@@ -6,11 +6,11 @@ TRITON_INTERPRET=1 python -m pytest tests/kernels/triton/test_conv1d.py   (needs
 import pytest
 import torch
 from fairseq.models.wav2vec.wav2vec2 import make_conv_pos
+from fairseq.modules import SamePad
 from torch import nn
 from torch.nn import functional as F
 
-from cress_svcd.inference.conv_positions import ConvolutionalPositions
-from cress_svcd.kernels import dispatch
+from cress_svcd.inference.conv_positions import ConvolutionalPositions, is_one_convolution
 from cress_svcd.kernels.triton import conv1d
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
@@ -51,7 +51,7 @@ def test_it_convolves(dtype, batch, frames, groups, channels, out, kernel_size, 
 def calls(monkeypatch):
     """Where the kernel is called, also on the CPU in Triton's interpreter."""
     found, convolve = [], conv1d.convolve
-    monkeypatch.setattr(dispatch, "conv1d_on_gpu", lambda *a: found.append(a) or convolve(*a))
+    monkeypatch.setattr(conv1d, "convolve", lambda *a: found.append(a) or convolve(*a))
     monkeypatch.setattr(conv1d, "is_for", lambda x: x.dtype in conv1d.TYPES)
     return found
 
@@ -80,9 +80,13 @@ def test_what_the_kernel_is_not_for(calls):
         ours(x)  # in float32
         wide = ConvolutionalPositions(*make_conv_pos(256, 4, 1)).to(DEVICE, torch.float16)
         wide(torch.randn(1, 256, 5, device=DEVICE).half())
-        normed = ConvolutionalPositions(*make_conv_pos(32, 4, 4, is_batch_norm=True)).to(DEVICE)
-        normed(x)
-        untrimmed = ConvolutionalPositions(ours[0], nn.Identity(), nn.GELU())
-        untrimmed(x)
     ours.half()(x.half().requires_grad_()).sum().backward()
     assert not calls and ours[0].weight_v.grad is not None
+
+
+def test_other_positions_stay_as_they_are():
+    convolution = make_conv_pos(32, 4, 4)
+    assert is_one_convolution(convolution)
+    assert not is_one_convolution(make_conv_pos(32, 4, 4, is_batch_norm=True))
+    assert not is_one_convolution(nn.Sequential(convolution[0], nn.Identity(), nn.GELU()))
+    assert not is_one_convolution(nn.Sequential(convolution[0], SamePad(5), nn.GELU()))
