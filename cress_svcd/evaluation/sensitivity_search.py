@@ -1,4 +1,4 @@
-"""The search of 'cress-svcd report --sensitivity': each unit quantised alone, kept as it goes."""
+"""The search of 'cress-svcd report --sensitivity': each group quantised alone, kept as it goes."""
 
 import argparse
 import hashlib
@@ -17,7 +17,7 @@ from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.evaluation.likelihood import Likelihood, Sentences, bleu
 from cress_svcd.evaluation.sensitivity import (
     Proposal,
-    find_units,
+    find_groups,
     propose,
     ranking,
     require_reachable,
@@ -106,7 +106,7 @@ class Measurement:
 
 
 def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str, Any]:
-    """Measure every unit; propose a policy if a budget is given.
+    """Measure every group; propose a policy if a budget is given.
 
     Returns:
         ``checkpoint``, ``split``, ``sentences``, ``by``, ``policy``, ``baseline`` (nll, bleu),
@@ -124,23 +124,23 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
         )
     specs = chosen_policy(args).resolve(model)
     sentences = Sentences(task, args.split, args.sentences, args.seed)
-    units = find_units(model, specs, args.by)
+    groups = find_groups(model, specs, args.by)
     if args.budget_bits is not None:
-        require_reachable(units, args.budget_bits)  # before hours of measuring
+        require_reachable(groups, args.budget_bits)  # before hours of measuring
     trials = Trials(args.trials, question(args, specs))
     measurement = Measurement(model, sentences, device, args.beam if args.bleu else None)
     baseline = trials.get(BASELINE, lambda: measurement({}))
     found = {}
-    for unit in tqdm(units, desc="measuring", unit=args.by):
-        alone = {layer: specs[layer] for layer in unit.layers}
-        found[unit.name] = trials.get(unit.name, lambda alone=alone: measurement(alone))
+    for group in tqdm(groups, desc="measuring", unit=args.by):
+        alone = {layer: specs[layer] for layer in group.layers}
+        found[group.name] = trials.get(group.name, lambda alone=alone: measurement(alone))
     losses = {name: result["nll"] - baseline["nll"] for name, result in found.items()}
-    rows = ranking(units, losses)
+    rows = ranking(groups, losses)
     for row in rows:
         row |= _scores(found[row["name"]], baseline)
     proposal = None
     if args.budget_bits is not None or args.keep_loss is not None:
-        proposal = propose(units, losses, specs, args.budget_bits, args.keep_loss)
+        proposal = propose(groups, losses, specs, args.budget_bits, args.keep_loss)
         if args.output:
             proposal.policy.save(args.output)
             logger.info("policy: %s", args.output)
@@ -151,7 +151,7 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
         "by": args.by,
         "policy": args.quant_policy,
         "baseline": _scores(baseline, baseline),
-        "units": rows,
+        "units": rows,  # groups; the key is a contract: files of --json have it
         "proposal": proposal and _measured(proposal, specs, measurement, baseline),
     }
 
@@ -162,7 +162,7 @@ def _measured(
     layers = [layer for rule in proposal.policy.rules for layer in rule.match]
     result = measurement({layer: specs[layer] for layer in layers})
     return {
-        "units": list(proposal.units),
+        "units": list(proposal.groups),  # as above
         "layers": len(layers),
         "bits_per_weight": proposal.bits_per_weight,
         "predicted_loss": proposal.predicted_loss,

@@ -1,4 +1,4 @@
-"""Units of a model, each alone, and the policy for a budget."""
+"""Groups of a model's layers, each alone, and the policy for a budget."""
 
 import copy
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.sensitivity import (
     bits_per_weight,
-    find_units,
+    find_groups,
+    group_of,
     policy_of,
     propose,
     ranking,
-    unit_of,
 )
 from cress_svcd.quantization import Policy, apply_policy, quantized_layers
 from cress_svcd.quantization.convert import quantized_meanwhile
@@ -49,14 +49,14 @@ def specs(sensitive):
 
 
 @torch.no_grad()
-def losses_of(model, batch, units, specs) -> dict[str, float]:
-    """Divergence of the model's distributions from full precision, each unit alone."""
+def losses_of(model, batch, groups, specs) -> dict[str, float]:
+    """Divergence of the model's distributions from full precision, each group alone."""
     full = model(batch).log_softmax(-1)
     losses = {}
-    for unit in units:
-        with quantized_meanwhile(model, {layer: specs[layer] for layer in unit.layers}):
+    for group in groups:
+        with quantized_meanwhile(model, {layer: specs[layer] for layer in group.layers}):
             found = model(batch).log_softmax(-1)
-        losses[unit.name] = float(F.kl_div(found, full, log_target=True, reduction="batchmean"))
+        losses[group.name] = float(F.kl_div(found, full, log_target=True, reduction="batchmean"))
     return losses
 
 
@@ -74,12 +74,12 @@ def losses_of(model, batch, units, specs) -> dict[str, float]:
     ],
 )
 def test_a_layer_belongs_to_its_module_and_its_block(layer, module, block):
-    assert [unit_of(layer, by) for by in ("layer", "module", "block")] == [layer, module, block]
+    assert [group_of(layer, by) for by in ("layer", "module", "block")] == [layer, module, block]
 
 
-def test_units_have_the_sizes_of_their_layers(sensitive, specs):
-    by_block = find_units(sensitive, specs, "block")
-    assert [unit.name for unit in by_block] == ["decoder.layers.0", "decoder.layers.1"]
+def test_groups_have_the_sizes_of_their_layers(sensitive, specs):
+    by_block = find_groups(sensitive, specs, "block")
+    assert [group.name for group in by_block] == ["decoder.layers.0", "decoder.layers.1"]
     apply_policy(sensitive, POLICY)
     rows = [row for row in layer_rows(sensitive) if row["name"].startswith("decoder.layers.1")]
     assert by_block[1].layers == tuple(row["name"] for row in rows)
@@ -87,7 +87,7 @@ def test_units_have_the_sizes_of_their_layers(sensitive, specs):
     assert by_block[1].saved_bits == sum(row["full_bits"] - row["bits"] for row in rows)
 
 
-def test_a_unit_is_quantised_only_while_it_is_measured(sensitive, specs, batch):
+def test_a_group_is_quantised_only_while_it_is_measured(sensitive, specs, batch):
     before = copy.deepcopy(sensitive.state_dict())
     layers = dict(sensitive.named_modules())
     expected = sensitive(batch)
@@ -113,58 +113,58 @@ def test_a_shared_layer_comes_back_under_all_its_names():
 
 @pytest.mark.parametrize("by, planted", [("layer", PLANTED), ("block", "decoder.layers.1")])
 def test_the_sensitive_layer_is_found_and_spared(sensitive, specs, batch, by, planted):
-    units = find_units(sensitive, specs, by)
-    losses = losses_of(sensitive, batch, units, specs)
-    rows = ranking(units, losses)
+    groups = find_groups(sensitive, specs, by)
+    losses = losses_of(sensitive, batch, groups, specs)
+    rows = ranking(groups, losses)
     assert rows[0]["name"] == planted
     assert rows[0]["loss"] > 100 * max(row["loss"] for row in rows[1:])
-    spared = propose(units, losses, specs, keep_loss=rows[0]["loss"] / 2)
-    assert set(spared.units) == {unit.name for unit in units} - {planted}
-    everything_but = bits_per_weight(units, spared.units)
+    spared = propose(groups, losses, specs, keep_loss=rows[0]["loss"] / 2)
+    assert set(spared.groups) == {group.name for group in groups} - {planted}
+    everything_but = bits_per_weight(groups, spared.groups)
     assert spared.bits_per_weight == everything_but
-    assert propose(units, losses, specs, budget_bits=everything_but).policy == (
-        propose(units, losses, specs, budget_bits=everything_but + 1e-6).policy
+    assert propose(groups, losses, specs, budget_bits=everything_but).policy == (
+        propose(groups, losses, specs, budget_bits=everything_but + 1e-6).policy
     )
-    assert planted in propose(units, losses, specs, budget_bits=everything_but - 0.01).units
+    assert planted in propose(groups, losses, specs, budget_bits=everything_but - 0.01).groups
 
 
 def test_the_proposed_policy_makes_the_layers_that_were_measured(sensitive, specs, tmp_path):
-    units = find_units(sensitive, specs)
-    losses = {unit.name: float(number) for number, unit in enumerate(units)}
-    proposal = propose(units, losses, specs, budget_bits=6)
+    groups = find_groups(sensitive, specs)
+    losses = {group.name: float(number) for number, group in enumerate(groups)}
+    proposal = propose(groups, losses, specs, budget_bits=6)
     proposal.policy.save(tmp_path / "policy.yaml")
     policy = Policy.load(tmp_path / "policy.yaml")
     found = policy.resolve(sensitive)
-    assert set(found) == set(proposal.units) and 0 < len(found) < len(units)
+    assert set(found) == set(proposal.groups) and 0 < len(found) < len(groups)
     assert all(found[name].same_as(specs[name]) for name in found)
     apply_policy(sensitive, policy)
     assert proposal.bits_per_weight <= 6
     stored = {row["name"]: row["bits"] for row in layer_rows(sensitive)}
-    bits = sum(stored.get(unit.name, unit.full_bits) for unit in units)
-    assert proposal.bits_per_weight == bits / sum(unit.weights for unit in units)
+    bits = sum(stored.get(group.name, group.full_bits) for group in groups)
+    assert proposal.bits_per_weight == bits / sum(group.weights for group in groups)
 
 
 def test_cheap_bits_are_saved_first():
     model = nn.ModuleDict({"small": nn.Linear(32, 32), "large": nn.Linear(256, 256)})
     specs = Policy.from_dict({"rules": [{"match": "*"}]}).resolve(model)
-    units = find_units(model, specs)
+    groups = find_groups(model, specs)
     # The large layer costs ten times as much and saves more than fifty times as much.
-    proposal = propose(units, {"small": 0.1, "large": 1.0}, specs, budget_bits=8)
-    assert proposal.units == ("large",) and proposal.predicted_loss == 1.0
+    proposal = propose(groups, {"small": 0.1, "large": 1.0}, specs, budget_bits=8)
+    assert proposal.groups == ("large",) and proposal.predicted_loss == 1.0
 
 
 def test_what_the_last_choice_makes_needless_stays_in_full_precision():
     model = nn.ModuleDict({"small": nn.Linear(64, 64), "large": nn.Linear(256, 256)})
     specs = Policy.from_dict({"rules": [{"match": "*"}]}).resolve(model)
-    units = find_units(model, specs)
+    groups = find_groups(model, specs)
     # The small one is the better bargain, and not enough; the large one alone is.
     losses = {"small": 0.01, "large": 1.0}
-    assert propose(units, losses, specs, budget_bits=3).units == ("large",)
-    assert propose(units, losses, specs, budget_bits=1.5).units == ("small", "large")
+    assert propose(groups, losses, specs, budget_bits=3).groups == ("large",)
+    assert propose(groups, losses, specs, budget_bits=1.5).groups == ("small", "large")
 
 
 def test_modules_are_told_from_blocks(sensitive, specs):
-    names = [unit.name for unit in find_units(sensitive, specs, "module")]
+    names = [group.name for group in find_groups(sensitive, specs, "module")]
     assert names[:3] == [
         "decoder.layers.0.self_attn",
         "decoder.layers.0.encoder_attn",
@@ -175,17 +175,17 @@ def test_modules_are_told_from_blocks(sensitive, specs):
 @pytest.mark.parametrize(
     "budget, message",
     [
-        ({"budget_bits": 0.5}, "cannot be reached: with all 20 units quantised"),
+        ({"budget_bits": 0.5}, "cannot be reached: with all 20 groups quantised"),
         ({"budget_bits": 40}, "is met in full precision"),
-        ({"keep_loss": 0.5}, "no unit can be quantised within a loss of 0.5: the least is 1.0"),
+        ({"keep_loss": 0.5}, "no group can be quantised within a loss of 0.5: the least is 1.0"),
         ({}, "a budget of bits or a loss to keep to"),
         ({"budget_bits": 4, "keep_loss": 1}, "and not both"),
     ],
 )
 def test_budgets_that_cannot_be_met(sensitive, specs, budget, message):
-    units = find_units(sensitive, specs)
+    groups = find_groups(sensitive, specs)
     with pytest.raises(ConfigError, match=message):
-        propose(units, {unit.name: 1.0 for unit in units}, specs, **budget)
+        propose(groups, {group.name: 1.0 for group in groups}, specs, **budget)
 
 
 def test_layers_made_alike_share_a_rule(specs):
