@@ -86,10 +86,11 @@ def positions(batch: int, tiles: bool) -> dict[str, Callable]:
         )
     }
     for tile in sorted(CONV1D_TILES) if tiles else []:
-        chosen[f"windows {tile}"] = lambda tile=tile: conv1d.convolve(
+        chosen[f"convolution {tile}"] = lambda tile=tile: conv1d.convolve(
             x, weight, bias, GROUPS, KERNEL_SIZE // 2, tile
         )
-    return chosen | {"windows": lambda: conv1d.convolve(x, weight, bias, GROUPS, KERNEL_SIZE // 2)}
+    chosen["convolution"] = lambda: conv1d.convolve(x, weight, bias, GROUPS, KERNEL_SIZE // 2)
+    return chosen
 
 
 def graph_of(call: Callable) -> torch.cuda.CUDAGraph:
