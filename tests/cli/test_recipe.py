@@ -250,7 +250,7 @@ class TestFailing:
             stage(
                 "one",
                 fail,
-                note("beside"),
+                note("other"),
                 accepts="diverged",
                 together=together,
                 output="{out}/printed",
@@ -259,7 +259,7 @@ class TestFailing:
         )
         assert kitchen.run() == (0 if accepted else 2)
         if accepted:
-            assert sorted(kitchen.notes) == ["beside", "two"]
+            assert sorted(kitchen.notes) == ["other", "two"]
             assert printed in (kitchen.out / "printed").read_text()
         else:
             assert "stage one:" in capsys.readouterr().err and "two" not in kitchen.notes
