@@ -84,11 +84,11 @@ class CudaGraphEnsemble(EnsembleModel):
         """What decoded the last batch, in words."""
         if self.why_eager is not None:
             return f"eager ({self.why_eager})"
-        return "static, on CUDA graphs" if self._decoder.captures else "static"
+        return "CUDA graphs" if self._decoder.captures else "steps of a CUDA graph, not captured"
 
     @property
     def cache_bytes(self) -> int:
-        """Of the static decoder's caches, which are kept from batch to batch."""
+        """Of the CUDA graph decoder's caches, which are kept from batch to batch."""
         return 0 if self._decoder is None else self._decoder.bytes()
 
     def _why_eager(self) -> str | None:
