@@ -29,11 +29,7 @@ from tqdm import tqdm
 
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, read_config
-from cress_svcd.data.feature_cache import (
-    file_digest,
-    segments_digest,
-    writing_features,
-)
+from cress_svcd.data.feature_cache import file_digest, segments_digest, writing_features
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.feature_extraction import (
     Waveforms,

@@ -15,15 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from cress_svcd.data.dataset import (
-    GPU_LENGTH_MULTIPLE,
-    Places,
-    SpeechTranslationDataset,
-    round_up,
-)
-from cress_svcd.data.feature_cache import (
-    FeatureCache,
-)
+from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, Places, SpeechTranslationDataset, round_up
+from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.install import install
 from cress_svcd.models.hubert_checkpoint import read_hubert

@@ -11,12 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.install import install
-from cress_svcd.inference.int8_modules import (
-    CompactConv1d,
-    Int8Embedding,
-    Int8Projection,
-    constant,
-)
+from cress_svcd.inference.int8_modules import CompactConv1d, Int8Embedding, Int8Projection, constant
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization.packing import rebuild_packed
 

@@ -25,12 +25,7 @@ from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import ReorderingDecoder
-from cress_svcd.models.checkpoints import (
-    read_checkpoint,
-    require_dictionary,
-    shorten,
-    transfer,
-)
+from cress_svcd.models.checkpoints import read_checkpoint, require_dictionary, shorten, transfer
 from cress_svcd.models.hubert_checkpoint import HubertDescription, read_hubert
 from cress_svcd.models.hubert_encoder import HubertEncoder
 from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig

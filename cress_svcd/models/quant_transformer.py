@@ -4,10 +4,7 @@ from dataclasses import dataclass
 
 from fairseq.models import register_model
 
-from cress_svcd.models.hubert_transformer import (
-    HubertTransformer,
-    HubertTransformerPostLN,
-)
+from cress_svcd.models.hubert_transformer import HubertTransformer, HubertTransformerPostLN
 from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 from cress_svcd.models.quantized import QuantizationOptions, Quantized, left_open
 

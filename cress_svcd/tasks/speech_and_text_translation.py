@@ -11,18 +11,14 @@ from fairseq.data import Dictionary, LanguagePairDataset, encoders
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
-from fairseq.tasks.translation import (
-    EVAL_BLEU_ORDER,
-)
+from fairseq.tasks.translation import EVAL_BLEU_ORDER
 from omegaconf import OmegaConf, open_dict
 from sacrebleu.metrics import BLEU
 from torch import distributed
 
 from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
 from cress_svcd.data.config import DataConfig, dictionary_digest, load_dictionary
-from cress_svcd.data.dataset import (
-    SpeechTranslationDataset,
-)
+from cress_svcd.data.dataset import SpeechTranslationDataset
 from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import CudaGraphGenerator

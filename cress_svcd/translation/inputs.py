@@ -10,9 +10,7 @@ from pathlib import Path
 
 from cress_svcd.data.audio import SUFFIXES, audio_info
 from cress_svcd.errors import AudioError, ConfigError
-from cress_svcd.translation.output import (
-    Source,
-)
+from cress_svcd.translation.output import Source
 
 STDIN = "-"
 

@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cress_svcd.data.audio import (
-    SAMPLE_RATE,
-    AudioSpec,
-    audio_info,
-    mono_waveform,
-    read_audio,
-)
+from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, mono_waveform, read_audio
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor

@@ -9,10 +9,7 @@ from tqdm import tqdm
 
 from cress_svcd.errors import AudioError, CressError
 from cress_svcd.translation.inputs import duration, read_lines
-from cress_svcd.translation.output import (
-    Output,
-    Source,
-)
+from cress_svcd.translation.output import Output, Source
 from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.translator import Translator
 

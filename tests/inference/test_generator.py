@@ -24,10 +24,7 @@ from cress_svcd.kernels import cuda_graph
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm_checkpoint import DeltaLMDescription, Side
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM, HubertDeltaLMConfig
-from cress_svcd.models.hubert_transformer import (
-    HubertTransformer,
-    HubertTransformerPostLN,
-)
+from cress_svcd.models.hubert_transformer import HubertTransformer, HubertTransformerPostLN
 from cress_svcd.models.hubert_transformer_config import HubertTransformerConfig
 from cress_svcd.quantization import Policy, apply_policy
 from tests.helpers.packed_layers import pack_model
