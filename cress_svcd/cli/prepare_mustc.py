@@ -33,6 +33,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.data.corpus.corpora import CORPORA
 from cress_svcd.data.corpus.preparation import PrepareOptions, prepare
 from cress_svcd.data.corpus.split_report import Limits
 from cress_svcd.data.corpus.summary_table import format_summary
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tgt-lang", required=True, metavar="XX", help="de es fr it nl pt ro ru, or any other"
+    )
+    parser.add_argument(
+        "--corpus",
+        default=defaults.corpus,
+        metavar="NAME",
+        help=f"layout of the release: {', '.join(CORPORA)} (default: %(default)s)",
     )
     parser.add_argument(
         "--splits",
@@ -135,6 +142,7 @@ def run(args: argparse.Namespace) -> None:
     text_data = args.output / DEFAULT_TEXT_FOLDER if args.text_data is True else args.text_data
     options = PrepareOptions(
         tgt_lang=args.tgt_lang,
+        corpus=args.corpus,
         splits=args.splits,
         vocab_size=args.vocab_size,
         spm_model=args.spm_model,

@@ -1,6 +1,7 @@
 """The command from release to prepared folder: what it writes, keeps, redoes and refuses."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -137,6 +138,17 @@ def test_only_what_changed_is_done_again(release, tmp_path):
     assert {"dev.tsv", "tst-COMMON.tsv", "binary/dev.en-de.de.bin"} <= redone
     assert not {"train.tsv", "spm_unigram60.model", "binary/train.en-de.de.bin"} & redone
     assert "!" in read_manifest(out / "dev.tsv")["tgt_text"][0]
+
+
+def test_stamps_are_those_of_before_there_was_a_choice_of_corpora(release, tmp_path):
+    """The digest is what the version that knew MuST-C alone wrote for these names, sizes, times."""
+    for path in release.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    prepare(release, tmp_path / "out", *VOCABULARY, "--splits", "train")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["stamps"]["splits/train"]["inputs"] == (
+        "ef643581415c9830315495812f6076a4621dc201333cf33f2c4544af3178cd2e"
+    )
 
 
 def test_options_that_change_are_noticed(release, tmp_path):

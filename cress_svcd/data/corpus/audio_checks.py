@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -19,7 +20,6 @@ from cress_svcd.data.audio import (
     read_audio,
 )
 from cress_svcd.data.corpus.manifest import Segment
-from cress_svcd.data.corpus.mustc import Place, Release
 from cress_svcd.data.corpus.split_report import NOT_FINITE, SILENT, UNREADABLE, WARNINGS_SHOWN
 from cress_svcd.errors import AudioError, ReleaseError
 
@@ -33,21 +33,21 @@ Result = TypeVar("Result")
 
 
 def read_headers(
-    release: Release, places: Iterable[Place], workers: int
+    audio_root: Path, paths: Iterable[str], workers: int
 ) -> dict[str, AudioInfo | AudioError]:
     """Rate and length of every file, each opened once; an AudioError where that failed."""
 
     def read(path: str) -> AudioInfo | AudioError:
         try:
-            return audio_info(release.data / path)
+            return audio_info(audio_root / path)
         except AudioError as error:
             return error
 
-    paths = list(dict.fromkeys(place.path for place in places))
-    return dict(zip(paths, _in_threads(read, paths, workers, "audio headers")))
+    files = list(dict.fromkeys(paths))
+    return dict(zip(files, _in_threads(read, files, workers, "audio headers")))
 
 
-def look_into_recordings(release: Release, segments: list[Segment], workers: int) -> None:
+def look_into_recordings(audio_root: Path, segments: list[Segment], workers: int) -> None:
     """Decode some segments of each recording, their first second or all; of very many recordings,
     of some.
 
@@ -65,10 +65,10 @@ def look_into_recordings(release: Release, segments: list[Segment], workers: int
         path, specs = recording
         places = specs[len(specs) // 2], specs[0], specs[-1]
         try:
-            second = audio_info(release.data / path).sample_rate
+            second = audio_info(audio_root / path).sample_rate
             starts = (dataclasses.replace(at, frames=min(at.frames, second)) for at in places)
-            if all(is_silent(read_audio(str(at), release.data)) for at in (*starts, *places)):
-                return f"{release.data / path}: is silent"
+            if all(is_silent(read_audio(str(at), audio_root)) for at in (*starts, *places)):
+                return f"{audio_root / path}: is silent"
         except AudioError as error:
             return str(error)
         return None
@@ -82,13 +82,13 @@ def look_into_recordings(release: Release, segments: list[Segment], workers: int
 
 
 def drop_unusable(
-    release: Release, segments: list[Segment], dropped: collections.Counter[str], workers: int
+    audio_root: Path, segments: list[Segment], dropped: collections.Counter[str], workers: int
 ) -> list[Segment]:
     """Decode every segment; return those with sound, count the others."""
 
     def problem(segment: Segment) -> tuple[str, str] | None:
         try:
-            wave = read_audio(segment.audio, release.data)
+            wave = read_audio(segment.audio, audio_root)
         except NotFiniteError as error:
             return NOT_FINITE, str(error)
         except AudioError as error:

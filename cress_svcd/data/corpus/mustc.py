@@ -16,9 +16,11 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
-from cress_svcd.data.corpus.segment_rows import Row, read_rows
+from cress_svcd.data.corpus.corpus import Utterance, check_tgt_lang
+from cress_svcd.data.corpus.fingerprints import file_fingerprint, folder_fingerprint
+from cress_svcd.data.corpus.segment_rows import Row, read_rows, row_line, row_starts, segment_ids
 from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import ReleaseError
 
@@ -44,66 +46,106 @@ class Release:
     tgt_lang: str
     src_lang: str = SOURCE_LANGUAGE
 
+    @classmethod
+    def find(cls, root: str | os.PathLike, tgt_lang: str) -> Self:
+        """Find ``en-XX/data`` in a folder that holds ``en-XX`` or is it.
+
+        Raises ReleaseError that lists the languages found there.
+        """
+        # Before its folder is missed, which no mending of the folder would help.
+        check_tgt_lang(tgt_lang, SOURCE_LANGUAGE)
+        root = Path(root)
+        pair = f"{SOURCE_LANGUAGE}-{tgt_lang}"
+        if not root.is_dir():
+            raise ReleaseError(
+                f"{root}: no such folder; expected the unpacked release, holding {pair}/data"
+            )
+        if (root / pair).is_dir():
+            if not (root / pair / "data").is_dir():
+                raise ReleaseError(f"{root / pair}: has no folder data; expected {pair}/data/SPLIT")
+            return cls(root / pair / "data", tgt_lang)
+        if (root / "data").is_dir():
+            there = _languages_of_texts(root / "data")
+            if root.resolve().name == pair or tgt_lang in there:
+                return cls(root / "data", tgt_lang)
+        else:
+            there = sorted(
+                folder.name.removeprefix(f"{SOURCE_LANGUAGE}-")
+                for folder in root.glob(f"{SOURCE_LANGUAGE}-*")
+                if folder.is_dir()
+            )
+        found = f"languages found: {' '.join(there)}" if there else "no language found there"
+        raise ReleaseError(
+            f"{root}: has no {pair} (--tgt-lang {tgt_lang}); {found}; expected {pair}/data/SPLIT"
+        )
+
+    def find_splits(self, wanted: Sequence[str] | None = None) -> list[str]:
+        """The splits to prepare: ``wanted``, or all of :data:`SPLITS` that exist; layout checked.
+
+        Raises ReleaseError for a split, a text file or an audio folder that is not there.
+        """
+        there = sorted(folder.name for folder in self.data.iterdir() if folder.is_dir())
+        if wanted is None:
+            splits = [split for split in SPLITS if split in there]
+            ignored = [split for split in there if split not in SPLITS]
+            if ignored:
+                logger.info("not prepared (name them with --splits): %s", " ".join(ignored))
+        else:
+            splits = list(dict.fromkeys(wanted))
+        missing = [split for split in splits if split not in there]
+        if missing or not splits:
+            raise ReleaseError(
+                f"{self.data}: no split {' '.join(missing or SPLITS)}; "
+                f"found {' '.join(there) or 'no folder at all'}"
+            )
+        for split in splits:
+            _check_layout(self, split)
+        return splits
+
+    @property
+    def audio_root(self) -> Path:
+        return self.data
+
     def text_file(self, split: str, suffix: str) -> Path:
         return self.data / split / "txt" / f"{split}.{suffix}"
 
     def audio_folder(self, split: str) -> Path:
         return self.data / split / "wav"
 
+    def listing(self, split: str) -> Path:
+        return self.text_file(split, "yaml")
 
-def find_release(root: str | os.PathLike, tgt_lang: str) -> Release:
-    """Find ``en-XX/data`` in a folder that holds ``en-XX`` or is it.
+    def read(self, split: str) -> list[Utterance]:
+        """The rows of a split with their texts and files, in the order of the yaml.
 
-    Raises ReleaseError that lists the languages found there.
-    """
-    root = Path(root)
-    pair = f"{SOURCE_LANGUAGE}-{tgt_lang}"
-    if not root.is_dir():
-        raise ReleaseError(
-            f"{root}: no such folder; expected the unpacked release, holding {pair}/data"
-        )
-    if (root / pair).is_dir():
-        if not (root / pair / "data").is_dir():
-            raise ReleaseError(f"{root / pair}: has no folder data; expected {pair}/data/SPLIT")
-        return Release(root / pair / "data", tgt_lang)
-    if (root / "data").is_dir():
-        there = _languages_of_texts(root / "data")
-        if root.resolve().name == pair or tgt_lang in there:
-            return Release(root / "data", tgt_lang)
-    else:
-        there = sorted(
-            folder.name.removeprefix(f"{SOURCE_LANGUAGE}-")
-            for folder in root.glob(f"{SOURCE_LANGUAGE}-*")
-            if folder.is_dir()
-        )
-    found = f"languages found: {' '.join(there)}" if there else "no language found there"
-    raise ReleaseError(
-        f"{root}: has no {pair} (--tgt-lang {tgt_lang}); {found}; expected {pair}/data/SPLIT"
-    )
+        Raises ReleaseError for broken rows, files of different length, and audio that is missing.
+        """
+        rows, sources, targets = read_split(self, split)
+        ids = segment_ids(rows)
+        places = locate_audio(self, split, rows, ids)
+        starts = row_starts(read_lines(self.listing(split), ReleaseError))
+        return [
+            Utterance(
+                id=ids[number],
+                recording=row.wav,
+                audio=places[number].path,
+                source=sources[number],
+                target=targets[number],
+                line=row_line(number, starts),
+                offset=row.offset,
+                duration=row.duration,
+                speaker=row.speaker,
+                precut=places[number].precut,
+            )
+            for number, row in enumerate(rows)
+        ]
 
-
-def find_splits(release: Release, wanted: Sequence[str] | None = None) -> list[str]:
-    """The splits to prepare: ``wanted``, or all of :data:`SPLITS` that exist; layout checked.
-
-    Raises ReleaseError for a split, a text file or an audio folder that is not there.
-    """
-    there = sorted(folder.name for folder in release.data.iterdir() if folder.is_dir())
-    if wanted is None:
-        splits = [split for split in SPLITS if split in there]
-        ignored = [split for split in there if split not in SPLITS]
-        if ignored:
-            logger.info("not prepared (name them with --splits): %s", " ".join(ignored))
-    else:
-        splits = list(dict.fromkeys(wanted))
-    missing = [split for split in splits if split not in there]
-    if missing or not splits:
-        raise ReleaseError(
-            f"{release.data}: no split {' '.join(missing or SPLITS)}; "
-            f"found {' '.join(there) or 'no folder at all'}"
-        )
-    for split in splits:
-        _check_layout(release, split)
-    return splits
+    def fingerprint(self, split: str) -> dict[str, Any]:
+        names = ("yaml", self.src_lang, self.tgt_lang)
+        return {
+            "texts": [file_fingerprint(self.text_file(split, name)) for name in names],
+            "audio": folder_fingerprint(self.audio_folder(split)),
+        }
 
 
 def _languages_of_texts(data: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a release to a folder that training can start from: manifests, vocabulary, text, config.
+"""From a corpus to a folder that training can start from: manifests, vocabulary, text, config.
 
 The work is done in stages, each recorded in ``summary.json`` with a digest of what it was made
 from.  A stage whose digest and files are still the same is not done again.
@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ import yaml
 from cress_svcd.atomic_files import replacing, write_json, write_text
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
+from cress_svcd.data.corpus.corpora import CORPORA, DEFAULT_CORPUS
+from cress_svcd.data.corpus.corpus import Corpus, check_tgt_lang
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
-from cress_svcd.data.corpus.mustc import SOURCE_LANGUAGE, Release, find_release, find_splits
 from cress_svcd.data.corpus.split_report import Limits
 from cress_svcd.data.corpus.usable_segments import prepare_split
 from cress_svcd.data.corpus.vocabulary import (
@@ -41,9 +41,8 @@ SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
 TRAINING_SPLIT = "train"
 
-# To be raised when the same release and options give other files than before.
+# To be raised when the same corpus and options give other files than before.
 _VERSION = 1
-_LANGUAGE_CODE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*")
 # Writing failed for reasons that the user can mend; any other OSError is a bug of ours.
 _USERS_OS_ERRORS = (
     errno.ENOSPC,
@@ -61,6 +60,7 @@ class PrepareOptions:
     """What :func:`prepare` shall do; the fields are the options of ``prepare-mustc``."""
 
     tgt_lang: str
+    corpus: str = DEFAULT_CORPUS
     splits: Sequence[str] | None = None
     vocab_size: int = 10_000
     spm_model: Path | None = None
@@ -81,25 +81,25 @@ class Summary(Records):
     each stage, so a run that was killed goes on after its last finished one.
     """
 
-    def __init__(self, path: Path, release: Release, force: bool):
+    def __init__(self, path: Path, corpus: Corpus, force: bool):
         self.path = path
         self.data: dict[str, Any] = {}
         if path.exists() and not force:
-            self._load(release)
+            self._load(corpus)
         self.data |= {
             "version": _VERSION,
-            "release": str(release.data.resolve()),
-            "src_lang": release.src_lang,
-            "tgt_lang": release.tgt_lang,
+            "release": str(corpus.audio_root.resolve()),
+            "src_lang": corpus.src_lang,
+            "tgt_lang": corpus.tgt_lang,
         }
         self.data.setdefault("stamps", {})
 
-    def _load(self, release: Release) -> None:
+    def _load(self, corpus: Corpus) -> None:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != _VERSION:
                 problem = f"version {data['version']}"
-            elif data["tgt_lang"] != release.tgt_lang:
+            elif data["tgt_lang"] != corpus.tgt_lang:
                 problem = f"it is about {data['tgt_lang']}"
             else:
                 data["stamps"].keys()
@@ -158,36 +158,34 @@ class Summary(Records):
 
 
 def prepare(root: str | os.PathLike, out: str | os.PathLike, options: PrepareOptions) -> dict:
-    """Prepare a release for training in the folder ``out``; return what ``summary.json`` holds.
+    """Prepare a corpus for training in the folder ``out``; return what ``summary.json`` holds.
 
-    Raises ReleaseError for a release that is incomplete or contradicts itself, ConfigError for
+    Raises ReleaseError for a corpus that is incomplete or contradicts itself, ConfigError for
     options that do not fit each other or the data, and for a folder that cannot be written to.
     """
     out = Path(out)
     _check_options(out, options)
-    release = find_release(root, options.tgt_lang)
-    splits = find_splits(release, options.splits)
+    corpus = CORPORA[options.corpus].find(root, options.tgt_lang)
+    check_tgt_lang(corpus.tgt_lang, corpus.src_lang)
+    splits = corpus.find_splits(options.splits)
     with _explaining_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        summary = Summary(out / SUMMARY_FILE, release, options.force)
+        summary = Summary(out / SUMMARY_FILE, corpus, options.force)
         _check_vocabulary_source(summary, splits, options)
         for split in splits:
-            _prepare_manifest(summary, release, split, out, options)
+            _prepare_manifest(summary, corpus, split, out, options)
         _prepare_vocabulary(summary, out, options)
-        _write_config(summary, release, out, options)
+        _write_config(summary, corpus, out, options)
         if options.text_data is not None:
             for split in splits:
-                _prepare_text_data(summary, release, split, out, options)
+                _prepare_text_data(summary, corpus, split, out, options)
         summary.save()
     return summary.data
 
 
 def _check_options(out: Path, options: PrepareOptions) -> None:
-    if not _LANGUAGE_CODE.fullmatch(options.tgt_lang) or options.tgt_lang == SOURCE_LANGUAGE:
-        raise ConfigError(
-            f"--tgt-lang {options.tgt_lang}: expected the code of a language other than "
-            f"{SOURCE_LANGUAGE}, such as de"
-        )
+    if options.corpus not in CORPORA:
+        raise ConfigError(f"--corpus {options.corpus}: expected one of {', '.join(CORPORA)}")
     if options.dictionary is not None and options.spm_model is None:
         raise ConfigError("--dictionary belongs to a --spm-model: give both, or the model alone")
     limits = options.limits
@@ -220,14 +218,14 @@ def _check_vocabulary_source(
 
 
 def _prepare_manifest(
-    summary: Summary, release: Release, split: str, out: Path, options: PrepareOptions
+    summary: Summary, corpus: Corpus, split: str, out: Path, options: PrepareOptions
 ) -> None:
     manifest = out / f"{split}.tsv"
 
     def work() -> dict:
         logger.info("%s: reading", split)
         segments, report = prepare_split(
-            release,
+            corpus,
             split,
             options.limits,
             options.check_audio,
@@ -237,15 +235,16 @@ def _prepare_manifest(
         write_manifest(manifest, segments)
         return dataclasses.asdict(report)
 
-    languages = (release.src_lang, release.tgt_lang)
     inputs = {
-        "texts": [_identity(release.text_file(split, name)) for name in ("yaml", *languages)],
-        "audio": _folder_digest(release.audio_folder(split)),
+        **corpus.fingerprint(split),
         "limits": dataclasses.asdict(options.limits),
         "check_audio": options.check_audio,
         "sample_audio": options.sample_audio,
-        "languages": languages,
+        "languages": (corpus.src_lang, corpus.tgt_lang),
     }
+    if options.corpus != DEFAULT_CORPUS:
+        # Stamps from before there was a choice still hold for the default.
+        inputs["corpus"] = options.corpus
     summary.stage(f"splits/{split}", inputs, [manifest], work)
 
 
@@ -286,19 +285,19 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
     summary.stage("vocabulary", inputs, outputs, work)
 
 
-def _write_config(summary: Summary, release: Release, out: Path, options: PrepareOptions) -> None:
+def _write_config(summary: Summary, corpus: Corpus, out: Path, options: PrepareOptions) -> None:
     """Write ``config.yaml``; what a user has added to an existing one stays."""
     path = out / CONFIG_FILE
     vocabulary = summary.get("vocabulary")
     config = {
         "vocab_filename": vocabulary["dictionary"],
         "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": vocabulary["model"]},
-        "audio_root": str(release.data.resolve()),
+        "audio_root": str(corpus.audio_root.resolve()),
         "use_audio_input": True,
         "sample_rate": SAMPLE_RATE,
         "standardize_audio": options.standardize_audio,
-        "src_lang": release.src_lang,
-        "tgt_lang": release.tgt_lang,
+        "src_lang": corpus.src_lang,
+        "tgt_lang": corpus.tgt_lang,
     }
     if not options.force and path.exists():
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, TypeError):
@@ -310,11 +309,11 @@ def _write_config(summary: Summary, release: Release, out: Path, options: Prepar
 
 
 def _prepare_text_data(
-    summary: Summary, release: Release, split: str, out: Path, options: PrepareOptions
+    summary: Summary, corpus: Corpus, split: str, out: Path, options: PrepareOptions
 ) -> None:
     folder = options.text_data
     vocabulary = summary.get("vocabulary")
-    languages = [release.src_lang, release.tgt_lang]
+    languages = [corpus.src_lang, corpus.tgt_lang]
     dictionary = out / vocabulary["dictionary"]
 
     def work() -> dict:
@@ -337,28 +336,6 @@ def _copy(source: Path, target: Path) -> None:
         return
     with replacing(target) as temporary:
         temporary.write_bytes(source.read_bytes())
-
-
-def _identity(path: Path) -> list:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
-
-
-def _folder_digest(folder: Path) -> str:
-    """Digest of names, sizes and times of all files below a folder."""
-    digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            try:
-                status = os.stat(path)
-                state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                # A dangling link is the business of whoever wants to read it.
-                state = "unreadable"
-            digest.update(f"{os.path.relpath(path, folder)} {state}\n".encode("utf-8", "replace"))
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

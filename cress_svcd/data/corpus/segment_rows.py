@@ -57,10 +57,9 @@ def row_starts(lines: list[str]) -> list[int]:
     return [number for number, line in enumerate(lines) if line.startswith("- ")]
 
 
-def row_place(path: Path, number: int, starts: list[int]) -> str:
-    """``path:line: row N`` of the row of that number, which counts from 0."""
-    line = starts[number] + 1 if number < len(starts) else number + 1
-    return f"{path}:{line}: row {number + 1}"
+def row_line(number: int, starts: list[int]) -> int:
+    """The line, from 1, that the row of that number starts in, which counts from 0."""
+    return starts[number] + 1 if number < len(starts) else number + 1
 
 
 def _read_rows_at_once(path: Path, lines: list[str], starts: list[int]) -> list[Row]:
@@ -100,7 +99,8 @@ def _append_rows(rows: list[Row], document: Any, path: Path, starts: list[int]) 
         try:
             rows.append(_parse_row(item))
         except ValueError as error:
-            raise ReleaseError(f"{row_place(path, len(rows), starts)}: {error}") from None
+            line = row_line(len(rows), starts)
+            raise ReleaseError(f"{path}:{line}: row {len(rows) + 1}: {error}") from None
 
 
 def _parse_row(item: Any) -> Row:

@@ -1,4 +1,4 @@
-"""The segments of a split that can be used, out of its rows, texts and audio."""
+"""The segments of a split that can be used, out of its utterances and their audio."""
 
 import collections
 import logging
@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from cress_svcd.data.audio import SAMPLE_RATE, AudioInfo, resampled_length
 from cress_svcd.data.corpus.audio_checks import drop_unusable, look_into_recordings, read_headers
+from cress_svcd.data.corpus.corpus import Corpus, Utterance
 from cress_svcd.data.corpus.manifest import Segment
-from cress_svcd.data.corpus.mustc import Place, Release, locate_audio, read_split
-from cress_svcd.data.corpus.segment_rows import Row, row_place, row_starts, segment_ids
 from cress_svcd.data.corpus.split_report import (
     NO_TEXT,
     PAST_END,
@@ -21,7 +20,7 @@ from cress_svcd.data.corpus.split_report import (
     Limits,
     SplitReport,
 )
-from cress_svcd.data.corpus.text import clean_text, read_lines
+from cress_svcd.data.corpus.text import clean_text
 from cress_svcd.errors import AudioError, ReleaseError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ PRECUT_TOLERANCE_SECONDS = 0.1
 
 
 def prepare_split(
-    release: Release,
+    corpus: Corpus,
     split: str,
     limits: Limits,
     check_audio: bool = False,
@@ -42,62 +41,64 @@ def prepare_split(
 ) -> tuple[list[Segment], SplitReport]:
     """The segments of a split that can be used, talk by talk in order of time, and a report.
 
-    Audio paths are relative to ``release.data``.  With ``check_audio`` each segment is decoded,
-    and those that are silent, unreadable, past the end or not finite are dropped; without, a file
-    whose header cannot be read and a segment past its file's end are errors, and with
+    Audio paths are relative to ``corpus.audio_root``.  With ``check_audio`` each segment is
+    decoded, and those that are silent, unreadable, past the end or not finite are dropped; without,
+    a file whose header cannot be read and a segment past its file's end are errors, and with
     ``sample_audio`` so is a recording that proves silent or broken where it is looked into.
 
-    Raises ReleaseError for a release that contradicts itself, or a split of which nothing is left.
+    Raises ReleaseError for a corpus that contradicts itself, or a split of which nothing is left.
     """
-    rows, sources, targets = read_split(release, split)
-    ids = segment_ids(rows)
-    places = locate_audio(release, split, rows, ids)
-    headers = read_headers(release, places, workers)
+    utterances = corpus.read(split)
+    audio_root = corpus.audio_root
+    headers = read_headers(audio_root, [utterance.audio for utterance in utterances], workers)
     _refuse_unreadable(split, headers, check_audio)
-    report = SplitReport(len(rows), len(headers))
+    report = SplitReport(len(utterances), len(headers))
     dropped: collections.Counter[str] = collections.Counter()
     past_end: list[tuple[int, str]] = []
     segments = []
-    for number in _by_talk_and_time(rows):
-        row, place, info = rows[number], places[number], headers[places[number].path]
-        source, target = clean_text(sources[number]), clean_text(targets[number])
-        report.texts_normalised += source != sources[number].strip()
-        report.texts_normalised += target != targets[number].strip()
-        span = _usable_span(row, place, info, limits, split) if source and target else NO_TEXT
+    for number in _by_recording_and_time(utterances):
+        utterance = utterances[number]
+        info = headers[utterance.audio]
+        source, target = clean_text(utterance.source), clean_text(utterance.target)
+        report.texts_normalised += source != utterance.source.strip()
+        report.texts_normalised += target != utterance.target.strip()
+        span = _usable_span(utterance, info, limits, split) if source and target else NO_TEXT
         if isinstance(span, str):
             dropped[span] += 1
             if span == PAST_END:
-                past_end.append((number, _past_end_message(release, row, place, info)))
+                past_end.append((number, _past_end_message(audio_root, utterance, info)))
             continue
         report.longer_than_limit_but_kept += span.n_frames > limits.max_frames
         report.clipped_at_end += span.overhang > 0
         segments.append(
             Segment(
-                ids[number],
-                f"{place.path}:{span.offset}:{span.frames}",
+                utterance.id,
+                f"{utterance.audio}:{span.offset}:{span.frames}",
                 span.n_frames,
                 target,
-                row.speaker,
+                utterance.speaker,
                 source,
-                release.src_lang,
-                release.tgt_lang,
+                corpus.src_lang,
+                corpus.tgt_lang,
             )
         )
-    _refuse_past_end(release.text_file(split, "yaml"), past_end, check_audio)
+    listing = corpus.listing(split)
+    _refuse_past_end(listing, utterances, past_end, check_audio)
     if check_audio:
-        segments = drop_unusable(release, segments, dropped, workers)
+        segments = drop_unusable(audio_root, segments, dropped, workers)
     elif sample_audio:
-        look_into_recordings(release, segments, workers)
+        look_into_recordings(audio_root, segments, workers)
     report.dropped = dict(dropped)
-    return segments, _complete(report, release, split, segments)
+    return segments, _complete(report, listing, split, segments)
 
 
-def _by_talk_and_time(rows: Sequence[Row]) -> list[int]:
-    """Row numbers, talks in the order in which they first occur, segments by offset as a number."""
-    first = {}
-    for row in rows:
-        first.setdefault(row.wav, len(first))
-    return sorted(range(len(rows)), key=lambda n: (first[rows[n].wav], rows[n].offset, n))
+def _by_recording_and_time(utterances: Sequence[Utterance]) -> list[int]:
+    """Their numbers, recordings in the order in which they first occur, each by offset."""
+    first: dict[str, int] = {}
+    for utterance in utterances:
+        first.setdefault(utterance.recording, len(first))
+    keys = [(first[u.recording], u.offset, number) for number, u in enumerate(utterances)]
+    return [number for _, _, number in sorted(keys)]
 
 
 class _Span(NamedTuple):
@@ -110,12 +111,12 @@ class _Span(NamedTuple):
 
 
 def _usable_span(
-    row: Row, place: Place, info: AudioInfo | AudioError, limits: Limits, split: str
+    utterance: Utterance, info: AudioInfo | AudioError, limits: Limits, split: str
 ) -> _Span | str:
-    """Where a row's sound lies, or the reason why it cannot be used."""
+    """Where an utterance's sound lies, or the reason why it cannot be used."""
     if isinstance(info, AudioError):
         return UNREADABLE
-    span = _span(row, place, info)
+    span = _span(utterance, info)
     if span.overhang > END_TOLERANCE_SECONDS * info.sample_rate or span.offset >= info.frames:
         return PAST_END
     if span.frames == 0 or span.n_frames < limits.min_frames:
@@ -125,44 +126,48 @@ def _usable_span(
     return span
 
 
-def _span(row: Row, place: Place, info: AudioInfo) -> _Span:
-    """Convert a row's seconds to samples, cut at the end of the file."""
-    offset = round(row.offset * info.sample_rate)
-    frames = round(row.duration * info.sample_rate)
+def _span(utterance: Utterance, info: AudioInfo) -> _Span:
+    """Convert an utterance's seconds to samples, cut at the end of the file."""
+    offset = round(utterance.offset * info.sample_rate)
+    frames = round(utterance.duration * info.sample_rate)
     overhang = offset + frames - info.frames
-    if place.precut or _seems_precut(place, info, frames, overhang):
+    if utterance.precut or _seems_precut(utterance.audio, info, frames, overhang):
         offset, frames, overhang = 0, info.frames, 0
     frames -= max(0, overhang)
     return _Span(offset, frames, resampled_length(frames, info.sample_rate), overhang)
 
 
-def _seems_precut(place: Place, info: AudioInfo, frames: int, overhang: int) -> bool:
-    """Whether an .npy file is the segment itself, though its row still has the talk's offset."""
+def _seems_precut(audio: str, info: AudioInfo, frames: int, overhang: int) -> bool:
+    """Whether an .npy file is the segment itself, though the offset is still the talk's."""
     tolerance = PRECUT_TOLERANCE_SECONDS * info.sample_rate
-    is_npy = place.path.lower().endswith(".npy")
+    is_npy = audio.lower().endswith(".npy")
     return is_npy and overhang > tolerance and abs(info.frames - frames) <= tolerance
 
 
-def _past_end_message(release: Release, row: Row, place: Place, info: AudioInfo) -> str:
+def _past_end_message(audio_root: Path, utterance: Utterance, info: AudioInfo) -> str:
     return (
-        f"ends at {row.offset + row.duration:.2f} s, but {release.data / place.path} at "
-        f"{info.frames / info.sample_rate:.2f} s"
+        f"ends at {utterance.offset + utterance.duration:.2f} s, but "
+        f"{audio_root / utterance.audio} at {info.frames / info.sample_rate:.2f} s"
     )
 
 
-def _refuse_past_end(path: Path, past_end: list[tuple[int, str]], check_audio: bool) -> None:
-    """Raise ReleaseError, or log, for rows (number and message) of the yaml at ``path``."""
+def _refuse_past_end(
+    listing: Path,
+    utterances: Sequence[Utterance],
+    past_end: list[tuple[int, str]],
+    check_audio: bool,
+) -> None:
+    """Raise ReleaseError, or log, for those that ``past_end`` has by number, with a message."""
     if not past_end:
         return
-    starts = row_starts(read_lines(path, ReleaseError))
     messages = [
-        f"{row_place(path, number, starts)}: {message}"
+        f"{listing}:{utterances[number].line}: row {number + 1}: {message}"
         for number, message in sorted(past_end)[:WARNINGS_SHOWN]
     ]
     if not check_audio:
         raise ReleaseError(
             f"{messages[0]} ({len(past_end)} such rows in all); fetch the audio again, mend the "
-            f"yaml, or let --check-audio drop such segments"
+            f"{listing.suffix[1:]}, or let --check-audio drop such segments"
         )
     for message in messages:
         logger.warning("dropped: %s", message)
@@ -182,14 +187,14 @@ def _refuse_unreadable(
 
 
 def _complete(
-    report: SplitReport, release: Release, split: str, segments: list[Segment]
+    report: SplitReport, listing: Path, split: str, segments: list[Segment]
 ) -> SplitReport:
     """Fill in what is known once the segments are chosen; refuse a split of which none is left."""
     if not segments:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in report.dropped.items())
         raise ReleaseError(
-            f"{release.text_file(split, 'yaml')}: none of {report.rows} segments can be used "
-            f"({reasons}); check the files, or --min-frames and --max-frames"
+            f"{listing}: none of {report.rows} segments can be used ({reasons}); check the "
+            f"files, or --min-frames and --max-frames"
         )
     report.segments = len(segments)
     report.hours = round(sum(s.n_frames for s in segments) / SAMPLE_RATE / 3600, 4)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.corpus.mustc import Release, find_release, find_splits, read_split
+from cress_svcd.data.corpus.mustc import Release, read_split
 from cress_svcd.data.corpus.split_report import Limits
 from cress_svcd.data.corpus.usable_segments import prepare_split
 from cress_svcd.errors import ReleaseError
@@ -16,24 +16,24 @@ from tests.helpers.mustc_release import make_release, rewrite
 
 def test_root_and_pair_folder_are_both_accepted(tmp_path):
     data = make_release(tmp_path, "ro")
-    assert find_release(tmp_path, "ro").data == data
-    assert find_release(tmp_path / "en-ro", "ro").data == data
+    assert Release.find(tmp_path, "ro").data == data
+    assert Release.find(tmp_path / "en-ro", "ro").data == data
     (tmp_path / "en-ro").rename(tmp_path / "unpacked")
-    assert find_release(tmp_path / "unpacked", "ro").data == tmp_path / "unpacked" / "data"
+    assert Release.find(tmp_path / "unpacked", "ro").data == tmp_path / "unpacked" / "data"
 
 
 @pytest.mark.parametrize("inside", ["", "en-fr"])
 def test_missing_language_lists_those_there(tmp_path, inside):
     make_release(tmp_path, "fr")
     with pytest.raises(ReleaseError, match="no en-de .--tgt-lang de.; languages found: fr"):
-        find_release(tmp_path / inside, "de")
+        Release.find(tmp_path / inside, "de")
 
 
 def test_folder_that_is_not_there_or_no_release(tmp_path):
     with pytest.raises(ReleaseError, match="nowhere: no such folder"):
-        find_release(tmp_path / "nowhere", "de")
+        Release.find(tmp_path / "nowhere", "de")
     with pytest.raises(ReleaseError, match="no language found there"):
-        find_release(tmp_path, "de")
+        Release.find(tmp_path, "de")
 
 
 def test_splits_are_those_there_in_the_usual_order(tmp_path, caplog):
@@ -41,24 +41,24 @@ def test_splits_are_those_there_in_the_usual_order(tmp_path, caplog):
     shutil.copytree(data / "dev", data / "extra")
     release = Release(data, "de")
     with caplog.at_level(logging.INFO):
-        assert find_splits(release) == ["train", "dev", "tst-COMMON"]
+        assert release.find_splits() == ["train", "dev", "tst-COMMON"]
     assert "extra" in caplog.text
-    assert find_splits(release, ["dev", "dev"]) == ["dev"]
+    assert release.find_splits(["dev", "dev"]) == ["dev"]
     with pytest.raises(ReleaseError, match="no split tst-HE; found dev extra train tst-COMMON"):
-        find_splits(release, ["tst-HE", "dev"])
+        release.find_splits(["tst-HE", "dev"])
 
 
 @pytest.mark.parametrize("name", ["train.yaml", "train.en", "train.de"])
 def test_missing_text_file(release, name):
     (release.data / "train" / "txt" / name).unlink()
     with pytest.raises(ReleaseError, match=f"txt/{name}: missing; .* holds train"):
-        find_splits(release)
+        release.find_splits()
 
 
 def test_missing_audio_folder(release):
     shutil.rmtree(release.data / "train" / "wav")
     with pytest.raises(ReleaseError, match="train/wav: missing"):
-        find_splits(release)
+        release.find_splits()
 
 
 @pytest.mark.parametrize("suffix", ["en", "de"])
