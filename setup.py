@@ -41,14 +41,16 @@ class BuildPackage(build_py):
     (``cress_svcd.shipped``)."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
-            return  # a checkout has them next to the package
+            super().run()  # a checkout has them next to the package
+            return
+        package = Path(self.build_lib) / "cress_svcd"
+        # Of an earlier build from this folder: it may hold modules that are gone.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
         for kind, folder in SHIPPED["FOLDERS"].items():
-            target = Path(self.build_lib) / "cress_svcd" / "shipped_files" / kind
-            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
             pattern = shutil.ignore_patterns("*.md", "__pycache__")
-            shutil.copytree(ROOT / folder, target, dirs_exist_ok=True, ignore=pattern)
+            shutil.copytree(ROOT / folder, package / "shipped_files" / kind, ignore=pattern)
 
 
 setup(
