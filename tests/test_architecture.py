@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cress_svcd"
 
 # Each folder and those of the package that it may import; all may use what lies next to them.
-GROUND = {"errors", "atomic_files", "shipped"}
+# The modules next to the folders are the ground: all may use them, and they know no folder.
+GROUND = {"errors": set(), "atomic_files": {"errors"}, "shipped": set()}
 BELOW_MODELS = {"kernels", "quantization", "data"}
 MAY_IMPORT = {
     "kernels": set(),
@@ -89,13 +90,24 @@ def packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("floor", MAY_IMPORT)
 def test_no_floor_knows_of_one_above(floor):
-    allowed = MAY_IMPORT[floor] | GROUND | {floor, "__version__"}
+    allowed = MAY_IMPORT[floor] | GROUND.keys() | {floor, "__version__"}
     wrong = {
         str(path.relative_to(ROOT)): sorted(floors(path) - allowed)
         for path in modules(floor)
         if floors(path) - allowed
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_the_ground_knows_of_no_floor(name):
+    path = PACKAGE / f"{name}.py"
+    assert floors(path) <= GROUND[name]
+    assert PACKAGE.name not in imported(path)  # the whole package, which imports all models
+
+
+def test_every_module_next_to_the_folders_is_ground():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *GROUND}
 
 
 def test_every_folder_is_a_floor():
