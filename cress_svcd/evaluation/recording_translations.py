@@ -1,0 +1,170 @@
+"""Translations of recordings, as 'cress-svcd translate' writes them, and whose they are."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.evaluation.subtitle_score import SUFFIXES, Cue, as_subtitles, read_subtitles
+
+JSON_LINES = ".jsonl"
+_JSON_KEYS = {"source": str, "start": (int, float), "end": (int, float), "text": str}
+
+Name = tuple[str, ...]
+"""Folders and name of a recording, without the suffix: ``("talks", "ted_1")``."""
+
+
+@dataclass
+class RecordingTranslation:
+    """What a recording was translated to: its words, and its subtitles."""
+
+    text: str = ""
+    cues: list[Cue] = field(default_factory=list)
+
+
+def name_of(path: str) -> Name:
+    """The name of a recording's file."""
+    return (*Path(path).parts[:-1], Path(path).stem)
+
+
+def holds_translations(path: Path) -> bool:
+    """Whether ``path`` is a folder or a file of translations; else it is a model."""
+    return path.is_dir() or path.suffix.lower() in (JSON_LINES, *SUFFIXES)
+
+
+def read_translations(path: Path) -> dict[Name, RecordingTranslation]:
+    """Translations that 'cress-svcd translate' wrote: JSON lines or subtitles, a file, or a folder
+    of a file for each recording.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+    """
+    files, names = [path], [Path(path.stem)]
+    if path.is_dir():
+        suffixes = (JSON_LINES, *SUFFIXES)
+        files = sorted(each for each in path.rglob("*") if each.suffix.lower() in suffixes)
+        names = [file.relative_to(path).with_suffix("") for file in files]
+    found: dict[Name, RecordingTranslation] = {}
+    for file, own in zip(files, names):
+        for name, translation in _read_file(file, own):
+            if name in found:
+                raise ConfigError(
+                    f"{file}: {'/'.join(name)} for the second time; keep one translation of a "
+                    "recording, and one format a folder"
+                )
+            found[name] = translation
+    if not found:
+        raise ConfigError(
+            f"{path}: no translation in it; expected what 'cress-svcd translate' writes with "
+            "--output-format jsonl, srt or vtt"
+        )
+    return found
+
+
+def read_subtitled(path: Path) -> RecordingTranslation:
+    """The translation of a recording out of its subtitles.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    cues = read_subtitles(path)
+    return RecordingTranslation(" ".join(cue.text for cue in cues if cue.lines), cues)
+
+
+def _read_file(path: Path, name: Path) -> Iterator[tuple[Name, RecordingTranslation]]:
+    """Recordings of a file; ``name``: of the one recording of subtitles, or of an empty file."""
+    if path.suffix.lower() in SUFFIXES:
+        yield name.parts, read_subtitled(path)
+        return
+    segments: dict[str, list[tuple[float, float, str]]] = {}
+    for number, record in _read_json_lines(path):
+        start, end = float(record["start"]), float(record["end"])
+        if not 0 <= start <= end < float("inf"):
+            raise ConfigError(
+                f"{path}:{number}: from {start} to {end} s; expected 0 or more, rising"
+            )
+        segments.setdefault(record["source"], []).append((start, end, record["text"]))
+    for source, parts in segments.items():
+        text = " ".join(part[2] for part in parts)
+        yield name_of(source), RecordingTranslation(text, as_subtitles(parts))
+    if not segments:
+        yield name.parts, RecordingTranslation()
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    number = 0
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                for key, kind in _JSON_KEYS.items():
+                    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+                        raise ConfigError(
+                            f"{path}:{number}: no {key}; expected a line of 'cress-svcd translate "
+                            f"--output-format jsonl' with {', '.join(_JSON_KEYS)}"
+                        )
+                yield number, record
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{number}: is not JSON ({error.msg})") from None
+
+
+def assign(
+    found: Mapping[Name, RecordingTranslation], recordings: Sequence[str], where: Path
+) -> tuple[dict[str, RecordingTranslation], list[str]]:
+    """Find the translation of each recording, by its name without folder and suffix; by folders as
+    well, where names occur several times.
+
+    Args:
+        found: translations by name.
+        recordings: paths of recordings as their manifest has them.
+        where: the translations were read, for messages.
+    Returns:
+        translations by recording, and names that belong to none.
+    Raises:
+        ConfigError: which recording a translation belongs to is not clear, or all belong to none.
+    """
+    named: dict[str, list[str]] = {}
+    for path in recordings:
+        named.setdefault(name_of(path)[-1], []).append(path)
+    assigned: dict[str, RecordingTranslation] = {}
+    owners: dict[str, str] = {}
+    others = []
+    for name, translation in found.items():
+        shown = "/".join(name)
+        shared = {path: _common(name, name_of(path)) for path in named.get(name[-1], [])}
+        nearest = [path for path, count in shared.items() if count == max(shared.values())]
+        if not nearest:
+            others.append(shown)
+            continue
+        path = nearest[0]
+        if len(nearest) > 1:
+            raise ConfigError(
+                f"{where}: {shown} may be {' or '.join(nearest)}; name recordings with their "
+                "folders, as the manifest does"
+            )
+        if path in assigned:
+            raise ConfigError(f"{where}: {owners[path]} and {shown} both may be {path}; keep one")
+        assigned[path], owners[path] = translation, shown
+    if not assigned:
+        raise ConfigError(
+            f"{where}: no recording of the manifest in it; it has {others[0]}, and the manifest "
+            f"{recordings[0]}"
+        )
+    return assigned, others
+
+
+def _common(left: Name, right: Name) -> int:
+    """How many parts at the end of two names are the same."""
+    count = 0
+    for one, other in zip(reversed(left), reversed(right)):
+        if one != other:
+            break
+        count += 1
+    return count
