@@ -49,7 +49,7 @@ def realign(hypothesis: str, references: Sequence[str], characters: bool = False
         characters: of a language without spaces; see :data:`UNSPACED`.
     Returns:
         a part of the hypothesis for each reference, which may be empty; together they have all of
-        its words in their order.
+        its words in their order, with one space where there were several.
     Raises:
         ConfigError: mweralign is not installed.
     """
@@ -81,7 +81,8 @@ def realign(hypothesis: str, references: Sequence[str], characters: bool = False
     for count in counts:
         last = first + count
         span = words[first:last]
-        parts.append(hypothesis[span[0].start() : span[-1].end()] if span else "")
+        text = hypothesis[span[0].start() : span[-1].end()] if span else ""
+        parts.append(" ".join(text.split()))
         first = last
     return parts
 

@@ -22,7 +22,7 @@ REFERENCES = ["Das Haus ist groß.", "Ein Hund und eine Katze.", "Ja, Wasser!"]
         ("Das Haus ist groß. Ja, Wasser!", ["Das Haus ist groß.", "", "Ja, Wasser!"]),
         ("Das Haus ist groß. Ein Hund und eine Katze.", [*REFERENCES[:2], ""]),
         ("  Das  Haus ist groß.\u2028Ein Hund und ### eine Katze. Ja,\tWasser!\n",
-         ["Das  Haus ist groß.", "Ein Hund und ### eine Katze.", "Ja,\tWasser!"]),
+         ["Das Haus ist groß.", "Ein Hund und ### eine Katze.", "Ja, Wasser!"]),
             (" \n", ["", "", ""]),
         ("", ["", "", ""]),
     ],
