@@ -13,7 +13,7 @@ wrote: JSON lines, or a folder of a file for each recording (jsonl, srt, vtt).
 
   cress-svcd score --recordings packed.pt --manifest data/tst-COMMON.tsv --exact results/packed.txt
   cress-svcd score --recordings translations.jsonl --manifest data/tst-COMMON.tsv
-  cress-svcd score --recordings subtitles/ --manifest data/tst-COMMON.tsv --json out.json
+  cress-svcd score --recordings subtitles --manifest data/tst-COMMON.tsv --json out.json
 
 The translation of each recording is divided among the segments that the manifest has of it, where
 the fewest words differ (mweralign).  Printed are BLEU and chrF of these parts, and SubER, the edits
@@ -146,4 +146,5 @@ def tell(what: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         named = ", ".join(names[:NAMED]) + more
-        print(f"cress-svcd score: {len(names)} recordings {what}: {named}", file=sys.stderr)
+        count = "1 recording" if len(names) == 1 else f"{len(names)} recordings"
+        print(f"cress-svcd score: {count} {what}: {named}", file=sys.stderr)

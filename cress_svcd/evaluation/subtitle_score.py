@@ -25,6 +25,7 @@ PAUSE_SECONDS = 10.0
 _TIME = r"(?:(\d+):)?(\d\d):(\d\d)[,.](\d\d\d)"
 _TIMES = re.compile(rf"{_TIME}[ \t]+-->[ \t]+{_TIME}(?:[ \t].*)?")
 _TAG = re.compile(r"</?[a-z][^>]*>", re.IGNORECASE)
+_NO_TAG = "<\u2060"  # a word joiner keeps players from reading a tag
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def parse_subtitles(text: str, escapes: bool = False) -> list[Cue]:
         if not found:
             continue
         first, times = found[0]
-        shown = [" ".join(_TAG.sub("", line).split()) for line in lines[first + 1 :]]
+        shown = [_TAG.sub("", line).replace(_NO_TAG, "<") for line in lines[first + 1 :]]
+        shown = [" ".join(line.split()) for line in shown]
         if escapes:
             shown = [html.unescape(line) for line in shown]
         start, end = _seconds(times.groups()[:4]), _seconds(times.groups()[4:])

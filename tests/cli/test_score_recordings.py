@@ -153,7 +153,7 @@ class TestRecordingsThatLack:
         status, report, _, err = score(translations)
         assert status == 0 and report["missing"] == ["talks/two.v2.wav"]
         assert [each["hypothesis"] for each in report["translations"]] == [TEXTS[0], "", TEXTS[2]]
-        assert "1 recordings without a translation, counted as" in err and "two.v2.wav" in err
+        assert "1 recording without a translation, counted as" in err and "two.v2.wav" in err
 
     def test_nothing_heard(self, score, perfect):
         (perfect / "talks" / "two.v2.srt").write_text("")

@@ -68,6 +68,11 @@ def test_files_are_read_back(tmp_path):
     ]
 
 
+def test_what_only_looks_like_a_tag_is_text():
+    text = "1\n00:00:01,000 --> 00:00:02,000\na <\u2060b> <b>c</b> 1 < 2\n"
+    assert parse_subtitles(text) == [Cue(1, 2, ("a <b> c 1 < 2",))]
+
+
 def test_cues_are_put_in_the_order_of_time():
     late, early = "2\n00:00:09,000 --> 00:00:08,000\nb\n\n", "1\n00:00:01,000 --> 00:00:02,000\na\n"
     assert parse_subtitles(late + early) == [Cue(1, 2, ("a",)), Cue(9, 9, ("b",))]
