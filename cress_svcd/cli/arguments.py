@@ -1,13 +1,30 @@
-"""Options that several commands have, or that are many."""
+"""Options that several commands have, or that are many.
+
+What stands here in capitals is so elsewhere, in modules that ``--help`` shall not wait for; a test
+holds both together.
+"""
 
 import argparse
 from pathlib import Path
 
-from cress_svcd.data.synthesis.speech import SpeechOptions
-from cress_svcd.evaluation.sensitivity import GROUPINGS
-from cress_svcd.kernels import BACKENDS
+from cress_svcd.data.synthesis.speech_options import SpeechOptions
 from cress_svcd.translation.segmentation import Segmentation
-from cress_svcd.translation.translator import BATCH_SECONDS
+
+BACKENDS = ("reference", "torch", "cpu", "gpu")
+BATCH_SECONDS = 60.0
+GROUPINGS = ("layer", "module", "block")
+TOKENIZERS = (
+    "none",
+    "zh",
+    "13a",
+    "intl",
+    "char",
+    "ja-mecab",
+    "ko-mecab",
+    "spm",
+    "flores101",
+    "flores200",
+)
 
 
 def positive(text: str) -> int:
