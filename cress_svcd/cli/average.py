@@ -11,16 +11,11 @@ fairseq-generate, or to train on from; it holds no optimizer state.
 """
 
 import argparse
-import logging
 import re
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.averaging import average, list_numbered, pick_best, pick_last
-
-logger = logging.getLogger(__name__)
 
 EPOCH = re.compile(r"checkpoint(\d+)\.pt")
 UPDATE = re.compile(r"checkpoint_\d+_(\d+)\.pt")
@@ -41,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_checkpoint
+    from cress_svcd.models.averaging import average, list_numbered, pick_best, pick_last
+
     files = args.inputs
     for file in files:
         if not file.exists():

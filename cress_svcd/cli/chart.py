@@ -14,10 +14,6 @@ parameter, over the whole model; without them a bar a system.
 import argparse
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_json
-from cress_svcd.evaluation.plots import write_csv
-from cress_svcd.evaluation.score_chart import draw, format_table, read_scores, read_sizes, table
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -33,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.evaluation.plots import write_csv
+    from cress_svcd.evaluation.score_chart import draw, format_table, read_scores, read_sizes, table
+
     rows = table(read_scores(args.scores), read_sizes(args.sizes))
     print(format_table(rows))
     if args.csv:

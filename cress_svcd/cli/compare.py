@@ -10,16 +10,10 @@ Behind ± stands half of the 95 % confidence interval; a * marks p < 0.05.  Refe
 """
 
 import argparse
-import logging
 from pathlib import Path
 
-from sacrebleu.metrics import BLEU
-
-from cress_svcd.atomic_files import write_json
-from cress_svcd.cli.arguments import positive
+from cress_svcd.cli.arguments import TOKENIZERS, positive
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.outputs import named_files, read_systems
-from cress_svcd.evaluation.significance import compare
 
 SIGNIFICANT = 0.05
 
@@ -32,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenize",
         default="13a",
-        choices=BLEU.TOKENIZERS,
+        choices=TOKENIZERS,
         help="sacreBLEU's tokenizer (default: %(default)s)",
     )
     parser.add_argument(
@@ -45,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.evaluation.outputs import named_files, read_systems
+    from cress_svcd.evaluation.significance import compare
+
     paths = named_files(args.outputs)
     if len(paths) < 2:
         raise ConfigError(f"{args.outputs[0]}: one output; two or more can be compared")

@@ -11,11 +11,7 @@ because the loss scale had become too small is marked so.
 import argparse
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_json
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.outputs import named_files
-from cress_svcd.evaluation.plots import write_csv
-from cress_svcd.evaluation.training_curves import draw, format_curves, read_log, summarize
 
 METRICS = ("loss", "gnorm", "loss_scale", "overflows")
 
@@ -36,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.evaluation.outputs import named_files
+    from cress_svcd.evaluation.plots import write_csv
+    from cress_svcd.evaluation.training_curves import draw, format_curves, read_log, summarize
+
     curves = {name: read_log(path) for name, path in named_files(args.logs).items()}
     logged = {key for curve in curves.values() for row in curve["entries"] for key in row}
     unknown = [metric for metric in args.metrics if metric not in logged]

@@ -18,14 +18,9 @@ in cress_svcd/inference/packed_checkpoint.py.
 """
 
 import argparse
-import logging
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_json
-from cress_svcd.inference.pack_checkpoint import pack_checkpoint
-from cress_svcd.inference.packed_tensors import DTYPES, Precision
-
-logger = logging.getLogger(__name__)
+DTYPES = ("fp32", "fp16", "bf16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help="file to write")
     parser.add_argument(
         "--dtype",
-        choices=list(DTYPES),
+        choices=DTYPES,
         default="fp16",
         help="of what is not packed, and of the packed layers' scales (default: %(default)s)",
     )
@@ -72,6 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.inference.pack_checkpoint import pack_checkpoint
+    from cress_svcd.inference.packed_tensors import Precision
+
     precision = Precision(
         args.dtype, args.int8_embeddings, args.int8_convolutions, args.bf16_convolutions
     )

@@ -34,9 +34,8 @@ import os
 from pathlib import Path
 
 from cress_svcd.data.corpus.corpora import CORPORA
-from cress_svcd.data.corpus.preparation import PrepareOptions, prepare
+from cress_svcd.data.corpus.prepare_options import PrepareOptions
 from cress_svcd.data.corpus.split_report import Limits
-from cress_svcd.data.corpus.summary_table import format_summary
 
 DEFAULT_TEXT_FOLDER = "binary"
 
@@ -139,6 +138,9 @@ def add_audio_arguments(audio: argparse._ArgumentGroup, defaults: PrepareOptions
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.data.corpus.preparation import prepare
+    from cress_svcd.data.corpus.summary_table import format_summary
+
     text_data = args.output / DEFAULT_TEXT_FOLDER if args.text_data is True else args.text_data
     options = PrepareOptions(
         tgt_lang=args.tgt_lang,

@@ -16,11 +16,6 @@ import argparse
 import os
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_json
-from cress_svcd.data.corpus.binary_text import binarize_pairs, write_dictionaries
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.corpus.parallel_text import read_parallel
-from cress_svcd.data.corpus.prepared import read_config
 from cress_svcd.errors import ConfigError
 
 Pairs = list[tuple[str, str]]
@@ -55,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.data.corpus.binary_text import binarize_pairs, write_dictionaries
+    from cress_svcd.data.corpus.prepared import read_config
+
     config = read_config(args.data)
     splits, counts = collect(args)
     if not splits:
@@ -78,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> tuple[dict[str, Pairs], dict[str, dict]]:
     """The pairs of each split, and what was counted on the way."""
+    from cress_svcd.data.corpus.parallel_text import read_parallel
+
     splits: dict[str, Pairs] = {}
     counts: dict[str, dict] = {}
 
@@ -110,6 +111,8 @@ def collect(args: argparse.Namespace) -> tuple[dict[str, Pairs], dict[str, dict]
 
 def manifest_pairs(path: Path) -> tuple[Pairs, int]:
     """(transcript, translation) of each row that has both, and how many have not."""
+    from cress_svcd.data.corpus.manifest import read_manifest
+
     frame = read_manifest(path)
     pairs = [pair for pair in zip(frame["src_text"], frame["tgt_text"]) if all(pair)]
     return pairs, len(frame) - len(pairs)

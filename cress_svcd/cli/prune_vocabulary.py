@@ -22,19 +22,9 @@ shows where it is large.  In a model that was fine-tuned on the corpus it is nex
 """
 
 import argparse
-import logging
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_checkpoint
-from cress_svcd.data.config import dictionary_digest, load_dictionary
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.corpus.text import read_lines
-from cress_svcd.data.corpus.vocabulary_pruning import prune
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.models.vocabulary_rows import select_rows
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_checkpoint
+    from cress_svcd.data.config import dictionary_digest, load_dictionary
+    from cress_svcd.data.corpus.vocabulary_pruning import prune
+    from cress_svcd.models.checkpoints import read_checkpoint
+    from cress_svcd.models.vocabulary_rows import select_rows
+
     inputs = [args.checkpoint, args.spm_model, args.dictionary]
     outputs = [args.output / file.name for file in inputs]
     for file, output in zip(inputs, outputs):
@@ -91,6 +87,9 @@ def run(args: argparse.Namespace) -> None:
 
 def read_text(path: Path) -> list[str]:
     """The sentences of a plain text or of a manifest."""
+    from cress_svcd.data.corpus.manifest import read_manifest
+    from cress_svcd.data.corpus.text import read_lines
+
     if path.suffix != ".tsv":
         return read_lines(path, ConfigError)
     frame = read_manifest(path)

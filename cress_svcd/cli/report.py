@@ -25,15 +25,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_json
 from cress_svcd.cli.arguments import add_sensitivity_arguments, positive
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.kernel_report import format_kernels, kernel_rows
-from cress_svcd.evaluation.layer_report import describe, format_layers
-from cress_svcd.evaluation.likelihood import load_for_measuring
-from cress_svcd.evaluation.plots import write_csv
-from cress_svcd.evaluation.sensitivity_search import format_search, search
-from cress_svcd.translation.translator import choose_device, load_model
 
 SENTENCES = 16
 SEARCH_SENTENCES = 200
@@ -78,19 +71,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check(args)
+    from cress_svcd.evaluation.likelihood import load_for_measuring
+    from cress_svcd.translation.translator import choose_device, load_model
+
     device = choose_device(args.device)
     if args.kernels:
+        from cress_svcd.evaluation.kernel_report import format_kernels, kernel_rows
+
         model, _ = load_model(args.checkpoint, args.data)
         rows = kernel_rows(model.to(device).eval())
         write(args, format_kernels(rows), {"kernels": rows}, rows)
         return
     model, task = load_for_measuring(args.checkpoint, args.data, device)
     if args.sensitivity:
+        from cress_svcd.evaluation.sensitivity_search import format_search, search
+
         args.quant_policy = args.quant_policy or DEFAULT_POLICY
         args.sentences = args.sentences or SEARCH_SENTENCES
         report = search(args, model, task, device)
         rows, text = report["units"], format_search(report)
     else:
+        from cress_svcd.evaluation.layer_report import describe, format_layers
+
         args.sentences = args.sentences or SENTENCES
         report = describe(args, model, task, device)
         rows, text = report["layers"], format_layers(report)
@@ -98,6 +100,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, text: str, report: dict, rows: list[dict]) -> None:
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.evaluation.plots import write_csv
+
     sys.stdout.write(text)
     if args.json:
         write_json(args.json, report)

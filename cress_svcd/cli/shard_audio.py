@@ -17,13 +17,6 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
-from tqdm import tqdm
-
-from cress_svcd.atomic_files import write_text
-from cress_svcd.data.audio_shards import MOST_BYTES, plan_shards, write_shards
-from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
-from cress_svcd.data.corpus.prepared import audio_folder, read_config
 from cress_svcd.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -55,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.data.audio_shards import MOST_BYTES
+    from cress_svcd.data.corpus.prepared import audio_folder, read_config
+
     most_bytes = args.megabytes * 1_000_000
     if not 0 < most_bytes <= MOST_BYTES:
         raise ConfigError(f"--megabytes {args.megabytes}: expected 1 to {MOST_BYTES // 1_000_000}")
@@ -76,6 +72,11 @@ def run(args: argparse.Namespace) -> None:
 
 def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_bytes: int) -> None:
     """Write the shards of a manifest, then the manifest that names them."""
+    from tqdm import tqdm
+
+    from cress_svcd.data.audio_shards import plan_shards, write_shards
+    from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+
     frame = read_manifest(manifest)
     shards = plan_shards(
         args.output / AUDIO_FOLDER / manifest.stem,
@@ -100,6 +101,10 @@ def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_byt
 
 def copy_rest(data: Path, out: Path, config: dict) -> None:
     """Copy the files that training needs next to the manifests; write the config."""
+    import yaml
+
+    from cress_svcd.atomic_files import write_text
+
     for name in (config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"]):
         source = data / name
         if not source.is_file():

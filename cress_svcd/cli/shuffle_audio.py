@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.errors import ManifestError
 
 
@@ -22,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+
     frame = read_manifest(args.manifest)
     texts = frame["tgt_text"].tolist()
     order = other_sentences(texts, args.seed, args.manifest)

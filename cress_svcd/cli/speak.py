@@ -22,18 +22,16 @@ interrupted goes on where it stopped when the same command is given again.
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cress_svcd.cli.arguments import add_voice_arguments
 from cress_svcd.data.corpus.parallel_text import ParallelText, read_parallel
-from cress_svcd.data.synthesis.espeak import Catalogue
-from cress_svcd.data.synthesis.speech import ENCODINGS, SpeechOptions, default_voices
-from cress_svcd.data.synthesis.spoken_corpus import (
-    ReleaseSummary,
-    installed_catalogue,
-    make_release,
-    speaking_pool,
-)
+from cress_svcd.data.synthesis.speech_options import ENCODINGS, SpeechOptions
 from cress_svcd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cress_svcd.data.synthesis.espeak import Catalogue
+    from cress_svcd.data.synthesis.spoken_corpus import ReleaseSummary
 
 _DEFAULTS = SpeechOptions("en", "", (), ())
 
@@ -89,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from cress_svcd.data.synthesis.spoken_corpus import (
+        installed_catalogue,
+        make_release,
+        speaking_pool,
+    )
+
     if args.workers < 1:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
     texts = _read_texts(args.split, args.clean)
@@ -108,7 +112,9 @@ def _read_texts(splits: list[list[str]], clean: bool) -> list[ParallelText]:
     return [read_parallel(*split, clean=clean) for split in splits]
 
 
-def _options(args: argparse.Namespace, catalogue: Catalogue) -> SpeechOptions:
+def _options(args: argparse.Namespace, catalogue: "Catalogue") -> SpeechOptions:
+    from cress_svcd.data.synthesis.speech import default_voices
+
     if args.voices:
         voices = tuple(catalogue.resolve(voice) for voice in args.voices)
     else:
@@ -131,7 +137,7 @@ def _options(args: argparse.Namespace, catalogue: Catalogue) -> SpeechOptions:
     )
 
 
-def _report(texts: list[ParallelText], summary: ReleaseSummary) -> None:
+def _report(texts: list[ParallelText], summary: "ReleaseSummary") -> None:
     for text, split in zip(texts, summary.splits, strict=True):
         skipped = ", ".join(f"{count} {reason}" for reason, count in split.skipped.items() if count)
         kept = "" if split.new_samples else " (was there already)"

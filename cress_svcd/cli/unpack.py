@@ -11,12 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import read_packed
-from cress_svcd.inference.packed_model import read_description
-from cress_svcd.inference.packed_tensors import unpack_tensors
-from cress_svcd.models.checkpoint_files import PACKED_HEADER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.atomic_files import write_checkpoint
+    from cress_svcd.inference.packed_checkpoint import read_packed
+    from cress_svcd.inference.packed_model import read_description
+    from cress_svcd.inference.packed_tensors import unpack_tensors
+    from cress_svcd.models.checkpoint_files import PACKED_HEADER
+
     state = read_packed(args.packed)
     options = state["cfg"]["model"]
     try:

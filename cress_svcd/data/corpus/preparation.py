@@ -23,7 +23,7 @@ from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, 
 from cress_svcd.data.corpus.corpora import CORPORA, DEFAULT_CORPUS
 from cress_svcd.data.corpus.corpus import Corpus, check_tgt_lang
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
-from cress_svcd.data.corpus.split_report import Limits
+from cress_svcd.data.corpus.prepare_options import PrepareOptions
 from cress_svcd.data.corpus.usable_segments import prepare_split
 from cress_svcd.data.corpus.vocabulary import (
     SPECIAL_TOKENS,
@@ -53,25 +53,6 @@ _USERS_OS_ERRORS = (
     errno.EROFS,
     errno.EMFILE,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class PrepareOptions:
-    """What :func:`prepare` shall do; the fields are the options of ``prepare-mustc``."""
-
-    tgt_lang: str
-    corpus: str = DEFAULT_CORPUS
-    splits: Sequence[str] | None = None
-    vocab_size: int = 10_000
-    spm_model: Path | None = None
-    dictionary: Path | None = None
-    text_data: Path | None = None
-    limits: Limits = Limits()
-    standardize_audio: bool = False
-    check_audio: bool = False
-    sample_audio: bool = True
-    workers: int = 1
-    force: bool = False
 
 
 class Summary(Records):
