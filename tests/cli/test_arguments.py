@@ -13,5 +13,5 @@ def test_choices_and_defaults_are_those_of_the_code():
     assert arguments.BACKENDS == kernels.BACKENDS
     assert arguments.BATCH_SECONDS == translator.BATCH_SECONDS
     assert arguments.GROUPINGS == sensitivity.GROUPINGS
-    assert arguments.TOKENIZERS == tuple(BLEU.TOKENIZERS)
-    assert pack.DTYPES == tuple(packed_tensors.DTYPES)
+    assert tuple(BLEU.TOKENIZERS) == arguments.TOKENIZERS
+    assert tuple(packed_tensors.DTYPES) == pack.DTYPES

@@ -1,4 +1,4 @@
-"""What a preparation is asked for: apart from it, since ``--help`` is not to wait for its imports."""
+"""What a preparation is asked for; ``--help`` needs it without what prepares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from cress_svcd.data.corpus.split_report import Limits
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What :func:`cress_svcd.data.corpus.preparation.prepare` shall do; the fields are the options of ``prepare-mustc``."""
+    """What ``preparation.prepare`` shall do; the fields are the options of ``prepare-mustc``."""
 
     tgt_lang: str
     corpus: str = DEFAULT_CORPUS

@@ -1,4 +1,4 @@
-"""What is to be spoken: apart from what speaks, since ``--help`` is not to wait for its imports."""
+"""What is to be spoken, and how; ``--help`` needs it without what speaks."""
 
 import re
 from dataclasses import dataclass
