@@ -25,27 +25,10 @@ pip install 'cress_svcd[score]'.
 """
 
 import argparse
-import sys
-import tempfile
 from pathlib import Path
 
-from sacrebleu.metrics import BLEU
-
-from cress_svcd.atomic_files import write_json
-from cress_svcd.cli import translate
-from cress_svcd.cli.arguments import add_search_arguments, add_segmentation_arguments
+from cress_svcd.cli.arguments import TOKENIZERS, add_search_arguments, add_segmentation_arguments
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation import recordings
-from cress_svcd.evaluation.outputs import score_output
-from cress_svcd.evaluation.recording_translations import (
-    RecordingTranslation,
-    assign,
-    holds_translations,
-    read_subtitled,
-    read_translations,
-)
-
-NAMED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenize",
         default="13a",
-        choices=BLEU.TOKENIZERS,
+        choices=TOKENIZERS,
         help="sacreBLEU's tokenizer (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="write scores, hypotheses and references there")
@@ -83,68 +66,17 @@ def run(args: argparse.Namespace) -> int:
     for option in ("exact", "data"):
         if getattr(args, option) and not args.recordings:
             raise ConfigError(f"--{option}: only with --recordings")
-    split = Split(args) if args.recordings else None
+    from cress_svcd.atomic_files import write_json
+    from cress_svcd.cli.recording_scores import RecordingScores
+    from cress_svcd.evaluation.outputs import score_output
+    from cress_svcd.evaluation.recordings import format_scores
+
+    whole = RecordingScores(args) if args.recordings else None
     reports = []
     for path in args.outputs:
-        report = split.score(path) if split else score_output(path, args.manifest, args.tokenize)
+        report = whole.score(path) if whole else score_output(path, args.manifest, args.tokenize)
         reports.append({"output": str(path), **report})
-        print(f"{path}\n  {recordings.format_scores(report)}")
+        print(f"{path}\n  {format_scores(report)}")
     if args.json:
         write_json(args.json, reports[0] if len(reports) == 1 else reports)
-    return split.status if split else 0
-
-
-class Split:
-    """The recordings of a manifest, against which translations of them are scored."""
-
-    def __init__(self, args: argparse.Namespace):
-        if not args.manifest:
-            raise ConfigError(
-                "--recordings: --manifest is missing, which says where each reference was spoken"
-            )
-        recordings.require_extras()  # rather than after all has been translated
-        self.args, self.status = args, 0
-        self.recordings = recordings.read_recordings(args.manifest)
-        self.exact = args.exact and recordings.read_exact(args.exact, args.manifest, args.tokenize)
-
-    def score(self, path: Path) -> dict:
-        if holds_translations(path):
-            names = [recording.path for recording in self.recordings]
-            translations, others = assign(read_translations(path), names, path)
-            tell("not of the manifest, left out", others)
-        else:
-            translations = self.translate(path)
-        report = recordings.score_recordings(self.recordings, translations, self.args.tokenize)
-        tell("without a translation, counted as translated to nothing", report["missing"])
-        tell("translated to nothing", report["silent"])
-        if self.exact:
-            report |= recordings.compare_with_exact(report, self.exact, self.args.exact)
-        return report
-
-    def translate(self, model: Path) -> dict[str, RecordingTranslation]:
-        """By 'cress-svcd translate', into subtitles; its options have the values of ours."""
-        parser = argparse.ArgumentParser()
-        translate.add_arguments(parser)
-        options = vars(parser.parse_args([str(model), "--output-format=srt"]))
-        options |= {key: value for key, value in vars(self.args).items() if key in options}
-        translations = {}
-        with tempfile.TemporaryDirectory(prefix="cress-svcd-") as folder:
-            # Recordings of one name, from several folders, would have one file of subtitles.
-            for number, group in enumerate(recordings.with_distinct_names(self.recordings)):
-                options["output"] = f"{folder}/{number}/"
-                options["inputs"] = recordings.audio_files(self.args.manifest, group)
-                self.status |= translate.run(argparse.Namespace(**options))
-                for recording in group:
-                    written = Path(options["output"], Path(recording.path).stem + ".srt")
-                    if written.is_file():
-                        translations[recording.path] = read_subtitled(written)
-        return translations
-
-
-def tell(what: str, names: list[str]) -> None:
-    """One line about recordings, the first of them by name."""
-    if names:
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        named = ", ".join(names[:NAMED]) + more
-        count = "1 recording" if len(names) == 1 else f"{len(names)} recordings"
-        print(f"cress-svcd score: {count} {what}: {named}", file=sys.stderr)
+    return whole.status if whole else 0

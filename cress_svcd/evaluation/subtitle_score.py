@@ -85,11 +85,15 @@ def _seconds(fields: Sequence[str | None]) -> float:
 def as_subtitles(segments: Iterable[tuple[float, float, str]]) -> list[Cue]:
     """Segments (start, end, text) as 'cress-svcd translate' writes them into subtitles."""
     form = FORMATS["srt"]()
+    # Formats write segment by segment, or at the end of a recording.
+    add = form.render if hasattr(form, "render") else form.add
     written = [
-        form.render(Translation(text, 0.0, (), start, end), number, "")
+        add(Translation(text, 0.0, (), start, end), number, "")
         for number, (start, end, text) in enumerate(segments)
     ]
-    return parse_subtitles(form.header + "".join(written))
+    if hasattr(form, "finish"):
+        written.append(form.finish(None))
+    return parse_subtitles("".join(written))
 
 
 def measure_subtitles(pairs: Iterable[tuple[list[Cue], list[Cue]]], language: str = "") -> dict:
