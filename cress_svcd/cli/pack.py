@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoint "
-        "(default: where it was trained, then next to it)",
+        "(default: where it was trained, then near the checkpoint)",
     )
     parser.add_argument(
         "--allow-full",

@@ -1,6 +1,7 @@
 """The configuration of a data folder, and its dictionary."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from fairseq.data import Dictionary
@@ -80,21 +81,40 @@ def dictionary_digest(dictionary: Dictionary) -> str:
     return hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8")).hexdigest()[:16]
 
 
+# A checkpoint in runs/st/ belongs to data/ next to runs/.
+LEVELS_UP = 2
+
+
 def find_data(checkpoint: Path, configured: str, config_yaml: str, given: Path | None) -> Path:
     """The folder with the config and the vocabulary of a checkpoint.
 
-    It is ``given``; else where the checkpoint was trained (``configured``), else its own folder.
+    It is ``given``; else the first that has ``config_yaml`` of: where the checkpoint was trained
+    (``configured``; a relative one from the working directory, then from the folders below); the
+    folder of the checkpoint, those above it up to LEVELS_UP, and ``data`` in each of them.
 
     Raises:
-        ConfigError: there is no ``config_yaml``.
+        ConfigError: there is none.
     """
-    folders = [given] if given else [Path(configured), checkpoint.parent]
+    folders = [given] if given else list(_data_folders(checkpoint, configured))
     for folder in folders:
         if (folder / config_yaml).is_file():
             return folder
+    near = "" if given else f" nor in the {LEVELS_UP} folders above it and their folders data"
+    looked = dict.fromkeys([given] if given else [*filter(None, [configured]), checkpoint.parent])
     raise ConfigError(
         f"{checkpoint}: its vocabulary is not found: no {config_yaml} in "
-        f"{' nor in '.join(str(folder) for folder in folders)}; name the folder of prepare-mustc "
+        f"{' nor in '.join(map(str, looked))}{near}; name the folder of prepare-mustc "
         "that it was trained with (--data, in Python data=), or put its config.yaml, dictionary "
         "and sentencepiece model next to the checkpoint"
     )
+
+
+def _data_folders(checkpoint: Path, configured: str) -> Iterator[Path]:
+    # Where the checkpoint is a link, also those around what it leads to.
+    starts = dict.fromkeys(path.parent for path in (checkpoint.absolute(), checkpoint.resolve()))
+    around = [folder for start in starts for folder in (start, *start.parents)[: LEVELS_UP + 1]]
+    if configured:
+        yield Path(configured)
+        if not Path(configured).is_absolute():
+            yield from (folder / configured for folder in around)
+    yield from (folder / name for folder in around for name in ("", "data"))
