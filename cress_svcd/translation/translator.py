@@ -17,14 +17,13 @@ import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, utils
-from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import open_dict
@@ -38,8 +37,12 @@ from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import choose_decoder
 from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
+from cress_svcd.translation import transcript
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
+from cress_svcd.translation.result import Translation, Word, join
+from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
 from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.word_times import attention_edges, words_of_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -47,26 +50,6 @@ BATCH_SECONDS = 60.0
 TEXT_BATCH_TOKENS = 4096
 # Batches that are gathered before any is translated: they are padded less if sorted by length.
 BUFFERED_BATCHES = 2
-
-
-@dataclass(frozen=True)
-class Translation:
-    """What was said in [``start``, ``end``) seconds of a recording, in the target language.
-
-    text: as fairseq-generate prints it after ``D-``.
-    score: log-probability in base 2, divided by (number of tokens) ** lenpen: what fairseq-generate
-        prints.  Of several segments: their mean, weighted by their tokens.
-    tokens: those of the vocabulary.
-    start, end: seconds; None for translated text.
-    segments: the parts of a recording, in their order; empty for a part.
-    """
-
-    text: str
-    score: float
-    tokens: tuple[str, ...]
-    start: float | None = None
-    end: float | None = None
-    segments: tuple["Translation", ...] = ()
 
 
 class Waveforms(SpeechTranslationDataset):
@@ -168,6 +151,7 @@ class Translator:
         segmentation: Segmentation | None = Segmentation(),
         backend: str | None = None,
         decoder: str | None = None,
+        wanted: Wanted = Wanted(),
     ):
         """See :meth:`load`."""
         choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
@@ -179,6 +163,12 @@ class Translator:
         prepare.prepare_for_inference_(Namespace(generation=generation))
         self.generator = task.build_generator([model], generation)
         self.generator.model.decoder = decoder
+        if generation.no_repeat_ngram_size > 0:
+            self.generator.repeat_ngram_blocker = NoRepeat(generation.no_repeat_ngram_size)
+        self.search = Search(model, task, self.generator, device)
+        self.wanted = wanted
+        if wanted.labels:
+            self.require_transcripts()
 
     @classmethod
     def load(
@@ -195,6 +185,10 @@ class Translator:
         batch_seconds: float = BATCH_SECONDS,
         segmentation: Segmentation | None = Segmentation(),
         decoder: str | None = None,
+        no_repeat_ngram_size: int = 0,
+        word_times: bool = False,
+        transcripts: bool = False,
+        translations: bool = True,
     ) -> "Translator":
         """Load a checkpoint of fairseq-train or of our commands.
 
@@ -212,10 +206,19 @@ class Translator:
             segmentation: how recordings are cut; None: they are not.
             decoder: static (steps captured as CUDA graphs) or eager, see
                 ``inference.generator.choose_decoder``.
+            no_repeat_ngram_size: no so many tokens in a row come twice in a translation; 0: they
+                may, though a translation that repeats itself is decoded again without.
+            word_times: find when each word of a recording is said (``Translation.words``).
+            transcripts: find what was said (``Translation.transcript``) by the CTC head.
+            translations: find translations; without, transcripts alone.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
-        for name, value, least in (("beam", beam, 1), ("max_len_b", max_len_b, 1)):
+        for name, value, least in (
+            ("beam", beam, 1),
+            ("max_len_b", max_len_b, 1),
+            ("no_repeat_ngram_size", no_repeat_ngram_size, 0),
+        ):
             if value < least:
                 raise ConfigError(f"{name} is {value}, expected {least} or more")
         if not math.isfinite(lenpen):
@@ -232,9 +235,22 @@ class Translator:
         model, task = load_model(Path(path), Path(data) if data else None)
         if fp16:
             model.half()
-        generation = GenerationConfig(beam=beam, lenpen=lenpen, max_len_b=max_len_b)
+        generation = GenerationConfig(
+            beam=beam,
+            lenpen=lenpen,
+            max_len_b=max_len_b,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+        )
         translator = cls(
-            model, task, generation, chosen, batch_seconds, segmentation, backend, decoder
+            model,
+            task,
+            generation,
+            chosen,
+            batch_seconds,
+            segmentation,
+            backend,
+            decoder,
+            Wanted(translations, word_times, transcripts),
         )
         return_memory()
         return translator
@@ -243,6 +259,35 @@ class Translator:
     def has_speech_encoder(self) -> bool:
         """Whether the model has a speech encoder; else it translates text only."""
         return getattr(self.model.encoder, "hubert", None) is not None
+
+    def require_speech(self) -> None:
+        """Raise ConfigError if the model was trained on text only."""
+        if not self.has_speech_encoder:
+            raise ConfigError(
+                "this model was trained on text only and has no speech encoder: give it text "
+                "(--text, in Python translate_text), or take a model of --st-training"
+            )
+
+    def require_text(self) -> None:
+        """Raise ConfigError if the model was trained on speech only: of text it makes fluent
+        nonsense."""
+        cfg = self.task.cfg
+        if self.has_speech_encoder and not (cfg.mt_finetune or cfg.ext_mt_training):
+            raise ConfigError(
+                "this model was trained on speech only, and would translate text into nonsense: "
+                "give it recordings, or take a model that was trained on text too (--mt-finetune "
+                "or --ext-mt-training)"
+            )
+
+    def require_transcripts(self) -> None:
+        """Raise ConfigError if the model has no CTC head."""
+        self.require_speech()
+        if getattr(self.model.encoder, "ctc_head", None) is None:
+            raise ConfigError(
+                "this model has no CTC head, which transcripts come from (--transcript): take one "
+                "that was trained with --ctc-head and --ctc-weight, not its packed form, which "
+                "leaves the head out"
+            )
 
     def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:
         """Translate a recording: a file, or samples (see :func:`mono_waveform`).
@@ -277,11 +322,7 @@ class Translator:
         self, segments: Iterable[Segment]
     ) -> Iterator[tuple[Segment, Translation]]:
         """Translate segments in their order, reading ahead what the batching buffer holds."""
-        if not self.has_speech_encoder:
-            raise ConfigError(
-                "this model was trained on text only and has no speech encoder: give it text "
-                "(--text, in Python translate_text), or take a model of --st-training"
-            )
+        self.require_speech()
         buffer: list[Segment] = []
         seconds = 0.0
         for segment in segments:
@@ -300,11 +341,55 @@ class Translator:
             GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
         )
         budget = round(self.batch_seconds * SAMPLE_RATE)
-        for segment, (text, score, tokens) in zip(buffer, self._generate(waves, budget)):
-            yield segment, Translation(text, score, tokens, segment.start, segment.end)
+        for segment, found in zip(buffer, self.search.run(waves, budget, self.wanted)):
+            yield segment, self._of_segment(segment, found)
+
+    def _of_segment(self, segment: Segment, found: Found) -> Translation:
+        words: tuple[Word, ...] = ()
+        if found.attention is not None and found.tokens:
+            edges = attention_edges(found.attention, segment.wave, SAMPLE_RATE)
+            words = self._timed(segment, found.text, found.tokens, edges)
+        heard, heard_words = None, words[:0]
+        if found.labels is not None:
+            tokens, edges = self._heard(found.labels)
+            heard = self.search.text_of(" ".join(tokens))
+            heard_words = self._timed(segment, heard, tokens, edges)
+        return Translation(
+            found.text,
+            found.score,
+            found.tokens,
+            segment.start,
+            segment.end,
+            words=words,
+            decoded_again=found.decoded_again,
+            transcript=heard,
+            transcript_words=heard_words,
+        )
+
+    def _heard(self, labels: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """The tokens in the labels of frames, and where they begin and end, as shares of all."""
+        dictionary = self.task.src_dict
+        silent = {dictionary.pad(), dictionary.eos(), dictionary.bos()}
+        merged = transcript.merge_labels(labels, self.task.source_blank)
+        heard = [token for token in merged if token.label not in silent]
+        edges = transcript.token_edges(heard, len(labels)) / max(1, len(labels))
+        return [dictionary[token.label] for token in heard], edges
+
+    def _timed(
+        self, segment: Segment, text: str, tokens: Sequence[str], edges: np.ndarray
+    ) -> tuple[Word, ...]:
+        """The words of a text with their times in the recording; see ``words_of_tokens``."""
+        return words_of_tokens(
+            text, tokens, self.search.text_of, edges, segment.wave, SAMPLE_RATE, segment.start
+        )
 
     def translate_text(self, sentences: Iterable[str]) -> list[Translation]:
-        """Translate sentences of the source language; an empty one stays empty."""
+        """Translate sentences of the source language; an empty one stays empty.
+
+        Raises:
+            ConfigError: the model was trained on speech only.
+        """
+        self.require_text()
         sentences = [" ".join(sentence.split()) for sentence in sentences]
         present = [number for number, sentence in enumerate(sentences) if sentence]
         tokens = [self._encode(sentences[number]) for number in present]
@@ -316,8 +401,10 @@ class Translator:
             left_pad_source=False,
         )
         results = [Translation("", 0.0, ())] * len(sentences)
-        for number, found in zip(present, self._generate(dataset, TEXT_BATCH_TOKENS)):
-            results[number] = Translation(*found)
+        for number, found in zip(present, self.search.run(dataset, TEXT_BATCH_TOKENS)):
+            results[number] = Translation(
+                found.text, found.score, found.tokens, decoded_again=found.decoded_again
+            )
         return results
 
     def _encode(self, sentence: str) -> Tensor:
@@ -330,63 +417,9 @@ class Translator:
             sentence, add_if_not_exist=False, append_eos=True
         ).long()
 
-    def _generate(
-        self, dataset: FairseqDataset, budget: int
-    ) -> list[tuple[str, float, tuple[str, ...]]]:
-        """Text, score and tokens of the best hypothesis of each item.
-
-        Args:
-            dataset: speech or text.
-            budget: samples or tokens in a batch, padding included.
-        """
-        if len(dataset) == 0:
-            return []
-        found: dict[int, tuple[Any, ...]] = {}
-        order = dataset.ordered_indices()
-        lengths = dataset.num_tokens_vec(order)
-        for indices in dataset.batch_by_size(order, max_tokens=max(budget, int(lengths.max()))):
-            batch = dataset.collater([dataset[int(index)] for index in indices])
-            found |= self.translate_collated(batch)
-        return [found[number] for number in range(len(dataset))]
-
-    def translate_collated(
-        self, batch: dict[str, Any]
-    ) -> dict[int, tuple[str, float, tuple[str, ...]]]:
+    def translate_collated(self, batch: dict[str, Any]) -> dict[int, Found]:
         """Text, score and tokens of the best hypotheses of a dataset's batch, by their ids."""
-        numbers = batch["id"].tolist()
-        batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
-        hypotheses = self.task.inference_step(self.generator, [self.model], batch)
-        return {number: self._read_hypothesis(best[0]) for number, best in zip(numbers, hypotheses)}
-
-    def _read_hypothesis(self, hypothesis: dict[str, Any]) -> tuple[str, float, tuple[str, ...]]:
-        """As fairseq-generate makes its H- and D- lines."""
-        _, tokens, _ = utils.post_process_prediction(
-            hypo_tokens=hypothesis["tokens"].int().cpu(),
-            src_str="",
-            alignment=None,
-            align_dict=None,
-            tgt_dict=self.task.tgt_dict,
-            extra_symbols_to_ignore=self.generator.symbols_to_strip_from_output,
-        )
-        text = self.task.bpe.decode(tokens) if self.task.bpe is not None else tokens
-        if self.task.pre_tokenizer is not None:
-            text = self.task.pre_tokenizer.decode(text)
-        return text, float(hypothesis["score"]) / math.log(2), tuple(tokens.split())
-
-
-def join(parts: Sequence[Translation]) -> Translation:
-    """The translation of a recording out of those of its segments."""
-    tokens = tuple(token for part in parts for token in part.tokens)
-    weights = [max(1, len(part.tokens)) for part in parts]
-    total = sum(weight * part.score for weight, part in zip(weights, parts))
-    return Translation(
-        " ".join(part.text for part in parts if part.text),
-        total / max(1, sum(weights)),
-        tokens,
-        parts[0].start if parts else 0.0,
-        parts[-1].end if parts else 0.0,
-        tuple(parts),
-    )
+        return self.search.translate(batch)
 
 
 def choose_backend(model: torch.nn.Module, name: str | None, device: torch.device) -> None:

@@ -17,8 +17,10 @@ from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import packed_layers
+from cress_svcd.translation import repetition
+from cress_svcd.translation.result import Translation, join
 from cress_svcd.translation.segmentation import Segmentation
-from cress_svcd.translation.translator import Translation, Translator, join
+from cress_svcd.translation.translator import Translator
 from tests.helpers.fairseq_commands import generate_command
 from tests.helpers.hubert_files import make_hubert
 from tests.helpers.packed_layers import pack_model
@@ -30,7 +32,13 @@ SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def checkpoint(prepared, hubert, tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "model.pt", prepared, hubert)
+    return make_checkpoint(
+        tmp_path_factory.mktemp("model") / "model.pt",
+        prepared,
+        hubert,
+        "--st-training",
+        "--mt-finetune",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,8 @@ def hypotheses(output: str) -> dict[int, tuple[float, str]]:
 def test_the_words_and_scores_are_those_of_fairseq_generate(
     checkpoint, translator, prepared, release, capsys, monkeypatch, text
 ):
+    # fairseq-generate leaves loops as they are.
+    monkeypatch.setattr(repetition, "repeats_itself", lambda *_: False)
     flags = ["--text-input"] if text else []
     command = generate_command(prepared, checkpoint, "--max-len-b", "12", *flags)
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
@@ -217,7 +227,8 @@ def test_a_back_end_for_a_model_without_packed_layers_is_told(checkpoint, caplog
     assert "no packed layers" in caplog.text
 
 
-def test_static_steps_say_the_same(checkpoint, waves):
+def test_static_steps_say_the_same(checkpoint, waves, monkeypatch):
+    monkeypatch.setattr(repetition, "repeats_itself", lambda *_: False)  # no second batch
     static, eager = (
         Translator.load(checkpoint, **SEARCH, decoder=name) for name in ("static", "eager")
     )
@@ -321,6 +332,7 @@ class TestRefusals:
         [
             {"beam": 0},
             {"max_len_b": 0},
+            {"no_repeat_ngram_size": -1},
             {"lenpen": float("nan")},
             {"lenpen": float("inf")},
             {"threads": 0},
