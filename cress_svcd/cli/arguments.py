@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from cress_svcd.data.synthesis.speech_options import SpeechOptions
-from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.segmentation import AUTO, SEGMENTERS, Segmentation
 
 BACKENDS = ("reference", "torch", "cpu", "gpu")
 BATCH_SECONDS = 60.0
@@ -75,17 +75,47 @@ def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
     default = Segmentation()
     group = parser.add_argument_group("cutting of recordings")
     group.add_argument(
+        "--segmenter",
+        choices=(AUTO, *SEGMENTERS),
+        default=AUTO,
+        help="what finds speech (default: %(default)s, the learnt one if the model has it, else "
+        "the energy): " + "; ".join(f"{name}: {what}" for name, what in SEGMENTERS.items()),
+    )
+    group.add_argument(
         "--no-segmentation", action="store_true", help="translate each recording as one segment"
     )
+    own = "the segmenter's own"
     for option, value, unit, what in (
         ("--max-segment-seconds", default.max_seconds, "S", "longest segment"),
         ("--min-segment-seconds", default.min_seconds, "S", "shorter speech joins its neighbour"),
         ("--pause-seconds", default.pause_seconds, "S", "silence that separates segments"),
-        ("--threshold-db", default.threshold_db, "DB", "speech begins so far above the noise"),
+        (
+            "--threshold-db",
+            default.threshold_db,
+            "DB",
+            "for the energy, speech begins at most so far above the noise",
+        ),
     ):
         group.add_argument(
-            option, type=float, default=value, metavar=unit, help=f"{what} (default: %(default)s)"
+            option,
+            type=float,
+            default=value,
+            metavar=unit,
+            help=f"{what} (default: {own if value is None else value})",
         )
+
+
+def segmentation_of(args: argparse.Namespace) -> Segmentation | None:
+    """What :func:`add_segmentation_arguments` has parsed; None: recordings are not cut."""
+    if args.no_segmentation:
+        return None
+    return Segmentation(
+        args.max_segment_seconds,
+        args.min_segment_seconds,
+        args.pause_seconds,
+        args.threshold_db,
+        args.segmenter,
+    )
 
 
 def add_voice_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, mono_waveform, read_audio
-from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+from cress_svcd.translation.segmentation import (
+    Segmentation,
+    Segmenter,
+    Span,
+    cut,
+    find_segments,
+)
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""
@@ -32,7 +38,7 @@ class Segment:
 def read_segments(
     audio: Audio,
     sampling_rate: int | None = None,
-    segmentation: Segmentation | None = Segmentation(),
+    segmentation: Segmentation | Segmenter | None = Segmentation(),
     recording: Any = None,
 ) -> Iterator[Segment]:
     """The parts of a recording in which something is said, one read after the other.
@@ -40,7 +46,8 @@ def read_segments(
     Args:
         audio: a file of any length, or a waveform: see :func:`mono_waveform`.
         sampling_rate: of a waveform (default: 16,000); a file says its own.
-        segmentation: how to cut; None: the recording is one segment, whatever is in it.
+        segmentation: how to cut, or what cuts; None: the recording is one segment, whatever is
+            in it.
         recording: handed on in the segments.
     Raises:
         AudioError: the recording cannot be used.
