@@ -7,6 +7,8 @@
   ffmpeg -i film.mkv -f wav - | cress-svcd translate model.pt -
   find . -name '*.ogg' | cress-svcd translate model.pt --from-list
   echo 'the man sees water.' | cress-svcd translate model.pt --text
+  cress-svcd translate model.pt talk.flac --output-format jsonl --word-times
+  cress-svcd translate runs/st/averaged.pt talk.flac --transcript
 
 A recording may have any length, rate and number of channels, in any format that libsndfile reads
 (wav, flac, ogg with Vorbis or Opus, mp3, aiff, ...), or be a waveform in .npy.  It is cut at its
@@ -22,7 +24,16 @@ Output, as it is made: text has a line for each segment; jsonl an object for eac
   text      the translation
   score     its log-probability in base 2 over its length ** lenpen, as fairseq-generate prints it
   tokens    its subword tokens
-srt and vtt are subtitles, a cue for each segment.  With -o FOLDER/ each recording has a file there.
+and where there is such a thing
+  decoded_again    true: the first translation repeated itself, this is the second
+  words            with --word-times: an object for each word, with word, start and end
+  transcript       with --transcript: what was said, in the source language
+srt, vtt and ttml are subtitles that players and broadcasters accept: of few short lines that stay
+long enough, see the limits below; they are written when a recording is complete.  With -o FOLDER/
+each recording has a file there.
+
+The model must have been trained on what it is given: text (--text) needs a training with
+--mt-finetune or --ext-mt-training, --transcript one with --ctc-head and --ctc-weight.
 
 What cannot be read is reported on standard error, and the rest goes on.  The status is 0 if all
 went well, 1 if some recordings could not be translated, 2 if none could or the command is wrong.
@@ -30,25 +41,38 @@ went well, 1 if some recordings could not be translated, 2 if none could or the 
 
 import argparse
 import contextlib
+import functools
 import logging
 import sys
 import warnings
 from pathlib import Path
 
-from cress_svcd.cli.arguments import add_search_arguments, add_segmentation_arguments
+from cress_svcd.cli.arguments import (
+    add_search_arguments,
+    add_segmentation_arguments,
+    segmentation_of,
+)
+from cress_svcd.cli.output_arguments import (
+    SUBTITLES,
+    add_output_arguments,
+    add_subtitle_arguments,
+    check_output_arguments,
+    subtitle_limits,
+)
 from cress_svcd.errors import ConfigError
 from cress_svcd.translation.inputs import STDIN, list_sources
 from cress_svcd.translation.output import (
     FORMATS,
     FileEach,
+    FormatOptions,
     OneStream,
     Output,
     discard_standard_output,
     open_stream,
     output_folder,
 )
-from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.session import Progress, progress_bar, translate_speech, translate_text
+from cress_svcd.translation.subtitles import describe_broken
 from cress_svcd.translation.translator import Translator
 
 
@@ -75,35 +99,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoint",
     )
-    parser.add_argument(
-        "--output-format", choices=list(FORMATS), default="text", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE|FOLDER/",
-        help="a file (it appears when all is done), or a folder for a file for each recording "
-        "(subtitles of several recordings need one); default: standard output",
-    )
+    add_output_arguments(parser)
     add_search_arguments(parser)
+    parser.add_argument(
+        "--no-repeat-ngram-size",
+        type=int,
+        default=0,
+        metavar="N",
+        help="let no N tokens in a row come twice in a translation; default: %(default)s, they may",
+    )
     add_segmentation_arguments(parser)
+    add_subtitle_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.text and args.from_list:
         raise ConfigError("--text and --from-list: give one of them")
+    check_output_arguments(args)
+    options = FormatOptions(subtitle_limits(args), args.word_times, args.transcript)
     if not args.inputs and sys.stdin.isatty():
         raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
     inputs = args.inputs or [STDIN]
     folder = output_folder(args, inputs)
-    segmentation = None
-    if not args.no_segmentation:
-        segmentation = Segmentation(
-            args.max_segment_seconds,
-            args.min_segment_seconds,
-            args.pause_seconds,
-            args.threshold_db,
-        )
     # fairseq describes the speech encoder at length, and torch the future of what it calls.
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)
@@ -118,20 +135,30 @@ def run(args: argparse.Namespace) -> int:
         backend=args.backend,
         fp16=args.fp16,
         batch_seconds=args.batch_seconds,
-        segmentation=segmentation,
+        segmentation=segmentation_of(args),
+        no_repeat_ngram_size=args.no_repeat_ngram_size,
+        word_times=args.word_times or (args.output_format in SUBTITLES and not args.transcript),
+        transcripts=args.transcript,
+        translations=not args.transcript or args.output_format == "jsonl",
     )
+    if args.text:
+        translator.require_text()
     translate = translate_text if args.text else translate_speech
     try:
         with contextlib.ExitStack() as stack:
             sources = list_sources(args, inputs, stack)
             bar = stack.enter_context(progress_bar(args, sources))
+            make_form = functools.partial(FORMATS[args.output_format], options)
             if folder:
-                output: Output = FileEach(folder, FORMATS[args.output_format])
+                output: Output = FileEach(folder, make_form)
             else:
                 stream = stack.enter_context(open_stream(args.output))
-                output = OneStream(stream, FORMATS[args.output_format]())
+                output = OneStream(stream, make_form())
             progress = Progress(bar)
             translate(translator, sources, output, progress)
+            broken = describe_broken(options.broken, options.limits)
+            for line in filter(None, (translator.search.report(), broken)):
+                progress.tell(line)
             return progress.status()
     except BrokenPipeError:
         discard_standard_output()  # the reader (head, less) has had enough

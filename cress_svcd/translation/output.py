@@ -5,49 +5,88 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
 from cress_svcd.atomic_files import full_told, replacing, write_text
-from cress_svcd.errors import ConfigError, OutputError
-from cress_svcd.translation.translator import Translation
+from cress_svcd.data.audio import audio_info
+from cress_svcd.errors import AudioError, ConfigError, OutputError
+from cress_svcd.translation import subtitle_files
+from cress_svcd.translation.result import Translation, Word
+from cress_svcd.translation.subtitles import SubtitleLimits, broken_limits, make_cues
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """What formats are told.
+
+    limits: of subtitles.
+    words: JSON lines have the words' times.
+    transcript: text and subtitles show what was said in the place of its translation, JSON lines
+        have both.
+    broken: counts the subtitles that are written, and which limits they break.
+    """
+
+    limits: SubtitleLimits = SubtitleLimits()
+    words: bool = False
+    transcript: bool = False
+    broken: Counter[str] = field(default_factory=Counter)
+
+    def shown(self, translation: Translation) -> Translation:
+        """What takes the place of a translation."""
+        if not self.transcript:
+            return translation
+        return replace(
+            translation, text=translation.transcript or "", words=translation.transcript_words
+        )
 
 
 class Format(Protocol):
-    """How the translations of one file are written."""
+    """How the translations of one recording after the other are written."""
 
     suffix: str
-    header: str
-    """Begins the file."""
     timed: bool
-    """Whether it needs times."""
+    """Whether it needs times, and writes a recording when all of it is known."""
 
-    def render(self, translation: Translation, number: int, source: str) -> str:
-        """What a translation adds to the file: whole lines, or nothing.
+    def add(self, translation: Translation, number: int, source: str) -> str:
+        """What is written as soon as a translation is there: whole lines, or nothing.
 
         ``number`` counts the segments of the recording ``source`` from 0.
         """
+
+    def finish(self, end: float | None) -> str:
+        """What is written when the recording is complete; ``end``: its seconds, if known."""
 
 
 class Text:
     """A line for each segment."""
 
-    suffix, header, timed = ".txt", "", False
+    suffix, timed = ".txt", False
 
-    def render(self, translation: Translation, number: int, source: str) -> str:
-        return _one_line(translation.text) + "\n"
+    def __init__(self, options: FormatOptions = FormatOptions()):
+        self.options = options
+
+    def add(self, translation: Translation, number: int, source: str) -> str:
+        return " ".join(self.options.shown(translation).text.split()) + "\n"
+
+    def finish(self, end: float | None) -> str:
+        return ""
 
 
 class JsonLines:
     """An object for each segment, in a line of its own."""
 
-    suffix, header, timed = ".jsonl", "", False
+    suffix, timed = ".jsonl", False
 
-    def render(self, translation: Translation, number: int, source: str) -> str:
+    def __init__(self, options: FormatOptions = FormatOptions()):
+        self.options = options
+
+    def add(self, translation: Translation, number: int, source: str) -> str:
         record: dict[str, Any] = {"source": source, "segment": number}
         if translation.start is not None and translation.end is not None:
             record |= {"start": round(translation.start, 3), "end": round(translation.end, 3)}
@@ -56,62 +95,71 @@ class JsonLines:
             "score": round(translation.score, 4),
             "tokens": list(translation.tokens),
         }
+        if translation.decoded_again:
+            record["decoded_again"] = True
+        if self.options.words:
+            record["words"] = as_json(translation.words)
+        if self.options.transcript:
+            record["transcript"] = translation.transcript
+            if self.options.words:
+                record["transcript_words"] = as_json(translation.transcript_words)
         return json.dumps(record, ensure_ascii=False) + "\n"
 
-
-class SubRip:
-    """SRT: numbered cues.  A segment without words gives none."""
-
-    suffix, header, timed = ".srt", "", True
-
-    def __init__(self) -> None:
-        self.cues = 0
-
-    def render(self, translation: Translation, number: int, source: str) -> str:
-        text = _one_line(translation.text)
-        if not text:
-            return ""
-        self.cues += 1
-        start, end = timestamps(translation, ",")
-        # The format has no escapes; an arrow would be read as a line of times.
-        return f"{self.cues}\n{start} --> {end}\n{text.replace('-->', '→')}\n\n"
+    def finish(self, end: float | None) -> str:
+        return ""
 
 
-class WebVtt:
-    """WebVTT (W3C): cues.  A segment without words gives none."""
-
-    suffix, header, timed = ".vtt", "WEBVTT\n\n", True
-
-    def render(self, translation: Translation, number: int, source: str) -> str:
-        text = _one_line(translation.text)
-        if not text:
-            return ""
-        for character, escape in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-            text = text.replace(character, escape)
-        start, end = timestamps(translation, ".")
-        return f"{start} --> {end}\n{text}\n\n"
+def as_json(words: Iterable[Word]) -> list[dict[str, Any]]:
+    return [{"word": word.text, "start": word.start, "end": word.end} for word in words]
 
 
-FORMATS: dict[str, Any] = {"text": Text, "jsonl": JsonLines, "srt": SubRip, "vtt": WebVtt}
+class Subtitles:
+    """Cues within the limits of subtitles, written when a recording is complete."""
+
+    name, suffix, timed = "", "", True
+
+    def __init__(self, options: FormatOptions = FormatOptions()):
+        self.options = options
+        self.parts: list[Translation] = []
+
+    def add(self, translation: Translation, number: int, source: str) -> str:
+        self.parts.append(self.options.shown(translation))
+        return ""
+
+    def finish(self, end: float | None) -> str:
+        parts, self.parts = self.parts, []
+        if end is not None:  # a header may say less than there is
+            end = max([end, *(part.end for part in parts if part.end is not None)])
+        cues = make_cues(parts, self.options.limits, end)
+        self.options.broken.update(broken_limits(cues, self.options.limits))
+        return subtitle_files.render(cues, self.name)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+class SubRip(Subtitles):
+    """SRT."""
+
+    name, suffix = "srt", ".srt"
 
 
-def timestamps(translation: Translation, point: str) -> tuple[str, str]:
-    """Start and end as HH:MM:SS.mmm; the end comes after the start."""
-    assert translation.start is not None and translation.end is not None  # of speech
-    start = round(1000 * translation.start)
-    end = max(start + 1, round(1000 * translation.end))
-    return _timestamp(start, point), _timestamp(end, point)
+class WebVtt(Subtitles):
+    """WebVTT (W3C)."""
+
+    name, suffix = "vtt", ".vtt"
 
 
-def _timestamp(milliseconds: int, point: str) -> str:
-    seconds, thousandths = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{thousandths:03}"
+class Ttml(Subtitles):
+    """TTML (W3C)."""
+
+    name, suffix = "ttml", ".ttml"
+
+
+FORMATS: dict[str, Any] = {
+    "text": Text,
+    "jsonl": JsonLines,
+    "srt": SubRip,
+    "vtt": WebVtt,
+    "ttml": Ttml,
+}
 
 
 @dataclass(frozen=True)
@@ -148,17 +196,19 @@ class OneStream:
     def __init__(self, stream: TextIO, form: Format):
         self.stream, self.form = stream, form
         self.count = 0
-        self._write(form.header)
 
     def begin(self, source: Source) -> None:
         pass
 
     def write(self, source: Source, translation: Translation) -> None:
-        self._write(self.form.render(translation, self.count, source.name))
+        self._write(self.form.add(translation, self.count, source.name))
         self.count += 1
 
     def finish(self, source: Source, failed: bool) -> None:
         self.count = 0
+        rest = self.form.finish(recording_end(self.form, source))
+        if not failed:
+            self._write(rest)
 
     def _write(self, text: str) -> None:
         if text:
@@ -191,9 +241,21 @@ class FileEach:
         if failed:
             return
         form = self.make_form()
-        parts = [form.render(part, i, source.name) for i, part in enumerate(translations)]
+        parts = [form.add(part, i, source.name) for i, part in enumerate(translations)]
+        parts.append(form.finish(recording_end(form, source)))
         path = self.folder / source.stem.with_name(source.stem.name + form.suffix)
-        write_text(path, form.header + "".join(parts))
+        write_text(path, "".join(parts))
+
+
+def recording_end(form: Format, source: Source) -> float | None:
+    """The seconds of a recording, if the format asks for times and they can be told."""
+    if not form.timed:
+        return None
+    try:
+        info = audio_info(source.path)
+    except AudioError:
+        return None
+    return info.frames / info.sample_rate
 
 
 def discard_standard_output() -> None:

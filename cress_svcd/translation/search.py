@@ -122,11 +122,7 @@ class Search:
         lengths = dataset.num_tokens_vec(order)
         for indices in dataset.batch_by_size(order, max_tokens=max(budget, int(lengths.max()))):
             own = self.translate(_collated(dataset, indices), wanted)
-            again = [
-                number
-                for number, one in own.items()
-                if repetition.repeats_itself(one.text, one.tokens)
-            ]
+            again = [] if self._forbids_repetition else _repeating(own)
             if again:
                 self.decoded_again += len(again)
                 with self._without_repetition():
@@ -168,6 +164,12 @@ class Search:
             f"{self.decoded_again} translations repeated themselves and were decoded again with "
             f"--no-repeat-ngram-size {NO_REPEAT}"
         )
+
+    @property
+    def _forbids_repetition(self) -> bool:
+        """Whether the first search does already what the second would."""
+        blocker = self.generator.repeat_ngram_blocker
+        return blocker is not None and blocker.size <= NO_REPEAT
 
     @contextlib.contextmanager
     def _without_repetition(self) -> Iterator[None]:
@@ -265,6 +267,13 @@ class Search:
         log_probs, frames = self.model.encoder.ctc_log_probs(states)
         best = log_probs.argmax(dim=-1).cpu().numpy()
         return [best[:length, row] for row, length in enumerate(frames.tolist())]
+
+
+def _repeating(found: dict[int, Found]) -> list[int]:
+    """The numbers of those that repeat themselves."""
+    return [
+        number for number, one in found.items() if repetition.repeats_itself(one.text, one.tokens)
+    ]
 
 
 def _collated(dataset: FairseqDataset, indices: Sequence[int]) -> dict[str, Any]:

@@ -341,4 +341,4 @@ def describe_broken(count: Mapping[str, int], limits: SubtitleLimits) -> str:
     """A line about what :func:`broken_limits` counted; empty if no limit is broken."""
     values = vars(limits)
     said = [f"{count[key]} {text.format(**values)}" for key, text in BROKEN.items() if count[key]]
-    return f"of {count['cues']} subtitles {', '.join(said)}" if said else ""
+    return f"of {count['cues']} cues {', '.join(said)}" if said else ""

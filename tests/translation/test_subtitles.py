@@ -201,7 +201,7 @@ def test_what_breaks_limits_is_counted_in_a_line():
     ]
     count = broken_limits(cues, LIMITS)
     assert describe_broken(count, LIMITS) == (
-        "of 4 subtitles 1 have a line of more than 42 characters, 1 have more than 2 lines, "
+        "of 4 cues 1 have a line of more than 42 characters, 1 have more than 2 lines, "
         "1 stay longer than 7 s, 1 stay shorter than 1 s, 1 have more than 17 characters a second"
     )
     assert describe_broken(broken_limits(cues[3:], LIMITS), LIMITS) == ""
