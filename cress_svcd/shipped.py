@@ -3,6 +3,7 @@
 In a checkout they stand next to the package, in a wheel inside it (``setup.py`` puts them there).
 """
 
+import difflib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -30,3 +31,14 @@ def file_or_shipped(name: str | Path, kind: str) -> Path:
     """The file ``name``; where there is none, the shipped one of that name if there is such."""
     path = Path(name)
     return path if path.is_file() else shipped_files(kind).get(str(name), path)
+
+
+def describe_missing(name: str | Path, kind: str) -> str:
+    """Of a name that :func:`file_or_shipped` finds nothing for: what comes close to it, or all."""
+    known = list(shipped_files(kind))
+    close = difflib.get_close_matches(Path(name).name.removesuffix(".yaml"), known)
+    if close:
+        hint = f"did you mean {' or '.join(close)}?"
+    else:
+        hint = f"there are {', '.join(known) or f'none: {shipped_folder(kind)} is missing'}"
+    return f"{name}: no such file, and nothing of that name comes with the project; {hint}"

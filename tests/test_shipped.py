@@ -1,6 +1,7 @@
 """Files that come with the project, found from a checkout and from a wheel."""
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -82,3 +83,20 @@ class TestFileOrShipped:
     @pytest.mark.parametrize("name", ["nowhere", "decoder.yaml", "published/decoder", "demo"])
     def test_what_is_not_there_stays_as_it_was_given(self, name):
         assert shipped.file_or_shipped(name, "quant") == Path(name)
+
+
+class TestWhatIsMissing:
+    @pytest.mark.parametrize("name", ["en-ft", "en-fr.yaml", "recipes/en-fr.yaml", "En-fr"])
+    def test_close_names_are_suggested(self, name):
+        said = shipped.describe_missing(name, "recipes")
+        assert said.startswith(f"{name}: no such file, and nothing of that name comes with")
+        assert re.search(r"; did you mean .*\ben-fr\b.*\?$", said)
+
+    def test_else_all_are_listed(self):
+        said = shipped.describe_missing("xyzzy", "quant")
+        assert said.endswith(f"; there are {', '.join(shipped.shipped_files('quant'))}")
+
+    def test_or_it_says_that_there_are_none(self, from_wheel):
+        module, package = from_wheel
+        said = module.describe_missing("xyzzy", "recipes")
+        assert said.endswith(f"there are none: {package / 'shipped_files' / 'recipes'} is missing")

@@ -9,6 +9,7 @@ answered at once, so that these modules import what computes (torch, fairseq, nu
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
@@ -125,6 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CressError as error:
         print(f"cress-svcd {name}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader (head, less) has had enough; Python would fail again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"cress-svcd {name}: interrupted", file=sys.stderr)
         return 130

@@ -28,13 +28,12 @@ done again, unless what it was made from has changed.
 """
 
 import argparse
-import logging
 import os
 from pathlib import Path
 
 from cress_svcd.cli.recipe import parse_changes
 from cress_svcd.errors import ConfigError
-from cress_svcd.shipped import file_or_shipped
+from cress_svcd.shipped import describe_missing, file_or_shipped
 
 MFCC, PHONES = "mfcc", "phones"
 
@@ -98,10 +97,11 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.pretraining.stages import HubertPretraining, UnitSource
     from cress_svcd.pretraining.summary_table import format_summary
 
-    # fairseq prints whole configurations at each model that is built.
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     source = UnitSource(args.features_from, args.layer, _phone_files(args))
-    config = load_pretraining_config(file_or_shipped(args.config, "train"), parse_changes(args.set))
+    file = file_or_shipped(args.config, "train")
+    if not file.is_file():
+        raise ConfigError(describe_missing(args.config, "train"))
+    config = load_pretraining_config(file, parse_changes(args.set))
     pretraining = HubertPretraining(args.data, args.output, config, source, args.workers)
     print(format_summary(pretraining.run(force=args.force), args.output))
 

@@ -1,24 +1,26 @@
 """Run a recipe: numbered stages of commands from data to scores, resumable.
 
-  cress-svcd recipe scripts/recipes/demo.yaml
-  cress-svcd recipe scripts/recipes/demo.yaml --set lang=ro --from-stage 3
-  cress-svcd recipe scripts/recipes/demo.yaml --dry-run
+  cress-svcd recipe demo
+  cress-svcd recipe demo --set lang=ro --from-stage 3
+  cress-svcd recipe en-fr --set mustc=MUSTC_v1.0 --dry-run
+  cress-svcd recipe my/recipe.yaml
 
-A stage that has been done with the same commands is left out, and one that was stopped on its way
-takes up its work; where a stage runs again, all that follow do.  Every command is printed by
---dry-run as it would be run, and written to the log of its stage.  At the end OUT/report.json
-holds scores, sizes and seconds, and a table is printed.
+A recipe is a YAML file, or the name of one that comes with the project.  A stage that has been done
+with the same commands is left out, and one that was stopped on its way takes up its work; where a
+stage runs again, all that follow do.  --dry-run prints every command as it would be run, an option
+a line, to be read or pasted into a shell.  What a command prints goes to the log of its stage.  At
+the end OUT/report.json holds scores, sizes and seconds, and a table is printed.
 """
 
 import argparse
-import shlex
 import signal
 import sys
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.recipes.recipe_file import Stage, load_recipe
 from cress_svcd.recipes.runner import Runner, format_report
-from cress_svcd.shipped import file_or_shipped, shipped_files
+from cress_svcd.recipes.shell import script
+from cress_svcd.shipped import describe_missing, file_or_shipped, shipped_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    recipe = load_recipe(file_or_shipped(args.recipe, "recipes"), parse_changes(args.set))
+    file = file_or_shipped(args.recipe, "recipes")
+    if not file.is_file():
+        raise ConfigError(describe_missing(args.recipe, "recipes"))
+    recipe = load_recipe(file, parse_changes(args.set))
     first = stage_number(recipe.stages, args.from_stage)
     last = stage_number(recipe.stages, args.to_stage) if args.to_stage else len(recipe.stages)
     if args.list:
@@ -52,10 +57,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"  {number:2d} {stage.name}: {stage.does}")
         return
     if args.dry_run:
-        for number, stage in enumerate(recipe.stages[first - 1 : last], start=first):
-            print(f"# {number} {stage.name}: {stage.does}")
-            for command in stage.commands:
-                print(shlex.join(command))
+        for line in script(recipe, first, last):
+            print(line)
         return
     # So that the commands are stopped with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

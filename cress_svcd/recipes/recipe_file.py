@@ -110,6 +110,15 @@ class Recipe:
         """Where everything is written: the setting ``out``."""
         return Path(self.settings["out"])
 
+    def logs(self, number: int) -> list[Path]:
+        """The log of each command of stage ``number`` (from 1); one of all unless they run
+        together."""
+        stage = self.stages[number - 1]
+        log = self.folder / "logs" / f"{number:02d}-{stage.name}.log"
+        if not stage.together:
+            return [log] * len(stage.commands)
+        return [log.with_stem(f"{log.stem}-{i + 1}") for i in range(len(stage.commands))]
+
 
 @dataclass
 class _Source:

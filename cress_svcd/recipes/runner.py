@@ -143,10 +143,10 @@ class Runner:
 
     def _run_commands(self, number: int, stage: Stage) -> list[Path]:
         """Run the commands of a stage; returns their logs."""
-        log = self.recipe.folder / "logs" / f"{number:02d}-{stage.name}.log"
+        logs = self.recipe.logs(number)
+        log = logs[0]
         log.parent.mkdir(parents=True, exist_ok=True)
         if stage.together:
-            logs = [log.with_stem(f"{log.stem}-{i + 1}") for i in range(len(stage.commands))]
             self._run_group(stage, list(zip(stage.commands, logs)))
             return logs
         log.unlink(missing_ok=True)

@@ -91,6 +91,14 @@ def test_a_typo_is_answered_with_what_is_close(answers):
     assert status == 2 and "arguments: --dry-rum; did you mean --dry-run?" in errors
 
 
+def test_a_recipe_is_found_by_its_name_and_one_that_is_not_there_by_a_close_one(answers):
+    status, output, _, _ = answers["recipe en-de --list --set mustc=MUSTC"]
+    assert status == 0 and output.startswith("en-de: ")
+    status, _, errors, _ = answers["recipe en-d"]
+    assert status == 2 and errors.startswith("cress-svcd recipe: error: en-d: no such file")
+    assert "did you mean en-de" in errors
+
+
 @pytest.mark.parametrize(
     "words, known, end",
     [

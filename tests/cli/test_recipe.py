@@ -17,6 +17,7 @@ from cress_svcd.cli.main import main
 from cress_svcd.errors import ConfigError
 from cress_svcd.recipes.recipe_file import load_recipe
 from cress_svcd.recipes.runner import child_environment, resolve, visible_gpus
+from tests.helpers.dry_run import printed_commands
 
 # Appends its arguments as a line to a file.
 NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"
@@ -432,16 +433,16 @@ class TestPrinting:
     def test_a_dry_run_prints_what_is_run(self, kitchen, capsys):
         kitchen.write(stage("a", note("two words", "{word}")), stage("b", note("b")), word="größe")
         assert kitchen.run("--dry-run") == 0 and not kitchen.notes
-        printed = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+        printed = capsys.readouterr().out
         kitchen.run()
         logs = sorted((kitchen.out / "logs").iterdir())
         assert [log.name for log in logs] == ["01-a.log", "02-b.log"]
-        assert [f"$ {line}" for line in printed] == [
-            log.read_text(encoding="utf-8").splitlines()[0] for log in logs
+        assert printed_commands(printed) == [
+            shlex.split(log.read_text(encoding="utf-8").splitlines()[0].removeprefix("$ "))
+            for log in logs
         ]
         before = kitchen.notes
-        for line in printed:
-            subprocess.run(shlex.split(line), check=True)
+        subprocess.run(["bash", "-c", printed], check=True)
         assert kitchen.notes == before * 2 == ["two words größe", "b"] * 2
 
     def test_a_list(self, kitchen, capsys):

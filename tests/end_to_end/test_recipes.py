@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from cress_svcd.recipes.recipe_file import load_recipe
 from cress_svcd.recipes.runner import resolve
 from tests.helpers.deltalm_files import TINY as TINY_DELTALM
 from tests.helpers.deltalm_files import TINY_HEADS
+from tests.helpers.dry_run import printed_commands
 from tests.helpers.fairseq_commands import run_stages
 from tests.helpers.large_vocabulary import write_vocabulary
 from tests.helpers.training_options import TINY_MODEL
@@ -48,8 +48,7 @@ def test_every_recipe_of_the_project_can_be_dry_run(path, capsys):
     recipe = load_recipe(path)
     assert recipe.about and all(stage.does for stage in recipe.stages)
     assert main(["recipe", str(path), "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    printed = [shlex.split(line) for line in lines if not line.startswith("#")]
+    printed = printed_commands(capsys.readouterr().out)
     assert printed == [command for stage in recipe.stages for command in stage.commands]
     assert not any(re.search(r"{\w+}", word) for command in printed for word in command)
 
@@ -95,9 +94,9 @@ def test_deltalm_takes_the_place_of_the_transformer():
 def test_several_processes_are_a_setting(capsys):
     launch = "train=[torchrun, --nproc-per-node=4, -m, fairseq_cli.train]"
     assert main(["recipe", str(PAIRS[0]), "--dry-run", "--set", launch]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    start = "torchrun --nproc-per-node=4 -m fairseq_cli.train runs/en-de/data"
-    assert sum(line.startswith(start) for line in lines) == 3
+    printed = printed_commands(capsys.readouterr().out)
+    start = ["torchrun", "--nproc-per-node=4", "-m", "fairseq_cli.train", "runs/en-de/data"]
+    assert sum(command[: len(start)] == start for command in printed) == 3
     assert resolve(["torchrun", "x"]) == [sys.executable, "-m", "torch.distributed.run", "x"]
 
 
