@@ -46,6 +46,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cress_svcd.cli.arguments import (
     add_search_arguments,
@@ -60,20 +61,9 @@ from cress_svcd.cli.output_arguments import (
     subtitle_limits,
 )
 from cress_svcd.errors import ConfigError
-from cress_svcd.translation.inputs import STDIN, list_sources
-from cress_svcd.translation.output import (
-    FORMATS,
-    FileEach,
-    FormatOptions,
-    OneStream,
-    Output,
-    discard_standard_output,
-    open_stream,
-    output_folder,
-)
-from cress_svcd.translation.session import Progress, progress_bar, translate_speech, translate_text
-from cress_svcd.translation.subtitles import describe_broken
-from cress_svcd.translation.translator import Translator
+
+if TYPE_CHECKING:
+    from cress_svcd.translation.translator import Translator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,19 +102,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subtitle_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    if args.text and args.from_list:
-        raise ConfigError("--text and --from-list: give one of them")
-    check_output_arguments(args)
-    options = FormatOptions(subtitle_limits(args), args.word_times, args.transcript)
-    if not args.inputs and sys.stdin.isatty():
-        raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
-    inputs = args.inputs or [STDIN]
-    folder = output_folder(args, inputs)
+def load(args: argparse.Namespace) -> "Translator":
+    from cress_svcd.translation.translator import Translator
+
     # fairseq describes the speech encoder at length, and torch the future of what it calls.
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)
-    translator = Translator.load(
+    return Translator.load(
         args.model,
         data=args.data,
         device=args.device,
@@ -141,6 +125,38 @@ def run(args: argparse.Namespace) -> int:
         transcripts=args.transcript,
         translations=not args.transcript or args.output_format == "jsonl",
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    # Here: --help does not wait for them.
+    from cress_svcd.translation.inputs import STDIN, list_sources
+    from cress_svcd.translation.output import (
+        FORMATS,
+        FileEach,
+        FormatOptions,
+        OneStream,
+        Output,
+        discard_standard_output,
+        open_stream,
+        output_folder,
+    )
+    from cress_svcd.translation.session import (
+        Progress,
+        progress_bar,
+        translate_speech,
+        translate_text,
+    )
+    from cress_svcd.translation.subtitles import describe_broken
+
+    if args.text and args.from_list:
+        raise ConfigError("--text and --from-list: give one of them")
+    check_output_arguments(args)
+    options = FormatOptions(subtitle_limits(args), args.word_times, args.transcript)
+    if not args.inputs and sys.stdin.isatty():
+        raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
+    inputs = args.inputs or [STDIN]
+    folder = output_folder(args, inputs)
+    translator = load(args)
     if args.text:
         translator.require_text()
     translate = translate_text if args.text else translate_speech
