@@ -16,30 +16,18 @@ Where the encoder's transformer is trained but its convolutions are not
   fairseq-train data/en-de … --hubert-model-path hubert.pt --freeze-hubert-convolutions \\
       --feature-cache data/en-de/convolved
 
-Both folders together are made in one pass.  --hubert-model-path also takes a speech translation
-checkpoint, whose encoder was trained on: what is then trained from that checkpoint
-(quant_transformer, --finetuned-st-model) with --freeze-hubert can read those features.
+Both folders together are made in one pass.  With --vary-cuts the training split is encoded in
+several variants of its cuts, which training with the same --vary-cuts takes in turn, an epoch each.
+
+--hubert-model-path also takes a speech translation checkpoint, whose encoder was trained on: what
+is then trained from that checkpoint (quant_transformer, --finetuned-st-model) with --freeze-hubert
+can read those features.
 """
 
 import argparse
-import contextlib
 from pathlib import Path
 
-from tqdm import tqdm
-
-from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.corpus.prepared import audio_folder, read_config
-from cress_svcd.data.feature_cache import file_digest, segments_digest, writing_features
 from cress_svcd.errors import ConfigError
-from cress_svcd.inference.feature_extraction import (
-    Waveforms,
-    devices,
-    encode,
-    frozen_encoder,
-    is_current,
-)
-from cress_svcd.models.hubert_checkpoint import read_hubert
-from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +52,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that read the audio, and encode it where there is no GPU (default: "
         "%(default)s); all visible GPUs encode",
     )
+    parser.add_argument(
+        "--vary-cuts",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the training segments that are cut otherwise, as training's --vary-cuts "
+        "does; in each of the --variants, which the epochs take in turn (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--variants",
+        type=int,
+        default=3,
+        help="of the training split where cuts are varied (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--join-segments",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="as training's --join-segments (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train-split", default="train", help="the one that is varied (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the cuts (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="also what is up to date")
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.data.corpus.manifest import read_manifest
+    from cress_svcd.data.corpus.prepared import audio_folder, read_config
+    from cress_svcd.data.cut_variation import CutVariation, with_joined
+    from cress_svcd.data.feature_cache import file_digest
+    from cress_svcd.inference.feature_extraction import Extraction, devices, frozen_encoder
+    from cress_svcd.models.hubert_checkpoint import read_hubert
+    from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
+
     folders = {OUTPUT: args.output, CONVOLUTIONS: args.convolutions}
     folders = {layer: folder for layer, folder in folders.items() if folder}
     if len(set(folders.values())) < max(1, len(folders)):
@@ -82,34 +103,18 @@ def run(args: argparse.Namespace) -> None:
         )
     encoders = [frozen_encoder(args.hubert_model_path).to(device) for device in devices()]
     digest = file_digest(args.hubert_model_path)
+    if args.variants < 1:
+        raise ConfigError(f"--variants is {args.variants}, expected 1 or more")
+    cuts = CutVariation(args.vary_cuts, args.seed) if args.vary_cuts else None
     root = audio_folder(args.data, config)
+    work = Extraction(encoders, folders, digest, root, normalize, args.workers, args.force)
     for split in args.splits:
         manifest = args.data / f"{split}.tsv"
         frame = read_manifest(manifest)
-        about = {"segments": segments_digest(frame), "hubert": digest}
-        wanted = {
-            layer: folder
-            for layer, folder in folders.items()
-            if args.force or not is_current(folder, split, frame, digest, layer)
-        }
-        if not wanted:
-            print(f"{split}: up to date")
-            continue
-        waves = Waveforms(manifest, frame, root, normalize)
-        segments = encode(waves, encoders, list(wanted), args.workers)
-        progress = tqdm(segments, total=len(frame), desc=f"encoding {split}", unit="segment")
-        dimensions = {OUTPUT: encoders[0].output_dim, CONVOLUTIONS: encoders[0].convolutions[-1][0]}
-        frames = 0
-        with contextlib.ExitStack() as stack:
-            adders = [
-                stack.enter_context(
-                    writing_features(folder, split, dimensions[layer], {**about, "layer": layer})
-                )
-                for layer, folder in wanted.items()
-            ]
-            for features in progress:
-                frames += len(features[0])
-                for add, item in zip(adders, features, strict=True):
-                    add(item)
-        of = " and ".join(f"{dimensions[layer]} ({layer})" for layer in wanted)
-        print(f"{split}: {len(frame):,} segments, {frames:,} frames of {of}")
+        varied = cuts if split == args.train_split else None
+        if split == args.train_split:
+            frame = with_joined(frame, args.join_segments)
+        # The first one last: with it the features of a split are there.
+        count = args.variants if varied else 1
+        for variant in reversed(range(count)):
+            print(work.extract(manifest, frame, varied, variant, count))

@@ -17,6 +17,7 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
 from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_varied
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
@@ -144,10 +145,11 @@ class SpeechTranslationDataset(FairseqDataset):
         audio_root: folder that relative paths start from.
         normalize: bring each waveform to zero mean and unit variance.
         shuffle: put segments of equal length in a random order.
-        features: read in place of audio.
         length_multiple: batches are padded to a multiple of so many samples (of features: of the
             frames that are made of them).
         places: of the segments, for messages.
+        cuts: vary the cuts of the segments, in each epoch otherwise (``set_epoch``).
+        features: read in place of audio; of varied cuts the epochs take the variants in turn.
 
     Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
     long as ``n_frames`` says, by which batches are filled.
@@ -167,8 +169,13 @@ class SpeechTranslationDataset(FairseqDataset):
         features: FeatureCache | None = None,
         length_multiple: int = 1,
         places: Places | None = None,
+        cuts: CutVariation | None = None,
+        longest: int | None = None,
     ):
         self.features = features
+        self.cuts, self.longest = cuts, longest
+        self.plan: Plan | None = None
+        self.epoch = 1
         self.places = places
         self.length_multiple = length_multiple
         self.audio = PackedStrings(audio)
@@ -180,6 +187,27 @@ class SpeechTranslationDataset(FairseqDataset):
         self.normalize = normalize
         self.shuffle = shuffle
         self.sample_rate = sample_rate
+        self.surroundings = None
+        if cuts is not None and features is None:
+            self.surroundings = Surroundings(self.audio)
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut the segments as in this epoch."""
+        if self.cuts is None:
+            return
+        self.epoch = epoch
+        if self.features is not None:  # which were computed as those of the first epochs
+            self.epoch = epoch % self.features.variants
+            self.features.choose(self.epoch)
+        self.plan = self.cuts.plan(self.epoch, self.n_frames, self.longest)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Samples of each segment as it is cut in this epoch."""
+        if self.plan is None:
+            return self.n_frames
+        return self.n_frames + self.plan.before + self.plan.after
 
     def __len__(self) -> int:
         return len(self.audio)
@@ -201,6 +229,8 @@ class SpeechTranslationDataset(FairseqDataset):
         """The waveform of a segment, which is as long as was announced."""
         place = f"{self.places[index]}: " if self.places else ""
         try:
+            if self.plan is not None:
+                return self._read_varied(index)
             wave = read_audio(self.audio[index], root=self.audio_root, sample_rate=self.sample_rate)
         except AudioError as error:
             raise type(error)(f"{place}{error}") from None
@@ -213,25 +243,36 @@ class SpeechTranslationDataset(FairseqDataset):
             )
         return wave
 
+    def _read_varied(self, index: int) -> np.ndarray:
+        return read_varied(
+            self.audio[index],
+            self.audio_root,
+            int(self.n_frames[index]),
+            self.plan,
+            self.surroundings,
+            index,
+            np.random.default_rng([self.cuts.seed, self.epoch, index]),
+        )
+
     @property
     def sizes(self) -> np.ndarray:
         """(samples, target tokens) of each segment: (segments, 2)."""
         targets = self.targets.sizes if self.targets else np.zeros_like(self.n_frames)
-        return np.stack([self.n_frames, targets], axis=1)
+        return np.stack([self.lengths, targets], axis=1)
 
     def num_tokens(self, index: int) -> int:
-        return int(self.n_frames[index])
+        return int(self.lengths[index])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self.n_frames[indices]
+        return self.lengths[indices]
 
     def size(self, index: int) -> tuple[int, int]:
-        return int(self.n_frames[index]), int(self.targets.sizes[index]) if self.targets else 0
+        return self.num_tokens(index), int(self.targets.sizes[index]) if self.targets else 0
 
     def ordered_indices(self) -> np.ndarray:
         """By length, so that batches are padded little; ties in random order when shuffling."""
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
-        return order[np.argsort(self.n_frames[order], kind="stable")]
+        return order[np.argsort(self.lengths[order], kind="stable")]
 
     def filter_indices_by_size(self, indices, max_sizes):
         """Leave out what exceeds ``max_sizes`` (samples, tokens); returns (kept, left out)."""
@@ -243,7 +284,8 @@ class SpeechTranslationDataset(FairseqDataset):
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        return True
+        """Whether the batches of one epoch are those of all."""
+        return self.plan is None
 
     def collater(self, samples: list[dict]) -> dict:
         """A batch: waveforms (batch, samples) or features (batch, time, channels), and texts.
@@ -317,6 +359,17 @@ def text_dataset(
 
 class OneModeBatches(MultiModalityDataset):
     """Several datasets whose batches hold one mode each, named in ``sample["mode"]``."""
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return all(part.can_reuse_epoch_itr_across_epochs for part in self.datasets)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        for part in self.datasets:
+            part.set_epoch(epoch)
+        if not self.can_reuse_epoch_itr_across_epochs:
+            self.raw_sub_batch_samplers = []  # of other lengths
 
     def collater(self, samples: list) -> dict:
         batch = super().collater(samples)

@@ -2,7 +2,8 @@
 
 A folder holds for each split ``SPLIT.npy`` (all frames one after the other, (frames, dimension),
 float16), ``SPLIT.ends.npy`` (where each segment's frames end) and ``SPLIT.json`` (what they were
-made from).  They are mapped into memory, not loaded: workers share the pages.
+made from); and ``SPLIT-variant1.*``, … where the cuts were varied.  They are
+mapped into memory, not loaded: workers share the pages.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import numpy as np
 import pandas
 
 from cress_svcd.atomic_files import replacing, write_json
+from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.errors import ConfigError
 
 
@@ -34,6 +36,9 @@ def file_digest(path: str | os.PathLike) -> str:
 class FeatureCache:
     """The features of one split; indexing gives (frames, dimension) in float32.
 
+    Where the cuts of the segments were varied there are several variants, of which one is read at a
+    time (``choose``).
+
     Args:
         folder: written by :func:`writing_features`.
         split: name of the manifest.
@@ -43,21 +48,45 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | os.PathLike, split: str, frame: pandas.DataFrame):
-        self._path = Path(folder) / f"{split}.npy"
+        self._folder, self._split = Path(folder), split
+        digest = segments_digest(frame)
+        for variant in reversed(range(self._load(0, digest, len(frame)).get("variants", 1))):
+            self.about = self._load(variant, digest, len(frame))
+
+    @property
+    def variants(self) -> int:
+        """How many there are."""
+        return self.about.get("variants", 1)
+
+    def choose(self, variant: int) -> None:
+        """Read this one from now on."""
+        self._path = self._folder / f"{variant_name(self._split, variant)}.npy"
+        self._ends = np.load(self._path.with_suffix(".ends.npy"))
+        self._frames = np.load(self._path, mmap_mode="r")
+
+    def _load(self, variant: int, digest: str, segments: int) -> dict:
+        """Choose a variant, with all that can be wrong told; returns what it was made from."""
+        path = self._folder / f"{variant_name(self._split, variant)}.npy"
         try:
-            self.about = json.loads(self._path.with_suffix(".json").read_text(encoding="utf-8"))
-            self._ends = np.load(Path(folder) / f"{split}.ends.npy")
-            self._frames = np.load(self._path, mmap_mode="r")
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            self.choose(variant)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{self._path}: cannot be read ({error}); make it again with "
+                f"{path}: cannot be read ({error}); make it again with "
                 "'cress-svcd extract-features'"
             ) from None
-        if self.about["segments"] != segments_digest(frame) or len(self._ends) != len(frame):
+        if about["segments"] != digest or len(self._ends) != segments:
             raise ConfigError(
-                f"{self._path}: made from other segments than the manifest's of now; make it again "
+                f"{path}: made from other segments than the manifest's of now; make it again "
                 "with 'cress-svcd extract-features'"
             )
+        return about
+
+    @property
+    def cuts(self) -> CutVariation | None:
+        """How the cuts of the segments were varied for these features."""
+        cuts = self.about.get("cuts")
+        return CutVariation(cuts["share"], cuts["seed"]) if cuts else None
 
     @staticmethod
     def exists(folder: str | os.PathLike, split: str) -> bool:
@@ -77,6 +106,11 @@ class FeatureCache:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._frames = np.load(self._path, mmap_mode="r")
+
+
+def variant_name(split: str, variant: int) -> str:
+    """What the files of a split's features are called, for each variant of its cuts."""
+    return f"{split}-variant{variant}" if variant else split
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """Features of a frozen speech encoder, in batches, on all GPUs or CPU processes."""
 
+import contextlib
 import itertools
 import queue
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,16 @@ from fairseq.data import Dictionary
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
+from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, Places, SpeechTranslationDataset, round_up
-from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.data.feature_cache import (
+    FeatureCache,
+    segments_digest,
+    variant_name,
+    writing_features,
+)
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.install import install
 from cress_svcd.models.hubert_checkpoint import read_hubert
@@ -26,12 +35,21 @@ from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder
 # keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.
 BUFFER_SIZE, BATCH_SAMPLES = 512, 1_600_000
 CPU_CHUNK_SIZE, CPU_BATCH_SAMPLES = 64, 480_000
+LONGEST = 480_000  # samples of a training segment: --max-audio-positions
 
 
 class Waveforms(Dataset):
     """The waveforms of a manifest, float32, as the training's dataset reads and checks them."""
 
-    def __init__(self, manifest: Path, frame: pandas.DataFrame, root: str, normalize: bool):
+    def __init__(
+        self,
+        manifest: Path,
+        frame: pandas.DataFrame,
+        root: str,
+        normalize: bool,
+        cuts: CutVariation | None = None,
+        variant: int = 0,
+    ):
         self.segments = SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -41,7 +59,10 @@ class Waveforms(Dataset):
             audio_root=root,
             normalize=normalize,
             places=Places([(manifest, frame["id"])]),
+            cuts=cuts,
+            longest=LONGEST,
         )
+        self.segments.set_epoch(variant)
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -60,21 +81,85 @@ def frozen_encoder(hubert_model_path: str) -> HubertEncoder:
     return encoder.eval()
 
 
-def is_current(folder: Path, split: str, frame, digest: str, layer: str) -> bool:
-    """Whether the cache of a split is there, whole, and of this encoder and these segments."""
+def is_current(
+    folder: Path, split: str, frame, digest: str, layer: str, cuts: dict | None = None
+) -> bool:
+    """Whether the cache of a split is there, whole, and of this encoder, segments and cuts."""
     if not FeatureCache.exists(folder, split):
         return False
     try:
         about = FeatureCache(folder, split, frame).about
     except ConfigError:
         return False
-    return about["hubert"] == digest and about.get("layer", OUTPUT) == layer
+    wanted = digest, layer, cuts
+    return (about["hubert"], about.get("layer", OUTPUT), about.get("cuts")) == wanted
 
 
 def devices() -> list[torch.device]:
     """All GPUs that are visible, else the CPU."""
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return gpus or [torch.device("cpu")]
+
+
+@dataclass
+class Extraction:
+    """What all splits have in common: encoders, folders by layer, the digest of the encoder."""
+
+    encoders: list
+    folders: dict[str, Path]
+    digest: str
+    root: str
+    normalize: bool
+    workers: int
+    force: bool
+
+    def extract(
+        self,
+        manifest: Path,
+        frame: pandas.DataFrame,
+        cuts: CutVariation | None,
+        variant: int,
+        variants: int,
+    ) -> str:
+        """Write the features of a split, in one variant of its cuts, unless they are there.
+
+        Returns:
+            what was done, in words.
+        """
+        name = variant_name(manifest.stem, variant)
+        about: dict = {"segments": segments_digest(frame), "hubert": self.digest}
+        if cuts is not None:
+            about["cuts"] = {"share": cuts.share, "seed": cuts.seed, "variant": variant}
+            about["variants"] = variants
+        wanted = {
+            layer: folder
+            for layer, folder in self.folders.items()
+            if self.force
+            or not is_current(folder, name, frame, self.digest, layer, about.get("cuts"))
+        }
+        if not wanted:
+            return f"{name}: up to date"
+        waves = Waveforms(manifest, frame, self.root, self.normalize, cuts, variant)
+        segments = encode(waves, self.encoders, list(wanted), self.workers)
+        progress = tqdm(segments, total=len(frame), desc=f"encoding {name}", unit="segment")
+        dimensions = {
+            OUTPUT: self.encoders[0].output_dim,
+            CONVOLUTIONS: self.encoders[0].convolutions[-1][0],
+        }
+        frames = 0
+        with contextlib.ExitStack() as stack:
+            adders = [
+                stack.enter_context(
+                    writing_features(folder, name, dimensions[layer], {**about, "layer": layer})
+                )
+                for layer, folder in wanted.items()
+            ]
+            for features in progress:
+                frames += len(features[0])
+                for add, item in zip(adders, features, strict=True):
+                    add(item)
+        of = " and ".join(f"{dimensions[layer]} ({layer})" for layer in wanted)
+        return f"{name}: {len(frame):,} segments, {frames:,} frames of {of}"
 
 
 def encode(

@@ -34,6 +34,7 @@ class CtcAndUnitsCriterion(FairseqCriterion):
         self.units_weight = units_weight
         self.letters = task.dictionaries[-1]
         self.blank = self.letters.bos()
+        self.unit_padding = task.dictionaries[0].pad()
         self.word_boundary = self.letters.index(WORD_BOUNDARY)
 
     def forward(self, model, sample, reduce: bool = True):
@@ -47,7 +48,9 @@ class CtcAndUnitsCriterion(FairseqCriterion):
         logged = {"loss_ctc": loss.detach()}
         if self.units_weight > 0:
             frame_loss, correct, frames = self.unit_loss(
-                net_output["units"], net_output["padding_mask"], unit_targets[0]
+                net_output["units"],
+                net_output["padding_mask"] | self._unlabelled(net_output, unit_targets[0]),
+                unit_targets[0],
             )
             loss = loss + self.units_weight * size / max(frames, 1) * frame_loss
             logged |= {"loss_units": frame_loss.detach(), "frames": frames, "correct": correct}
@@ -60,6 +63,13 @@ class CtcAndUnitsCriterion(FairseqCriterion):
             "sample_size": size,
         }
         return loss, size, logged
+
+    def _unlabelled(self, net_output: dict, units: Tensor) -> Tensor:
+        """Frames whose unit is not known, (batch, time): they stand beyond the corpus's segment."""
+        found = torch.zeros_like(net_output["padding_mask"])
+        frames = min(found.size(1), units.size(1))
+        found[:, :frames] = units[:, :frames] == self.unit_padding
+        return found
 
     def ctc_loss(
         self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor

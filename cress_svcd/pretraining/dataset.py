@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from fairseq.data import HubertDataset
 from torch import Tensor
+from torch.nn import functional as F
 
 from cress_svcd.data.audio import read_audio
+from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_varied
 from cress_svcd.data.dataset import PackedStrings, round_up
 
 
@@ -19,6 +21,8 @@ class SegmentHubertDataset(HubertDataset):
             list with a rate for each kind of label, -1 for letters.
         length_multiple: batches are padded to a multiple of so many samples; only for a model that
             takes the padding's exact length, which fairseq's own does not.
+        cuts: vary the cuts of the segments, in each epoch otherwise; frames beyond a segment have
+            the label of padding.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class SegmentHubertDataset(HubertDataset):
         sample_rate: int,
         label_paths: list[str],
         length_multiple: int = 1,
+        cuts: CutVariation | None = None,
         **options,
     ):
         super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
@@ -37,10 +42,38 @@ class SegmentHubertDataset(HubertDataset):
         self.label_offsets_list = [
             np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in self.label_offsets_list
         ]
+        self.cuts, self.n_frames = cuts, self.sizes
+        self.plan: Plan | None = None
+        if cuts is not None:
+            self.surroundings = Surroundings(self.audio_names)
+            self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut the segments as in this epoch."""
+        if self.cuts is not None:
+            self.epoch = epoch
+            self.plan = self.cuts.plan(epoch, self.n_frames, self.max_sample_size)
+            self.sizes = self.n_frames + self.plan.before + self.plan.after
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Whether the batches of one epoch are those of all."""
+        return self.cuts is None
 
     def get_audio(self, index: int) -> Tensor:
         """The waveform of a segment, float32 of shape (samples,)."""
-        wave = read_audio(self.audio_names[index], self.audio_root, self.sample_rate)
+        if self.plan is None:
+            wave = read_audio(self.audio_names[index], self.audio_root, self.sample_rate)
+        else:
+            wave = read_varied(
+                self.audio_names[index],
+                self.audio_root,
+                int(self.n_frames[index]),
+                self.plan,
+                self.surroundings,
+                index,
+                np.random.default_rng([self.cuts.seed, self.epoch, index]),
+            )
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
 
     def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:
@@ -56,4 +89,14 @@ class SegmentHubertDataset(HubertDataset):
         with open(self.label_paths[label_idx], "rb") as file:
             file.seek(start)
             text = file.read(end - start).decode("utf-8")
-        return self.label_processors[label_idx](text).long()
+        labels = self.label_processors[label_idx](text).long()
+        if self.plan is None or self.label_rates[label_idx] <= 0:
+            return labels
+        return self._move(labels, self.label_rates[label_idx], index, self.pad_list[label_idx])
+
+    def _move(self, labels: Tensor, rate: float, index: int, pad: int) -> Tensor:
+        """Labels of frames as the segment is cut in this epoch."""
+        edges = (self.plan.before[index], self.plan.after[index])
+        before, after = (round(int(edge) * rate / self.sample_rate) for edge in edges)
+        kept = labels[max(0, -before) : len(labels) - max(0, -after)]
+        return F.pad(kept, (max(0, before), max(0, after)), value=pad)

@@ -12,7 +12,9 @@ from fairseq.tasks.hubert_pretraining import (
     HubertPretrainingTask,
     LabelEncoder,
 )
+from omegaconf import II
 
+from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
 from cress_svcd.errors import ConfigError
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
@@ -30,6 +32,15 @@ class SegmentHubertPretrainingConfig(HubertPretrainingConfig):
             "segments are not cropped then"
         },
     )
+    vary_cuts: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the training segments that each epoch cuts otherwise than the corpus "
+            "does, as the option of speech_and_text_translation; only with transcripts"
+        },
+    )
+    train_subset: str = II("dataset.train_subset")
+    seed: int = II("common.seed")
 
 
 @register_task("segment_hubert_pretraining", dataclass=SegmentHubertPretrainingConfig)
@@ -82,8 +93,14 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
             pad_audio=cfg.pad_audio,
             normalize=cfg.normalize,
             random_crop=cfg.random_crop,
+            cuts=self._cuts(split),
             # With transcripts the model is ours, which knows true lengths.
             length_multiple=GPU_LENGTH_MULTIPLE
             if cfg.transcripts and torch.cuda.is_available()
             else 1,
         )
+
+    def _cuts(self, split: str) -> CutVariation | None:
+        """How the cuts of a split are varied: where letters say what is said, labels can miss."""
+        varied = self.cfg.vary_cuts and self.cfg.transcripts and split == self.cfg.train_subset
+        return CutVariation(self.cfg.vary_cuts, self.cfg.seed) if varied else None

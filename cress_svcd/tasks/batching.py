@@ -47,13 +47,14 @@ class BatchingTask(DataTask):
         self._refuse_if_none_fits(dataset, dataset, limits)
         reused = dataset in self.dataset_to_epoch_iter
         # fairseq draws the batches once, in the epoch that it starts with, and keeps them: resumed
-        # in a later epoch, training would find others than uninterrupted.  So always as in epoch 1.
+        # in a later epoch, training would find others than uninterrupted.  So always as in epoch 1,
+        # unless each epoch cuts the segments otherwise and has batches of its own.
         iterator = super().get_batch_iterator(
             dataset,
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             max_positions=limits,
-            epoch=1,
+            epoch=1 if dataset.can_reuse_epoch_itr_across_epochs else max(epoch, 1),
             **kwargs,
         )
         if not reused:

@@ -12,6 +12,7 @@ from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
 from cress_svcd.data.config import DataConfig, load_dictionary
 from cress_svcd.data.corpus.binary_text import check_binary_pairs
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.cut_variation import CutVariation, with_joined
 from cress_svcd.data.dataset import (
     GPU_LENGTH_MULTIPLE,
     EncodedSentences,
@@ -118,6 +119,11 @@ class DataTask(TranslationTask):
             frames.append(frame)
             manifests.append((path, frame["id"]))
         frame = pandas.concat(frames, ignore_index=True)
+        if mode == SPEECH and training:
+            given, frame = len(frame), with_joined(frame, self.cfg.join_segments)
+            if len(frame) > given:
+                joined = path.parent / f"{split}, joined"
+                manifests.append((joined, frame["id"][given:]))
         targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
         # Generation has no use for transcripts, and they may be in other words than training's.
         wants_sources = mode == TEXT or training or self.cfg.mt_finetune or self.cfg.st_training
@@ -135,6 +141,7 @@ class DataTask(TranslationTask):
             report_short(frame, split)
         if mode == TEXT:
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
+        features = self._cached_features(split, frame, training)
         return SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -144,10 +151,19 @@ class DataTask(TranslationTask):
             audio_root=self.data_cfg.absolute_audio_root,
             normalize=self.data_cfg.normalize,
             shuffle=training,
-            features=self._cached_features(split, frame),
+            features=features,
             length_multiple=self.length_multiple,
             places=Places(manifests),
+            cuts=self._cuts(features) if training else None,
+            longest=self.cfg.max_audio_positions,
         )
+
+    def _cuts(self, features: FeatureCache | None) -> CutVariation | None:
+        """How training's cuts are varied; cached features say how theirs were."""
+        if features is not None:
+            return features.cuts
+        share = self.cfg.vary_cuts
+        return CutVariation(share, self.cfg.seed) if share else None
 
     @property
     def length_multiple(self) -> int:
@@ -156,7 +172,9 @@ class DataTask(TranslationTask):
             return max(1, self.cfg.audio_length_multiple)
         return GPU_LENGTH_MULTIPLE if torch.cuda.is_available() and not self.cfg.cpu else 1
 
-    def _cached_features(self, split: str, frame: pandas.DataFrame) -> FeatureCache | None:
+    def _cached_features(
+        self, split: str, frame: pandas.DataFrame, training: bool
+    ) -> FeatureCache | None:
         folder = self.cfg.feature_cache
         if not folder:
             return None
@@ -174,6 +192,13 @@ class DataTask(TranslationTask):
                 f"{folder}: the features of {split} are of the encoder's {layer}, but this "
                 f"training needs those of its {self.cached_layer} (the {OUTPUT} with "
                 f"--freeze-hubert, the {CONVOLUTIONS} with --freeze-hubert-convolutions)"
+            )
+        varied = cache.cuts.share if cache.cuts else 0.0
+        if training and varied != self.cfg.vary_cuts:
+            raise ConfigError(
+                f"{folder}: the features of {split} were made with --vary-cuts {varied:g}, and "
+                f"this training wants {self.cfg.vary_cuts:g}; give it the same, or make them again "
+                "with 'cress-svcd extract-features'"
             )
         return cache
 

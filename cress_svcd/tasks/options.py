@@ -76,6 +76,22 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "--freeze-hubert; features of the convolutions need --freeze-hubert-convolutions)"
         },
     )
+    vary_cuts: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the training segments that each epoch cuts otherwise than the corpus "
+            "does: edges moved, silence, noise and neighbours let in, loudness and band changed, "
+            "as cutting recordings does; 0: none. With --feature-cache: as its features were made "
+            "(extract-features --vary-cuts)"
+        },
+    )
+    join_segments: float = field(
+        default=0.0,
+        metadata={
+            "help": "train also on neighbouring segments of a recording as one: so many of them "
+            "for each segment (0.1: a tenth more)"
+        },
+    )
     text_input: bool = field(
         default=False,
         metadata={
@@ -109,6 +125,7 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "fitted to the full-precision model before the first update (some tens); 0: not"
         },
     )
+    seed: int = II("common.seed")
     save_dir: str = II("checkpoint.save_dir")
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     disable_validation: bool = II("dataset.disable_validation")

@@ -1,0 +1,270 @@
+"""Cuts of speech as they come out of recordings, for training.
+
+A corpus is cut by hand to the word; a recording is cut by a program, which starts early, ends
+late, lets a neighbour in, and joins what belongs apart.  A model that has heard exact cuts alone
+mistranslates what begins with a tenth of a second of silence.  So training hears other cuts of the
+same segment in every epoch: the edges are moved, what stands around the segment in its recording is
+let in (silence where there is nothing), and now and then noise, loudness and the band of a
+telephone are changed.
+
+Everything follows from the seed, the epoch and the number of the segment: a resumed training hears
+what an uninterrupted one would.
+"""
+
+import functools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas
+import soxr
+
+from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, parse_audio_spec, read_audio
+from cress_svcd.errors import ConfigError
+
+# Where an edge goes, in seconds outwards, and how often.
+EDGES = ((0.3, -0.03, 0.0), (0.5, 0.0, 0.25), (0.2, 0.25, 1.0))
+NEIGHBOUR_SECONDS = 0.15  # of speech that is another segment's
+GAINS_DB, GAIN_SHARE = (-30.0, 6.0), 0.2
+NOISES_DB, NOISE_SHARE = (10.0, 40.0), 0.25  # above the noise is the speech
+TELEPHONE_RATE, TELEPHONE_SHARE = 8_000, 0.05
+# Silence that is added is digital, or so far below the speech.
+SILENCE_DB, DIGITAL_SHARE = (30.0, 60.0), 0.5
+SHORTEST_SECONDS = 0.3
+# Joined segments: at most so much stands between them, and so long are they together.
+JOINED_GAP_SECONDS, JOINED_SECONDS = 1.5, 20.0
+
+
+class Plan(NamedTuple):
+    """What becomes of each segment in an epoch; arrays over the segments.
+
+    Attributes:
+        before, after: samples that are added at the edges; negative ones are left out.
+        gain: in dB.
+        snr: of noise, in dB; NaN: none.
+        telephone: whether only the band of a telephone is left.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    gain: np.ndarray
+    snr: np.ndarray
+    telephone: np.ndarray
+
+
+@dataclass(frozen=True)
+class CutVariation:
+    """How much is varied.
+
+    Attributes:
+        share: of the segments, in each epoch; the others are heard as they are.
+        seed: of everything.
+    Raises:
+        ConfigError: share is no share.
+    """
+
+    share: float
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"--vary-cuts is {self.share}, expected 0 (off) to 1")
+
+    def plan(self, epoch: int, n_frames: np.ndarray, longest: int | None = None) -> Plan:
+        """What becomes of segments of ``n_frames`` samples in an epoch.
+
+        Args:
+            longest: samples that no segment may exceed by what is added.
+        """
+        random, count = np.random.default_rng([self.seed, epoch]), len(n_frames)
+        varied = random.random(count) < self.share
+        room = np.maximum(0, (np.inf if longest is None else longest) - n_frames)
+        spare = np.maximum(0, n_frames - round(SHORTEST_SECONDS * SAMPLE_RATE)) // 2
+        edges = []
+        for _ in range(2):
+            moved = np.rint(self._edges(random, count) * SAMPLE_RATE)
+            moved = np.clip(moved, -spare, room / 2)
+            edges.append(np.where(varied, moved, 0).astype(np.int64))
+        gain = np.where(random.random(count) < GAIN_SHARE, random.uniform(*GAINS_DB, count), 0)
+        noisy = random.random(count) < NOISE_SHARE
+        snr = np.where(noisy & varied, random.uniform(*NOISES_DB, count), np.nan)
+        telephone = (random.random(count) < TELEPHONE_SHARE) & varied
+        return Plan(*edges, np.where(varied, gain, 0), snr, telephone)
+
+    @staticmethod
+    def _edges(random: np.random.Generator, count: int) -> np.ndarray:
+        shares, lows, highs = (np.array(column) for column in zip(*EDGES))
+        kind = random.choice(len(EDGES), count, p=shares)
+        return lows[kind] + (highs - lows)[kind] * random.random(count)
+
+
+class Surroundings:
+    """What stands around segments in their files, as far as other segments tell.
+
+    Arrays over the segments, in samples of their files: ``gaps`` (2, segments), what is no other's
+    before and after a segment; ``neighbours``, how long the next one there is, 0 without one.
+
+    Args:
+        audio: ``path[:offset:frames]`` of each segment.
+    """
+
+    def __init__(self, audio: Iterable[str]):
+        specs = [parse_audio_spec(text) for text in audio]
+        self.gaps = np.zeros((2, len(specs)), dtype=np.int64)
+        self.neighbours = np.zeros_like(self.gaps)
+        files: dict[str, list[int]] = {}
+        for index, spec in enumerate(specs):
+            if spec.frames >= 0:
+                files.setdefault(spec.path, []).append(index)
+        for indices in files.values():
+            self._look_around(np.array(indices), specs)
+
+    def _look_around(self, indices: np.ndarray, specs: list[AudioSpec]) -> None:
+        starts = np.array([specs[index].offset for index in indices])
+        lengths = np.array([specs[index].frames for index in indices])
+        ends = starts + lengths
+        by_start, by_end = np.argsort(starts, kind="stable"), np.argsort(ends, kind="stable")
+        # The last that ends before a segment begins, and the first that begins after its end.
+        left = np.searchsorted(ends[by_end], starts, side="right") - 1
+        right = np.searchsorted(starts[by_start], ends, side="left")
+        has_left, has_right = left >= 0, right < len(indices)
+        left, right = by_end[np.maximum(left, 0)], by_start[np.minimum(right, len(indices) - 1)]
+        self.gaps[0, indices] = np.where(has_left, starts - ends[left], starts)
+        self.gaps[1, indices] = np.where(has_right, starts[right] - ends, 0)
+        self.neighbours[0, indices] = np.where(has_left, lengths[left], 0)
+        self.neighbours[1, indices] = np.where(has_right, lengths[right], 0)
+
+    def room(self, index: int, rate: int) -> np.ndarray:
+        """Samples before and after a segment that may be let in, in a file of this rate."""
+        most = round(NEIGHBOUR_SECONDS * rate)
+        return self.gaps[:, index] + np.minimum(self.neighbours[:, index], most)
+
+
+def read_varied(
+    audio: str,
+    root: str,
+    n_frames: int,
+    plan: Plan,
+    surroundings: Surroundings,
+    index: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """A segment as ``plan`` says, float32 at 16 kHz, of exactly so many samples.
+
+    Args:
+        audio: ``path[:offset:frames]``; ``root`` is put before relative paths.
+        n_frames: samples of the segment at 16 kHz.
+        index: of the segment in the plan and the surroundings.
+    Raises:
+        AudioError: as ``read_audio``.
+    """
+    before, after = int(plan.before[index]), int(plan.after[index])
+    spec = parse_audio_spec(audio)
+    inside = (max(0, before), max(0, after))
+    real = (0, 0)  # samples of the recording itself that are let in
+    if spec.frames >= 0 and any(inside):
+        rate = _rate(os.path.join(root, spec.path))
+        wanted = (round(samples * rate / SAMPLE_RATE) for samples in inside)
+        real = tuple(map(min, surroundings.room(index, rate).tolist(), wanted))
+        spec = AudioSpec(spec.path, spec.offset - real[0], spec.frames + sum(real))
+        real = tuple(round(part * SAMPLE_RATE / rate) for part in real)
+    wave = read_audio(spec, root)
+    speech = wave[real[0] : len(wave) - real[1]]
+    loudness = float(np.sqrt(np.mean(np.square(speech)))) if len(speech) else 0.0
+    wave = wave[max(0, -before) : len(wave) - max(0, -after)]
+    pad = max(0, before - real[0]), max(0, after - real[1])
+    wave = np.concatenate(
+        [_silence(pad[0], loudness, random), wave, _silence(pad[1], loudness, random)]
+    )
+    wave = _of_length(wave, n_frames + before + after)
+    return _disturb(wave, loudness, plan, index, random)
+
+
+@functools.lru_cache(4096)
+def _rate(path: str) -> int:
+    return audio_info(path).sample_rate
+
+
+def _silence(samples: int, loudness: float, random: np.random.Generator) -> np.ndarray:
+    """Digital silence, or faint noise, as a recording has between sentences."""
+    if random.random() < DIGITAL_SHARE:
+        return np.zeros(samples, np.float32)
+    level = loudness * 10 ** (-random.uniform(*SILENCE_DB) / 20)
+    return (level * random.standard_normal(samples)).astype(np.float32)
+
+
+def _of_length(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Resampling rounds: a sample more or less."""
+    return np.pad(wave[:samples], (0, max(0, samples - len(wave))))
+
+
+def _disturb(
+    wave: np.ndarray, loudness: float, plan: Plan, index: int, random: np.random.Generator
+) -> np.ndarray:
+    """Noise, the band of a telephone, and another loudness, as the plan says."""
+    snr, gain = float(plan.snr[index]), float(plan.gain[index])
+    if not np.isnan(snr):
+        wave = wave + loudness * 10 ** (-snr / 20) * _noise(len(wave), random)
+    if plan.telephone[index]:
+        narrow = soxr.resample(wave, SAMPLE_RATE, TELEPHONE_RATE)
+        wave = _of_length(soxr.resample(narrow, TELEPHONE_RATE, SAMPLE_RATE), len(wave))
+    if gain:
+        wave = np.clip(wave * 10 ** (gain / 20), -1, 1)
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _noise(samples: int, random: np.random.Generator) -> np.ndarray:
+    """Noise of unit power, between white and pink."""
+    spectrum = np.fft.rfft(random.standard_normal(samples))
+    spectrum *= np.maximum(1, np.arange(len(spectrum))) ** (-random.uniform(0, 0.5))
+    noise = np.fft.irfft(spectrum, samples)
+    return (noise / max(1e-12, float(noise.std()))).astype(np.float32)
+
+
+def with_joined(frame: pandas.DataFrame, share: float) -> pandas.DataFrame:
+    """A manifest with rows for neighbours of a recording as one segment, as a cutter may join them.
+
+    Args:
+        frame: a manifest.
+        share: rows that are added, for each row that there is; fewer where few can be joined.
+    Raises:
+        ConfigError: share is no share.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--join-segments is {share}, expected 0 (off) to 1")
+    if not share:
+        return frame
+    specs = [parse_audio_spec(text) for text in frame["audio"]]
+    joined = [
+        row
+        for row in range(len(specs) - 1)
+        if _can_join(specs[row], specs[row + 1], frame["n_frames"].to_numpy()[row : row + 2])
+    ]
+    random = np.random.default_rng(len(frame))  # the same rows for features and for training
+    count = min(len(joined), round(share * len(frame)))
+    chosen = np.sort(random.permutation(joined)[:count]).astype(int)
+    rows = [_join(frame.iloc[row], frame.iloc[row + 1], *specs[row : row + 2]) for row in chosen]
+    return pandas.concat([frame, pandas.DataFrame(rows, columns=frame.columns)], ignore_index=True)
+
+
+def _can_join(first: AudioSpec, second: AudioSpec, n_frames: np.ndarray) -> bool:
+    gap = second.offset - first.offset - first.frames
+    if first.path != second.path or min(first.frames, second.frames) <= 0 or gap < 0:
+        return False
+    rate = SAMPLE_RATE * first.frames / n_frames[0]
+    seconds = n_frames.sum() / SAMPLE_RATE + gap / rate
+    return gap <= JOINED_GAP_SECONDS * rate and seconds <= JOINED_SECONDS
+
+
+def _join(first: pandas.Series, second: pandas.Series, one: AudioSpec, two: AudioSpec) -> dict:
+    frames = two.offset + two.frames - one.offset
+    ratio = int(first["n_frames"]) / one.frames
+    row = first.to_dict()
+    row["id"] = f"{first['id']}+{second['id']}"
+    row["audio"] = str(AudioSpec(one.path, one.offset, frames))
+    row["n_frames"] = round(frames * ratio)
+    for column in ("tgt_text", "src_text"):
+        row[column] = " ".join(filter(None, (first[column], second[column])))
+    return row
