@@ -28,6 +28,7 @@ COMMANDS = {
     "shuffle-audio": "give utterances each other's recordings, to see that a model listens",
     "recipe": "run the stages of a recipe, from data to scores",
     "prune-vocabulary": "keep of a model's vocabulary what a corpus uses",
+    "train-segmenter": "learn to cut recordings as the corpus is cut",
     "average": "average the weights of several checkpoints",
     "pack": "pack a quantised checkpoint: a bit a weight",
     "unpack": "turn a packed model back into a checkpoint",

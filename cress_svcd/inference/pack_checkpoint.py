@@ -19,6 +19,8 @@ from cress_svcd.models.checkpoints import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
+# Of a checkpoint, besides its model: what cuts recordings as its corpus is cut.
+CARRIED = ("segmenter",)
 # Options that name files of the training, which no packed model needs.
 FILES = (
     "finetuned_st_model",
@@ -80,6 +82,7 @@ def pack_checkpoint(
             "optimizer_history": [history],
             "task_state": {"dictionary_digest": digest_in(state)} if digest_in(state) else {},
             "vocabulary": vocabulary_of(state, checkpoint, data),
+            **{key: state[key] for key in CARRIED if key in state},
         },
     )
     return size_report(tensors, description) | {"file_bytes": output.stat().st_size}

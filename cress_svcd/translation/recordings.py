@@ -9,13 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, mono_waveform, read_audio
-from cress_svcd.translation.segmentation import (
-    Segmentation,
-    Segmenter,
-    Span,
-    cut,
-    find_segments,
-)
+from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+from cress_svcd.translation.segmentation.base import Segmenter
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""

@@ -41,7 +41,7 @@ from cress_svcd.translation import transcript
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
 from cress_svcd.translation.result import Translation, Word, join
 from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
-from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.segmentation import CHECKPOINT_KEY, Segmentation, make_segmenter
 from cress_svcd.translation.word_times import attention_edges, words_of_tokens
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,9 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     where = path if own and not data else folder
     logger.info("%s: %s, vocabulary from %s", path, state["cfg"]["model"]["_name"], where)
-    return models[0], task
+    model = models[0]
+    model.segmenter = state.get(CHECKPOINT_KEY)
+    return model, task
 
 
 def write_vocabulary(files: Mapping[str, Tensor], folder: str) -> Path:
@@ -156,7 +158,8 @@ class Translator:
         """See :meth:`load`."""
         choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
         self.model, self.task, self.device = model, task, device
-        self.batch_seconds, self.segmentation = batch_seconds, segmentation
+        self.batch_seconds = batch_seconds
+        self.segmentation = make_segmenter(segmentation, model) if segmentation else None
         model.to(device).eval()
         choose_backend(model, backend, device)
         prepare: Any = model

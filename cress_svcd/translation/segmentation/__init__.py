@@ -5,25 +5,28 @@
 A segmenter says of each frame how probable speech is in it; ``divide.py`` makes segments of that.
 To add one: a file NAME.py here with a function ``make(options, model)`` that returns a
 :class:`~cress_svcd.translation.segmentation.base.Segmenter`, and a line in SEGMENTERS.
+
+``--help`` imports this module, and is not to wait for numpy and libraries of sound.
 """
 
 import importlib
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from cress_svcd.data.audio import audio_info, read_blocks
 from cress_svcd.errors import ConfigError
-from cress_svcd.translation.segmentation.base import Segmenter
 from cress_svcd.translation.segmentation.options import AUTO, Segmentation, Span
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cress_svcd.translation.segmentation.base import Segmenter
 
 __all__ = [
     "AUTO",
+    "CHECKPOINT_KEY",
     "SEGMENTERS",
     "Segmentation",
-    "Segmenter",
     "Span",
     "cut",
     "find_segments",
@@ -32,13 +35,18 @@ __all__ = [
 
 SEGMENTERS = {
     "energy": "by loudness above the noise; any sound counts",
+    "silero": "by a voice-activity model, which tells speech from music: pip install "
+    "cress_svcd[vad]",
+    "learnt": "as the corpus has its segments, by 'cress-svcd train-segmenter'",
 }
 """Name of a module here -> what it goes by."""
 
-DEFAULT = "energy"
+DEFAULT, CARRIED = "energy", "learnt"
+# Under this name a checkpoint carries, and a model has, what the learnt segmenter is.
+CHECKPOINT_KEY = "segmenter"
 
 
-def make_segmenter(options: Segmentation, model: Any = None) -> Segmenter:
+def make_segmenter(options: Segmentation, model: Any = None) -> "Segmenter":
     """The segmenter that ``options`` name.
 
     Args:
@@ -46,7 +54,9 @@ def make_segmenter(options: Segmentation, model: Any = None) -> Segmenter:
     Raises:
         ConfigError: there is none of this name, or it cannot work here.
     """
-    name = DEFAULT if options.segmenter == AUTO else options.segmenter
+    name = options.segmenter
+    if name == AUTO:
+        name = CARRIED if getattr(model, CHECKPOINT_KEY, None) is not None else DEFAULT
     if name not in SEGMENTERS:
         raise ConfigError(
             f"segmenter {name!r} is not known; expected {', '.join((AUTO, *SEGMENTERS))}"
@@ -57,19 +67,21 @@ def make_segmenter(options: Segmentation, model: Any = None) -> Segmenter:
 
 
 def find_segments(
-    path: str | os.PathLike[str], how: Segmentation | Segmenter = Segmentation()
+    path: str | os.PathLike[str], how: "Segmentation | Segmenter" = Segmentation()
 ) -> list[Span]:
     """Where something is said in a file; see :func:`cut`.
 
     Raises:
         AudioError: the file is missing, damaged, no audio, or holds NaN.
     """
+    from cress_svcd.data.audio import audio_info, read_blocks
+
     info = audio_info(path)
     return cut(read_blocks(path), info.sample_rate, how)
 
 
 def cut(
-    blocks: Iterable[np.ndarray], rate: int, how: Segmentation | Segmenter = Segmentation()
+    blocks: "Iterable[np.ndarray]", rate: int, how: "Segmentation | Segmenter" = Segmentation()
 ) -> list[Span]:
     """Where something is said in a recording that comes in blocks.
 
@@ -80,5 +92,5 @@ def cut(
     Returns:
         see :meth:`Segmenter.cut`.
     """
-    segmenter = how if isinstance(how, Segmenter) else make_segmenter(how)
+    segmenter = make_segmenter(how) if isinstance(how, Segmentation) else how
     return segmenter.cut(blocks, rate)
