@@ -15,6 +15,7 @@ import soundfile
 from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, read_audio
 from cress_svcd.errors import AudioError
+from cress_svcd.recipes.children import serve_parent
 
 _FULL_SCALE = 32_768
 # Sizes in a WAV file have 32 bits.
@@ -107,5 +108,5 @@ def write_shards(shards: Sequence[Shard], workers: int) -> Iterator[tuple[Shard,
     if workers == 1:
         yield from ((shard, write_shard(shard)) for shard in shards)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=serve_parent) as pool:
         yield from zip(shards, pool.map(write_shard, shards))

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from cress_svcd.data.audio import SAMPLE_RATE, read_audio
 from cress_svcd.errors import ManifestError
 from cress_svcd.pretraining.letters import ctc_frames, spell
 from cress_svcd.pretraining.speech_units import Clusters, count_frames
+from cress_svcd.recipes.children import serve_parent
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ def _parallel(
     context.set_forkserver_preload([__name__])
     pool = stack.enter_context(
         concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_ignore_interrupts
+            workers, mp_context=context, initializer=serve_parent
         )
     )
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -251,8 +251,3 @@ def _parallel(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _ignore_interrupts() -> None:
-    # The parent gets them too, and ends the pool in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -36,6 +36,7 @@ from cress_svcd.pretraining.corpus import (
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
 from cress_svcd.pretraining.speech_units import MfccFeatures, PhoneEvents, fit_clusters
+from cress_svcd.recipes.children import alone_in, ending_in_order
 from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
 from cress_svcd.recipes.resumable import Record, Records, Step, digest
 
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "dev")
 CONFIG_NAME = "training"
 CHECKPOINT = "checkpoint_last.pt"
+LOCK = ".lock"
 
 # To be raised when the same inputs give other files than before.
 _VERSION = 1
@@ -107,15 +109,25 @@ class HubertPretraining:
         self.config = config
         self.source = source
         self.workers = workers
-        self.records = StageRecords(out / "summary.json")
         self.letters_folder = out / "letters"
+        self._locks: Sequence[int] = ()
 
     def run(self, force: bool = False) -> dict[str, dict]:
         """Do what is to be done; return what ``summary.json`` holds.
 
         Raises:
-            CressError: a file, a key or an option is wrong, or a training has failed.
+            CressError: a file, a key or an option is wrong, a training has failed, or another one
+                is at work in the folder.
         """
+        # Trainings inherit the lock: they have ended when another run gets it.
+        with (
+            ending_in_order(),
+            alone_in(self.out, self.out / LOCK, "pretraining") as self._locks,
+        ):
+            self.records = StageRecords(self.out / "summary.json")
+            return self._run(force)
+
+    def _run(self, force: bool) -> dict[str, dict]:
         if force:
             self.records.clear()
             for stage in self.config.stages:
@@ -282,6 +294,7 @@ class HubertPretraining:
                 _hydra_command(folder),
                 self.out / "logs" / f"{stage}.log",
                 on_line=lambda line: (progress(line), watch(line)),
+                locks=self._locks,
             )
         except ProcessError as error:
             raise watch.explain(stage, progress.updates, error) from None

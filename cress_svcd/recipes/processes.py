@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from cress_svcd.errors import CressError
-from cress_svcd.recipes.runner import child_environment, stop_process
+from cress_svcd.recipes.children import Child
+from cress_svcd.recipes.runner import child_environment
 
 # "… | train_inner | {…}" with --log-format json; the tag says which split it is about.
 _LOGGED = re.compile(r"\[?(?P<tag>[\w.-]+)\]?(?:\[INFO\])? (?:-|\|) (?P<json>\{.*\})\s*$")
@@ -82,14 +83,18 @@ def run_logged(
     log: str | os.PathLike,
     on_line=lambda line: None,
     environment: Mapping[str, str] | None = None,
+    locks: Sequence[int] = (),
 ) -> None:
     """Run a program to its end, appending what it prints to ``log``.
+
+    It ends with this process at the latest, with all that it has started.
 
     Args:
         arguments: program and arguments; no shell sees them.
         log: file; its folder is made.
         on_line: called with each line as it comes.
         environment: variables to set besides this process's own.
+        locks: what ``children.alone_in`` has yielded, which the program holds as well.
     Raises:
         ProcessError: it ended with another status than 0; the message has the end of the log.
     """
@@ -99,12 +104,13 @@ def run_logged(
         sink.write(f"$ {' '.join(map(str, arguments))}\n")
         sink.flush()
         start = sink.tell()
-        process = subprocess.Popen(
+        process = Child(
             list(map(str, arguments)),
+            child_environment(environment),
+            locks,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=child_environment(environment),
             encoding="utf-8",
             errors="replace",
         )
@@ -115,7 +121,7 @@ def run_logged(
                 on_line(line)
             status = process.wait()
         finally:
-            stop_process(process)
+            process.stop()
     if status:
         raise ProcessError(_failure(arguments, status, log, start))
 

@@ -4,7 +4,6 @@ What a recipe is: :mod:`cress_svcd.recipes.recipe_file`.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -12,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.errors import CressError
+from cress_svcd.recipes.children import Child, alone_in
 from cress_svcd.recipes.recipe_file import Recipe, Stage
 from cress_svcd.recipes.resumable import Record, Records, Step
 
@@ -33,7 +33,6 @@ PROGRAMS = {
     "fairseq-interactive": "fairseq_cli.interactive",
     "torchrun": "torch.distributed.run",
 }
-GRACE_SECONDS = 10
 
 
 class StageError(CressError):
@@ -67,7 +66,7 @@ class Runner:
     def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
         self.recipe = recipe
         self.stamps = StageStamps(recipe.folder / ".stages", recipe.stages)
-        self._lock: tuple[int, ...] = ()
+        self._locks: Sequence[int] = ()
         self.environment = child_environment(environment)
 
     def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
@@ -80,7 +79,9 @@ class Runner:
             StageError: the first stage that cannot start, or fails; or another run is at work.
         """
         stages = self.recipe.stages
-        with self._alone():
+        folder = self.recipe.folder
+        # Commands inherit the lock: they have ended when another run gets it.
+        with alone_in(folder, folder / ".stages" / "lock", "run of a recipe") as self._locks:
             self._check_outside(stages[first - 1 : last])
             for number, stage in enumerate(stages, start=1):
                 if not first <= number <= (last or len(stages)):
@@ -154,26 +155,6 @@ class Runner:
             self._run_group(stage, [(command, log)])
         return [log]
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other runs out of the folder, also while a killed run's command is still at work.
-
-        Commands inherit the lock, and the system releases it when the last process that has it
-        ends.
-        """
-        path = self.recipe.folder / ".stages" / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StageError(
-                    f"{self.recipe.folder}: another run of a recipe is at work there, or a command "
-                    "that was left behind when one was killed; wait for it, or stop it"
-                ) from None
-            self._lock = (lock.fileno(),)
-            yield
-
     def _run_group(self, stage: Stage, commands: list[tuple[list[str], Path]]) -> None:
         """Run commands side by side, each writing to the end of its log; one failure ends all."""
         with contextlib.ExitStack() as stack:
@@ -187,7 +168,7 @@ class Runner:
                 sink.flush()
                 environment = self._share(place, len(commands), cards)
                 process = self._start(stage, command, sink, environment)
-                stack.callback(stop_process, process)
+                stack.callback(process.stop)
                 processes.append((command, log, process))
             for _ in _heartbeat(processes[0][1]):
                 codes = [process.poll() for *_, process in processes]
@@ -212,17 +193,15 @@ class Runner:
             environment["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
         return environment
 
-    def _start(
-        self, stage: Stage, command: list[str], sink, environment: dict[str, str]
-    ) -> subprocess.Popen:
+    def _start(self, stage: Stage, command: list[str], sink, environment: dict[str, str]) -> Child:
         try:
-            return subprocess.Popen(
+            return Child(
                 resolve(command),
+                environment,
+                self._locks,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                pass_fds=self._lock,
             )
         except OSError as error:
             raise StageError(
@@ -342,17 +321,6 @@ def _tail(log: Path, lines: int = 15) -> str:
         text = file.read().decode("utf-8", errors="replace")
     kept = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
     return "\n".join(kept[-lines:])
-
-
-def stop_process(process: subprocess.Popen) -> None:
-    """End a process that still runs: politely, then for sure."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _remove(path: Path) -> None:

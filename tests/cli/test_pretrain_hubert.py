@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from cress_svcd.cli.main import main
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_checkpoint import read_hubert
 from cress_svcd.models.hubert_encoder import HubertEncoder
+from cress_svcd.recipes.children import FolderInUseError, alone_in
+from cress_svcd.recipes.supervisor import descendants
 from tests.helpers.tone_corpus import write_prepared
 
 pytestmark = pytest.mark.slow
@@ -218,6 +221,66 @@ def test_killed_in_the_middle_it_goes_on_from_the_last_checkpoint(pretrained, tm
     assert "Loaded checkpoint" in log
     last = read_checkpoint(checkpoint)["optimizer_history"][-1]["num_updates"]
     assert last == 40
+
+
+def is_at_work(process: int) -> bool:
+    """Whether it is there, and no supervisor: those hold locks, and are at their end when these
+    are free."""
+    try:
+        program = Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return False
+    return bool(program) and "supervisor.py" not in program
+
+
+@pytest.mark.parametrize(
+    "how, in_a_recipe", [(signal.SIGTERM, False), (signal.SIGKILL, True)], ids=["alone", "recipe"]
+)
+def test_its_training_ends_with_it_and_before_another_begins(
+    pretrained, tmp_path, capsys, how, in_a_recipe
+):
+    _, _, data, _ = pretrained
+    longer = {
+        **CONFIG["masked_prediction"],
+        "optimization": {"max_update": 100_000, "lr": [0.005]},
+    }
+    config = write_config(
+        tmp_path / "long.yaml",
+        without=["ctc"],
+        dataset={**CONFIG["dataset"], "num_workers": 2},
+        masked_prediction=longer,
+    )
+    out, log = tmp_path / "out", tmp_path / "out" / "logs" / "masked_prediction.log"
+    program = command(data, out, config)
+    if in_a_recipe:
+        recipe = {
+            "settings": {"out": str(tmp_path / "recipe")},
+            "stages": [{"name": "hubert", "does": "", "commands": [program]}],
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        program = [*program[:3], "recipe", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 120
+    while not (log.exists() and "train_inner" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    started = descendants(process.pid)
+    assert len(started) >= 4  # a supervisor, the training, its workers
+    pretrain(data, out, config, status=2)
+    assert "out: another pretraining is at work there" in capsys.readouterr().err
+    process.send_signal(how)
+    lock = tmp_path / "recipe" / ".stages" / "lock" if in_a_recipe else out / ".lock"
+    while True:
+        try:
+            with alone_in(out, lock, "test"):
+                break
+        except FolderInUseError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not any(map(is_at_work, started))
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert process.returncode == (143 if how == signal.SIGTERM else -how)
 
 
 def test_phones_as_units(pretrained, tmp_path):

@@ -11,12 +11,9 @@ import errno
 import io
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -42,6 +39,7 @@ from cress_svcd.data.synthesis.speech import (
     plan_talks,
     speak_talk,
 )
+from cress_svcd.recipes.children import serve_parent
 from cress_svcd.recipes.resumable import Record, Records, Step
 
 # Part of a split's settings; to be raised when the same settings give other bytes.
@@ -341,20 +339,12 @@ def installed_catalogue(pool: concurrent.futures.Executor) -> Catalogue:
 
 
 def _start_worker() -> None:
-    # The parent gets the interrupt too and ends the pool in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve_parent()
     # The library reports to the C library's streams; our own errors travel as exceptions.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.close(null)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """A parent that is killed cannot end its pool; idle workers would wait for ever."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _settings(text: ParallelText, options: SpeechOptions, catalogue: Catalogue) -> dict[str, Any]:
