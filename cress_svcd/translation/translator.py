@@ -38,6 +38,7 @@ from cress_svcd.inference.generator import choose_decoder
 from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import transcript
+from cress_svcd.translation.loudness import at_usual_loudness
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
 from cress_svcd.translation.result import Translation, Word, join
 from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
@@ -72,7 +73,7 @@ class Waveforms(SpeechTranslationDataset):
         return len(self.waves)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        wave = self.waves[index]
+        wave = at_usual_loudness(self.waves[index])
         wave = standardize(wave) if self.normalize else wave
         return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
 
