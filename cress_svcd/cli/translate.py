@@ -42,9 +42,7 @@ went well, 1 if some recordings could not be translated, 2 if none could or the 
 import argparse
 import contextlib
 import functools
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +58,7 @@ from cress_svcd.cli.output_arguments import (
     check_output_arguments,
     subtitle_limits,
 )
+from cress_svcd.cli.quick_imports import quick_imports
 from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,9 +104,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> "Translator":
     from cress_svcd.translation.translator import Translator
 
-    # fairseq describes the speech encoder at length, and torch the future of what it calls.
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
-    warnings.simplefilter("ignore", FutureWarning)
     return Translator.load(
         args.model,
         data=args.data,
@@ -129,24 +125,25 @@ def load(args: argparse.Namespace) -> "Translator":
 
 def run(args: argparse.Namespace) -> int:
     # Here: --help does not wait for them.
-    from cress_svcd.translation.inputs import STDIN, list_sources
-    from cress_svcd.translation.output import (
-        FORMATS,
-        FileEach,
-        FormatOptions,
-        OneStream,
-        Output,
-        discard_standard_output,
-        open_stream,
-        output_folder,
-    )
-    from cress_svcd.translation.session import (
-        Progress,
-        progress_bar,
-        translate_speech,
-        translate_text,
-    )
-    from cress_svcd.translation.subtitles import describe_broken
+    with quick_imports():
+        from cress_svcd.translation.inputs import STDIN, list_sources
+        from cress_svcd.translation.output import (
+            FORMATS,
+            FileEach,
+            FormatOptions,
+            OneStream,
+            Output,
+            discard_standard_output,
+            open_stream,
+            output_folder,
+        )
+        from cress_svcd.translation.session import (
+            Progress,
+            progress_bar,
+            translate_speech,
+            translate_text,
+        )
+        from cress_svcd.translation.subtitles import describe_broken
 
     if args.text and args.from_list:
         raise ConfigError("--text and --from-list: give one of them")

@@ -15,14 +15,16 @@ import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas
 import soxr
 
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, parse_audio_spec, read_audio
 from cress_svcd.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas  # its import takes a tenth of a second, and translating needs none of it
 
 # Where an edge goes, in seconds outwards, and how often.
 EDGES = ((0.3, -0.03, 0.0), (0.5, 0.0, 0.25), (0.2, 0.25, 1.0))
@@ -223,7 +225,7 @@ def _noise(samples: int, random: np.random.Generator) -> np.ndarray:
     return (noise / max(1e-12, float(noise.std()))).astype(np.float32)
 
 
-def with_joined(frame: pandas.DataFrame, share: float) -> pandas.DataFrame:
+def with_joined(frame: "pandas.DataFrame", share: float) -> "pandas.DataFrame":
     """A manifest with rows for neighbours of a recording as one segment, as a cutter may join them.
 
     Args:
@@ -232,6 +234,8 @@ def with_joined(frame: pandas.DataFrame, share: float) -> pandas.DataFrame:
     Raises:
         ConfigError: share is no share.
     """
+    import pandas
+
     if not 0 <= share <= 1:
         raise ConfigError(f"--join-segments is {share}, expected 0 (off) to 1")
     if not share:
@@ -258,7 +262,7 @@ def _can_join(first: AudioSpec, second: AudioSpec, n_frames: np.ndarray) -> bool
     return gap <= JOINED_GAP_SECONDS * rate and seconds <= JOINED_SECONDS
 
 
-def _join(first: pandas.Series, second: pandas.Series, one: AudioSpec, two: AudioSpec) -> dict:
+def _join(first: "pandas.Series", second: "pandas.Series", one: AudioSpec, two: AudioSpec) -> dict:
     frames = two.offset + two.frames - one.offset
     ratio = int(first["n_frames"]) / one.frames
     row = first.to_dict()

@@ -8,9 +8,9 @@ their reference counts change (a corpus has hundreds of thousands of segments).
 import logging
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 import torch
 from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, data_utils
 from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
@@ -20,6 +20,9 @@ from cress_svcd.data.audio import read_audio, standardize
 from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_varied
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
+
+if TYPE_CHECKING:
+    import pandas  # its import takes a tenth of a second, and translating needs none of it
 
 logger = logging.getLogger(__name__)
 
@@ -379,7 +382,7 @@ class OneModeBatches(MultiModalityDataset):
         return batch
 
 
-def check_language(frame: pandas.DataFrame, column: str, expected: str | None, path: str) -> None:
+def check_language(frame: "pandas.DataFrame", column: str, expected: str | None, path: str) -> None:
     """Refuse a manifest of another language than the one asked for.
 
     Raises:

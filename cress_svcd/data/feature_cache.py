@@ -12,16 +12,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas
 
 from cress_svcd.atomic_files import replacing, write_json
 from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pandas  # its import takes a tenth of a second, and translating needs none of it
 
-def segments_digest(frame: pandas.DataFrame) -> str:
+
+def segments_digest(frame: "pandas.DataFrame") -> str:
     """Identity of a manifest's segments and their order."""
     text = "\n".join(f"{name}\t{audio}" for name, audio in zip(frame["id"], frame["audio"]))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -47,7 +50,7 @@ class FeatureCache:
         ConfigError: it is damaged, or of other segments.
     """
 
-    def __init__(self, folder: str | os.PathLike, split: str, frame: pandas.DataFrame):
+    def __init__(self, folder: str | os.PathLike, split: str, frame: "pandas.DataFrame"):
         self._folder, self._split = Path(folder), split
         digest = segments_digest(frame)
         for variant in reversed(range(self._load(0, digest, len(frame)).get("variants", 1))):

@@ -2,8 +2,8 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas
 import torch
 from fairseq.data import FairseqDataset, LanguagePairDataset
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
@@ -26,6 +26,9 @@ from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.tasks.options import EXTERNAL, SPEECH, TEXT, SpeechAndTextTranslationConfig
+
+if TYPE_CHECKING:
+    import pandas  # its import takes a tenth of a second, and translating needs none of it
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +108,8 @@ class DataTask(TranslationTask):
         return self._load_manifests(split, mode, training)
 
     def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        import pandas
+
         frames, manifests = [], []
         for name in split.split(","):
             path = self.data_cfg.root / f"{name}.tsv"
@@ -173,7 +178,7 @@ class DataTask(TranslationTask):
         return GPU_LENGTH_MULTIPLE if torch.cuda.is_available() and not self.cfg.cpu else 1
 
     def _cached_features(
-        self, split: str, frame: pandas.DataFrame, training: bool
+        self, split: str, frame: "pandas.DataFrame", training: bool
     ) -> FeatureCache | None:
         folder = self.cfg.feature_cache
         if not folder:
@@ -251,7 +256,7 @@ class DataTask(TranslationTask):
         )
 
 
-def report_short(frame: pandas.DataFrame, split: str) -> None:
+def report_short(frame: "pandas.DataFrame", split: str) -> None:
     """Log how many segments are too short for a single frame of the speech encoder."""
     short = frame["n_frames"] < SHORTEST_SEGMENT
     if short.any():

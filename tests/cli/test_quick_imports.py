@@ -48,7 +48,7 @@ def found() -> dict:
 def test_fairseq_is_imported_without_what_nobody_uses(found):
     imported = set(found["imported"])
     assert {"fairseq.tasks", "cress_svcd.tasks", "torch"} <= imported
-    assert not {"sklearn", "scipy", "tensorboard", "torch.utils.tensorboard"} & imported
+    assert not {"sklearn", "scipy", "pandas", "tensorboard", "torch.utils.tensorboard"} & imported
     assert found["collects"]
 
 
