@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.int8_modules import dequantize_rows, quantize_rows
+from cress_svcd.models.ties import tie_equal
 from cress_svcd.quantization.packed_linear import PackedLinear
 from cress_svcd.quantization.policy import LayerSpec
 
@@ -56,7 +57,7 @@ def pack_tensors(
         tensors: of the quantised model, by name.
         layers: its ``quantization_map``.
     Returns:
-        The tensors, tied where they were, and plain data: ``layers`` (name ->
+        The tensors, those of equal bytes tied, and plain data: ``layers`` (name ->
         ``PackedLinear.description``), ``tables`` (names of int8 embeddings and projections),
         ``convolutions`` (name -> ``dtype``; ``compute`` in that type, or null; ``weight_norm``: the
         dimension of a weight normalisation that was multiplied out, or null), ``dtype``.
@@ -65,6 +66,7 @@ def pack_tensors(
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.
     """
     rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
+    rest = tie_equal(rest)
     packed: Tensors = {}
     described: dict[str, Any] = {}
     layers = {
@@ -91,6 +93,7 @@ def pack_tensors(
         else:
             packed[name] = stored(tensor) if tensor.is_floating_point() else tensor.clone()
     _require_finite(packed, precision.dtype)
+    _own_memory(packed)
     return packed, {
         "layers": described,
         "tables": tables,
@@ -187,6 +190,14 @@ def _once(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         return results[key]
 
     return apply
+
+
+def _own_memory(tensors: Tensors) -> None:
+    """Part them from larger ones that they are views of: a file would hold those whole."""
+    copy = _once(torch.clone)
+    for name, tensor in tensors.items():
+        if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+            tensors[name] = copy(tensor)
 
 
 def _require_finite(packed: Tensors, dtype: str) -> None:

@@ -7,7 +7,9 @@ import torch
 from tqdm import tqdm
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.checkpoints import read_checkpoint, shorten
+from cress_svcd.models.checkpoint_files import read_mapped
+from cress_svcd.models.checkpoints import read_checkpoint, require_unpacked, shorten
+from cress_svcd.models.ties import tie_equal
 
 
 def list_numbered(folder: Path, pattern: re.Pattern) -> list[Path]:
@@ -16,11 +18,11 @@ def list_numbered(folder: Path, pattern: re.Pattern) -> list[Path]:
     Raises:
         CheckpointError: there are none.
     """
-    found = [
-        (int(match[1]), file)
-        for file in folder.iterdir()
-        if (match := pattern.fullmatch(file.name))
-    ]
+    try:
+        files = list(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from None
+    found = [(int(match[1]), file) for file in files if (match := pattern.fullmatch(file.name))]
     if not found:
         others = sorted(file.name for file in folder.glob("*.pt"))
         raise CheckpointError(
@@ -62,30 +64,17 @@ def pick_best(files: list[Path], count: int) -> list[Path]:
 def average(files: list[Path]) -> dict:
     """The newest file's checkpoint with the mean of all files' weights, without optimizer state.
 
-    Sums are in double precision; integer buffers come from the last file.
+    Sums are in double precision; integer buffers come from the last file.  Tied tables stay tied.
 
     Raises:
-        CheckpointError: a file is damaged, or of another model than the first.
+        CheckpointError: a file is damaged, or of another model than the first; before any is
+            added up, as far as that shows.
     """
+    check_one_model(files)
     total: dict[str, torch.Tensor] = {}
-    shapes: dict[str, torch.Size] = {}
     for file in tqdm(files, desc="averaging", unit="file"):
         state = read_checkpoint(file)
-        if not isinstance(state.get("model"), dict):
-            raise CheckpointError(f"{file}: no 'model' in it; expected a fairseq checkpoint")
         model = state["model"]
-        if not total:
-            shapes = {name: tensor.shape for name, tensor in model.items()}
-        differing = [
-            name
-            for name in {*shapes, *model}
-            if name not in model or shapes.get(name) != model[name].shape
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{file}: another model than {files[0]}: {shorten(sorted(differing))} differ; "
-                "average checkpoints of one training only"
-            )
         for name, tensor in model.items():
             if tensor.is_floating_point():
                 previous = total.get(name, 0.0)
@@ -95,6 +84,25 @@ def average(files: list[Path]) -> dict:
     for name, tensor in total.items():
         if tensor.is_floating_point():
             total[name] = (tensor / len(files)).to(model[name].dtype)
-    state["model"] = total
+    state["model"] = tie_equal(total)
     state.pop("last_optimizer_state", None)
     return state
+
+
+def check_one_model(files: list[Path]) -> None:
+    """Raise CheckpointError unless all files are checkpoints of one model; no tensor is read."""
+    shapes: dict[str, torch.Size] = {}
+    for file in files:
+        state = read_mapped(file)
+        require_unpacked(state, file)
+        model = state.get("model")
+        if not isinstance(model, dict) or not all(map(torch.is_tensor, model.values())):
+            raise CheckpointError(f"{file}: no 'model' in it; expected a fairseq checkpoint")
+        found = {name: tensor.shape for name, tensor in model.items()}
+        shapes = shapes or found
+        differing = [n for n in {*shapes, *found} if shapes.get(n) != found.get(n)]
+        if differing:
+            raise CheckpointError(
+                f"{file}: another model than {files[0]}: {shorten(sorted(differing))} differ; "
+                "average checkpoints of one training only"
+            )

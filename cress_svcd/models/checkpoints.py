@@ -27,11 +27,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         raise CheckpointError(
             f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"
         )
-    _require_unpacked(state, path)
+    require_unpacked(state, path)
     return state
 
 
-def _require_unpacked(state: Any, path: str | os.PathLike) -> None:
+def require_unpacked(state: Any, path: str | os.PathLike) -> None:
+    """Raise CheckpointError if ``state``, read from ``path``, is a packed model."""
     if is_packed(state):
         raise CheckpointError(
             f"{path}: is a packed model, which translates only; 'cress-svcd unpack' makes a "
@@ -54,7 +55,7 @@ def options_in(state: Any, path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         CheckpointError: it is another kind of checkpoint.
     """
-    _require_unpacked(state, path)
+    require_unpacked(state, path)
     options = state.get("cfg") if isinstance(state, dict) else None
     options = options.get("model") if isinstance(options, dict) else None
     if not isinstance(options, dict) or not isinstance(state.get("model"), dict):

@@ -5,6 +5,7 @@ import torch
 from fairseq import checkpoint_utils
 
 from cress_svcd.cli.main import main
+from cress_svcd.models import averaging
 
 
 def weights(number: int) -> dict[str, torch.Tensor]:
@@ -127,6 +128,19 @@ class TestResult:
         state = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "out.pt"))
         assert state["cfg"]["model"]["_name"] == "x"
 
+    def test_tied_tables_stay_tied(self, tmp_path):
+        files = []
+        for number in (1, 2):
+            table = torch.randn(50, 8)
+            names = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+            files.append(tmp_path / f"{number}.pt")
+            # The second as an earlier version averaged it.
+            tables = {name: table if number == 1 else table.clone() for name in names}
+            write(files[-1], number, model=tables)
+        assert run(*files, "-o", tmp_path / "out.pt") == 0
+        one, other = model_of(tmp_path / "out.pt").values()
+        assert one.data_ptr() == other.data_ptr()
+
     def test_may_replace_one_of_its_inputs(self, folder):
         run(folder, "--last", "2", "-o", folder / "checkpoint12.pt")
         assert_is_mean(folder / "checkpoint12.pt", 11, 12)
@@ -178,6 +192,12 @@ class TestErrors:
         path.write_bytes(path.read_bytes()[:-200])
         self.check(capsys, "checkpoint11.pt", folder, "--last", "3", "-o", tmp_path / "out.pt")
         assert not (tmp_path / "out.pt").exists()
+
+    def test_a_bad_file_is_told_before_any_is_added_up(self, folder, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(averaging, "read_checkpoint", lambda path: 1 / 0)
+        (folder / "checkpoint12.pt").write_bytes(b"no checkpoint")
+        assert run(folder, "--last", 3, "-o", tmp_path / "out.pt") == 2
+        assert "checkpoint12.pt: " in capsys.readouterr().err
 
     def test_without_a_metric(self, folder, tmp_path, capsys):
         write(folder / "checkpoint7.pt", 7)
