@@ -16,8 +16,12 @@ import argparse
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cress_svcd.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
 
 CONFIG_FILE = "config.yaml"
 AUDIO_FOLDER = "audio"
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from cress_svcd.data.audio_shards import MOST_BYTES
+    from cress_svcd.data.corpus.manifest import read_manifest
     from cress_svcd.data.corpus.prepared import audio_folder, read_config
 
     most_bytes = args.megabytes * 1_000_000
@@ -59,25 +64,30 @@ def run(args: argparse.Namespace) -> None:
     config = read_config(args.data)
     if args.output.exists() and args.output.samefile(args.data):
         raise ConfigError(f"-o {args.output}: the folder of DATA; name another")
-    manifests = sorted(args.data.glob("*.tsv"))
+    # Hidden ones are other programs', such as macOS's ._train.tsv.
+    manifests = sorted(path for path in args.data.glob("*.tsv") if path.name[0] != ".")
     if not manifests:
         raise ConfigError(f"{args.data}: no manifest (*.tsv); expected the output of prepare-mustc")
     root = audio_folder(args.data, config)
-    for manifest in manifests:
-        shard_manifest(manifest, root, args, most_bytes)
+    # What is wrong with one of them shall not wait for hours of work.
+    frames = {manifest: read_manifest(manifest) for manifest in manifests}
+    named = named_files(args.data, config)
+    for manifest, frame in frames.items():
+        shard_manifest(manifest, frame, root, args, most_bytes)
     # Last: without it the folder is of no use, so that none passes for whole that is not.
-    copy_rest(args.data, args.output, config)
+    copy_rest(args.output, config, named)
     print(f"train with  {args.output}")
 
 
-def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_bytes: int) -> None:
+def shard_manifest(
+    manifest: Path, frame: "pandas.DataFrame", root: str, args: argparse.Namespace, most_bytes: int
+) -> None:
     """Write the shards of a manifest, then the manifest that names them."""
     from tqdm import tqdm
 
     from cress_svcd.data.audio_shards import plan_shards, write_shards
-    from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+    from cress_svcd.data.corpus.manifest import write_manifest
 
-    frame = read_manifest(manifest)
     shards = plan_shards(
         args.output / AUDIO_FOLDER / manifest.stem,
         frame["audio"].tolist(),
@@ -99,18 +109,46 @@ def shard_manifest(manifest: Path, root: str, args: argparse.Namespace, most_byt
     print(f"{manifest.stem:<12}{len(frame):>10,} segments in {len(shards)} files{note}")
 
 
-def copy_rest(data: Path, out: Path, config: dict) -> None:
-    """Copy the files that training needs next to the manifests; write the config."""
+def named_files(data: Path, config: dict) -> dict[str, Path]:
+    """The files of the vocabulary by their names in ``config``, which start at its folder.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    names = (config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"])
+    files = {name: data / name for name in names}
+    for file in files.values():
+        if not file.is_file():
+            raise ConfigError(f"{file}: no such file, which {data / CONFIG_FILE} names")
+    return files
+
+
+def copy_rest(out: Path, config: dict, named: dict[str, Path]) -> None:
+    """Copy the files of the vocabulary; write the config, whose names for them hold there.
+
+    They keep their places below the config.  One that lies elsewhere is put next to it, unless its
+    path is absolute: that stays as it is.
+    """
     import yaml
 
-    from cress_svcd.atomic_files import write_text
+    from cress_svcd.atomic_files import replacing, write_text
 
-    for name in (config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"]):
-        source = data / name
-        if not source.is_file():
-            raise ConfigError(f"{source}: no such file, which {data / CONFIG_FILE} names")
-        # Absolute paths in a config stay as they are.
-        if (out / name).resolve() != source.resolve():
-            shutil.copyfile(source, out / name)
-    text = yaml.safe_dump({**config, "audio_root": AUDIO_FOLDER}, sort_keys=False)
-    write_text(out / CONFIG_FILE, text)
+    places: dict[str, str] = {}
+    for name, file in named.items():
+        places[name] = name if os.path.isabs(name) else os.path.normpath(name)
+        if places[name].split(os.sep)[0] == os.pardir:
+            place = os.path.basename(name)
+            while place in (CONFIG_FILE, *places.values()):
+                place = f"_{place}"
+            places[name] = place
+        if (out / places[name]).resolve() != file.resolve():
+            with replacing(out / places[name]) as temporary:
+                shutil.copyfile(file, temporary)
+    tokenizer = config["bpe_tokenizer"]
+    model = places[tokenizer["sentencepiece_model"]]
+    changes = {
+        "bpe_tokenizer": {**tokenizer, "sentencepiece_model": model},
+        "vocab_filename": places[config["vocab_filename"]],
+        "audio_root": AUDIO_FOLDER,
+    }
+    write_text(out / CONFIG_FILE, yaml.safe_dump({**config, **changes}, sort_keys=False))

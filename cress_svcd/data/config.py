@@ -16,11 +16,11 @@ class DataConfig(S2TDataConfig):
     """fairseq's data configuration, with clear errors, as data rather than behaviour."""
 
     def __init__(self, path: Path):
-        read_yaml(
+        # Not by upstream, which reads in the encoding of the locale.
+        self.config = read_yaml(
             path, "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
         )
-        super().__init__(path)
-        self.path = path
+        self.root, self.path = path.parent, path
         if not self.use_audio_input:
             raise ConfigError(
                 f"{path}: key use_audio_input must be true: the model reads waveforms"

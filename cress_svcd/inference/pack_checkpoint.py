@@ -65,6 +65,9 @@ def pack_checkpoint(
         tensors, description = pack_tensors(state["model"], layers, precision)
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{checkpoint}: {error}") from None
+    vocabulary, task = vocabulary_of(state, checkpoint, data), plain(state["cfg"].get("task"))
+    if vocabulary and task.get("config_yaml"):
+        task["config_yaml"] = Path(task["config_yaml"]).name  # the files stand next to each other
     history = {
         "criterion_name": "",
         "optimizer_name": "",
@@ -75,13 +78,13 @@ def pack_checkpoint(
         output,
         {
             "args": None,
-            "cfg": {"task": plain(state["cfg"].get("task")), "model": options(model, description)},
+            "cfg": {"task": task, "model": options(model, description)},
             "criterion": None,
             "extra_state": {"train_iterator": {"epoch": 1}},
             "model": tensors,
             "optimizer_history": [history],
             "task_state": {"dictionary_digest": digest_in(state)} if digest_in(state) else {},
-            "vocabulary": vocabulary_of(state, checkpoint, data),
+            "vocabulary": vocabulary,
             **{key: state[key] for key in CARRIED if key in state},
         },
     )
@@ -130,14 +133,23 @@ def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str
             "give --data the folder that it was trained with"
         )
     config = {key: value for key, value in data.config.items() if key != "audio_root"}
-    config["vocab_filename"] = data.dictionary_path.name
-    files = {data.dictionary_path.name: data.dictionary_path.read_bytes()}
+    files: dict[str, bytes] = {}
+    own = Path(name).name
+
+    def take(path: Path) -> str:
+        """Take in a file, wherever it lies; returns its name in the packed model."""
+        taken = path.name
+        while taken in (own, *files):
+            taken = f"_{taken}"
+        files[taken] = path.read_bytes()
+        return taken
+
+    config["vocab_filename"] = take(data.dictionary_path)
     tokenizer = data.bpe_tokenizer
     if "sentencepiece_model" in tokenizer:
-        tokenizer_model = Path(tokenizer["sentencepiece_model"])
-        files[tokenizer_model.name] = tokenizer_model.read_bytes()
-        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": tokenizer_model.name}
-    files[name] = yaml.safe_dump(config, allow_unicode=True).encode()
+        model = take(Path(tokenizer["sentencepiece_model"]))
+        config["bpe_tokenizer"] = {**tokenizer, "sentencepiece_model": model}
+    files[own] = yaml.safe_dump(config, allow_unicode=True).encode()
     return {
         name: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
         for name, content in files.items()

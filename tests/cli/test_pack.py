@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 from fairseq_cli import generate
 
 from cress_svcd import kernels
@@ -263,6 +264,59 @@ def test_the_same_input_gives_the_same_bytes(packed, quantized, tmp_path):
     options = ("--int8-embeddings", "--int8-convolutions")
     command("pack", quantized("svcd"), "-o", tmp_path / "again.pt", *options)
     assert (tmp_path / "again.pt").read_bytes() == packed("svcd", *options).read_bytes()
+
+
+@pytest.mark.parametrize("options", [[], ["--int8-embeddings"], ["--dtype", "fp32"]])
+def test_its_size_does_not_depend_on_how_the_checkpoint_was_made(quantized, tmp_path, options):
+    """A tied table in clones, as an average or another program leaves it; views of one memory."""
+    state = read_checkpoint(quantized("svcd"))
+    clones = {name: tensor.clone() for name, tensor in state["model"].items()}
+    torch.save({**state, "model": clones}, tmp_path / "c")
+    flat = torch.cat([v.flatten().float() for v in state["model"].values()])
+    views, start = {}, 0
+    for name, tensor in state["model"].items():
+        views[name] = flat[start : start + tensor.numel()].view(tensor.shape).to(tensor.dtype)
+        start += tensor.numel()
+    torch.save({**state, "model": views}, tmp_path / "v")
+    main(["average", str(quantized("svcd")), "-o", str(tmp_path / "a")])
+    paths = [quantized("svcd"), *(tmp_path / name for name in "cva")]
+    packed = []
+    for path in paths:
+        out = path.with_suffix(".packed")
+        assert main(["pack", str(path), "-o", str(out), *options]) == 0
+        packed.append(out.read_bytes())
+    sizes = [len(content) for content in packed]
+    assert max(sizes) - min(sizes) < 200 and packed[0] == packed[1] == packed[2]
+
+
+@pytest.mark.parametrize("config_yaml", ["config.yaml", "settings/st.yaml"])
+def test_its_vocabulary_may_lie_in_other_folders(
+    packed, quantized, prepared, waves, tmp_path, config_yaml
+):
+    data = shutil.copytree(prepared, tmp_path / "data")
+    config = yaml.safe_load((data / "config.yaml").read_text())
+    (data / config_yaml).parent.mkdir(exist_ok=True)
+    # Two files of one name.
+    (data / "other" / "spm").mkdir(parents=True)
+    (data / config["vocab_filename"]).rename(data / "other" / "same")
+    model = data / config["bpe_tokenizer"]["sentencepiece_model"]
+    model.rename(data / "other" / "spm" / "same")
+    up = "../" if "/" in config_yaml else ""
+    config["vocab_filename"] = f"{up}other/same"
+    config["bpe_tokenizer"]["sentencepiece_model"] = f"{up}other/spm/same"
+    (data / "config.yaml").unlink()
+    (data / config_yaml).write_text(yaml.safe_dump(config))
+    state = read_checkpoint(quantized("svcd"))
+    state["cfg"]["task"] |= {"data": str(data), "config_yaml": config_yaml}
+    torch.save(state, tmp_path / "model.pt")
+    out = tmp_path / "packed.pt"
+    assert main(["pack", str(tmp_path / "model.pt"), "-o", str(out), "--dtype", "fp32"]) == 0
+    shutil.rmtree(data)
+    own, other = (
+        Translator.load(path, **SEARCH).translate_batch(waves)
+        for path in (out, packed("svcd", "--dtype", "fp32"))
+    )
+    assert own == other
 
 
 def test_at_most_1_1_bits_a_weight_at_base_size():

@@ -98,7 +98,47 @@ def test_full_scale_survives(tmp_path):
     assert np.array_equal(soundfile.read(tmp_path / "s.wav", dtype="int16")[0], samples)
 
 
+@pytest.mark.parametrize(
+    "model, dictionary, found",
+    [
+        ("vocab/spm.model", "vocab/dict.txt", ("vocab/spm.model", "vocab/dict.txt")),
+        ("./a/../spm.model", "dict.txt", ("spm.model", "dict.txt")),
+        ("../spm/same", "../dict/same", ("same", "_same")),
+        ("../config.yaml", "dict.txt", ("_config.yaml", "dict.txt")),
+    ],
+)
+def test_the_vocabulary_may_lie_in_another_folder(data, tmp_path, model, dictionary, found):
+    config = yaml.safe_load((data / "config.yaml").read_text())
+    names = config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"]
+    for old, new in zip(names, (model, dictionary)):
+        (data / new.replace("a/../", "")).parent.mkdir(exist_ok=True)
+        (data / old).rename(data / new.replace("a/../", ""))
+    (data / "a").mkdir(exist_ok=True)
+    config["bpe_tokenizer"]["sentencepiece_model"], config["vocab_filename"] = model, dictionary
+    (data / "config.yaml").write_text(yaml.safe_dump(config))
+    (data / "._train.tsv").write_bytes(bytes.fromhex("0005160700020000"))
+    out = tmp_path / "far" / "shards"
+    assert run(data, "-o", out) == 0
+    before = sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(out))
+    assert not [path for path in before if path.is_relative_to(tmp_path / "far" / "spm")]
+    shards = yaml.safe_load((out / "config.yaml").read_text())
+    assert (shards["bpe_tokenizer"]["sentencepiece_model"], shards["vocab_filename"]) == found
+    original = make_task(data, "--st-training").tgt_dict
+    shutil.rmtree(data)
+    assert make_task(out, "--st-training").tgt_dict.symbols == original.symbols
+
+
 class TestErrors:
+    def test_a_broken_manifest_is_told_before_anything_is_written(self, data, tmp_path, capsys):
+        (data / "tst-COMMON.tsv").write_text("id\taudio\n")
+        self.check(capsys, "tst-COMMON.tsv: no segments", data, "-o", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_missing_vocabulary_is_told_before_anything_is_written(self, data, tmp_path, capsys):
+        next(data.glob("*.model")).unlink()
+        self.check(capsys, "which", data, "-o", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def check(self, capsys, message, *arguments):
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err

@@ -15,13 +15,14 @@ def read_config(data: Path) -> dict:
     path = data / "config.yaml"
     expected = "the output of prepare-mustc"
     config = read_yaml(path, expected)
-    keys = {*config, *(config.get("bpe_tokenizer") or {})}
+    tokenizer = config.get("bpe_tokenizer")
+    values = {**config, **(tokenizer if isinstance(tokenizer, dict) else {})}
     for key in ("vocab_filename", "bpe_tokenizer", "sentencepiece_model", "tgt_lang"):
-        if key not in keys:
+        if values.get(key) is None:
             raise ConfigError(f"{path}: no key {key}; expected {expected}")
     return config
 
 
 def audio_folder(data: Path, config: dict) -> str:
     """Where relative audio paths start; a relative ``audio_root`` starts at the config."""
-    return str((data / config.get("audio_root", "")).resolve())
+    return str((data / (config.get("audio_root") or "")).resolve())
