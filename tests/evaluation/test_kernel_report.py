@@ -10,7 +10,6 @@ from cress_svcd.evaluation.kernel_report import ROWS, format_kernels, kernel_row
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Projection, quantize_rows
 from cress_svcd.kernels.triton import conv1d as triton_conv1d
-from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import packed_layers
 from tests.helpers.packed_layers import pack_model
@@ -147,11 +146,3 @@ def test_positions_are_listed_with_the_convolution_that_computes_them():
 def test_what_is_computed_as_a_whole_hides_its_parts(monkeypatch):
     monkeypatch.setattr(triton_conv1d, "is_for", lambda x: True)
     assert numbers(kernel_rows(positions()), "layer", "kernel") == [("pos_conv", "triton/conv1d")]
-
-
-@pytest.mark.gpu
-def test_layers_that_run_fused_are_told_on_a_gpu(translator):
-    model = packed(translator, {"match": "decoder.layers.*"}, backend=None)
-    call_quantized_projections(model)
-    rows = kernel_rows(model.cuda(), (1,))
-    assert ("fused_layer", 2) in numbers(rows, "operation", "layers")

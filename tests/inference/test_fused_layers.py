@@ -14,10 +14,15 @@ from fairseq.modules.transformer_layer import (
 from omegaconf import OmegaConf
 from torch import nn
 
+from cress_svcd.evaluation.kernel_report import kernel_rows
 from cress_svcd.inference.cuda_graph_decoder import _layer
 from cress_svcd.inference.cuda_graph_encoder import CudaGraphLayers
-from cress_svcd.inference.fused_layers import FusedDecoderLayer, FusedEncoderLayer
-from cress_svcd.kernels import dispatch
+from cress_svcd.inference.fused_layers import (
+    FusedDecoderLayer,
+    FusedEncoderLayer,
+    products_of,
+)
+from cress_svcd.kernels import dispatch, explain
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.deltalm import InterleavedDecoderLayer
 from cress_svcd.quantization import Policy, apply_policy
@@ -147,3 +152,23 @@ def test_a_layer_on_another_back_end(monkeypatch):
     assert FusedDecoderLayer.of(decoder_layer().double()) is None
     monkeypatch.setattr(dispatch, "is_on_gpu", lambda x: False)
     assert FusedDecoderLayer.of(decoder_layer()) is None
+
+
+@pytest.mark.parametrize("make", [decoder_layer, encoder_layer])
+def test_explain_tells_of_whole_layers(make):
+    runs = explain(torch.zeros(1, 64), products_of(make())).splitlines()
+    assert runs[0].startswith("fused_layer of float32") and len(runs) == 2
+    assert runs[1].startswith("  runs  triton/sign_gemm_fused: ")
+    plain = explain(torch.zeros(1, 64), products_of(make(packed=False))).splitlines()
+    assert plain[1:] == [
+        "  not   triton/sign_gemm_fused: needs packed projections of 8-bit inputs",
+        "  runs  modules: always: each module by its own kernel",
+    ]
+    assert products_of(nn.Linear(4, 4)) is None
+
+
+@pytest.mark.gpu
+def test_the_report_has_a_row_for_layers_that_run_fused():
+    model = nn.ModuleList([decoder_layer(), decoder_layer()])
+    (row,) = [row for row in kernel_rows(model, (1,)) if row["operation"] == "fused_layer"]
+    assert (row["layer"], row["layers"], row["kernel"]) == ("0", 2, "triton/sign_gemm_fused")

@@ -8,6 +8,7 @@ from cress_svcd.inference import front_end
 from cress_svcd.inference.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.install import install
 from cress_svcd.inference.int8_modules import CompactConv1d
+from cress_svcd.kernels import dispatch
 from cress_svcd.models.hubert_checkpoint import read_hubert
 from cress_svcd.models.hubert_encoder import HubertEncoder, run_blocks
 
@@ -118,6 +119,7 @@ def test_positions_on_a_gpu_are_those_of_the_modules(encoder, batch):
     encoder, x = encoder.half().cuda(), torch.randn(2, 32, 50, device="cuda").half()
     expected = encoder.encoder.pos_conv(x)
     install(encoder)
-    assert encoder.encoder.pos_conv._has_kernel(x)
+    operation, deciding = encoder.encoder.pos_conv.kernel_call(x)
+    assert dispatch.implementation(operation, *deciding).name == "triton/conv1d"
     found = encoder.encoder.pos_conv(x)
     assert (found - expected).norm() < 2e-3 * expected.norm()
