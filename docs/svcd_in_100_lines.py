@@ -1,17 +1,11 @@
 """SVCD alone, on a tiny problem: train, make it 1-bit, train on under the old model, pack, compare.
 
-    python docs/svcd_in_100_lines.py
-
 Needs torch only.  cress_svcd.quantization.svcd is the same layer with a faster backward pass.
 """
-
-import copy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-INPUTS, HIDDEN, CLASSES = 32, 256, 8
 
 
 class BitLinear(nn.Module):
@@ -19,33 +13,26 @@ class BitLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias  # (outputs, inputs), (outputs)
-        # The product h g^T that is nearest to |W|: its first singular vectors.
-        u, s, v = torch.linalg.svd(self.weight.detach().abs())
+        self.weight, self.bias = (nn.Parameter(p.detach().clone()) for p in linear.parameters())
+        u, s, v = torch.linalg.svd(self.weight.detach().abs())  # h g^T: the nearest to |W|
         self.h = nn.Parameter(u[:, 0].abs() * s[0].sqrt())
         self.g = nn.Parameter(v[0].abs() * s[0].sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * self.g
         scale = x.detach().abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127
-        x = straight_through(x, (x / scale).round() * scale)
-        signs = straight_through(self.weight, self.signs())
+        x = x + ((x / scale).round() * scale - x).detach()  # straight through: the gradient of x
+        signs = self.weight + (self.signs() - self.weight).detach()
         return F.linear(x, signs) * self.h + self.bias
 
     def signs(self) -> Tensor:
         return torch.where(self.weight < self.weight.mean(), -1.0, 1.0)
 
 
-def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
-    """``rounded`` in the forward pass; in the backward pass the gradient of x."""
-    return x + (rounded - x).detach()
-
-
 def pack(layer: BitLinear) -> dict[str, Tensor]:
     """A bit a weight, eight to a byte, and the vectors."""
     bits = (layer.signs() > 0).view(-1, 8) * 2 ** torch.arange(8)
-    vectors = {"g": layer.g, "h": layer.h, "bias": layer.bias}
-    return {"bits": bits.sum(1).byte(), **{name: v.detach() for name, v in vectors.items()}}
+    return {"bits": bits.sum(1).byte(), **{v: getattr(layer, v).data for v in ("g", "h", "bias")}}
 
 
 def packed_product(packed: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -58,42 +45,40 @@ def packed_product(packed: dict[str, Tensor], x: Tensor) -> Tensor:
     return (q @ signs.t()) * scale * packed["h"] + packed["bias"]
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None, steps: int) -> None:
+def train(name: str, model: nn.Module, x: Tensor, y: Tensor, teacher: nn.Module | None) -> None:
     """Cross-entropy with the classes and, under a teacher, the KL divergence from it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(steps):
+    for update in range(1, 1001):
         rows = torch.randint(len(x), (256,))
         scores = model(x[rows]).log_softmax(-1)
         loss = F.nll_loss(scores, y[rows])
         if teacher is not None:
-            with torch.no_grad():
-                wanted = teacher(x[rows]).log_softmax(-1)
+            wanted = teacher(x[rows]).log_softmax(-1).detach()
             loss = loss + F.kl_div(scores, wanted, log_target=True, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if update % 250 == 0:
+            print(f"{name}, update {update:,}: loss {loss.item():.3f}", flush=True)
 
 
 def main() -> dict[str, float]:
     """Accuracy (0 to 1) on points that no training saw, by system."""
     torch.manual_seed(1)
     # Classes that no linear layer tells apart: that of the nearest of 64 centres, eight to a class.
-    centres = torch.randn(64, INPUTS)
-    x = centres[torch.randint(64, (12_000,))] + torch.randn(12_000, INPUTS)
-    y = torch.cdist(x, centres).argmin(-1) % CLASSES
+    centres = torch.randn(64, 32)
+    x = centres[torch.randint(64, (12_000,))] + torch.randn(12_000, 32)
+    y = torch.cdist(x, centres).argmin(-1) % 8
     x, y, x_test, y_test = x[:10_000], y[:10_000], x[10_000:], y[10_000:]
-
-    sizes = [(INPUTS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, CLASSES)]
-    layers = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
-    full = nn.Sequential(*layers[:-1])
-    train(full, x, y, None, 1000)
+    layers = [nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 8)]
+    full = nn.Sequential(*layers)
+    train("full precision", full, x, y, None)
 
     def one_bit() -> nn.Sequential:
-        layers = copy.deepcopy(full)
-        return nn.Sequential(*(BitLinear(x) if isinstance(x, nn.Linear) else x for x in layers))
+        return nn.Sequential(*(BitLinear(m) if isinstance(m, nn.Linear) else m for m in full))
 
     trained = one_bit()
-    train(trained, x, y, full, 1000)
+    train("1 bit, under that model", trained, x, y, teacher=full)
     files = [pack(layer) for layer in trained if isinstance(layer, BitLinear)]
 
     def run_packed(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 #
 # Sets up .venv if need be, checks lint, format and types, and runs all tests in two processes.
 #   --fast            only the tests without a mark (slow: whole trainings and programs; gpu), for
-#                     while you write: under two minutes
+#                     while you write: under two minutes on two quiet cores
 #   pytest arguments  choose tests (tests/data -k audio) or the number of processes (-n 0: this
 #                     one, for --pdb)
 set -euo pipefail

@@ -4,6 +4,7 @@ import importlib
 import re
 import runpy
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,9 @@ def test_scripts_and_modules(words):
 def test_no_other_program_is_shown_that_nothing_checks():
     checked = {"cress-svcd", "fairseq-train", "fairseq-generate", "bash", "python", "sbatch"}
     others = {words[0] for _, words in commands()} - checked
-    # Programs of others: the shell's, ffmpeg, Slurm's, and fairseq's with Hydra.
-    assert others <= {".", "ffmpeg", "find", "echo", "fairseq-hydra-train", "pre-commit", "pip"}
+    # Programs of others: the shell's, git, ffmpeg, Slurm's, and fairseq's with Hydra.
+    shell = {".", "cd", "find", "echo", "tee"}
+    assert others <= {*shell, "git", "ffmpeg", "fairseq-hydra-train", "pre-commit", "pip"}
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -118,6 +120,27 @@ def test_the_readme_lists_every_command_and_stays_short():
     assert len(readme.splitlines()) <= 150
 
 
+def demo_script(*options: str) -> subprocess.CompletedProcess:
+    """The demo's script with options that it answers before it sets anything up."""
+    command = ["bash", "scripts/demo.sh", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_help_of_the_demo_explains_each_of_its_options():
+    script = (ROOT / "scripts" / "demo.sh").read_text(encoding="utf-8")
+    known = set(re.findall(r"(--[a-z-]+)[)|]", script.split("while ", 1)[1]))
+    shown = set(re.findall(r"^  (--[a-z-]+) ", demo_script("--help").stdout, re.MULTILINE))
+    assert known - {"--help"} == shown >= {"--lang", "--out", "--force"}
+
+
+@pytest.mark.parametrize("options", [["--lang", "fr"], ["--lang"]], ids=" ".join)
+def test_the_demo_refuses_a_language_that_it_lacks_at_once(options):
+    refused = demo_script(*options)
+    assert refused.returncode == 2 and not refused.stdout
+    assert "expected de (German) or ro (Romanian)" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_tables_of_figures_stand_on_one_page():
     """A row of two measured figures and more."""
     measured = re.compile(r"^\|[^|]*\|(?: \**\d+\.\d+\** \|){2,}", re.MULTILINE)
@@ -133,8 +156,7 @@ def test_the_method_in_100_lines_runs(capsys):
     assert untrained < trained <= accuracy["full precision"] and trained > 0.9
     assert accuracy["1 bit, packed"] == pytest.approx(trained, abs=0.002)
     assert "1 bit, packed" in capsys.readouterr().out
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    assert len(lines) <= 100
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 100
 
 
 def test_the_layer_in_100_lines_is_ours():
