@@ -3,9 +3,11 @@
   cress-svcd curves constraint=with.log none=without.log --csv curves.csv --png curves.png
 
 A log is what fairseq-train printed with --log-format json (of each --log-interval updates), with a
-name before it if you like.  ``overflows`` counts, up to each entry, the batches that were left out
-because their gradients overflowed in fp16; such a batch makes no update.  A training that stopped
-because the loss scale had become too small is marked so.
+name before it if you like.  Of several trainings in one log each has its own line, and so has,
+broken, what a training was validated on.  ``overflows`` counts, up to each entry, the batches that
+were left out because their gradients overflowed in fp16; such a batch makes no update.  A training
+that stopped because the loss scale had become too small is marked so.  What no training logged has
+no panel.
 """
 
 import argparse
@@ -35,10 +37,18 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.atomic_files import write_json
     from cress_svcd.evaluation.outputs import named_files
     from cress_svcd.evaluation.plots import write_csv
-    from cress_svcd.evaluation.training_curves import draw, format_curves, read_log, summarize
+    from cress_svcd.evaluation.training_curves import (
+        draw,
+        format_curves,
+        read_log,
+        summarize,
+        table,
+    )
 
-    curves = {name: read_log(path) for name, path in named_files(args.logs).items()}
-    logged = {key for curve in curves.values() for row in curve["entries"] for key in row}
+    logs = named_files(args.logs)
+    curves = [curve for name, path in logs.items() for curve in read_log(name, path)]
+    logged = {key for curve in curves for row in curve.entries for key in row}
+    logged |= {key for curve in curves for rows in curve.validation.values() for key in rows[0]}
     unknown = [metric for metric in args.metrics if metric not in logged]
     if unknown and args.metrics != list(METRICS):
         raise ConfigError(
@@ -46,16 +56,10 @@ def run(args: argparse.Namespace) -> None:
             f"{', '.join(sorted(logged))}"
         )
     metrics = [metric for metric in args.metrics if metric in logged]
-    summaries = [summarize(name, curve) for name, curve in curves.items()]
+    summaries = [summarize(curve) for curve in curves]
     print(format_curves(summaries))
     if args.csv:
-        rows = [
-            {"log": name, "num_updates": row["num_updates"]}
-            | {metric: row.get(metric) for metric in metrics}
-            for name, curve in curves.items()
-            for row in curve["entries"]
-        ]
-        write_csv(args.csv, rows)
+        write_csv(args.csv, table(curves, metrics))
     if args.png:
         draw(args.png, curves, metrics)
     if args.json:

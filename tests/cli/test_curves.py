@@ -78,6 +78,112 @@ def test_a_resumed_training_counts_from_its_checkpoint(logs):
     assert rows == [("10.0", "6.0"), ("20.0", "5.5"), ("30.0", "3.5"), ("40.0", "3.0")]
 
 
+def validated(updates: int, loss: float, split: str = "dev") -> str:
+    values = {"epoch": 1, f"{split}_loss": f"{loss}", f"{split}_num_updates": f"{updates}"}
+    return f"2026-01-01 00:00:00 | INFO | {split} | {json.dumps(values)}\n"
+
+
+def begin(folder: str, fresh: bool = True) -> str:
+    file = f"{folder}/checkpoint_last.pt"
+    start = "2026-01-01 00:00:00 | INFO | fairseq.trainer | "
+    found = "No existing checkpoint found" if fresh else "Loaded checkpoint"
+    # Of two processes both say so.
+    return 2 * f"{start}Preparing to load checkpoint {file}\n" + 2 * f"{start}{found} {file}\n"
+
+
+EPOCH = '2026-01-01 | INFO | train | {"epoch": 1, "train_loss": "99", "train_num_updates": "20"}\n'
+
+
+@pytest.fixture
+def appended(tmp_path):
+    """The log of a stage: two trainings, each validated, and the second stopped and resumed."""
+    lines = begin("runs/st") + entry(10, 9) + validated(10, 8) + entry(20, 7) + EPOCH
+    lines += validated(20, 6) + begin("runs/svcd") + entry(10, 5) + validated(10, 4)
+    lines += entry(20, 3) + validated(20, 2.5) + begin("runs/svcd", fresh=False) + entry(20, 2)
+    lines += validated(20, 1.5)
+    (tmp_path / "08.log").write_text(lines)
+    return tmp_path / "08.log"
+
+
+def read(path) -> list[dict]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_trainings_of_a_log_with_their_validation(appended, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert curves(tmp_path, appended, "--csv", out, "--json", tmp_path / "out.json") == 0
+    rows = [(row["log"], row["num_updates"], row["loss"], row["dev_loss"]) for row in read(out)]
+    assert rows == [
+        ("08 st", "10.0", "9.0", "8.0"),
+        ("08 st", "20.0", "7.0", "6.0"),
+        ("08 svcd", "10.0", "5.0", "4.0"),
+        ("08 svcd", "20.0", "2.0", "1.5"),
+    ]
+    st, svcd = json.loads((tmp_path / "out.json").read_text())
+    assert (st["name"], st["last_loss"], svcd["last_loss"]) == ("08 st", 7, 2)
+    assert st["validation"] == {"dev": {"last_loss": 6, "lowest_loss": 6}}
+    assert svcd["validation"] == {"dev": {"last_loss": 1.5, "lowest_loss": 1.5}}
+    head, first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head[5:8] == ["lowest", "lowest", "dev"]
+    assert first[-3:] == ["6.000", "0", "64"] and second[-3:] == ["1.500", "0", "64"]
+
+
+def test_trainings_of_one_folder_have_numbers(tmp_path):
+    again = begin("runs/st") + entry(10, 5) + begin("runs/st") + entry(10, 4) + entry(20, 3)
+    (tmp_path / "x.log").write_text(again + begin("runs/st"))
+    assert curves(tmp_path, f"a={tmp_path / 'x.log'}", "--csv", tmp_path / "out.csv") == 0
+    rows = [(row["log"], row["loss"]) for row in read(tmp_path / "out.csv")]
+    assert rows == [("a 1", "5.0"), ("a 2", "4.0"), ("a 2", "3.0")]
+
+
+def test_a_validation_between_two_entries_has_a_row_of_its_own(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text(entry(10, 5) + validated(15, 4) + validated(15, 3, "tst-HE") + entry(20, 2))
+    assert curves(tmp_path, log, "--csv", tmp_path / "out.csv", "--metrics", "loss") == 0
+    rows = [tuple(row.values()) for row in read(tmp_path / "out.csv")]
+    assert rows == [
+        ("x", "10.0", "5.0", "", ""),
+        ("x", "15.0", "", "4.0", "3.0"),
+        ("x", "20.0", "2.0", "", ""),
+    ]
+
+
+def test_validation_is_drawn_next_to_training_and_axes_are_named(appended, tmp_path, drawn):
+    assert curves(tmp_path, appended, "--png", tmp_path / "out.png") == 0
+    titles = [(panel.get_title(), panel.get_xlabel(), panel.get_ylabel()) for panel in drawn]
+    assert titles == [
+        ("loss", "updates", "loss (bits)"),
+        ("gnorm", "updates", "gradient norm"),
+        ("loss_scale", "updates", "loss scale (fp16)"),
+        ("overflows", "updates", "batches left out so far (fp16)"),
+    ]
+    lines = {line.get_label(): line for line in drawn[0].get_lines()}
+    assert list(lines) == ["08 st", "08 st, dev", "08 svcd", "08 svcd, dev"]
+    assert [list(line.get_ydata()) for line in lines.values()] == [[9, 7], [8, 6], [5, 2], [4, 1.5]]
+    assert [line.get_linestyle() for line in lines.values()] == ["-", "--", "-", "--"]
+    colours = [line.get_color() for line in lines.values()]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    assert [line.get_label() for line in drawn[1].get_lines()] == ["08 st", "08 svcd"]
+
+
+def test_no_panel_is_empty(tmp_path, drawn):
+    """On a CPU, or in bf16, there is no loss scale, and nothing overflows."""
+    values = {"loss": "2", "gnorm": "nan", "num_updates": "10"}
+    log = tmp_path / "x.log"
+    log.write_text(f"2026 | INFO | train_inner | {json.dumps(values)}\n")
+    assert curves(tmp_path, log, "--png", tmp_path / "out.png") == 0
+    assert [panel.get_title() for panel in drawn] == ["loss"]
+
+
+def test_nothing_to_draw_is_said(tmp_path, capsys):
+    log = tmp_path / "x.log"
+    log.write_text(entry(10, float("nan")))
+    assert curves(tmp_path, log, "--png", tmp_path / "out.png", "--metrics", "loss") == 2
+    assert "out.png: nothing to draw: no finite value of loss" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize(
     "content, flags, message",
     [
