@@ -5,10 +5,11 @@
     --sizes decoder=seed1/decoder.report.json --csv table.csv --png bits.png
 
 Scores are files of 'cress-svcd score --json', or one of 'cress-svcd compare --json', which names
-its systems itself.  A name that is given several times (seeds) becomes one row: mean and standard
-deviation.  The first system is the full-precision one, of which the others keep a share.  --sizes
-are files of 'cress-svcd report --json': with them the picture shows BLEU against the bits of a
-parameter, over the whole model; without them a bar a system.
+its systems itself and whose 95 % confidence intervals are shown.  A name that is given several
+times (seeds) becomes one row: mean and standard deviation.  The first system is the full-precision
+one, of which the others keep a share.  --sizes are files of 'cress-svcd report --json': with them
+the picture shows BLEU against the bits of a parameter, over the whole model; without them a bar a
+system.
 """
 
 import argparse

@@ -64,8 +64,10 @@ def _read(path: Path) -> dict:
 
 def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[str, Any]]:
     """A row a system: name, runs, bleu, bleu_deviation (None of one run), chrf, share (of the first
-    system's BLEU, in percent), and with its size bits (of a parameter of the whole model),
-    weight_bits (of a quantised weight, scales included) and megabytes.
+    system's BLEU, in percent); where 'cress-svcd compare' computed any, bleu_interval, half of the
+    95 % confidence interval (None of several runs, whose deviation says more); and with its size
+    bits (of a parameter of the whole model), weight_bits (of a quantised weight, scales included)
+    and megabytes.
 
     Raises:
         ConfigError: a size is of no system.
@@ -74,6 +76,7 @@ def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[s
     if strangers:
         raise ConfigError(f"--sizes {strangers[0]}: no scores of that name; {', '.join(systems)}")
     rows: list[dict[str, Any]] = []
+    compared = any("bleu_interval" in each for runs in systems.values() for each in runs)
     for name, runs in systems.items():
         values = [each["bleu"] for each in runs]
         bleu = statistics.mean(values)
@@ -86,6 +89,8 @@ def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[s
             "chrf": round(statistics.mean(each["chrf"] for each in runs), 2),
             "share": round(100 * bleu / full, 1) if full else None,
         }
+        if compared:
+            row["bleu_interval"] = runs[0].get("bleu_interval") if len(runs) == 1 else None
         if sizes:
             row |= _size(sizes.get(name), first=not rows)
         rows.append(row)
@@ -106,16 +111,19 @@ def _size(summary: dict | None, first: bool) -> dict[str, Any]:
 
 def format_table(rows: list[dict[str, Any]]) -> str:
     """The table for people."""
-    sized = "bits" in rows[0]
+    sized, compared = "bits" in rows[0], "bleu_interval" in rows[0]
     width = max(len("system"), *(len(row["name"]) for row in rows)) + 2
     lines = [
         f"{'system':<{width}}{'BLEU':>8}{'±':>7}{'runs':>6}{'chrF2':>8}{'share':>9}"
+        + (f"{'95 % ±':>8}" if compared else "")
         + (f"{'bits':>8}{'MB':>9}" if sized else "")
     ]
     for row in rows:
         line = f"{row['name']:<{width}}{row['bleu']:>8.2f}{_cell(row['bleu_deviation']):>7}"
         line += f"{row['runs']:>6}{row['chrf']:>8.2f}"
         line += f"{'-' if row['share'] is None else format(row['share'], '.1f') + ' %':>9}"
+        if compared:
+            line += f"{_cell(row['bleu_interval']):>8}"
         if sized:
             line += f"{_cell(row['bits']):>8}{_cell(row['megabytes']):>9}"
         lines.append(line)
@@ -126,15 +134,28 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def bar_of(row: dict[str, Any]) -> float:
+    """How far BLEU may be off: of several runs their deviation, of one its confidence interval."""
+    return row["bleu_deviation"] or row.get("bleu_interval") or 0
+
+
+def explain_bars(rows: list[dict[str, Any]]) -> str:
+    """What the lines through the points, or at the ends of the bars, are."""
+    kinds = {
+        "standard deviation of the runs": any(row["bleu_deviation"] for row in rows),
+        "95 % confidence interval": any(row.get("bleu_interval") for row in rows),
+    }
+    shown = " or ".join(kind for kind, there in kinds.items() if there)
+    return f"BLEU ± {shown}" if shown else "BLEU"
+
+
 def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     """BLEU against bits where any is known, else a bar a system."""
     placed = [row for row in rows if row.get("bits") is not None]
     with figure(path) as (panel,):
         if placed:
             for row in placed:
-                panel.errorbar(
-                    row["bits"], row["bleu"], yerr=row["bleu_deviation"] or 0, fmt="o", capsize=3
-                )
+                panel.errorbar(row["bits"], row["bleu"], yerr=bar_of(row), fmt="o", capsize=3)
                 panel.annotate(
                     row["name"],
                     (row["bits"], row["bleu"]),
@@ -149,12 +170,11 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
             panel.bar(
                 names,
                 [row["bleu"] for row in rows],
-                yerr=[row["bleu_deviation"] or 0 for row in rows],
+                yerr=[bar_of(row) for row in rows],
                 capsize=3,
             )
             for number, row in enumerate(rows):
-                panel.annotate(
-                    f"{row['bleu']:.1f}", (number, row["bleu"]), ha="center", va="bottom"
-                )
+                top = row["bleu"] + bar_of(row)
+                panel.annotate(f"{row['bleu']:.1f}", (number, top), ha="center", va="bottom")
             panel.tick_params(axis="x", rotation=30)
-        panel.set(ylabel="BLEU", title=title)
+        panel.set(ylabel=explain_bars(rows), title=title)

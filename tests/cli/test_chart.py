@@ -71,6 +71,63 @@ def test_systems_of_a_comparison(files, tmp_path):
     assert [row["name"] for row in rows] == ["full", "two"]
 
 
+@pytest.fixture
+def comparison(files, tmp_path):
+    """As 'cress-svcd compare' writes it, with half of the confidence interval of each system."""
+    intervals = {"full": 0.0, "one": 12.5, "two": 9.25}
+    systems = [
+        {"name": name, **json.loads(files[name].read_text()), "bleu_interval": interval}
+        for name, interval in intervals.items()
+    ]
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps({"baseline": "full", "systems": systems}))
+    return path
+
+
+def test_confidence_intervals_of_a_comparison_are_shown(comparison, tmp_path, capsys, drawn):
+    rows = chart(tmp_path, comparison)
+    assert [row["bleu_interval"] for row in rows] == ["0.0", "12.5", "9.25"]
+    lines = capsys.readouterr().out.splitlines()
+    assert "95 % ±" in lines[0] and [line.split()[-1] for line in lines[1:]] == [
+        "0.00",
+        "12.50",
+        "9.25",
+    ]
+    (panel,) = drawn
+    assert panel.get_ylabel() == "BLEU ± 95 % confidence interval"
+    scores = [float(row["bleu"]) for row in rows]
+    halves = [0, 12.5, 9.25]
+    assert ends(panel) == [
+        pytest.approx([score - half, score + half]) for score, half in zip(scores, halves)
+    ]
+
+
+def test_against_bits_and_next_to_runs(comparison, files, tmp_path, drawn):
+    """The interval of one run, the deviation of several; and of a score alone neither."""
+    rows = chart(
+        tmp_path,
+        f"full={comparison}",
+        f"one={comparison}",
+        f"seeds={files['one']}",
+        f"seeds={files['two']}",
+        f"alone={files['two']}",
+        *("--sizes", f"one={files['size']}", "--sizes", f"seeds={files['size']}"),
+    )
+    assert [row["bleu_interval"] for row in rows] == ["0.0", "12.5", "", ""]
+    (panel,) = drawn
+    expected = "BLEU ± standard deviation of the runs or 95 % confidence interval"
+    assert panel.get_ylabel() == expected
+    deviation = float(rows[2]["bleu_deviation"])
+    spans = [high - low for container in panel.containers for low, high in ends(container)]
+    assert spans == pytest.approx([0, 25, 2 * deviation])
+
+
+def ends(panel) -> list[list[float]]:
+    """Where the error bars of a picture, or of a container of it, begin and end."""
+    container = panel.containers[0] if hasattr(panel, "containers") else panel
+    return [list(each[:, 1]) for lines in container.lines[2] for each in lines.get_segments()]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
