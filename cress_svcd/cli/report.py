@@ -1,14 +1,15 @@
 """What became of a model's layers, and which of them bear few bits.
 
   cress-svcd report runs/svcd/averaged.pt --data DATA --reference runs/st/averaged.pt
-  cress-svcd report runs/st/averaged.pt --quant-policy decoder --json report.json
+  cress-svcd report runs/st/averaged.pt --quant-policy decoder --json report.json --png report.png
   cress-svcd report runs/st/averaged.pt --data DATA --sensitivity --by module \\
     --budget-bits 3 -o policy.yaml
 
 The first prints every quantised layer of a trained checkpoint: shape, method, bits, stored size,
 and, with --data, how far its output is from full precision on real inputs.  Full precision is the
 layer of --reference under the same name; without that, the layer's own latent weight.  The second
-shows what a policy would make of a full-precision checkpoint, before any training.
+shows what a policy would make of a full-precision checkpoint, before any training.  --png draws
+what the table says: bits and size of each layer, and how far its output is from full precision.
 
 --sensitivity quantises each layer (module, block) of the policy alone, without training, and
 measures what that costs in likelihood (bits a target token, teacher-forced) and with --bleu in
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--csv", type=Path, help="write the rows of the table there")
+    parser.add_argument("--png", type=Path, help="write a picture of them there")
     parser.add_argument(
         "--kernels", action="store_true", help="print what computes each kind of layer here"
     )
@@ -108,6 +110,10 @@ def write(args: argparse.Namespace, text: str, report: dict, rows: list[dict]) -
         write_json(args.json, report)
     if args.csv:
         write_csv(args.csv, rows)
+    if args.png:
+        from cress_svcd.evaluation.report_picture import draw
+
+        draw(args.png, rows)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -134,6 +140,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(
             "--kernels is a report of its own: leave --sensitivity, --reference and --quant-… out"
         )
+    if args.kernels and args.png:
+        raise ConfigError("--png: the report of --kernels has no figures to draw")
     if changed and not (args.quant_policy or args.sensitivity):
         option = f"--quant-{changed[0].replace('_', '-')}"
         raise ConfigError(f"{option} changes a --quant-policy: give one")

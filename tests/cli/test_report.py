@@ -64,11 +64,10 @@ def report(folder, prepared, tmp_path, capsys):
     return run
 
 
-def test_the_layers_of_a_checkpoint_against_full_precision(report, folder, tmp_path):
-    rows = tmp_path / "layers.csv"
-    found, printed = report(
-        "quantised.pt", *report.data, "--reference", folder / "full.pt", "--csv", rows
-    )
+def test_the_layers_of_a_checkpoint_against_full_precision(report, folder, tmp_path, drawn):
+    rows, picture = tmp_path / "layers.csv", tmp_path / "layers.png"
+    flags = ["--reference", folder / "full.pt", "--csv", rows, "--png", picture]
+    found, printed = report("quantised.pt", *report.data, *flags)
     layers = {row["name"]: row for row in found["layers"]}
     assert len(layers) == found["summary"]["quantized_layers"] == 16 and found["sentences"] == 12
     assert layers["decoder.layers.0.fc2"]["cosine"] < -0.99
@@ -81,10 +80,27 @@ def test_the_layers_of_a_checkpoint_against_full_precision(report, folder, tmp_p
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == list(layers)
     assert float(table[0]["cosine"]) == layers[table[0]["name"]]["cosine"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [panel.get_xlabel() for panel in drawn] == [
+        "bits a weight, with scales",
+        "stored size (KB)",
+        "relative error of the output",
+        "cosine with full precision",
+    ]
+    assert [label.get_text() for label in drawn[0].get_yticklabels()] == list(layers)
+    bits = [row["bits"] / row["parameters"] for row in layers.values()]
+    assert widths(drawn[0]) == pytest.approx(bits)
+    assert widths(drawn[3]) == pytest.approx([row["cosine"] for row in layers.values()])
 
 
-def test_without_data_there_are_sizes_alone(report):
-    found, printed = report("quantised.pt")
+def widths(panel) -> list[float]:
+    """Of the bars of a picture, from above."""
+    return [bar.get_width() for bar in panel.patches]
+
+
+def test_without_data_there_are_sizes_alone(report, tmp_path, drawn):
+    found, printed = report("quantised.pt", "--png", tmp_path / "sizes.png")
+    assert [panel.get_xlabel() for panel in drawn][1:] == ["stored size (KB)"]
     assert all("cosine" not in row for row in found["layers"]) and "cosine" not in printed
     weights = sum(row["parameters"] for row in found["layers"])
     assert found["summary"]["quantized_weights"] == weights
@@ -136,7 +152,7 @@ def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
     assert {row["name"] for row in again["layers"]} == set(found["proposal"]["units"])
 
 
-def test_a_stopped_search_goes_on(report, tmp_path, folder):
+def test_a_stopped_search_goes_on(report, tmp_path, folder, drawn):
     trials = tmp_path / "trials.jsonl"
     flags = [
         *report.data,
@@ -150,7 +166,12 @@ def test_a_stopped_search_goes_on(report, tmp_path, folder):
         "--trials",
         trials,
     ]
-    whole, _ = report("full.pt", *flags)
+    whole, _ = report("full.pt", *flags, "--png", tmp_path / "losses.png")
+    assert [panel.get_xlabel() for panel in drawn] == [
+        "loss (bits a token)",
+        "loss for a megabit saved",
+    ]
+    assert widths(drawn[0]) == [row["loss"] for row in whole["units"]]
     assert {row["name"] for row in whole["units"]} == {"encoder.layers.0", "decoder.layers.0"}
     lines = trials.read_text().splitlines(keepends=True)
     assert len(lines) == 4
@@ -203,6 +224,8 @@ class TestKernels:
     def test_it_is_a_report_of_its_own(self, packed, capsys):
         assert main(["report", str(packed), "--kernels", "--sensitivity", "--data", "x"]) == 2
         assert "--kernels is a report of its own" in capsys.readouterr().err
+        assert main(["report", str(packed), "--kernels", "--png", "x.png"]) == 2
+        assert "--kernels has no figures to draw" in capsys.readouterr().err
 
     def test_of_a_packed_model_every_kind_is_reported(self, report, packed, tmp_path):
         rows = tmp_path / "kernels.csv"
