@@ -10,6 +10,7 @@ from tqdm import tqdm
 from cress_svcd.errors import AudioError, CressError
 from cress_svcd.translation.inputs import duration, read_lines
 from cress_svcd.translation.output import Output, Source
+from cress_svcd.translation.progress import SoundProgress
 from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.translator import Translator
 
@@ -66,7 +67,7 @@ def progress_bar(args: argparse.Namespace, sources: Iterable[Source]) -> tqdm:
     total = None
     if isinstance(sources, list):
         total = round(sum(duration(source.path) for source in sources))
-    return tqdm(total=total, desc="translating", unit=" s of audio", disable=None)
+    return SoundProgress(total, desc="translating", disable=None)
 
 
 def translate_speech(
