@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is drawn, a panel each: anything that is logged, such as st_nll_loss or "
         f"quant_mix (default: {' '.join(METRICS)})",
     )
-    parser.add_argument("--csv", type=Path, help="write a row an entry there")
+    parser.add_argument("--csv", type=Path, help="write a row for each entry there")
     parser.add_argument("--png", type=Path, help="write the picture there")
     parser.add_argument("--json", type=Path, help="write the summary of each log there")
 
