@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.data.corpus.text import BYTE_ORDER_MARK, is_visible, read_lines
 from cress_svcd.errors import ConfigError, CressError
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -32,7 +32,7 @@ class Line:
 class ParallelText:
     """The lines of a split that hold text on both sides.
 
-    n_empty: pairs left out because a side is empty.
+    n_empty: pairs left out because a side is empty, or shows no visible character.
     n_cleaned: sides of a pair in which control characters were replaced.
     """
 
@@ -59,7 +59,8 @@ def read_parallel(
     if not _SPLIT_NAME.fullmatch(split):
         raise ConfigError(f"--split {split!r}: expected a plain name such as 'train'")
     source_lines, target_lines = (
-        [line.strip(" ") for line in read_lines(path, TextError)] for path in (source, target)
+        [line.strip(f" {BYTE_ORDER_MARK}") for line in read_lines(path, TextError)]
+        for path in (source, target)
     )
     if len(source_lines) != len(target_lines):
         raise TextError(
@@ -69,12 +70,17 @@ def read_parallel(
     n_cleaned = 0
     for path, lines in ((source, source_lines), (target, target_lines)):
         for index, place in _control_characters(lines):
+            if not is_visible(lines[index]):
+                n_cleaned += clean
+                continue  # empty, and left out as such
             if not clean:
                 raise TextError(_refusal(path, index + 1, place, lines[index][place]))
             lines[index] = _without_control_characters(lines[index])
             n_cleaned += 1
     pairs = enumerate(zip(source_lines, target_lines, strict=True), 1)
-    lines = tuple(Line(n, src, tgt) for n, (src, tgt) in pairs if src.strip() and tgt.strip())
+    lines = tuple(
+        Line(n, src, tgt) for n, (src, tgt) in pairs if is_visible(src) and is_visible(tgt)
+    )
     if not lines:
         raise TextError(f"{source} and {target}: no line has text on both sides")
     return ParallelText(split, lines, len(source_lines) - len(lines), n_cleaned)

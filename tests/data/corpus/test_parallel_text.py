@@ -81,3 +81,24 @@ def test_digest_tells_texts_apart(files):
         for source, target in ((b"a\n", b"x\n"), (b"a\n", b"y\n"), (b"\na\n", b"z\nx\n"))
     }
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\t", "\u00ad \u2060", "\r\u2028"])
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_line_without_a_visible_character_is_empty(files, text, clean):
+    paths = files(f"{text}\na\nb\n".encode(), f"x\ny\n{text}\n".encode())
+    parallel = read_parallel("dev", *paths, clean=clean)
+    assert parallel.lines == (Line(2, "a", "y"),) and parallel.n_empty == 2
+
+
+def test_texts_that_look_like_something_else(files):
+    words = ["NA", "null", "nan", '"quoted', "1:30", "0012", "no", "#", "'"]
+    source = "".join(f"{word}\n" for word in words).encode()
+    parallel = read_parallel("dev", *files(source, source))
+    assert [line.source for line in parallel.lines] == words
+
+
+def test_byte_order_marks_of_files_that_were_joined(files):
+    joined = "\ufeffa\n\ufeffb\n"
+    text = read_parallel("dev", *files(joined.encode(), joined.encode("utf-16-le")))
+    assert text.lines == (Line(1, "a", "a"), Line(2, "b", "b"))
