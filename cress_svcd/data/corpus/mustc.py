@@ -20,8 +20,16 @@ from typing import Any, NamedTuple, Self
 
 from cress_svcd.data.corpus.corpus import Utterance, check_tgt_lang
 from cress_svcd.data.corpus.fingerprints import file_fingerprint, folder_fingerprint
-from cress_svcd.data.corpus.segment_rows import Row, read_rows, row_line, row_starts, segment_ids
-from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.data.corpus.names import composed, existing
+from cress_svcd.data.corpus.segment_rows import (
+    Row,
+    read_row_lines,
+    read_rows,
+    row_line,
+    row_starts,
+    segment_ids,
+)
+from cress_svcd.data.corpus.text import is_visible, read_lines
 from cress_svcd.errors import ReleaseError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +62,7 @@ class Release:
         """
         # Before its folder is missed, which no mending of the folder would help.
         check_tgt_lang(tgt_lang, SOURCE_LANGUAGE)
-        root = Path(root)
+        root = existing(root)
         pair = f"{SOURCE_LANGUAGE}-{tgt_lang}"
         if not root.is_dir():
             raise ReleaseError(
@@ -92,7 +100,7 @@ class Release:
                 logger.info("not prepared (name them with --splits): %s", " ".join(ignored))
         else:
             splits = list(dict.fromkeys(wanted))
-        missing = [split for split in splits if split not in there]
+        missing = [split for split in splits if not existing(self.data / split).is_dir()]
         if missing or not splits:
             raise ReleaseError(
                 f"{self.data}: no split {' '.join(missing or SPLITS)}; "
@@ -107,10 +115,10 @@ class Release:
         return self.data
 
     def text_file(self, split: str, suffix: str) -> Path:
-        return self.data / split / "txt" / f"{split}.{suffix}"
+        return existing(self.data / split / "txt" / f"{split}.{suffix}")
 
     def audio_folder(self, split: str) -> Path:
-        return self.data / split / "wav"
+        return existing(self.data / split / "wav")
 
     def listing(self, split: str) -> Path:
         return self.text_file(split, "yaml")
@@ -123,11 +131,11 @@ class Release:
         rows, sources, targets = read_split(self, split)
         ids = segment_ids(rows)
         places = locate_audio(self, split, rows, ids)
-        starts = row_starts(read_lines(self.listing(split), ReleaseError))
+        starts = row_starts(read_row_lines(self.listing(split)))
         return [
             Utterance(
                 id=ids[number],
-                recording=row.wav,
+                recording=composed(row.wav),
                 audio=places[number].path,
                 source=sources[number],
                 target=targets[number],
@@ -178,7 +186,7 @@ def read_split(release: Release, split: str) -> tuple[list[Row], list[str], list
     for language in (release.src_lang, release.tgt_lang):
         path = release.text_file(split, language)
         lines = read_lines(path, ReleaseError)
-        while len(lines) > len(rows) and not lines[-1].strip():
+        while len(lines) > len(rows) and not is_visible(lines[-1]):
             lines.pop()
         if len(lines) != len(rows):
             raise ReleaseError(
@@ -198,21 +206,25 @@ class AudioFolder:
     def find(self, name: str) -> str | None:
         """Path relative to the folder of the file called ``name``, or None.
 
-        In this order: that very path; that file name in any sub-folder and case; the same stem
-        with another audio suffix.  Raises ReleaseError if several files fit equally well.
+        In this order: that very path; that file name in any sub-folder, case and spelling
+        (composed or decomposed); the same stem with another audio suffix.  Of several, the one
+        that is most like the name.  Raises ReleaseError if several files fit equally well.
         """
-        if (self.folder / name).is_file():
+        if os.path.isfile(self.folder / name):
             return name
-        plain = Path(name).name.lower()
+        plain = _folded(Path(name).name)
         return self._only(name, self._by_name.get(plain)) or self._only(
             name, self._by_stem.get(Path(plain).stem)
         )
 
     def find_segment(self, segment_id: str) -> str | None:
         """Path of the file that holds one segment alone, ``ted_767_12.npy``, or None."""
-        return self._only(segment_id, self._by_stem.get(segment_id.lower()))
+        return self._only(segment_id, self._by_stem.get(_folded(segment_id)))
 
     def _only(self, name: str, paths: list[str] | None) -> str | None:
+        for like in _LIKENESSES:
+            if paths and len(paths) > 1:
+                paths = [path for path in paths if like(path) == like(name)] or paths
         if paths and len(paths) > 1:
             raise ReleaseError(
                 f"{self.folder}: {name} may be any of {', '.join(sorted(paths)[:3])}; write in the "
@@ -231,11 +243,25 @@ class AudioFolder:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _group(self._files, lambda path: Path(path).name.lower())
+        return _group(self._files, lambda path: _folded(Path(path).name))
 
     @functools.cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        return _group(self._files, lambda path: Path(path).stem.lower())
+        return _group(self._files, lambda path: _folded(Path(path).stem))
+
+
+def _folded(name: str) -> str:
+    """What names that differ in case or spelling only have in common."""
+    return composed(composed(name).lower())
+
+
+# Ways in which a path may be the one that is meant, the surest first.
+_LIKENESSES: tuple[Callable[[str], str], ...] = (
+    composed,
+    _folded,
+    os.path.basename,
+    lambda path: composed(os.path.basename(path)),
+)
 
 
 def _group(items: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
@@ -253,7 +279,7 @@ def locate_audio(
     Raises ReleaseError naming the first row whose file is missing, and how many files are.
     """
     folder = AudioFolder(release.audio_folder(split))
-    prefix = f"{split}/wav"
+    prefix = os.path.relpath(folder.folder, release.data)
     talks: dict[str, str | None] = {}
     places, missing = [], {}
     for number, row in enumerate(rows):

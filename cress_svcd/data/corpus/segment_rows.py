@@ -1,8 +1,13 @@
-"""Where each segment lies in its talk: the rows of ``SPLIT.yaml``, and the segments' names."""
+"""Where each segment lies in its talk: the rows of ``SPLIT.yaml``, and the segments' names.
+
+Names and numbers are read as they are written.  To YAML itself the speaker 0012 would be 10, the
+time 1:30 would be 90, and of ``{offset: 0,75}`` a key 75 would be left over.
+"""
 
 import functools
 import logging
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +15,21 @@ from typing import Any, NamedTuple
 import yaml
 from tqdm import tqdm
 
-from cress_svcd.data.corpus.text import clean_text, read_lines
+from cress_svcd.data.corpus.names import composed
+from cress_svcd.data.corpus.text import BYTE_ORDER_MARK, clean_text, is_visible, read_lines
 from cress_svcd.errors import ReleaseError
 
 logger = logging.getLogger(__name__)
 
 # The YAML loader keeps some 6 KB for a row until a document is done: a split at once takes 2 GB.
 _YAML_ROWS_AT_ONCE = 5_000
+_TIMES = ("offset", "duration")
+_KEYS = ("wav", "speaker_id", *_TIMES)
+_SECONDS = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_EXPECTED_SECONDS = "expected a number of seconds, 0 or more, such as 16.08"
+# Where a row's loader leaves what is wrong with it; no key of YAML is None here.
+_PROBLEM = None
+_TAG = "tag:yaml.org,2002:"
 
 
 class Row(NamedTuple):
@@ -33,7 +46,7 @@ def read_rows(path: Path) -> list[Row]:
 
     Raises ReleaseError, ``path:line: ...``, for what is no YAML, or no list of segments.
     """
-    lines = read_lines(path, ReleaseError)
+    lines = read_row_lines(path)
     starts = row_starts(lines)
     cuts = starts[_YAML_ROWS_AT_ONCE::_YAML_ROWS_AT_ONCE]
     rows: list[Row] = []
@@ -50,6 +63,11 @@ def read_rows(path: Path) -> list[Row]:
     if not rows:
         raise ReleaseError(f"{path}: holds no segments; expected a list of {{duration: ...}} rows")
     return rows
+
+
+def read_row_lines(path: Path) -> list[str]:
+    """The lines of a ``SPLIT.yaml``, without the byte-order marks of files that were joined."""
+    return [line.lstrip(BYTE_ORDER_MARK) for line in read_lines(path, ReleaseError)]
 
 
 def row_starts(lines: list[str]) -> list[int]:
@@ -69,6 +87,8 @@ def _read_rows_at_once(path: Path, lines: list[str], starts: list[int]) -> list[
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
+        if isinstance(error, yaml.reader.ReaderError):
+            line = f":{_line_of_unreadable(lines, error)}"
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise ReleaseError(
             f"{path}{line}: is not valid YAML ({problem}); expected rows like "
@@ -77,17 +97,74 @@ def _read_rows_at_once(path: Path, lines: list[str], starts: list[int]) -> list[
     return rows
 
 
+def _line_of_unreadable(lines: list[str], error: yaml.reader.ReaderError) -> int:
+    """The line, from 1, of a character that YAML forbids."""
+    code = error.character
+    # libyaml says which, and counts bytes; PyYAML's own reader gives the character.
+    character = chr(code) if isinstance(code, int) else str(code)
+    return next((n for n, line in enumerate(lines, 1) if character in line), 1)
+
+
 @functools.cache
-def _yaml_loader() -> type:
+def _row_loader() -> type:
+    """A loader to which every scalar is text, and which notes where a comma parts a value."""
     try:
-        return yaml.CSafeLoader
+        base = yaml.CSafeLoader
     except AttributeError:
         logger.warning("PyYAML lacks its C loader: reading the yaml files takes ten times as long")
-        return yaml.SafeLoader
+        base = yaml.SafeLoader
+
+    class RowLoader(base):
+        yaml_implicit_resolvers = {"<": [(f"{_TAG}merge", re.compile("<<"))]}
+
+        def __init__(self, text: str):
+            super().__init__(text)
+            self.text = text
+
+        def construct_mapping(self, node, deep=False):
+            problem = _comma_problem(node.value, self.text) or _doubled_key(node.value)
+            mapping = super().construct_mapping(node, deep)
+            if problem:
+                mapping[_PROBLEM] = problem
+            return mapping
+
+    for name in ("int", "float", "bool", "null", "timestamp", "merge"):
+        RowLoader.add_constructor(_TAG + name, base.construct_yaml_str)
+    return RowLoader
+
+
+def _comma_problem(pairs: list[tuple[yaml.Node, yaml.Node]], text: str) -> str:
+    """What is lost of a value that we read: ``{offset: 0,75}`` has a key 75 without a colon."""
+    key, start = "", 0
+    for name, value in pairs:
+        between = slice(name.end_mark.index, value.start_mark.index)
+        # An alias stands elsewhere.
+        is_direct = between.start <= between.stop
+        if value.value == "" and is_direct and ":" not in text[between]:
+            written = text[start : name.end_mark.index]
+            if key in _TIMES:
+                return f"{key} is {written!r}; {_EXPECTED_SECONDS}"
+            if key in _KEYS:
+                return f"{key} is {written!r}; YAML ends it at the comma: put it in quotes"
+        else:
+            key, start = name.value, value.start_mark.index
+    return ""
+
+
+def _doubled_key(pairs: list[tuple[yaml.Node, yaml.Node]]) -> str:
+    names = [name.value for name, _ in pairs]
+    if len(set(map(str, names))) == len(names):
+        return ""
+    doubled = [key for key in _KEYS if names.count(key) > 1]
+    return f"the key {doubled[0]} stands twice; leave one of them" if doubled else ""
 
 
 def _load_yaml(text: str) -> Any:
-    return yaml.load(text, _yaml_loader())
+    loader = _row_loader()(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _append_rows(rows: list[Row], document: Any, path: Path, starts: list[int]) -> None:
@@ -106,38 +183,42 @@ def _append_rows(rows: list[Row], document: Any, path: Path, starts: list[int]) 
 def _parse_row(item: Any) -> Row:
     if not isinstance(item, dict):
         raise ValueError(f"{item!r:.80}; expected a mapping with wav, offset and duration")
-    wav = item.get("wav")
-    if wav is None or not str(wav).strip():
+    if _PROBLEM in item:
+        raise ValueError(item[_PROBLEM])
+    wav = _parse_name(item, "wav")
+    if not is_visible(wav):
         raise ValueError(f"no wav in {item!r:.200}; expected the name of an audio file")
-    speaker = item.get("speaker_id")
-    return Row(
-        str(wav),
-        _parse_seconds(item, "offset"),
-        _parse_seconds(item, "duration"),
-        "" if speaker is None else clean_text(str(speaker)),
-    )
+    speaker = clean_text(composed(_parse_name(item, "speaker_id")))
+    return Row(wav, _parse_seconds(item, "offset"), _parse_seconds(item, "duration"), speaker)
+
+
+def _parse_name(item: dict, key: str) -> str:
+    name = item.get(key, "")
+    if not isinstance(name, str):
+        raise ValueError(f"{key} is {name!r:.80}; expected a name: put it in quotes")
+    return name
 
 
 def _parse_seconds(item: dict, key: str) -> float:
-    value = item.get(key)
-    try:
-        # YAML 1.1 takes 1e-3 for a string; booleans, in contrast, are numbers to Python.
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
+    if key not in item:
+        raise ValueError(f"{key} is missing; {_EXPECTED_SECONDS}")
+    value = item[key]
+    written = isinstance(value, str) and _SECONDS.fullmatch(value.strip())
+    seconds = float(value) if written else math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{key} is {value!r}; expected a number of seconds, 0 or more")
+        raise ValueError(f"{key} is {value!r:.80}; {_EXPECTED_SECONDS}")
     return seconds
 
 
 def segment_ids(rows: Sequence[Row]) -> list[str]:
     """An id for each row: the talk's name and the segment's rank in it by time, ``ted_767_12``.
 
-    All rows are counted, kept or not, so that ids do not depend on what is dropped.
+    Composed and decomposed spellings are one talk, and ids are composed.  All rows are counted,
+    kept or not, so that ids do not depend on what is dropped.
     """
     by_talk: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        by_talk.setdefault(row.wav, []).append(number)
+        by_talk.setdefault(composed(row.wav), []).append(number)
     names = _talk_names(by_talk)
     ids = [""] * len(rows)
     for wav, numbers in by_talk.items():

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import unicodedata
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -128,3 +130,92 @@ def test_paths_in_the_yaml_name_sub_folders(release):
     rewrite(release.text_file("train", "yaml"), "wav: ted_9.wav", "wav: x/talk.wav")
     segments, _ = prepare_split(release, "train", Limits())
     assert segments[-1].audio == "train/wav/x/talk.wav:8000:6400"
+
+
+NFC, NFD = (unicodedata.normalize(form, "\u00e9t\u00e9") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("folder", ["", "part \u00e9/"])
+@pytest.mark.parametrize("named, there", [(NFC, NFD), (NFD, NFC)])
+def test_composed_and_decomposed_names_are_one_file(release, named, there, folder):
+    wav = release.data / "train" / "wav"
+    form = "NFC" if there == NFC else "NFD"
+    place = wav / unicodedata.normalize(form, folder)
+    place.mkdir(exist_ok=True)
+    (wav / "ted_9.wav").rename(place / f"{there}.wav")
+    (wav / "ted_10.wav").rename(wav / f"{there.upper()}2.FLAC.wav")
+    yaml = release.text_file("train", "yaml")
+    rewrite(yaml, "wav: ted_9.wav", f"wav: {folder}{named}.wav")
+    rewrite(yaml, "wav: ted_10.wav", f"wav: {named}2.flac.wav")
+    segments, _ = prepare_split(release, "train", Limits())
+    assert segments[-1].audio == f"{(place / there).relative_to(release.data)}.wav:8000:6400"
+    assert [segments[0].id, segments[-1].id] == [f"{NFC}2.flac_0", f"{NFC}_1"]
+    for segment in segments:
+        assert len(read_audio(segment.audio, release.data)) == segment.n_frames
+
+
+def test_of_two_files_whose_spelling_differs_the_exact_one_is_taken(release):
+    wav = release.data / "train" / "wav"
+    shutil.copy(wav / "ted_9.wav", wav / f"{NFC}.wav")
+    (wav / "ted_9.wav").rename(wav / f"{NFD}.wav")
+    yaml = release.text_file("train", "yaml")
+    rewrite(yaml, "wav: ted_9.wav", f"wav: {NFC}.wav")
+    assert f"wav/{NFC}.wav:" in prepare_split(release, "train", Limits())[0][-1].audio
+    rewrite(yaml, f"wav: {NFC}.wav", f"wav: {NFD}.wav")
+    assert f"wav/{NFD}.wav:" in prepare_split(release, "train", Limits())[0][-1].audio
+    (wav / "x").mkdir()
+    for name in (NFC, NFD):
+        (wav / f"{name}.wav").rename(wav / "x" / f"{name}.wav")
+    assert f"wav/x/{NFD}.wav:" in prepare_split(release, "train", Limits())[0][-1].audio
+    rewrite(yaml, f"wav: {NFD}.wav", f"wav: {NFC.upper()}.wav")
+    with pytest.raises(ReleaseError, match="may be any of"):
+        prepare_split(release, "train", Limits())
+
+
+def test_both_spellings_in_one_yaml_are_one_recording(release):
+    wav = release.data / "train" / "wav"
+    (wav / "ted_9.wav").rename(wav / f"{NFC}.wav")
+    yaml = release.text_file("train", "yaml")
+    rewrite(yaml, "wav: ted_9.wav", f"wav: {NFC}.wav", 1)
+    rewrite(yaml, "wav: ted_9.wav", f"wav: {NFD}.wav", 1)
+    segments, report = prepare_split(release, "train", Limits())
+    assert [segment.id for segment in segments[-2:]] == [f"{NFC}_0", f"{NFC}_1"]
+    assert report.audio_files == 2
+
+
+@pytest.mark.parametrize("asked, there", [(NFC, NFD), (NFD, NFC)])
+def test_splits_and_roots_in_either_spelling(release, asked, there):
+    train = release.data / "train"
+    for file in list((train / "txt").iterdir()):
+        file.rename(file.with_stem(there))
+    train.rename(release.data / there)
+    (release.data.parent.parent / there).mkdir()
+    release.data.parent.rename(release.data.parent.parent / there / "en-de")
+    root = Path(release.data.parent.parent / asked)
+    moved = Release.find(root, "de")
+    assert moved.find_splits([asked]) == [asked]
+    segments, _ = prepare_split(moved, asked, Limits())
+    assert segments[0].audio == f"{there}/wav/ted_10.wav:0:6400"
+    assert len(read_audio(segments[0].audio, moved.audio_root)) == 6400
+
+
+def test_texts_that_look_like_something_else(release):
+    for number, text in enumerate(["NA", "null", '"quoted', "1:30", "0012", "no", "#"]):
+        rewrite(release.text_file("train", "de"), f"Ziel {number}.", text)
+    texts = [segment.tgt_text for segment in prepare_split(release, "train", Limits())[0]]
+    assert texts[:7] == ["NA", "null", '"quoted', "1:30", "0012", "no", "#"]
+
+
+@pytest.mark.parametrize("suffix", ["en", "de"])
+@pytest.mark.parametrize("text", ["\u200b", "\u00ad\u2060", "\ufeff", "\x1b", "\u3164 \u2800"])
+def test_lines_without_a_visible_character_are_dropped_as_empty(release, suffix, text):
+    word = "Source" if suffix == "en" else "Ziel"
+    rewrite(release.text_file("train", suffix), f"{word} 3.", text)
+    segments, report = prepare_split(release, "train", Limits())
+    assert report.dropped == {"empty text": 1} and len(segments) == 13
+
+
+def test_a_name_that_is_too_long_is_missing(release):
+    rewrite(release.text_file("train", "yaml"), "wav: ted_9.wav", f"wav: {'x' * 300}.wav")
+    with pytest.raises(ReleaseError, match="train/wav: no xxx"):
+        prepare_split(release, "train", Limits())
