@@ -6,6 +6,7 @@ tabs or newlines, and only ``\\n`` ends a line (texts may hold other Unicode lin
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -42,6 +43,15 @@ class Segment:
 COLUMNS = tuple(field.name for field in dataclasses.fields(Segment))
 # Repeated over and over: kept once in memory.
 _REPEATED_COLUMNS = ("speaker", "src_lang", "tgt_lang")
+
+# 64 bits hold all numbers of so many digits.
+_MAX_DIGITS = 18
+# What was meant for offset and frames, and is no pair of whole numbers: 0.5, 16,000, 1e3, 0x10.
+_NUMBER = r"\s*[+-]?(0x[0-9a-f]+|[0-9][0-9.,_' ]*(e[+-]?[0-9]+)?|nan|inf)s?\s*"
+_SUFFIX = r"\.(aiff?|au|caf|flac|mp3|npy|oga|ogg|opus|rf64|w64|wav)"
+_MISREAD_PLACE = re.compile(
+    rf".+:{_NUMBER}:{_NUMBER}|.+{_SUFFIX}:({_NUMBER})?(:({_NUMBER})?)?", re.IGNORECASE | re.DOTALL
+)
 
 
 def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
@@ -152,19 +162,27 @@ def _check_ids(path: str | os.PathLike, ids: list[str]) -> None:
 def _check_audio(path: str | os.PathLike, audio: list[str]) -> None:
     for number, text in enumerate(audio, start=2):
         try:
-            parse_audio_spec(text)
-        except AudioError as error:
+            # Python refuses numbers of thousands of digits with a ValueError.
+            spec = parse_audio_spec(text)
+        except (AudioError, ValueError) as error:
             raise ManifestError(f"{path}:{number}: column audio: {error}") from None
+        whole = spec.path == text and _MISREAD_PLACE.fullmatch(text)
+        if whole or max(spec.offset, spec.frames) >= 10**_MAX_DIGITS:
+            raise ManifestError(
+                f"{path}:{number}: column audio: {text!r:.200}; expected path[:offset:frames], "
+                f"both whole numbers of samples at the file's rate"
+            )
 
 
 def _parse_lengths(path: str | os.PathLike, texts: list[str]) -> list[int]:
     lengths = []
     for number, text in enumerate(texts, start=2):
         # int() would also take " 1_0 " and the like.
-        if not (text.isascii() and text.isdigit() and int(text) > 0):
+        digits = text.lstrip("0")
+        if not (text.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
             raise ManifestError(
-                f"{path}:{number}: column n_frames: {text!r}; expected a positive number of "
+                f"{path}:{number}: column n_frames: {text!r:.80}; expected a positive number of "
                 f"samples at 16 kHz"
             )
-        lengths.append(int(text))
+        lengths.append(int(digits))
     return lengths

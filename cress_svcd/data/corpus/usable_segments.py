@@ -2,6 +2,8 @@
 
 import collections
 import logging
+import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +51,7 @@ def prepare_split(
     Raises ReleaseError for a corpus that contradicts itself, or a split of which nothing is left.
     """
     utterances = corpus.read(split)
+    _refuse_unusual(corpus.listing(split), utterances)
     audio_root = corpus.audio_root
     headers = read_headers(audio_root, [utterance.audio for utterance in utterances], workers)
     _refuse_unreadable(split, headers, check_audio)
@@ -90,6 +93,29 @@ def prepare_split(
         look_into_recordings(audio_root, segments, workers)
     report.dropped = dict(dropped)
     return segments, _complete(report, listing, split, segments)
+
+
+def _refuse_unusual(listing: Path, utterances: Sequence[Utterance]) -> None:
+    """Raise ReleaseError for times that are no numbers, and for names and texts that are no text.
+
+    A reader may hand on what stood in its file: a null of JSON, or 0,75 with a comma.
+    """
+    for number, utterance in enumerate(utterances):
+        for key in ("offset", "duration"):
+            value = getattr(utterance, key)
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not (is_number and math.isfinite(value) and value >= 0):
+                raise ReleaseError(
+                    f"{listing}:{utterance.line}: row {number + 1}: {key} is {value!r:.80}; "
+                    f"expected a number of seconds, 0 or more"
+                )
+        for key in ("id", "recording", "audio", "source", "target", "speaker"):
+            value = getattr(utterance, key)
+            if not isinstance(value, str):
+                raise ReleaseError(
+                    f"{listing}:{utterance.line}: row {number + 1}: {key} is {value!r:.80}; "
+                    f"expected text"
+                )
 
 
 def _by_recording_and_time(utterances: Sequence[Utterance]) -> list[int]:

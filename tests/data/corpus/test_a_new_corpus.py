@@ -179,3 +179,25 @@ def test_errors_name_its_own_files(root, capsys):
     assert "none of 8 segments can be used (too short: 8)" in error_of(
         capsys, root, "--splits", "train", "--min-frames", "99999"
     )
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"offset": "0,75"}, "offset is '0,75'; expected a number of seconds"),
+        ({"duration": "1.5"}, "duration is '1.5'; expected a number of seconds"),
+        ({"duration": True}, "duration is True; expected a number"),
+        ({"offset": None}, "offset is None; expected a number"),
+        ({"offset": -1}, "offset is -1; expected a number"),
+        ({"duration": float("nan")}, "duration is nan; expected a number"),
+        ({"speaker": None}, "speaker is None; expected text"),
+        ({"speaker": 12}, "speaker is 12; expected text"),
+        ({"en": 5}, "target is 5; expected text"),
+    ],
+)
+def test_what_a_reader_hands_on_unchecked_is_refused_by_row(root, capsys, change, message):
+    path = root / "dev.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1] |= change
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert f"dev.jsonl:2: row 2: {message}" in error_of(capsys, root, "--splits", "dev", "train")

@@ -12,6 +12,20 @@ from cress_svcd.data.corpus.manifest import (
 from cress_svcd.errors import ManifestError
 
 HEADER = "\t".join(COLUMNS)
+LOOK_LIKE = [
+    "0012",
+    "1e5",
+    "NA",
+    "null",
+    "nan",
+    "None",
+    "no",
+    "true",
+    "1:30",
+    "2024-01-01",
+    "~",
+    '"q',
+]
 ROW = "t_1\ta.wav:0:16000\t16000\tHallo\tspk.1\tHello\ten\tde"
 
 
@@ -97,3 +111,61 @@ def test_a_field_that_would_break_the_table_is_not_written(tmp_path, text):
         write_manifest(path, [Segment("t_0", "a", 1, "x"), Segment("t_1", "a", 1, "x", "s", text)])
     assert path.read_text() == "old\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_and_texts_stay_text_whatever_they_look_like(tmp_path):
+    rows = [Segment(f"{i}{t}", f"{t}.wav", 1, t, t, t, t, t) for i, t in enumerate(LOOK_LIKE)]
+    rows += [Segment(t, t, 1, t) for t in LOOK_LIKE]
+    write_manifest(tmp_path / "a.tsv", rows)
+    assert [Segment(**row) for row in read_manifest(tmp_path / "a.tsv").to_dict("records")] == rows
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "16000.0",
+        "16,000",
+        "16.000",
+        "16 000",
+        "1_6",
+        "1e4",
+        "0x10",
+        "nan",
+        "inf",
+        "",
+        "-0",
+        "+5",
+        "\u0661",
+    ]
+    + ["true", "00", "1" * 19, "1" * 5000],
+)
+def test_lengths_that_are_no_whole_numbers(tmp_path, number):
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("\t16000", f"\t{number}"))
+    with pytest.raises(ManifestError, match="a.tsv:2: column n_frames: .*expected a positive"):
+        read_manifest(path)
+
+
+def test_leading_zeros_of_lengths(tmp_path):
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("\t16000", "\t0016000"))
+    assert read_manifest(path)["n_frames"].tolist() == [16000]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["0.5:16000", "0:16000.0", "0,5:1", "0:16,000", "1e3:5", "0:0x10", "0:1_000", "nan:5", "0:5s"]
+    + ["0: 5", "16000", "0:", ":5", "0:5.5", "0:" + "1" * 19, "0:" + "1" * 5000],
+)
+def test_places_that_are_no_whole_numbers(tmp_path, place):
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("a.wav:0:16000", f"a.wav:{place}"))
+    with pytest.raises(ManifestError, match="a.tsv:2: column audio: "):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.wav", "12:30:45.wav", "x.wav:1.wav", "C:\\a.wav", "a: b", "t:5"]
+)
+def test_colons_in_names_of_audio(tmp_path, name):
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("a.wav:0:16000", name))
+    assert read_manifest(path)["audio"].tolist() == [name]
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("a.wav:0:16000", f"{name}:0:5"))
+    assert read_manifest(path)["audio"].tolist() == [f"{name}:0:5"]
