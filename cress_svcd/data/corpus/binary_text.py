@@ -15,6 +15,8 @@ from cress_svcd.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_CARRIAGE_RETURN = "\r"
+
 # Below that, starting another process takes longer than the work.
 _MIN_LINES_PER_PROCESS = 5_000
 
@@ -68,7 +70,9 @@ def binarize_pairs(
     try:
         for language, lines in texts.items():
             plain = scratch / "lines.txt"
-            plain.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            # fairseq would end a line at a carriage return too.
+            content = "".join(f"{line.replace(_CARRIAGE_RETURN, ' ')}\n" for line in lines)
+            plain.write_text(content, encoding="utf-8")
             result = FileBinarizer.multiprocess_dataset(
                 str(plain),
                 "mmap",

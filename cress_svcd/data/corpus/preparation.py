@@ -28,6 +28,7 @@ from cress_svcd.data.corpus.usable_segments import prepare_split
 from cress_svcd.data.corpus.vocabulary import (
     SPECIAL_TOKENS,
     check_dictionary,
+    copy_dictionary,
     load_sentencepiece,
     train_sentencepiece,
     write_dictionary,
@@ -190,7 +191,7 @@ def _check_vocabulary_source(
     if options.spm_model is not None:
         load_sentencepiece(options.spm_model)
         if options.dictionary is not None:
-            check_dictionary(options.spm_model, options.dictionary)
+            check_dictionary(options.spm_model, options.dictionary, may_have_mark=True)
     elif TRAINING_SPLIT not in splits and summary.stamp(f"splits/{TRAINING_SPLIT}") is None:
         raise ConfigError(
             f"without {TRAINING_SPLIT} among the splits ({' '.join(splits)}) there is no text to "
@@ -253,7 +254,8 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
         else:
             _copy(options.spm_model, model)
         if options.dictionary is not None:
-            _copy(options.dictionary, dictionary)
+            if not _is_same(options.dictionary, dictionary):
+                copy_dictionary(options.dictionary, dictionary)
             entries = check_dictionary(model, dictionary)
         else:
             entries = write_dictionary(model, dictionary)
@@ -312,8 +314,12 @@ def _prepare_text_data(
     summary.stage(f"text_data/{split}", inputs, [folder / name for name in names], work)
 
 
+def _is_same(source: Path, target: Path) -> bool:
+    return target.exists() and target.samefile(source)
+
+
 def _copy(source: Path, target: Path) -> None:
-    if target.exists() and target.samefile(source):
+    if _is_same(source, target):
         return
     with replacing(target) as temporary:
         temporary.write_bytes(source.read_bytes())

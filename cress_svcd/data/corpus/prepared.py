@@ -1,8 +1,13 @@
 """What the commands need to know of a prepared folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cress_svcd.atomic_files import read_yaml
+from cress_svcd.data.corpus.text import read_lines
 from cress_svcd.errors import ConfigError
 
 
@@ -10,17 +15,46 @@ def read_config(data: Path) -> dict:
     """The config of prepared data.
 
     Raises:
-        ConfigError: it is missing, or lacks a key that is needed here.
+        ConfigError: it is missing, lacks a key that is needed here, or has no text for a name.
     """
     path = data / "config.yaml"
     expected = "the output of prepare-mustc"
-    config = read_yaml(path, expected)
+    config = with_names_as_written(path, read_yaml(path, expected))
     tokenizer = config.get("bpe_tokenizer")
     values = {**config, **(tokenizer if isinstance(tokenizer, dict) else {})}
     for key in ("vocab_filename", "bpe_tokenizer", "sentencepiece_model", "tgt_lang"):
         if values.get(key) is None:
             raise ConfigError(f"{path}: no key {key}; expected {expected}")
     return config
+
+
+_NAMES = ("vocab_filename", "audio_root", "src_lang", "tgt_lang")
+
+
+def with_names_as_written(path: Path, config: dict) -> dict:
+    """The config that was read from ``path``, with names as text: to YAML, Norwegian is false.
+
+    Raises:
+        ConfigError: a list or a mapping stands where a name belongs.
+    """
+    text = yaml.load("\n".join(read_lines(path, ConfigError)), yaml.BaseLoader)
+    config = _as_written(path, config, text, _NAMES)
+    if isinstance(config.get("bpe_tokenizer"), dict):
+        written = text["bpe_tokenizer"]
+        tokenizer = _as_written(path, config["bpe_tokenizer"], written, ("sentencepiece_model",))
+        config["bpe_tokenizer"] = tokenizer
+    return config
+
+
+def _as_written(path: Path, values: dict, text: dict, names: Sequence[str]) -> dict:
+    as_written: dict[str, Any] = {}
+    for key in names:
+        if values.get(key) is None or isinstance(values[key], str):
+            continue
+        if not isinstance(text[key], str):
+            raise ConfigError(f"{path}: key {key}: {values[key]!r:.80}; expected a name")
+        as_written[key] = text[key]
+    return values | as_written
 
 
 def audio_folder(data: Path, config: dict) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 
 from cress_svcd.atomic_files import replacing, write_text
-from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.data.corpus.text import read_lines, starts_with_mark
 from cress_svcd.errors import ConfigError
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -106,17 +106,36 @@ def write_dictionary(model: str | os.PathLike, path: str | os.PathLike) -> int:
     return len(tokens)
 
 
-def check_dictionary(model: str | os.PathLike, dictionary: str | os.PathLike) -> int:
+def copy_dictionary(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copy a dictionary byte for byte, except for a byte-order mark, which fairseq cannot read."""
+    if starts_with_mark(source):
+        write_text(target, "".join(f"{line}\n" for line in read_lines(source, ConfigError)))
+        return
+    with replacing(target) as temporary:
+        temporary.write_bytes(Path(source).read_bytes())
+
+
+def check_dictionary(
+    model: str | os.PathLike, dictionary: str | os.PathLike, may_have_mark: bool = False
+) -> int:
     """Return the number of entries of a fairseq dictionary after checking that it fits ``model``.
 
-    Raises ConfigError for lines that are not ``token count``, tokens that occur twice, and if more
-    than one in a hundred of the model's tokens are not in it.
+    ``may_have_mark`` skips a byte-order mark, for a file that :func:`copy_dictionary` will copy.
+
+    Raises ConfigError for a byte-order mark, which fairseq would take for a part of the first
+    token, lines that are not ``token count``, tokens that occur twice, and if more than one in a
+    hundred of the model's tokens are not in it.
     """
     lines_of: dict[str, int] = {}
+    if not may_have_mark and os.path.isfile(dictionary) and starts_with_mark(dictionary):
+        raise ConfigError(
+            f"{dictionary}:1: begins with a byte-order mark, which fairseq takes for a part of the "
+            f"first token; save it as UTF-8 without one"
+        )
     for number, line in enumerate(read_lines(dictionary, ConfigError), start=1):
         line = line.rstrip()
         token, _, count = line.removesuffix(_OVERWRITE).rpartition(" ")
-        if not token or not count.isdigit():
+        if not token or not (count.isascii() and count.isdigit()):
             raise ConfigError(
                 f"{dictionary}:{number}: {line!r:.80}; expected 'token count' (to have the "
                 f"dictionary made from the model, leave --dictionary out)"

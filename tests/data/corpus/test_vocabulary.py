@@ -8,6 +8,7 @@ from fairseq.data import Dictionary
 from cress_svcd.data.corpus.vocabulary import (
     SPECIAL_TOKENS,
     check_dictionary,
+    copy_dictionary,
     load_sentencepiece,
     train_sentencepiece,
     write_dictionary,
@@ -103,3 +104,25 @@ def test_dictionary_of_another_model(tmp_path, sentences, model):
     write_dictionary(tmp_path / "other.model", tmp_path / "other.txt")
     with pytest.raises(ConfigError, match=r"other.txt: lacks \d+ of the 56 tokens of .*spm.model"):
         check_dictionary(model, tmp_path / "other.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_mark_of_a_dictionary(tmp_path, model, encoding):
+    plain, marked, copy = (tmp_path / f"{name}.txt" for name in ("plain", "marked", "copy"))
+    write_dictionary(model, plain)
+    marked.write_text(plain.read_text(encoding="utf-8"), encoding=encoding)
+    with pytest.raises(ConfigError, match="marked.txt:1: begins with a byte-order mark"):
+        check_dictionary(model, marked)
+    assert check_dictionary(model, marked, may_have_mark=True) == 56
+    for source in (plain, marked):
+        copy_dictionary(source, copy)
+        assert copy.read_bytes() == plain.read_bytes()
+
+
+@pytest.mark.parametrize("count", ["1,5", "1.5", "1e3", "\u00b2", "-1", "nan"])
+def test_counts_that_are_no_whole_numbers(tmp_path, model, count):
+    write_dictionary(model, tmp_path / "dict.txt")
+    with open(tmp_path / "dict.txt", "a", encoding="utf-8") as file:
+        file.write(f"zebra {count}\n")
+    with pytest.raises(ConfigError, match="dict.txt:57: .*expected 'token count'"):
+        check_dictionary(model, tmp_path / "dict.txt")
