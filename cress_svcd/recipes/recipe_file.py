@@ -18,7 +18,7 @@ A recipe file holds
     needs:     files that must exist before the stage starts; those outside of the setting out
                are looked for before anything is run
     makes:     files that exist when it has succeeded
-    when:      "{key}"; the stage is left out where this is empty, false or 0
+    when:      "{key}"; the stage is left out where this is empty, false, no, off or 0
     unless:    "{key}"; the stage is left out where this is anything else
     output:    file that receives what the commands print
     accepts:   a command that fails after printing this has done what it was run for, such as a
@@ -33,7 +33,8 @@ A recipe file holds
              of 'cress-svcd compare' with the name of one of its systems as system); when and
              unless as above
 
-Arguments stay lists throughout: nothing is ever passed through a shell.
+Arguments stay lists throughout: nothing is ever passed through a shell.  They stay as they are
+written: no, 0012, 1:30 and 1.10 are text, which YAML would turn into False, 10, 90 and 1.1.
 """
 
 import hashlib
@@ -43,6 +44,8 @@ import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cress_svcd.atomic_files import parse_yaml, read_yaml
 from cress_svcd.errors import ConfigError
@@ -62,6 +65,26 @@ STAGE_KEYS = {
     "formerly",
 }
 RECIPE_KEYS = {"name", "about", "include", "settings", "stages", "report"}
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Values of YAML, but what Python would print in another way stays text."""
+
+    def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:
+        """As yaml's, but null in a list of arguments is a word."""
+        items = super().construct_sequence(node, deep)
+        return [child.value if i is None else i for i, child in zip(items, node.value)]
+
+    def construct_text_or(self, node: yaml.ScalarNode) -> Any:
+        """The value, if the text is what Python prints of it."""
+        value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        is_word = isinstance(value, bool) and node.value.lower() in ("true", "false")
+        return value if is_word or str(value) == node.value else node.value
+
+
+for _type in ("bool", "int", "float"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_type}", _AsWritten.construct_text_or)
+_AsWritten.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
 @dataclass(frozen=True)
@@ -161,7 +184,8 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, str] | None = None) 
 
 def _read(path: str, including: tuple[str, ...] = ()) -> _Source:
     """A recipe file with what it includes."""
-    content = read_yaml(path, "a recipe (see scripts/recipes)")
+    read_yaml(path, "a recipe (see scripts/recipes)")  # whose errors are clear
+    content = yaml.load(Path(path).read_bytes(), _AsWritten)
     _check_structure(path, content)
     settings = {key: (path, value) for key, value in (content.get("settings") or {}).items()}
     stages = [(path, stage) for stage in content.get("stages") or []]
@@ -254,7 +278,7 @@ def _settings(
         if key in changes:
             # Text stays text: to YAML the language "no" is false.
             text = value is None or isinstance(value, str)
-            value = changes[key] if text else _parse(path, key, changes[key])
+            value = changes[key] if text else _parse(path, key, changes[key], value)
         if isinstance(value, str):
             value = _fill(origin, value, settings)
         elif isinstance(value, list):
@@ -263,8 +287,9 @@ def _settings(
     return settings
 
 
-def _parse(path, key: str, text: str) -> Any:
-    return parse_yaml(text, f"{path}: setting {key}: {text!r}")
+def _parse(path, key: str, text: str, former: Any) -> Any:
+    value = parse_yaml(text, f"{path}: setting {key}: {text!r}")
+    return value if isinstance(former, bool) else yaml.load(text, _AsWritten)
 
 
 class _Filler(string.Formatter):
@@ -300,12 +325,13 @@ def _filled_list(path, items: list, settings: dict) -> list[str]:
 
 
 _CHOICES = ("when", "unless")
+_NOT_SET = ("", "false", "no", "off", "0", "[]")
 
 
 def _chosen(path, raw: dict, settings: dict) -> bool:
     """Whether ``when`` and ``unless`` let a stage, or a row of the report, be there."""
     set_ = {
-        key: _fill(path, raw[key], settings) not in ("", "False", "0", "[]")
+        key: _fill(path, raw[key], settings).lower() not in _NOT_SET
         for key in _CHOICES
         if key in raw
     }
@@ -322,7 +348,7 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
         needs=_filled_list(path, raw.get("needs") or [], settings),
         makes=_filled_list(path, raw.get("makes") or [], settings),
         clears=_filled_list(path, raw.get("clears") or [], settings),
-        together=bool(raw.get("together")),
+        together=str(raw.get("together") or "").lower() not in _NOT_SET,
         output=_fill(path, raw.get("output", ""), settings),
         accepts=_fill(path, raw.get("accepts", ""), settings),
         formerly=[_filled_list(path, command, settings) for command in raw.get("formerly") or []],

@@ -108,3 +108,70 @@ def test_either_of_two_stages_and_rows(write, value, there):
     recipe = load_recipe(write({"settings": settings, "stages": stages, "report": either}))
     assert [stage.name for stage in recipe.stages] == there
     assert recipe.report == [{"name": name} for name in there]
+
+
+WORDS = [
+    *("no", "yes", "on", "off", "0012", "1:30", "1_000", "1.10", "1e5", "2024-01-01", "0x10", "~"),
+    *("null", "nan", ".inf", "NA", "True", "true", "12", "1.5", "5e-4"),
+]
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Writes a recipe as text, scalars as they stand; returns its path."""
+
+    def write(text: str) -> Path:
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        return tmp_path / "a.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_arguments_and_settings_stay_as_they_are_written(plain, word):
+    text = f"settings:\n  out: o\n  key: {word}\n  many: [{word}]\nstages:\n"
+    text += (
+        f"- {{name: {word}, needs: [{word}], commands: [[x, {word}, '{{many}}', '--a={{key}}']]}}\n"
+    )
+    nothing = word in ("~", "null")
+    path = plain(text.replace(f"key: {word}", "key: x") if nothing else text)
+    stage = load_recipe(path).stages[0]
+    word = "True" if word == "true" else word
+    assert stage.commands == [
+        ["x", *["True" if word == "True" else word] * 2, stage.commands[0][3]]
+    ]
+    assert stage.commands[0][3] == ("--a=x" if nothing else f"--a={word}")
+    assert stage.needs == [word]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_command_line_changes_settings_as_written(plain, word):
+    text = "settings: {out: o, name: x, rate: 1, many: [1]}\n"
+    path = plain(
+        f"{text}stages: [{{name: a, commands: [[x, '{{name}}', '{{rate}}', '{{many}}']]}}]\n"
+    )
+    recipe = load_recipe(path, {"name": word, "many": f"[{word}]"})
+    assert recipe.stages[0].commands == [["x", word, "1", "True" if word == "true" else word]]
+    if word not in ("~", "null"):
+        changed = load_recipe(path, {"rate": word}).stages[0].commands[0][2]
+        assert changed == ("True" if word == "true" else word)
+
+
+@pytest.mark.parametrize(
+    "word, is_set", [("no", 0), ("off", 0), ("false", 0), ("yes", 1), ("on", 1)]
+)
+def test_words_for_yes_and_no(plain, word, is_set):
+    text = f"settings: {{out: o, key: {word}}}\nstages:\n"
+    text += f"- {{name: a, commands: [[x]], together: {word}}}\n"
+    path = plain(text + "- {name: b, when: '{key}', commands: [[x]]}\n")
+    recipe = load_recipe(path)
+    assert recipe.stages[0].together == bool(is_set)
+    assert len(recipe.stages) == 1 + is_set
+    assert len(load_recipe(path, {"key": "false"}).stages) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig"])
+def test_byte_order_mark(plain, encoding):
+    path = plain("settings: {out: o}\nstages: [{name: a, commands: [[x, \u00e9]]}]\n")
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    assert load_recipe(path).stages[0].commands == [["x", "\u00e9"]]
