@@ -15,6 +15,7 @@ import copy
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
 from cress_svcd.pretraining.speech_units import FRAME_SHIFT, LABEL_RATE
+from cress_svcd.quantization.policy import refuse_misread_numbers
 
 MASKED_PREDICTION = "masked_prediction"
 CTC = "ctc"
@@ -75,6 +77,10 @@ _OURS = {
     "common": {"user_dir", "seed"},
     "checkpoint": {"save_dir"},
 }
+
+
+# 1e6, which YAML 1.1 takes for text.
+_WHOLE_EXPONENT = re.compile(r"[1-9][eE]\+?[0-9]{1,2}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +147,7 @@ def load_pretraining_config(
         ConfigError: naming file and key, for what cannot be right.
     """
     content = read_yaml(path, "sections as of fairseq (see configs/train)")
+    refuse_misread_numbers(Path(path).read_bytes(), path)
     for key, text in (changes or {}).items():
         _set(path, content, key, text)
     reader = _Reader(path, content)
@@ -167,7 +174,9 @@ def _set(path: str | os.PathLike, content: dict, key: str, text: str) -> None:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"{path}: key {key}: {parent} is no section")
-    node[last] = parse_yaml(text, f"{path}: key {key}: {text!r}")
+    where = f"{path}: key {key}: {text!r}"
+    node[last] = parse_yaml(text, where)
+    refuse_misread_numbers(text, where)
 
 
 class _Reader:
@@ -192,6 +201,8 @@ class _Reader:
                 raise self.error(f"{prefix}{key}", f"unknown{hint}")
 
     def integer(self, key: str, value: Any, least: int) -> int:
+        if isinstance(value, str) and _WHOLE_EXPONENT.fullmatch(value):
+            value = int(float(value))
         if type(value) is not int or value < least:
             raise self.error(key, f"{value!r}; expected a whole number from {least} on")
         return value

@@ -29,6 +29,7 @@ Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in 
 import dataclasses
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ _PACKED_IN_INT8 = {
 }
 
 _COMMON = ("bits", "activation_bits")
+
+# What YAML 1.1 takes for numbers to the bases 8 and 60, and what it does not take for a number.
+_MISREAD = re.compile(r"[-+]?(0[0-7_]*[0-7][0-7_]*|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,7 @@ class LayerSpec:
         if data.get("bits") == FULL:
             return cls(FULL)
         options = {**{key: data[key] for key in _COMMON if key in data}, **options}
+        options = {key: _as_number(value) for key, value in options.items()}
         if "activation_bits" in options:
             options["activation_bits"] = _off_as_none(options["activation_bits"])
         keep_weight = data.get("keep_weight", True)
@@ -203,14 +209,16 @@ class Policy:
         """The policy in the YAML file ``path``.
 
         Raises:
-            ConfigError: the file is missing, is not YAML or has a key twice (with the line), or is
-                no policy.
+            ConfigError: the file is missing, is not YAML, has a key twice or a number that means
+                something else (with the line), or is no policy.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
-        return cls.from_dict(atomic_files.parse_yaml(text, path), str(path))
+        content = atomic_files.parse_yaml(text, path)
+        refuse_misread_numbers(text, path)
+        return cls.from_dict(content, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy as YAML, all or nothing."""
@@ -377,6 +385,32 @@ def _patterns(where: str, value: Any) -> tuple[str, ...]:
     for item in items:
         _require_type(where, item, str, "a pattern")
     return items
+
+
+def refuse_misread_numbers(text: str | bytes, where: str | os.PathLike[str]) -> None:
+    """Refuse numbers that are not what they look like: to YAML 1.1, 010 is 8 and 1:30 is 90.
+
+    Args:
+        text: valid YAML.
+        where: the file or option that it stands in, for messages.
+    Raises:
+        ConfigError: there is one; with the line.
+    """
+    for event in yaml.parse(text, yaml.SafeLoader):
+        is_plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+        if is_plain and _MISREAD.fullmatch(event.value):
+            number = yaml.safe_load(event.value)
+            if str(number) == event.value.lstrip("+0"):
+                continue  # 01 is 1 to any base
+            raise ConfigError(
+                f"{where}:{event.start_mark.line + 1}: YAML takes {event.value} for {number}; "
+                "write the number without leading zeros and colons, or put text in quotes"
+            )
+
+
+def _as_number(value: Any) -> Any:
+    """The number in text such as 1e-3, which YAML 1.1 does not take for one."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _off_as_none(value: Any) -> Any:

@@ -154,3 +154,29 @@ def test_a_file_that_is_no_configuration(tmp_path, text, problem):
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match="none.yaml: cannot be read"):
         load_pretraining_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "number, meant", [("1:30", 90), ("010", 8), ("0100", 64), ("1:00:00", 3600)]
+)
+@pytest.mark.parametrize("key", ["seed", "optimization.max_update", "units.clusters"])
+def test_numbers_to_other_bases_are_refused(tmp_path, key, number, meant):
+    with pytest.raises(ConfigError, match=f"small.yaml: key {key}.*takes {number} for {meant}"):
+        load(tmp_path, **{key: number})
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(SMALL) + f"common:\n  log_interval: {number}\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ConfigError, match=f"a.yaml:{line}: YAML takes {number} for {meant}"):
+        load_pretraining_config(path)
+
+
+@pytest.mark.parametrize("number", ["1,5", "'10,000'", "1.5s", ".inf", "0x", "yes", "''"])
+def test_what_is_no_number_is_refused(tmp_path, number):
+    for key in ("seed", "units.clusters", "optimization.max_update"):
+        with pytest.raises(ConfigError, match=f"small.yaml: .*{key}"):
+            load(tmp_path, **{key: number})
+
+
+def test_exponents(tmp_path):
+    config = load(tmp_path, seed="1e3", units__sample_frames="2e6", ctc__optimization__lr="[1e-4]")
+    assert (config.seed, config.units.sample_frames) == (1000, 2_000_000)

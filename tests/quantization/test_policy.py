@@ -288,3 +288,39 @@ class TestReplacing:
     def test_what_the_method_does_not_have_is_refused(self):
         with pytest.raises(ConfigError, match="bits of method onebit"):
             policy({"match": "a"}).replaced(method="onebit", bits=2)
+
+
+RULE = "rules: [{{match: a, {}}}]\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("bits: 1,58", "unknown key '?58"),
+        ("bits: '1,58'", "bits of method svcd: found '1,58'"),
+        ("bits: 1_0", "bits of method svcd: found 10"),
+        ("bits: true", "bits of method svcd: found True"),
+        ("bits: .nan", "bits of method svcd: found nan"),
+        ("bits: 1bit", "bits of method svcd: found '1bit'"),
+        ("activation_bits: 010", ":1: YAML takes 010 for 8"),
+        ("bits: 1:30", ":1: YAML takes 1:30 for 90"),
+        ("options: {estimator_width: 1:30.5}", ":1: YAML takes 1:30.5 for 90.5"),
+        ("options: {estimator_width: '0,5'}", "estimator_width"),
+    ],
+)
+def test_numbers_that_are_not_what_they_look_like(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(RULE.format(text))
+    with pytest.raises(ConfigError, match=f"a.yaml.*{message}"):
+        Policy.load(path)
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "01", "1e0", "+1", "0.1e1"])
+def test_numbers_in_any_form(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(RULE.format(f"bits: {text}"))
+    assert Policy.load(tmp_path / "a.yaml").rules[0].spec.settings()["bits"] == 1
+
+
+def test_byte_order_mark_of_a_policy(tmp_path):
+    (tmp_path / "a.yaml").write_text("\ufeff" + RULE.format("bits: 1"), encoding="utf-8")
+    assert Policy.load(tmp_path / "a.yaml").rules[0].match == ("a",)
