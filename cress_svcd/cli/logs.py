@@ -29,6 +29,15 @@ OTHERS = (
 OURS = "cress_svcd"
 
 
+class Lines(logging.StreamHandler):
+    """Lines on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")
+        with bars.tqdm.external_write_mode(self.stream) if bars else contextlib.nullcontext():
+            super().emit(record)
+
+
 def is_shown(record: logging.LogRecord) -> bool:
     """Whether it is not one of OTHERS that logs less than an error."""
     return record.levelno >= logging.ERROR or record.name.split(".")[0] not in OTHERS
@@ -42,7 +51,7 @@ def logs(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         quiet: errors alone, and no progress bars.
         verbose: also our details, and what others say.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(sys.stderr)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
         format="%(asctime)s | %(levelname)s | %(message)s",

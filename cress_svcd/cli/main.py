@@ -121,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_command_parser(name)
     # Options may stand between the inputs, and before them.
     args = parser.parse_intermixed_args(argv[1:])
+    # OpenMP's threads would spin while they wait for each other: on cores that something else uses
+    # as well, a translation takes up to ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with logs(args.quiet, args.verbose):
             return args.run(args) or 0

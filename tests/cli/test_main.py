@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -185,8 +186,26 @@ class TestLogs:
             bar.update(3)
         assert bool(stream.getvalue()) != quiet
 
+    def test_a_line_does_not_end_up_within_a_bar(self, capsys):
+        with logs(), tqdm(total=3, file=sys.stderr, disable=False, ncols=60) as bar:
+            bar.update(1)
+            logging.getLogger("cress_svcd.x").info("a word")
+        shown = capsys.readouterr().err.replace("\n", "\r").split("\r")
+        (line,) = [part for part in shown if "a word" in part]
+        assert re.fullmatch(r"[\d:]+ \| INFO \| a word", line)
+
     def test_those_who_are_silenced_are_named_once(self):
         assert len(set(OTHERS)) == len(OTHERS) and not set(OTHERS) & {"cress_svcd", "__main__"}
+
+
+@pytest.mark.parametrize("given, expected", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_the_cores_to_others(tmp_path, monkeypatch, given, expected):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert main(["chart", str(tmp_path / "nowhere.json")]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == expected
+    monkeypatch.delenv("OMP_WAIT_POLICY")
 
 
 @pytest.mark.parametrize("words", [("compare", "--help"), ("speak", "--help"), ("--help",)])
