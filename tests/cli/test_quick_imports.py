@@ -1,12 +1,15 @@
 """fairseq without what it does not need at once: what is deferred comes when it is used."""
 
 import gc
+import gzip
 import json
+import re
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cress_svcd.cli import quick_imports
@@ -113,3 +116,32 @@ def test_nothing_changes_where_fairseq_is_there():
     with quick_imports.quick_imports():
         assert gc.isenabled() and ConfigStore.store is store and fairseq
         assert not any(isinstance(sys.modules.get(name), StandIn) for name in DEFERRED)
+
+
+# In one process what the program does in its own.
+TRANSLATE = """
+import sys
+from cress_svcd.cli.main import main
+status = main(["translate", "packed.pt", "sweep.npy", "--no-segmentation", *sys.argv[1:]])
+heavy = {"sklearn", "scipy", "pandas", "matplotlib", "tensorboard", "torch._dynamo", "torchaudio"}
+print(status, sorted(heavy & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--quiet",)])
+def test_a_translation_imports_what_it_uses_and_says_our_words_alone(tmp_path, flags):
+    with gzip.open(ROOT / "tests" / "golden" / "packed.pt.gz") as file:
+        (tmp_path / "packed.pt").write_bytes(file.read())
+    time = np.arange(24_000) / 16_000
+    np.save(tmp_path / "sweep.npy", (0.3 * np.sin(600 * time * (1 + time))).astype(np.float32))
+    command = [sys.executable, "-c", TRANSLATE, *flags]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    text, imported = result.stdout.splitlines()
+    assert text.strip() and imported == "0 []"
+    lines = result.stderr.splitlines()
+    assert not flags or not lines
+    assert all(re.fullmatch(r"[\d:]+ \| INFO \| .+", line) for line in lines)
+    assert bool(flags) != any("vocabulary from packed.pt" in line for line in lines)
