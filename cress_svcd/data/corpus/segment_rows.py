@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,11 @@ _TIMES = ("offset", "duration")
 _KEYS = ("wav", "speaker_id", *_TIMES)
 _SECONDS = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _EXPECTED_SECONDS = "expected a number of seconds, 0 or more, such as 16.08"
+# Rows are flat; libyaml overflows the stack at some 50,000 levels.
+_MAX_LEVELS = 1_000
+# What is shown of a value: one that refers to others again and again is endless in full.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 # Where a row's loader leaves what is wrong with it; no key of YAML is None here.
 _PROBLEM = None
 _TAG = "tag:yaml.org,2002:"
@@ -48,6 +54,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     lines = read_row_lines(path)
     starts = row_starts(lines)
+    _refuse_nested(path, lines)
     cuts = starts[_YAML_ROWS_AT_ONCE::_YAML_ROWS_AT_ONCE]
     rows: list[Row] = []
     try:
@@ -55,7 +62,7 @@ def read_rows(path: Path) -> list[Row]:
             list(zip([0, *cuts], [*cuts, len(lines)])), desc=path.name, unit="block", disable=None
         ):
             _append_rows(rows, _load_yaml("\n".join(lines[begin:end])), path, starts)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         if cuts:
             # A block cannot refer to an anchor in another; and now the error's line is the file's.
             rows.clear()
@@ -80,10 +87,24 @@ def row_line(number: int, starts: list[int]) -> int:
     return starts[number] + 1 if number < len(starts) else number + 1
 
 
+def _refuse_nested(path: Path, lines: list[str]) -> None:
+    """Raise ReleaseError for what may be nested so deeply that it cannot be parsed."""
+    depth = 0
+    for number, line in enumerate(lines, start=1):
+        if line.startswith("- "):
+            depth = 0  # of the row; brackets in quotes may have no other half
+        opened = line.count("[") + line.count("{") + line.count("- ")
+        depth += line.count("[") + line.count("{") - line.count("]") - line.count("}")
+        if max(depth, opened) > _MAX_LEVELS:
+            raise ReleaseError(f"{path}:{number}: is nested too deeply; expected a list of rows")
+
+
 def _read_rows_at_once(path: Path, lines: list[str], starts: list[int]) -> list[Row]:
     rows: list[Row] = []
     try:
         _append_rows(rows, _load_yaml("\n".join(lines)), path, starts)
+    except RecursionError:
+        raise ReleaseError(f"{path}: is nested too deeply; expected a list of rows") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -182,12 +203,12 @@ def _append_rows(rows: list[Row], document: Any, path: Path, starts: list[int]) 
 
 def _parse_row(item: Any) -> Row:
     if not isinstance(item, dict):
-        raise ValueError(f"{item!r:.80}; expected a mapping with wav, offset and duration")
+        raise ValueError(f"{_SHORT.repr(item)}; expected a mapping with wav, offset and duration")
     if _PROBLEM in item:
         raise ValueError(item[_PROBLEM])
     wav = _parse_name(item, "wav")
     if not is_visible(wav):
-        raise ValueError(f"no wav in {item!r:.200}; expected the name of an audio file")
+        raise ValueError(f"no wav in {_SHORT.repr(item)}; expected the name of an audio file")
     speaker = clean_text(composed(_parse_name(item, "speaker_id")))
     return Row(wav, _parse_seconds(item, "offset"), _parse_seconds(item, "duration"), speaker)
 
@@ -195,7 +216,7 @@ def _parse_row(item: Any) -> Row:
 def _parse_name(item: dict, key: str) -> str:
     name = item.get(key, "")
     if not isinstance(name, str):
-        raise ValueError(f"{key} is {name!r:.80}; expected a name: put it in quotes")
+        raise ValueError(f"{key} is {_SHORT.repr(name)}; expected a name: put it in quotes")
     return name
 
 
@@ -206,7 +227,7 @@ def _parse_seconds(item: dict, key: str) -> float:
     written = isinstance(value, str) and _SECONDS.fullmatch(value.strip())
     seconds = float(value) if written else math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{key} is {value!r:.80}; {_EXPECTED_SECONDS}")
+        raise ValueError(f"{key} is {_SHORT.repr(value)}; {_EXPECTED_SECONDS}")
     return seconds
 
 

@@ -227,3 +227,29 @@ def test_byte_order_marks_of_yaml(tmp_path, mark, encoding):
     part = mark + "- {wav: \u00e9.wav, duration: 1, offset: 0}\r\n"
     (tmp_path / "a.yaml").write_bytes((part * 2).encode(encoding))
     assert [row.wav for row in read_rows(tmp_path / "a.yaml")] == ["\u00e9.wav"] * 2
+
+
+NESTED = {
+    "brackets": "- " + "[" * 100_000,
+    "brackets, a line each": "[\n" * 100_000,
+    "brackets in rows": "- [\n" * 100_000,
+    "dashes": "- " * 100_000 + "x",
+    "more than Python takes": "- " + "[" * 900 + "]" * 900,
+    "itself": "- &a [*a]",
+    "ever more": "- &a [x]\n"
+    + "".join(f"- &a{i} [{'*a, ' * 9}]\n- &a [{f'*a{i}, ' * 9}]\n" for i in range(9)),
+}
+
+
+@pytest.mark.parametrize("text", NESTED.values(), ids=NESTED)
+def test_what_is_nested_too_deeply(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ReleaseError, match="a.yaml:?[0-9]*: .*expected") as error:
+        read_rows(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_brackets_in_names_are_no_nesting(tmp_path):
+    (tmp_path / "a.yaml").write_text("- {wav: 'a[1{.wav', offset: 0, duration: 1}\n" * 2_500)
+    assert read_rows(tmp_path / "a.yaml") == [Row("a[1{.wav", 0.0, 1.0, "")] * 2_500
