@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cress_svcd.atomic_files import replacing
 from cress_svcd.data.audio import parse_audio_spec
-from cress_svcd.data.corpus.text import read_lines
+from cress_svcd.data.corpus.text import is_visible, read_lines
 from cress_svcd.errors import AudioError, ManifestError
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ _MISREAD_PLACE = re.compile(
 def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
     """Read a manifest: a frame with all of :data:`COLUMNS`, ``n_frames`` as int64, the rest str.
 
-    Columns beyond those are dropped; optional ones that are absent are empty strings.
+    Columns beyond those are dropped; optional ones that are absent are empty strings, and so are
+    texts without a visible character.
 
     Raises ManifestError, ``path:line: ...``, for a file that is missing, not UTF-8 or empty, for
     missing or doubled columns, rows with too few or too many fields, audio fields that do not
@@ -81,7 +82,9 @@ def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
     n_frames = _parse_lengths(path, columns["n_frames"])
     for name in _REPEATED_COLUMNS:
         columns[name] = [sys.intern(value) for value in columns.get(name, [""] * len(n_frames))]
-    columns.setdefault("src_text", [""] * len(n_frames))
+    for name in ("src_text", "tgt_text"):
+        texts = columns.get(name, [""] * len(n_frames))
+        columns[name] = [text if is_visible(text) else "" for text in texts]
     frame = pandas.DataFrame({name: pandas.Series(columns[name], dtype=object) for name in COLUMNS})
     frame["n_frames"] = pandas.Series(n_frames, dtype="int64")
     return frame

@@ -35,7 +35,7 @@ def make(path, *lines, end="\n"):
 
 
 def test_round_trip_keeps_every_character(tmp_path):
-    texts = ['"quoted" \'', "a\u2028b\u0085c\x0bd", "naïve 漢字 🙂", " ", "NA", "#"]
+    texts = ['"quoted" \'', "a\u2028b\u0085c\x0bd", "naïve 漢字 🙂", " \u200b.", "NA", "#"]
     rows = [
         Segment(f"t_{i}", f"a b:{i}.wav:{i}:5", 5 + i, text, "s", text[::-1], "en", "de")
         for i, text in enumerate(texts)
@@ -169,3 +169,10 @@ def test_colons_in_names_of_audio(tmp_path, name):
     assert read_manifest(path)["audio"].tolist() == [name]
     path = make(tmp_path / "a.tsv", HEADER, ROW.replace("a.wav:0:16000", f"{name}:0:5"))
     assert read_manifest(path)["audio"].tolist() == [f"{name}:0:5"]
+
+
+@pytest.mark.parametrize("text", [" ", "\u200b", "\u00ad\ufeff", "\r"])
+def test_a_text_without_a_visible_character_is_empty(tmp_path, text):
+    path = make(tmp_path / "a.tsv", HEADER, ROW.replace("Hallo", text).replace("Hello", text))
+    frame = read_manifest(path)
+    assert (frame["tgt_text"][0], frame["src_text"][0], frame["speaker"][0]) == ("", "", "spk.1")
