@@ -283,7 +283,7 @@ def _write_config(summary: Summary, corpus: Corpus, out: Path, options: PrepareO
         "tgt_lang": corpus.tgt_lang,
     }
     if not options.force and path.exists():
-        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError, TypeError):
+        with contextlib.suppress(yaml.YAMLError, ValueError, TypeError):
             present = yaml.safe_load(path.read_text(encoding="utf-8"))
             if present | config == present:
                 return
