@@ -8,6 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 
 from cress_svcd.atomic_files import read_yaml
+from cress_svcd.data.corpus.prepared import with_names_as_written
 from cress_svcd.data.corpus.vocabulary import check_dictionary
 from cress_svcd.errors import ConfigError
 
@@ -17,9 +18,8 @@ class DataConfig(S2TDataConfig):
 
     def __init__(self, path: Path):
         # Not by upstream, which reads in the encoding of the locale.
-        self.config = read_yaml(
-            path, "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
-        )
+        expected = "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
+        self.config = with_names_as_written(path, read_yaml(path, expected))
         self.root, self.path = path.parent, path
         if not self.use_audio_input:
             raise ConfigError(

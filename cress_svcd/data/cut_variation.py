@@ -84,16 +84,17 @@ class CutVariation:
         varied = random.random(count) < self.share
         room = np.maximum(0, (np.inf if longest is None else longest) - n_frames)
         spare = np.maximum(0, n_frames - round(SHORTEST_SECONDS * SAMPLE_RATE)) // 2
-        edges = []
-        for _ in range(2):
+
+        def edge() -> np.ndarray:
             moved = np.rint(self._edges(random, count) * SAMPLE_RATE)
-            moved = np.clip(moved, -spare, room / 2)
-            edges.append(np.where(varied, moved, 0).astype(np.int64))
+            return np.where(varied, np.clip(moved, -spare, room / 2), 0).astype(np.int64)
+
+        before, after = edge(), edge()
         gain = np.where(random.random(count) < GAIN_SHARE, random.uniform(*GAINS_DB, count), 0)
         noisy = random.random(count) < NOISE_SHARE
         snr = np.where(noisy & varied, random.uniform(*NOISES_DB, count), np.nan)
         telephone = (random.random(count) < TELEPHONE_SHARE) & varied
-        return Plan(*edges, np.where(varied, gain, 0), snr, telephone)
+        return Plan(before, after, np.where(varied, gain, 0), snr, telephone)
 
     @staticmethod
     def _edges(random: np.random.Generator, count: int) -> np.ndarray:

@@ -322,6 +322,12 @@ class TestErrors:
         with pytest.raises(ConfigError, match=f"config.yaml: .*{key}"):
             make_task(data)
 
+    def test_norwegian_is_a_language_and_no_truth_value(self, data):
+        path = data / "config.yaml"
+        lines = [line for line in path.read_text().splitlines() if "tgt_lang" not in line]
+        path.write_text("\n".join([*lines, "tgt_lang: no", ""]))
+        assert make_task(data).cfg.target_lang == "no"
+
     def test_a_dictionary_that_is_none(self, data):
         (data / "spm_unigram50.txt").write_text("this is no dictionary at all\n")
         with pytest.raises(ConfigError, match="spm_unigram50.txt"):
