@@ -43,6 +43,11 @@ def is_shown(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or record.name.split(".")[0] not in OTHERS
 
 
+def shows_notes() -> bool:
+    """Whether more is to be said than errors."""
+    return logging.getLogger(OURS).isEnabledFor(logging.WARNING)
+
+
 @contextlib.contextmanager
 def logs(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     """Context in which this process says things on standard error.

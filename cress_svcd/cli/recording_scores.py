@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from cress_svcd.cli import translate
+from cress_svcd.cli.logs import shows_notes
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation import recordings
 from cress_svcd.evaluation.recording_translations import (
@@ -68,7 +69,7 @@ class RecordingScores:
 
 def tell(what: str, names: list[str]) -> None:
     """One line about recordings, the first of them by name."""
-    if names:
+    if names and shows_notes():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         named = ", ".join(names[:NAMED]) + more
         count = "1 recording" if len(names) == 1 else f"{len(names)} recordings"

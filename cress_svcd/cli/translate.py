@@ -51,6 +51,7 @@ from cress_svcd.cli.arguments import (
     add_segmentation_arguments,
     segmentation_of,
 )
+from cress_svcd.cli.logs import shows_notes
 from cress_svcd.cli.output_arguments import (
     SUBTITLES,
     add_output_arguments,
@@ -170,7 +171,8 @@ def run(args: argparse.Namespace) -> int:
             progress = Progress(bar)
             translate(translator, sources, output, progress)
             broken = describe_broken(options.broken, options.limits)
-            for line in filter(None, (translator.search.report(), broken)):
+            notes = (translator.search.report(), broken) if shows_notes() else ()
+            for line in filter(None, notes):
                 progress.tell(line)
             return progress.status()
     except BrokenPipeError:

@@ -14,7 +14,7 @@ import pytest
 from tqdm import tqdm
 
 from cress_svcd import __version__
-from cress_svcd.cli.logs import OTHERS, logs
+from cress_svcd.cli.logs import OTHERS, logs, shows_notes
 from cress_svcd.cli.main import COMMANDS, did_you_mean, main
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,9 @@ class TestLogs:
     def test_levels_and_filters_are_as_before_afterwards(self):
         before, make = list(warnings.filters), tqdm.__init__
         with logs(quiet=True):
-            assert logging.getLogger("cress_svcd").level == logging.ERROR
+            assert logging.getLogger("cress_svcd").level == logging.ERROR and not shows_notes()
+        with logs():
+            assert shows_notes()
         assert logging.getLogger("cress_svcd").level == logging.NOTSET
         assert list(warnings.filters) == before and tqdm.__init__ is make
 
