@@ -12,14 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
-from cress_svcd.data.audio_containers import (
-    ends_with_whole_ogg_page,
-    last_ogg_page_start,
-    missing_riff_bytes,
+from cress_svcd.data.audio_decoding import (
+    Recording,
+    UndecodableError,
+    decode_mono,
+    length_remark,
+    open_recording,
+    refuse_unless_file,
+    shorten,
+    warn_once,
 )
+from cress_svcd.data.audio_mixing import (
+    full_scale,
+    mix,
+    mix_block,
+    mixing_blocks,
+    samples_by_channels,
+    to_float,
+)
+from cress_svcd.data.audio_npy import load_npy, npy_scale
 from cress_svcd.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -49,14 +62,7 @@ SUFFIXES = frozenset(
 
 _SPEC = re.compile(r"(?s)(.+):(-?\d+):(-?\d+)")
 _NPY_SUFFIX = ".npy"
-_MAX_CHANNELS = 8
 _LAYER_NORM_EPSILON = 1e-5
-
-# Ogg codecs carry state from packet to packet: after a seek, Opus needs up to two seconds until its
-# output is bit for bit that of a decoder which has heard everything (measured, libsndfile 1.2.2).
-_OGG_PREROLL_SECONDS = 2
-# MP3 packets borrow bits from those before them: without these the first 0.1 s is distorted.
-_MP3_PREROLL_SECONDS = 1
 
 
 class NotFiniteError(AudioError):
@@ -111,39 +117,43 @@ def resampled_length(frames: int, rate: int, target: int = SAMPLE_RATE) -> int:
 
 
 def audio_info(path: str | os.PathLike) -> AudioInfo:
-    """Rate, length and channels of a file, from its header.
+    """Rate, length and channels of a file: the length that :func:`read_audio` delivers.
 
-    Raises AudioError for a file that is missing, empty, not audio, or shorter than its header (or
-    its last Ogg page) says.  FLAC, whose header does not betray that, is probed at its last sample.
+    It is that of the header, where this agrees with the structure of the file; otherwise frames
+    are counted, and a warning has both lengths.  Damage within the sound shows when it is read.
+    Raises AudioError for a file that is missing, empty, not audio, or of which nothing decodes.
     """
     path = os.fspath(path)
     if _is_npy(path):
-        return AudioInfo(SAMPLE_RATE, *_load_npy(path).shape)
-    with _open(path) as sound:
-        info = AudioInfo(sound.samplerate, sound.frames, sound.channels)
-        _refuse_truncated(path, sound)
-    return info
+        return AudioInfo(SAMPLE_RATE, *_open_npy(path).shape)
+    recording = open_recording(path)
+    return AudioInfo(recording.rate, recording.frames, recording.channels)
 
 
 def read_audio(
     spec: str | AudioSpec, root: str | os.PathLike = "", sample_rate: int = SAMPLE_RATE
 ) -> np.ndarray:
-    """Read a segment as float32 of shape (samples,), channels averaged, at ``sample_rate`` Hz.
+    """Read a segment as float32 of shape (samples,), channels mixed, at ``sample_rate`` Hz.
 
     ``root`` is put before relative paths.  Only the segment is decoded, never the whole file.  The
-    result has exactly :func:`resampled_length` samples.
+    result has exactly :func:`resampled_length` samples.  Channels are averaged, but for those that
+    would cancel others: see :mod:`cress_svcd.data.audio_mixing`.
 
-    Raises AudioError for a file that is missing, empty, truncated or not audio, for a segment that
-    does not lie within it, and (NotFiniteError) for samples that are NaN or infinite.
+    A whole file is read as far as it can be decoded; a warning has what is lost.  Raises AudioError
+    for a file that is missing, empty, not audio, or of which nothing decodes, for a segment that
+    does not lie within what decodes, and (NotFiniteError) for samples that are NaN or infinite.
     """
     if isinstance(spec, str):
         spec = parse_audio_spec(spec)
     path = os.path.join(root, spec.path)
-    if _is_npy(path):
-        rate, wave = SAMPLE_RATE, _read_npy(path, spec)
-    else:
-        rate, wave = _read_sound(path, spec)
-    mono = _mix(wave, _where(path, spec))
+    rate, pieces = _segment(path, spec)
+    broken, size, waves = 0, 0, []
+    for wave, mono in pieces:
+        broken += np.count_nonzero(~np.isfinite(wave))
+        size += wave.size
+        waves.append(mono)
+    _refuse_broken(broken, size, _where(path, spec))
+    mono = waves[0] if len(waves) == 1 else np.concatenate(waves)
     if rate == sample_rate:
         return np.ascontiguousarray(mono)
     return _resample(mono, rate, sample_rate)
@@ -152,30 +162,28 @@ def read_audio(
 def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.ndarray]:
     """A whole file from its beginning, ``seconds`` at a time, whatever its length.
 
-    Yields float32 of shape (samples,), channels averaged, at the file's own rate.  Raises
-    AudioError as :func:`read_audio` does, for damage and broken samples when they are reached.
+    Yields float32 of shape (samples,), channels mixed, at the file's own rate: what
+    :func:`read_audio` gives for the whole.  Raises AudioError as that does, for broken samples when
+    they are reached.
     """
     path = os.fspath(path)
-    if _is_npy(path):
-        frames = len(_load_npy(path))
-        block = round(seconds * SAMPLE_RATE)
-        for start in range(0, frames, block):
-            spec = AudioSpec(path, start, min(block, frames - start))
-            yield _mix(_read_npy(path, spec), _where(path, spec))
-        return
-    with _open(path) as sound:
-        _refuse_truncated(path, sound)
-        block = max(1, round(seconds * sound.samplerate))
-        for start in range(0, sound.frames, block):
-            spec = AudioSpec(path, start, min(block, sound.frames - start))
-            try:
-                wave = sound.read(spec.frames, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise _damaged(path, spec, error.error_string) from None
-            if len(wave) < spec.frames:
-                found = f"only {start + len(wave)} of {sound.frames} samples could be decoded"
-                raise _damaged(path, AudioSpec(path), found)
-            yield _mix(wave, _where(path, spec))
+    rate, pieces = _segment(path, AudioSpec(path))
+    block = max(1, round(seconds * rate))
+    start, have, waves = 0, 0, []
+    for wave, mono in pieces:
+        broken = np.count_nonzero(~np.isfinite(wave))
+        _refuse_broken(broken, wave.size, _where(path, AudioSpec(path, start, len(mono))))
+        start += len(mono)
+        while have + len(mono) >= block:
+            waves.append(mono[: block - have])
+            mono = mono[block - have :]
+            yield waves[0] if len(waves) == 1 else np.concatenate(waves)
+            have, waves = 0, []
+        if len(mono):
+            have += len(mono)
+            waves.append(mono)
+    if waves:
+        yield np.concatenate(waves)
 
 
 def mono_waveform(
@@ -183,13 +191,17 @@ def mono_waveform(
 ) -> np.ndarray:
     """What :func:`read_audio` would give for ``samples`` of ``rate`` Hz that are in memory.
 
-    ``samples``: float (full scale 1) or signed integers, shape (samples,), (samples, channels) or
-    (channels, samples).  Raises AudioError for anything else, and for NaN or infinite samples.
+    ``samples``: shape (samples,), (samples, channels) or (channels, samples); float with a full
+    scale of 1, signed integers, or uint8 around 128.  Wide integers, and floats beyond 256, have a
+    full scale of 16, 24 or 32 bits, by their peak.  Raises AudioError for anything else, and for
+    NaN or infinite samples.
     """
     if rate <= 0:
         raise AudioError(f"sampling rate {rate}: expected a positive number of samples a second")
-    wave = _samples_by_channels(np.asarray(samples), "waveform")
-    mono = _mix(_to_float(wave), "waveform")
+    wave = samples_by_channels(np.asarray(samples), "waveform")
+    wave = to_float(wave, full_scale(wave, "waveform"))
+    _refuse_broken(np.count_nonzero(~np.isfinite(wave)), wave.size, "waveform")
+    mono = mix(wave, rate)
     if rate == sample_rate:
         return np.ascontiguousarray(mono)
     return _resample(mono, rate, sample_rate)
@@ -210,146 +222,85 @@ def is_silent(wave: np.ndarray) -> bool:
     return len(wave) == 0 or float(np.abs(wave - wave.mean()).max()) < SILENCE_PEAK
 
 
-def _mix(wave: np.ndarray, where: str) -> np.ndarray:
-    """The mean of the channels of (samples, channels); NotFiniteError if a sample is broken."""
-    broken = np.count_nonzero(~np.isfinite(wave))
+def _refuse_broken(broken: int, size: int, where: str) -> None:
+    """NotFiniteError if samples are broken."""
     if broken:
         raise NotFiniteError(
-            f"{where}: {broken} of {wave.size} samples are NaN or infinite; convert "
+            f"{where}: {broken} of {size} samples are NaN or infinite; convert "
             f"the file again, or drop the segment"
         )
-    return wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
 
 
 def _where(path: str, spec: AudioSpec) -> str:
     return str(AudioSpec(path, spec.offset, spec.frames))
 
 
-def _refuse_unless_file(path: str) -> None:
-    if not os.path.isfile(path):
-        problem = "is no regular file" if os.path.exists(path) else "does not exist"
-        raise AudioError(
-            f"{path}: {problem}; expected an audio file (check audio_root and the path)"
-        )
-    if os.path.getsize(path) == 0:
-        raise AudioError(f"{path}: is empty (0 bytes); fetch or convert it again")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: is not readable (permissions {os.stat(path).st_mode & 0o777:o})")
+_Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
+"""(all channels, shape (samples, channels), their mix), one behind the other."""
 
 
-def _open(path: str) -> soundfile.SoundFile:
-    """Open with libsndfile, always afresh.
-
-    A second seek in a Vorbis handle may give wrong samples (libsndfile 1.2.2: 3 % of random ones).
-    """
-    _refuse_unless_file(path)
-    try:
-        sound = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError) as error:
-        # soundfile raises TypeError for .raw files, which have no header.
-        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-        raise AudioError(
-            f"{path}: is not audio that libsndfile can read ({reason}); "
-            f"expected wav, flac, ogg or a waveform in .npy"
-        ) from None
-    if sound.frames <= 0:
-        sound.close()
-        raise AudioError(f"{path}: holds no samples; fetch or convert it again")
-    return sound
+def _segment(path: str, spec: AudioSpec) -> tuple[int, _Pieces]:
+    """Rate and samples of a segment."""
+    if _is_npy(path):
+        wave = _open_npy(path)
+        _refuse_past_end(path, spec, len(wave), SAMPLE_RATE)
+        stop = len(wave) if spec.frames == -1 else spec.offset + spec.frames
+        return SAMPLE_RATE, _npy_pieces(wave, npy_scale(path), spec.offset, stop)
+    recording = open_recording(path, remark=spec.frames == -1)
+    _refuse_past_end(path, spec, recording.frames, recording.rate, recording.remark)
+    if spec.frames == -1:
+        return recording.rate, _pieces_to_the_end(recording, spec.offset)
+    return recording.rate, _pieces(recording, spec)
 
 
-def _read_sound(path: str, spec: AudioSpec) -> tuple[int, np.ndarray]:
-    """Rate and samples, shape (frames, channels), of a segment of a file that libsndfile reads."""
-    with _open(path) as sound:
-        rate = sound.samplerate
-        if spec.frames == -1:
-            _refuse_truncated(path, sound)
-        _refuse_past_end(path, spec, sound)
-        frames = sound.frames - spec.offset if spec.frames == -1 else spec.frames
-        skip = spec.offset - _seek(sound, path, spec.offset)
+def _pieces(recording: Recording, spec: AudioSpec) -> _Pieces:
+    """A segment, all of it or an error."""
+    stop = spec.offset + spec.frames
+    for section in recording.sections:
+        start = max(0, spec.offset - section.offset)
+        end = min(section.frames, stop - section.offset)
+        if start >= end:
+            continue
         try:
-            wave = sound.read(skip + frames, dtype="float32", always_2d=True)[skip:]
-        except soundfile.LibsndfileError as error:
-            raise _damaged(path, spec, error.error_string) from None
-    if len(wave) < frames:
-        raise _damaged(path, spec, f"only {len(wave)} of {frames} samples could be decoded")
-    return rate, wave
+            yield from decode_mono(recording, section, start, end)
+        except UndecodableError as error:
+            raise AudioError(
+                f"{_where(recording.path, spec)}: is truncated or damaged ({error}); fetch or "
+                f"convert it again"
+            ) from None
 
 
-def _seek(sound: soundfile.SoundFile, path: str, offset: int) -> int:
-    """Move to ``offset`` or so far before it that decoding from there is exact; return where."""
-    start = offset
-    if sound.format == "OGG":
-        preroll = _OGG_PREROLL_SECONDS * sound.samplerate
-        start = offset - preroll
-        if sound.subtype == "VORBIS":
-            # libsndfile lands up to thousands of samples off when it seeks into the last page,
-            # whose granule position is cut to the stream's true length.
-            start = min(start, last_ogg_page_start(path) - preroll)
-        start = max(0, start)
-    elif sound.format == "MP3":
-        start = max(0, offset - _MP3_PREROLL_SECONDS * sound.samplerate)
-    if start:
+def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
+    """All from ``position`` on that can be decoded."""
+    for section in recording.sections:
+        start = max(0, position - section.offset)
+        if start >= section.frames:
+            continue
         try:
-            sound.seek(start)
-        except soundfile.LibsndfileError as error:
-            raise _damaged(path, AudioSpec(path, offset), error.error_string) from None
-    return start
+            for wave, mono in decode_mono(recording, section, start, section.frames):
+                yield wave, mono
+                position += len(mono)
+        except UndecodableError as error:
+            shorter = shorten(recording, section, error)
+            yield from _pieces_to_the_end(shorter, position)
+            return
 
 
-def _damaged(path: str, spec: AudioSpec, reason: str) -> AudioError:
-    reason = reason.strip().rstrip(".") or "decoding failed"
-    return AudioError(
-        f"{_where(path, spec)}: is truncated or damaged ({reason}); fetch or convert it again"
-    )
+def _npy_pieces(wave: np.ndarray, scale: float, start: int, stop: int) -> _Pieces:
+    for begin, end in mixing_blocks(len(wave), SAMPLE_RATE, start, stop):
+        block = to_float(wave[begin:end], scale)
+        inside = slice(max(0, start - begin), stop - begin)
+        yield block[inside], mix_block(block)[inside]
 
 
-def _refuse_past_end(path: str, spec: AudioSpec, sound: soundfile.SoundFile) -> None:
+def _refuse_past_end(path: str, spec: AudioSpec, frames: int, rate: int, remark: str = "") -> None:
     end = spec.offset + max(spec.frames, 1)
-    if end <= sound.frames:
-        return
-    _refuse_truncated(path, sound)
-    raise AudioError(_past_end_message(path, spec, sound.frames, sound.samplerate))
-
-
-def _past_end_message(path: str, spec: AudioSpec, frames: int, rate: int) -> str:
-    return (
-        f"{_where(path, spec)}: the segment ends at sample {spec.offset + max(spec.frames, 1)}, "
-        f"the file at {frames} ({frames / rate:.2f} s at {rate} Hz); offset and length are in "
-        f"samples at the file's own rate"
-    )
-
-
-def _refuse_truncated(path: str, sound: soundfile.SoundFile) -> None:
-    """Raise AudioError if the file stops before its own structure says it should."""
-    if sound.format in ("WAV", "WAVEX", "RF64"):
-        missing = missing_riff_bytes(path)
-        if missing:
-            raise AudioError(
-                f"{path}: is truncated: {missing} bytes fewer than its header announces; "
-                f"fetch or convert it again"
-            )
-    elif sound.format == "OGG":
-        if not ends_with_whole_ogg_page(path):
-            raise AudioError(
-                f"{path}: is truncated: its last Ogg page is incomplete; fetch or convert it again"
-            )
-    elif sound.format == "FLAC":
-        _refuse_undecodable_end(path)
-
-
-def _refuse_undecodable_end(path: str) -> None:
-    with soundfile.SoundFile(path) as sound:
-        last = sound.frames - 1
-        try:
-            sound.seek(last)
-            whole = len(sound.read(1)) == 1
-        except soundfile.LibsndfileError:
-            whole = False
-    if not whole:
+    if end > frames:
+        why = remark.removeprefix(f"{path}: ") and f" (it {remark.removeprefix(f'{path}: ')})"
         raise AudioError(
-            f"{path}: is truncated: its header announces {last + 1} samples, and the last cannot "
-            f"be decoded; fetch or convert it again"
+            f"{_where(path, spec)}: the segment ends at sample {end}, the file at {frames} "
+            f"({frames / rate:.2f} s at {rate} Hz){why}; offset and length are in samples at the "
+            f"file's own rate"
         )
 
 
@@ -357,49 +308,13 @@ def _is_npy(path: str) -> bool:
     return Path(path).suffix.lower() == _NPY_SUFFIX
 
 
-def _load_npy(path: str) -> np.ndarray:
-    """Map a waveform file into memory as (frames, channels), of whatever number type it has."""
-    _refuse_unless_file(path)
-    try:
-        wave = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise AudioError(
-            f"{path}: is truncated or no .npy file ({error}); expected a waveform saved by "
-            f"numpy.save"
-        ) from None
-    return _samples_by_channels(wave, path)
-
-
-def _samples_by_channels(wave: np.ndarray, where: str) -> np.ndarray:
-    """A waveform as (samples, channels), of whatever number type it has."""
-    if wave.ndim == 1:
-        wave = wave[:, None]
-    elif wave.ndim == 2 and wave.shape[0] <= _MAX_CHANNELS < wave.shape[1]:
-        wave = wave.T
-    if wave.ndim != 2 or wave.shape[1] > _MAX_CHANNELS or wave.dtype.kind not in "fi":
-        raise AudioError(
-            f"{where}: holds {wave.dtype} of shape {wave.shape}; expected a waveform: float or "
-            f"signed integer samples, shape (samples,), (samples, channels) or (channels, samples)"
-        )
-    if wave.size == 0:
-        raise AudioError(f"{where}: holds no samples; compute it again")
+def _open_npy(path: str) -> np.ndarray:
+    """A waveform file as (samples, channels), of whatever number type it has."""
+    refuse_unless_file(path)
+    wave, announced = load_npy(path)
+    if remark := length_remark(len(wave) / SAMPLE_RATE, announced / SAMPLE_RATE):
+        warn_once(os.path.abspath(path), f"{path}: {remark}")
     return wave
-
-
-def _to_float(wave: np.ndarray) -> np.ndarray:
-    """float32, full scale 1."""
-    part = np.array(wave, dtype=np.float32)
-    if wave.dtype.kind == "i":
-        part /= -float(np.iinfo(wave.dtype).min)
-    return part
-
-
-def _read_npy(path: str, spec: AudioSpec) -> np.ndarray:
-    wave = _load_npy(path)
-    if spec.offset + max(spec.frames, 1) > len(wave):
-        raise AudioError(_past_end_message(path, spec, len(wave), SAMPLE_RATE))
-    end = len(wave) if spec.frames == -1 else spec.offset + spec.frames
-    return _to_float(wave[spec.offset : end])
 
 
 def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

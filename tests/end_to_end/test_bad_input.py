@@ -37,7 +37,7 @@ def with_audio(audio):
 
 BROKEN_AUDIO = {
     # name of the file, its content, what is said of it
-    "truncated": ("truncated.wav", lambda whole: whole[: len(whole) // 2], "truncated"),
+    "truncated": ("truncated.wav", lambda whole: whole[: len(whole) // 2], "batches are filled"),
     "text": ("notes.wav", lambda whole: b"these are my notes\n", "not audio"),
     "empty": ("empty.wav", lambda whole: b"", "empty"),
 }

@@ -128,16 +128,28 @@ def test_unusable_audio_is_refused_or_dropped(tmp_path):
     broken = noise(10 * RATE)
     broken[5 * RATE + 7] = np.nan
     soundfile.write(wav / "c.wav", broken, RATE, subtype="FLOAT")
-    (wav / "d.wav").write_bytes((wav / "d.wav").read_bytes()[:200_000])
+    (wav / "d.wav").write_bytes((wav / "d.wav").read_bytes()[:44])
     (wav / "e.wav").write_text("no sound")
     release = Release(tmp_path, "de")
-    message = r"d.wav: is truncated.*2 of 5 audio files of train are unusable.*--check-audio"
+    message = r"d.wav: holds no samples.*2 of 5 audio files of train are unusable.*--check-audio"
     with pytest.raises(ReleaseError, match=message):
         prepare_split(release, "train", Limits())
     segments, report = prepare_split(release, "train", Limits(), check_audio=True, workers=2)
     assert [segment.id for segment in segments] == ["a_0", "a_1", "b_1", "c_0"]
     assert report.dropped == {"unreadable audio": 4, "silent": 1, "NaN or infinite samples": 1}
     assert report.segments == 4
+
+
+def test_segments_behind_the_end_of_a_cut_talk_are_named(tmp_path, caplog):
+    make_split(tmp_path, "train", [Talk("a.wav", [(0, 1, *PAIR), (5, 1, *PAIR)])])
+    path = tmp_path / "train" / "wav" / "a.wav"
+    path.write_bytes(path.read_bytes()[: 44 + 8 * RATE])
+    release = Release(tmp_path, "de")
+    with pytest.raises(ReleaseError, match=r"row 2: ends at 6.00 s, but .*a.wav at 4.00 s"):
+        prepare_split(release, "train", Limits())
+    assert "a.wav: has 4.0 s of the 10.0 s that its header announces" in caplog.text
+    segments, report = prepare_split(release, "train", Limits(), check_audio=True)
+    assert [segment.id for segment in segments] == ["a_0"]
 
 
 def test_duplicates_are_kept_and_counted(tmp_path):

@@ -1,0 +1,332 @@
+"""What can be decoded of a file, by libsndfile: its length, and the samples of any part of it."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import soundfile
+
+from cress_svcd.data.audio_containers import streams_of
+from cress_svcd.data.audio_mixing import mix_block, mixing_blocks
+from cress_svcd.data.audio_streams import Stream
+from cress_svcd.data.audio_views import Sound
+from cress_svcd.errors import AudioError
+
+logger = logging.getLogger(__name__)
+
+# Ogg codecs carry state from packet to packet: after a seek, Opus needs up to two seconds until its
+# output is bit for bit that of a decoder which has heard everything (measured, libsndfile 1.2.2).
+_OGG_PREROLL_SECONDS = 2
+# MP3 packets borrow bits from those before them: without these the first 0.1 s is distorted.
+_MP3_PREROLL_SECONDS = 1
+_CHUNK_SAMPLES = 1 << 18
+# Headers can announce anything: larger lengths are counted before they are believed.
+_MOST_FRAMES = 1 << 40
+# How far apart two lengths must be to be told apart.
+_SAME_SECONDS = 0.01
+_REMEMBERED = 1 << 14
+
+
+class UndecodableError(Exception):
+    """The decoder gave up.  ``position``: samples that it gave before, at least."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason.strip().rstrip(".") or "decoding failed")
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Section:
+    """The sound of one stream: ``frames`` samples of each channel, from ``offset`` on."""
+
+    stream: Stream
+    offset: int
+    frames: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file as far as it can be decoded.
+
+    Attributes:
+        rate: samples a second.
+        channels: of its beginning.
+        announced: seconds that its header announces; None: it does not know.
+        losses: what cannot be read, in words.
+    """
+
+    path: str
+    rate: int
+    channels: int
+    sections: tuple[Section, ...]
+    announced: float | None
+    losses: tuple[str, ...]
+
+    @property
+    def frames(self) -> int:
+        return sum(section.frames for section in self.sections)
+
+    @property
+    def remark(self) -> str:
+        """What is to be said of its length, on one line; nothing, where the header is right."""
+        there = self.frames / self.rate
+        length = length_remark(there, there if self.announced is None else self.announced)
+        if not length and not self.losses:
+            return ""
+        return "; ".join([f"{self.path}: {length or f'has {there:.1f} s'}", *self.losses])
+
+
+def length_remark(there: float, announced: float) -> str:
+    """Two lengths in seconds that differ, in words; nothing, if they do not."""
+    if abs(there - announced) <= _SAME_SECONDS:
+        return ""
+    digits = 1 if min(abs(there - announced), there) >= 0.1 else 3
+    if there < announced:
+        return f"has {there:.{digits}f} s of the {announced:.{digits}f} s that its header announces"
+    return (
+        f"has {there:.{digits}f} s, which are read, though its header announces "
+        f"{announced:.{digits}f} s"
+    )
+
+
+_Key = tuple[str, int, int, int]
+_recordings: dict[_Key, Recording] = {}
+_remarks: set[tuple[object, str]] = set()
+_lock = threading.Lock()
+
+
+def _key(path: str) -> _Key:
+    status = os.stat(path)
+    return os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def open_recording(path: str, remark: bool = True) -> Recording:
+    """What is in a file; examined once, as long as it does not change.
+
+    ``remark``: warn, once a file, if its header is wrong about its length.  Raises AudioError if
+    nothing of it can be decoded.
+    """
+    refuse_unless_file(path)
+    key = _key(path)
+    recording = _recordings.get(key)
+    if recording is None:
+        recording = _examine(path)
+        _remember(key, recording)
+    if remark:
+        _say(key, recording)
+    return recording
+
+
+def _remember(key: _Key, recording: Recording) -> None:
+    with _lock:
+        if len(_recordings) >= _REMEMBERED:
+            _recordings.clear()
+        _recordings[key] = recording
+
+
+def _say(key: _Key, recording: Recording) -> None:
+    if recording.remark:
+        warn_once(key, recording.remark)
+
+
+def warn_once(file: object, remark: str) -> None:
+    """Log a remark on a file, unless this process has done so."""
+    with _lock:
+        new = (file, remark) not in _remarks
+        _remarks.add((file, remark))
+    if new:
+        logger.warning("%s", remark)
+
+
+def refuse_unless_file(path: str) -> None:
+    if not os.path.isfile(path):
+        problem = "is no regular file" if os.path.exists(path) else "does not exist"
+        raise AudioError(
+            f"{path}: {problem}; expected an audio file (check audio_root and the path)"
+        )
+    if os.path.getsize(path) == 0:
+        raise AudioError(f"{path}: is empty (0 bytes); fetch or convert it again")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{path}: is not readable (permissions {os.stat(path).st_mode & 0o777:o})")
+
+
+def _examine(path: str) -> Recording:
+    sections: list[Section] = []
+    losses: list[str] = []
+    announced: float | None = None
+    rate, frames_before = 0, 0
+    for stream in streams_of(path):
+        if stream.loss:
+            losses.append(stream.loss)
+        try:
+            with Sound(path, stream.parts) as sound:
+                found_rate, channels, frames = sound.samplerate, sound.channels, sound.frames
+        except (soundfile.LibsndfileError, TypeError) as error:
+            # soundfile raises TypeError for .raw files, which have no header.
+            reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+            if not sections:
+                raise AudioError(
+                    f"{path}: is not audio that libsndfile can read ({reason}); "
+                    f"expected wav, flac, ogg or a waveform in .npy"
+                ) from None
+            losses.append(f"what follows cannot be read ({reason})")
+            break
+        told = frames
+        frames = told - stream.skip if stream.frames is None else stream.frames
+        if stream.uncounted or frames > _MOST_FRAMES:
+            frames = _count(path, Section(stream, 0, frames, channels))
+        if frames <= 0:
+            continue
+        if not sections:
+            rate = found_rate
+            if stream.announced is not None:
+                announced = stream.announced * frames / rate
+            if stream.uncounted and stream.announced == 1:
+                announced = told / rate
+        if found_rate != rate:
+            losses.append(
+                f"the {frames / found_rate:.1f} s behind it are not read, for their rate is "
+                f"{found_rate} Hz, not {rate} Hz: split the file there"
+            )
+            break
+        sections.append(Section(stream, frames_before, frames, channels))
+        frames_before += frames
+    if not sections:
+        raise AudioError(f"{path}: holds no samples that decode; fetch or convert it again")
+    return Recording(path, rate, sections[0].channels, tuple(sections), announced, tuple(losses))
+
+
+def _chunks(frames: int, channels: int) -> Iterator[int]:
+    size = max(1, _CHUNK_SAMPLES // channels)
+    while frames > 0:
+        yield min(size, frames)
+        frames -= size
+
+
+def _decode(
+    path: str, section: Section, start: int, sizes: Iterable[int], seek: bool = True
+) -> Iterator[np.ndarray]:
+    """Samples (frames, channels) of a section from ``start`` on, so many at a time.
+
+    Raises UndecodableError, after what came before, where there are no more.
+    """
+    skip = section.stream.skip
+    target = start + skip
+    with Sound(path, section.stream.parts) as sound:
+        at = _place_before(sound, section.stream, target) if seek else 0
+        try:
+            if at:
+                sound.seek(at)
+            for size in _chunks(target - at, section.channels):
+                _read(sound, size, start)
+        except (soundfile.LibsndfileError, UndecodableError) as error:
+            if not at:
+                raise UndecodableError(0, str(error)) from None
+            # Damage elsewhere may keep the decoder from finding its place.
+            at = -1
+        if at != -1:
+            for size in sizes:
+                wave = _read(sound, size, start)
+                start += len(wave)
+                yield wave
+            return
+    yield from _decode(path, section, start, sizes, seek=False)
+
+
+def _read(sound: Sound, size: int, position: int) -> np.ndarray:
+    try:
+        wave = sound.read(size, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise UndecodableError(position, error.error_string) from None
+    if len(wave) < size:
+        raise UndecodableError(position, f"only {position + len(wave)} samples could be decoded")
+    return wave
+
+
+def _place_before(sound: Sound, stream: Stream, target: int) -> int:
+    """The last sample from which on decoding gives exactly what it gives from the beginning."""
+    start = target
+    if stream.inexact_tail:
+        # libsndfile lands up to thousands of samples off when it seeks into the last page of
+        # Vorbis, whose granule position is cut to the stream's true length.
+        start = min(start, sound.frames - stream.inexact_tail)
+    if sound.format == "OGG":
+        start -= _OGG_PREROLL_SECONDS * sound.samplerate
+    elif sound.format == "MP3":
+        start -= _MP3_PREROLL_SECONDS * sound.samplerate
+    return max(0, start)
+
+
+def _count(path: str, section: Section) -> int:
+    """Samples of a section that can be decoded from its beginning on.
+
+    What a decoder gave before an error is lost with the error, so its last steps are small.
+    """
+    done = 0
+    for size in (1 << 16, 1 << 10, 1 << 5, 1):
+        with Sound(path, section.stream.parts) as sound:
+            try:
+                for chunk in _chunks(done + section.stream.skip, section.channels):
+                    _read(sound, chunk, 0)
+                while done < section.frames:
+                    count = min(size, section.frames - done)
+                    wave = sound.read(count, dtype="float32", always_2d=True)
+                    done += len(wave)
+                    if len(wave) < count:
+                        return done
+                return done
+            except (soundfile.LibsndfileError, UndecodableError):
+                continue
+    return done
+
+
+def decode_mono(
+    recording: Recording, section: Section, start: int, stop: int, seek: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(all channels, their mix) of a section from ``start`` to ``stop``, piece by piece.
+
+    Raises UndecodableError.
+    """
+    path, channels = recording.path, section.channels
+    if channels == 1:
+        for wave in _decode(path, section, start, _chunks(stop - start, 1), seek):
+            yield wave, wave[:, 0]
+        return
+    blocks = list(mixing_blocks(section.frames, recording.rate, start, stop))
+    if not blocks:
+        return
+    sizes = (end - begin for begin, end in blocks)
+    for (begin, _), wave in zip(blocks, _decode(path, section, blocks[0][0], sizes, seek)):
+        inside = slice(max(0, start - begin), stop - begin)
+        yield wave[inside], mix_block(wave)[inside]
+
+
+def shorten(recording: Recording, section: Section, error: UndecodableError) -> Recording:
+    """The recording without what cannot be decoded of a section; it is remembered and told so."""
+    frames = _count(recording.path, section)
+    lost = (section.frames - frames) / recording.rate
+    at = (section.offset + frames) / recording.rate
+    sections: list[Section] = []
+    offset = 0
+    for other in recording.sections:
+        length = frames if other == section else other.frames
+        if length:
+            sections.append(replace(other, offset=offset, frames=length))
+        offset += length
+    if frames == section.frames:
+        raise AudioError(f"{recording.path}: is damaged ({error}); fetch or convert it again")
+    loss = f"{lost:.1f} s from {at:.1f} s on cannot be decoded ({error})"
+    if not sections:
+        raise AudioError(
+            f"{recording.path}: is damaged: nothing of it can be decoded ({error}); fetch or "
+            f"convert it again"
+        )
+    shorter = replace(recording, sections=tuple(sections), losses=(*recording.losses, loss))
+    key = _key(recording.path)
+    _remember(key, shorter)
+    _say(key, shorter)
+    return shorter

@@ -1,0 +1,195 @@
+"""FLAC: where its frames are, and how many samples they hold.
+
+The header counts the samples, or not (0), or wrongly: of a stream that was cut, written to a pipe,
+or joined with another.  Each frame says which sample it begins with (RFC 9639, section 9.1), so the
+last one tells without decoding what came before it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import soundfile
+
+from cress_svcd.data.audio_streams import Stream, begins_container
+from cress_svcd.data.audio_views import Part, Sound, Source
+
+# Larger than any frame of usual sound.
+_WINDOW_BYTES = 1 << 16
+_PROBES = 6
+_SYNC = re.compile(rb"\xff[\xf8\xf9]")
+_SYNC_OR_HEADER = re.compile(rb"\xff[\xf8\xf9]|fLaC\x00\x00\x00\x22|fLaC\x80\x00\x00\x22")
+_LONGEST_FRAME_HEADER = 17
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The metadata: STREAMINFO, and where the frames begin."""
+
+    info: bytes
+    frames_at: int
+
+    @property
+    def block(self) -> int:
+        return int.from_bytes(self.info[2:4], "big")
+
+    @property
+    def largest_frame(self) -> int:
+        return int.from_bytes(self.info[7:10], "big")
+
+    @property
+    def channels(self) -> int:
+        return (self.info[12] >> 1 & 7) + 1
+
+    @property
+    def total(self) -> int:
+        return int.from_bytes(self.info[13:18], "big") & (1 << 36) - 1
+
+
+def flac_header(info: bytes, total: int) -> bytes:
+    """A header of nothing but STREAMINFO, with another number of samples.
+
+    What else headers hold, such as a table of places to seek to, may be wrong just as well.
+    """
+    count = total.to_bytes(5, "big")
+    counted = bytes([info[13] & 0xF0 | count[0] & 15]) + count[1:]
+    return b"fLaC\x80\0\0\x22" + info[:13] + counted + bytes(16)
+
+
+def _read_header(source: Source, start: int) -> _Header | None:
+    at, info = start + 4, b""
+    while len(head := source.at(at, 4)) == 4:
+        size = int.from_bytes(head[1:], "big")
+        if head[0] & 127 == 0 and size == 34:
+            info = source.at(at + 4, 34)
+        at += 4 + size
+        if head[0] & 128:
+            return _Header(info, at) if len(info) == 34 else None
+    return None
+
+
+def _crc8(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc = _CRC8[crc ^ byte]
+    return crc
+
+
+def _crc8_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte << 1 ^ (0x107 if byte & 128 else 0)
+    return byte
+
+
+_CRC8 = [_crc8_of(byte) for byte in range(256)]
+
+
+def _parse_frame(head: bytes, header: _Header) -> tuple[int, int] | None:
+    """(first sample, samples) of the frame that begins with ``head``; None if it is no frame."""
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8:
+        return None
+    size_code, rate_code, mode = head[2] >> 4, head[2] & 15, head[3] >> 4
+    if size_code == 0 or rate_code == 15 or mode > 10 or head[3] & 1:
+        return None
+    if header.channels != (mode + 1 if mode < 8 else 2):
+        return None
+    at = 4
+    first = head[at]
+    more = 0
+    while more < 7 and first & 128 >> more:
+        more += 1
+    if more == 1 or len(head) < at + max(1, more):
+        return None
+    number = first & (127 >> more)
+    for byte in head[at + 1 : at + more]:
+        if byte & 0xC0 != 0x80:
+            return None
+        number = number << 6 | byte & 63
+    at += max(1, more)
+    if size_code < 6:
+        samples = 192 if size_code == 1 else 576 << size_code - 2
+    elif size_code < 8:
+        width = size_code - 5
+        samples = int.from_bytes(head[at : at + width], "big") + 1
+        at += width
+    else:
+        samples = 256 << size_code - 8
+    at += {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if len(head) <= at or _crc8(head[:at]) != head[at]:
+        return None
+    return (number if head[1] & 1 else number * header.block), samples
+
+
+def _frames_in(data: bytes, header: _Header) -> Iterator[tuple[int, int]]:
+    for match in _SYNC.finditer(data):
+        frame = _parse_frame(data[match.start() : match.start() + _LONGEST_FRAME_HEADER], header)
+        if frame is not None:
+            yield frame
+
+
+def flac_stream(source: Source, start: int) -> Stream | None:
+    header = _read_header(source, start)
+    if header is None:
+        return None
+    if _seems_whole(source, header) and decodes_to(source.path, None, header.total):
+        return Stream(start, source.size)
+    return _scanned(source, start, header)
+
+
+def _seems_whole(source: Source, header: _Header) -> bool:
+    """Whether the frames at some places of the file rise to the announced number of samples.
+
+    Those of two streams, one behind the other, do not, even if both are of one length.
+    """
+    window = max(_WINDOW_BYTES, 2 * header.largest_frame)
+    tail = max(header.frames_at, source.size - window)
+    ends = [first + samples for first, samples in _frames_in(source.at(tail, window), header)]
+    if header.total == 0 or header.total not in ends:
+        return False
+    step = (source.size - header.frames_at) // (_PROBES + 1)
+    starts: list[int] = []
+    for probe in range(_PROBES):
+        at = header.frames_at + probe * step
+        found = next(_frames_in(source.at(at, min(window, step)), header), None)
+        if found is not None:
+            starts.append(found[0])
+    return starts == sorted(starts) and max(ends) == header.total
+
+
+def _scanned(source: Source, start: int, header: _Header) -> Stream:
+    """The stream by all its frames, as far as each begins where the one before ended."""
+    expected, before, furthest, stop = 0, 0, 0, source.size
+    for match in _SYNC_OR_HEADER.finditer(source.data, header.frames_at):
+        at = match.start()
+        if match[0][0] == ord("f"):
+            if begins_container(source, at):
+                stop = at
+                break
+            continue
+        frame = _parse_frame(source.at(at, _LONGEST_FRAME_HEADER), header)
+        if frame is None:
+            continue
+        if frame[0] == expected:
+            before, expected = expected, expected + frame[1]
+        elif expected < frame[0] <= header.total:
+            furthest = max(furthest, sum(frame))
+
+    def parts(total: int) -> tuple[Part, ...]:
+        return flac_header(header.info, total), (header.frames_at, stop)
+
+    # The last frame may have been cut.
+    frames = expected if decodes_to(source.path, parts(expected), expected) else before
+    announced = max(header.total, furthest) / max(1, frames) if header.total else None
+    return Stream(start, stop, parts(frames), frames, announced=announced)
+
+
+def decodes_to(path: str, parts: tuple[Part, ...] | None, frames: int) -> bool:
+    """Whether the last of so many samples can be decoded."""
+    if frames <= 0:
+        return False
+    try:
+        with Sound(path, parts) as sound:
+            sound.seek(frames - 1)
+            return len(sound.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
