@@ -20,7 +20,9 @@ class SoundProgress(tqdm):
     that has passed.
     """
 
-    KNOWN = "{desc}: {percentage:3.0f}%|{bar}| {position} of {whole}, RTF {factor}, {remaining} left"
+    KNOWN = (
+        "{desc}: {percentage:3.0f}%|{bar}| {position} of {whole}, RTF {factor}, {remaining} left"
+    )
     UNKNOWN = "{desc}: {position}, RTF {factor}, {elapsed} passed"
 
     def __init__(self, total: float | None = None, **options: Any):
