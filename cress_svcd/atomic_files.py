@@ -1,5 +1,6 @@
-"""Writing files so that a reader never sees half of one; reading YAML with clear errors."""
+"""Files are written whole or not at all; text and YAML are read with clear errors."""
 
+import codecs
 import contextlib
 import errno
 import json
@@ -15,6 +16,14 @@ import yaml
 from cress_svcd.errors import ConfigError, OutputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The four bytes of UTF-32 begin with the two of UTF-16.
+_MARKED = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextlib.contextmanager
@@ -27,7 +36,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     is yielded itself, and what the block writes has gone whatever happens next.
 
     Raises:
-        OutputError: it is a folder or in one that cannot be written to, or the disk is full.
+        OutputError: it is a folder or in one that cannot be written to, its name is too long, or
+            the disk is full.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -36,13 +46,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with full_told(path):
             yield path
         return
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = _make_temporary(target)
     try:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise
+            raise _unwritable(path, error) from error
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -71,16 +86,34 @@ def full_told(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an OutputError says that the disk is full, so that others would fail as well."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_SPACE
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    remedy = "name a folder that can be written to"
+    if error.errno == errno.ENAMETOOLONG:
+        what, remedy = f"its name is too long: {error.strerror}", "give it a shorter one"
+    return OutputError(f"{path}: cannot be written ({what}); {remedy}")
+
+
 def _make_temporary(path: Path) -> Path:
     """An empty file next to ``path``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # now rather than after the work: a name that is too long
+        try:
+            handle, name = _make_file(path.parent, f".{path.name}.")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            handle, name = _make_file(path.parent, ".")
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.filename}: {error.strerror}); name a folder that "
-            "can be written to"
-        ) from error
+        raise _unwritable(path, error) from error
     os.close(handle)
     # mkstemp makes private files; what we publish follows the user's umask as open() would.
     umask = os.umask(0)
@@ -89,15 +122,53 @@ def _make_temporary(path: Path) -> Path:
     return Path(name)
 
 
+def _make_file(folder: Path, prefix: str) -> tuple[int, str]:
+    return tempfile.mkstemp(dir=folder, prefix=prefix, suffix=".part")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write ``text`` in UTF-8, all or nothing."""
+    """Write ``text`` in UTF-8, all or nothing; names of files in it keep their bytes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
     """Write ``data`` as indented JSON, all or nothing."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(data, indent=2) + "\n")
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """``data`` as JSON that UTF-8 can hold: bytes of file names that are no text are escaped."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def read_text(path: str | os.PathLike, undecodable: str = "strict") -> str:
+    """The text of a file: UTF-8, or what its byte-order mark announces, without that mark.
+
+    Line ends become those of Python.
+
+    Args:
+        undecodable: what becomes of bytes that are no text, see :func:`codecs.register_error`.
+    Raises:
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    text = content.decode(announced_encoding(content) or "utf-8", undecodable)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def announced_encoding(content: bytes) -> str | None:
+    """What the byte-order mark at the beginning of ``content`` says, if there is one.
+
+    That of UTF-16 or UTF-32 alone, with nothing behind it, is no text.
+    """
+    for mark, encoding in _MARKED.items():
+        if content.startswith(mark) and (len(content) > len(mark) or mark == codecs.BOM_UTF8):
+            return encoding
+    return None
 
 
 def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
@@ -167,7 +238,7 @@ def read_yaml(path: str | os.PathLike, expected: str) -> dict:
             something else than keys and values.
     """
     try:
-        content = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
+        content = parse_yaml(read_text(path), path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); expected {expected}"

@@ -1,6 +1,7 @@
 """Writing files all or nothing."""
 
 import errno
+import json
 import os
 import stat
 import threading
@@ -8,7 +9,14 @@ import threading
 import pytest
 import torch
 
-from cress_svcd.atomic_files import read_yaml, replacing, write_checkpoint, write_json, write_text
+from cress_svcd.atomic_files import (
+    read_text,
+    read_yaml,
+    replacing,
+    write_checkpoint,
+    write_json,
+    write_text,
+)
 from cress_svcd.errors import ConfigError, OutputError
 
 
@@ -142,3 +150,45 @@ class TestYaml:
             (tmp_path / "x.yaml").write_bytes(content)
         with pytest.raises(ConfigError, match=rf"(?s)x.yaml{found}.*; expected a config"):
             read_yaml(tmp_path / "x.yaml", "a config")
+
+
+class TestNames:
+    def test_one_as_long_as_there_may_be(self, tmp_path):
+        name = "ä" * 125 + ".json"
+        write_text(tmp_path / name, "x")
+        write_text(tmp_path / name, "y")
+        assert (tmp_path / name).read_text() == "y" and os.listdir(tmp_path) == [name]
+
+    @pytest.mark.parametrize("name", ["x" * 256, "a/" * 3000 + "x"], ids=["name", "path"])
+    def test_one_that_is_too_long_is_told_before_the_work(self, tmp_path, name):
+        with pytest.raises(OutputError, match="cannot be written .*too long"):
+            with replacing(tmp_path / name):
+                raise AssertionError("the work has begun")
+        assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+    def test_any_bytes_stand_in_texts_and_escaped_in_json(self, tmp_path):
+        name = os.fsdecode(b"b\xe9.wav")
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).read_bytes() == b"b\xe9.wav"
+        write_json(tmp_path / "x.json", {name: "größe"})
+        text = (tmp_path / "x.json").read_text(encoding="utf-8")
+        assert json.loads(text) == {name: "größe"} and '"größe"' in text
+
+    def test_one_that_becomes_a_folder_meanwhile(self, tmp_path):
+        with pytest.raises(OutputError, match="x: cannot be written"):
+            with replacing(tmp_path / "x"):
+                (tmp_path / "x" / "y").mkdir(parents=True)
+        assert os.listdir(tmp_path) == ["x"]
+
+
+class TestByteOrderMarks:
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+    def test_what_they_announce_is_read(self, tmp_path, encoding):
+        (tmp_path / "x").write_bytes("größe: 1\r\nb: 2\n".encode(encoding))
+        assert read_text(tmp_path / "x") == "größe: 1\nb: 2\n"
+        assert read_yaml(tmp_path / "x", "a config") == {"größe": 1, "b": 2}
+
+    def test_half_a_character_is_no_text(self, tmp_path):
+        (tmp_path / "x").write_bytes("a: 1".encode("utf-16") + b"b")
+        with pytest.raises(ConfigError, match="x: is no text"):
+            read_yaml(tmp_path / "x", "a config")

@@ -4,6 +4,7 @@ A network file system serves few large files, read by seeking, far better than t
 of which half is never read.  A shard is addressed as any recording is: ``file:offset:frames``.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def write_shard(shard: Shard) -> int:
     with (
         replacing(shard.path) as temporary,
         soundfile.SoundFile(
-            temporary, "w", SAMPLE_RATE, channels=1, format="WAV", subtype=subtype
+            os.fsencode(temporary), "w", SAMPLE_RATE, channels=1, format="WAV", subtype=subtype
         ) as file,
     ):
         for spec, frames in zip(shard.audio, shard.frames):

@@ -2,35 +2,59 @@
 
 import argparse
 import contextlib
+import itertools
+import os
 import shutil
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from cress_svcd.atomic_files import announced_encoding, full_told
 from cress_svcd.data.audio import SUFFIXES, audio_info
-from cress_svcd.errors import AudioError, ConfigError
+from cress_svcd.data.corpus.text import BYTE_ORDER_MARK, is_visible
+from cress_svcd.errors import ConfigError
 from cress_svcd.translation.output import Source
 
 STDIN = "-"
 
 
+@dataclass(frozen=True)
+class Unusable(Source):
+    """A name under which there is nothing to translate.
+
+    reason: why.
+    """
+
+    reason: str = ""
+
+
+def unusable(name: str, reason: str) -> Unusable:
+    return Unusable(name, Path(name), Path("none"), reason)
+
+
 def list_sources(
     args: argparse.Namespace, inputs: list[str], stack: contextlib.ExitStack
 ) -> Iterable[Source]:
-    """What the inputs name, in their order; lists are read as they are used."""
+    """What the inputs name, in their order; lists are read as they are used.
+
+    Raises:
+        OutputError: there is no room for what comes on standard input.
+    """
     if args.text:
-        stems = [Path("stdin" if name == STDIN else Path(name).stem) for name in inputs]
+        stems = [Path("stdin") if name == STDIN else stem_of(Path(name)) for name in inputs]
         return [Source(name, Path(name), stem) for name, stem in zip(inputs, stems)]
     if args.from_list:
-        return (source for name in read_lists(inputs) for source in expand(name))
-    sources = []
+        return (source for name in inputs for source in expand_list(name))
+    sources: list[Source] = []
     for name in inputs:
         if name == STDIN:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cress-svcd-"))
             path = Path(folder) / "stdin"
             # Audio is read by seeking, which a pipe cannot.
-            with open(path, "wb") as file:
+            with full_told(path), open(path, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             sources.append(Source("standard input", path, Path("stdin")))
         else:
@@ -38,16 +62,51 @@ def list_sources(
     return sources
 
 
-def read_lists(lists: Iterable[str]) -> Iterator[str]:
-    for name in lists:
-        for line in read_lines(name):
-            if line.strip():
-                yield line.strip()
+def stem_of(path: Path) -> Path:
+    """The name of an output without a suffix: that of ``path``, where it is one."""
+    return Path(path.stem if path.stem.strip(".") else path.name or "unnamed")
 
 
-def read_lines(name: str) -> Iterator[str]:
-    """Lines of a text file, or of standard input.
+def expand_list(name: str) -> Iterator[Source]:
+    """What the lines of a list name; an unusable source where it cannot be read (on)."""
+    try:
+        # Any bytes can be the name of a file.
+        for line in read_lines(name, undecodable="surrogateescape"):
+            if "\0" in line:
+                reason = "holds the character 0; expected a path a line, as find -print writes them"
+                yield unusable(line.replace("\0", " ")[:80].strip(), reason)
+            elif is_name(line):
+                yield from expand(find_name(line))
+    except ConfigError as error:
+        place, _, reason = str(error).removeprefix(name).partition(": ")
+        yield unusable(f"{name}{place}", reason)
 
+
+def find_name(line: str) -> str:
+    """The name that a line means: as it stands if there is such a file, else without what is
+    around it."""
+    return line if os.path.lexists(line) else line.strip().strip(BYTE_ORDER_MARK)
+
+
+def find_path(name: str) -> Path:
+    """The file of a name, composed or decomposed: programs and file systems have their own ways."""
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return Path(next(filter(os.path.lexists, forms), name))
+
+
+def is_name(text: str) -> bool:
+    """Whether it names something: not where nothing of it is seen, unless there is such a file."""
+    # Bytes that are no text are seen: as question marks here.
+    return is_visible(text.encode("utf-8", "replace").decode("utf-8")) or os.path.lexists(text)
+
+
+def read_lines(name: str, undecodable: str = "strict") -> Iterator[str]:
+    """Lines of a text file, or of standard input, without byte-order marks.
+
+    UTF-8, or what a byte-order mark announces.
+
+    Args:
+        undecodable: what becomes of bytes that are not UTF-8, see :func:`codecs.register_error`.
     Raises:
         ConfigError: it cannot be read, or is not UTF-8.
     """
@@ -55,35 +114,81 @@ def read_lines(name: str) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         try:
             file = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
-            for number, line in enumerate(file, 1):  # noqa: B007 - an error below names it
-                yield line.decode("utf-8").rstrip("\r\n")
+            first = file.readline()
+            encoding = announced_encoding(first)
+            if encoding not in (None, "utf-8-sig"):
+                whole = (first + file.read()).decode(encoding).removesuffix("\n")
+                yield from (line.removesuffix("\r") for line in whole.split("\n"))
+                return
+            lines = itertools.chain([first] if first else [], file)
+            for number, line in enumerate(lines, 1):  # noqa: B007 - an error below names it
+                # Also within a file: where several were joined, each with a mark of its own.
+                yield line.decode("utf-8", undecodable).rstrip("\r\n").removeprefix(BYTE_ORDER_MARK)
         except OSError as error:
             raise ConfigError(f"{name}: cannot be read ({error.strerror})") from None
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{name}:{number}: is not UTF-8 ({error.reason})") from None
+            where = f":{number}" if number else ""
+            raise ConfigError(
+                f"{name}{where}: is not {error.encoding.upper()} ({error.reason})"
+            ) from None
 
 
 def expand(name: str) -> list[Source]:
     """A file, whether it is there or not; or all audio below a folder, in the order of names.
 
-    Raises:
-        ConfigError: there is none.
+    What is hidden below the folder (its name begins with a dot) is other programs' own, such as
+    macOS's ._talk.wav next to talk.wav, and left out.  What cannot be searched is in its place, as
+    a source that is not usable.
     """
-    path = Path(name)
-    if not path.is_dir():
-        return [Source(name, path, Path(path.stem))]
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
-    if not files:
-        raise ConfigError(f"{name}: no recording below it; looked for {' '.join(sorted(SUFFIXES))}")
-    return [Source(str(file), file, file.relative_to(path).with_suffix("")) for file in files]
+    if not is_name(name):
+        return [unusable(name, "is an empty name")]
+    path = find_path(name)
+    if not os.path.isdir(path):
+        return [Source(name, path, stem_of(path))]
+    sources: list[Source] = []
+    for file, reason in sorted(search(path)):
+        if reason:
+            sources.append(unusable(str(file), reason))
+        else:
+            sources.append(Source(str(file), file, file.relative_to(path).with_suffix("")))
+    if not sources:
+        suffixes = " ".join(sorted(SUFFIXES))
+        return [unusable(name, f"no recording below it that is not hidden; looked for {suffixes}")]
+    return sources
+
+
+def search(root: Path) -> Iterator[tuple[Path, str]]:
+    """All recordings below a folder, and with a reason what cannot be searched."""
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            about = os.stat(folder)
+            names = os.listdir(folder)
+        except OSError as error:
+            yield folder, f"cannot be searched ({error.strerror})"
+            continue
+        identity = about.st_dev, about.st_ino
+        if identity in above:
+            yield folder, "is a link to a folder that it lies in"
+            continue
+        for name in names:
+            path = folder / name
+            if name.startswith("."):
+                continue
+            if os.path.isdir(path):
+                waiting.append((path, above | {identity}))
+            elif os.path.islink(path) and not os.path.exists(path):
+                if path.suffix.lower() in {*SUFFIXES, ""}:  # it may have been a folder
+                    yield path, "is a link to nothing"
+            elif path.suffix.lower() in SUFFIXES:
+                yield path, ""
 
 
 def duration(path: Path) -> float:
     """Seconds of a recording; 0 if it cannot be used, which its turn will tell."""
     try:
         info = audio_info(path)
-    except AudioError:
+    except Exception:  # whatever a library raises
         return 0.0
     return info.frames / info.sample_rate

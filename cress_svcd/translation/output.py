@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import full_told, replacing, write_text
+from cress_svcd.atomic_files import full_told, replacing, to_json, write_text
 from cress_svcd.data.audio import audio_info
 from cress_svcd.errors import AudioError, ConfigError, OutputError
 from cress_svcd.translation import subtitle_files
@@ -79,9 +79,13 @@ class Text:
 
 
 class JsonLines:
-    """An object for each segment, in a line of its own."""
+    """An object for each segment, in a line of its own.
+
+    ascii: all other characters are escaped.
+    """
 
     suffix, timed = ".jsonl", False
+    ascii = False
 
     def __init__(self, options: FormatOptions = FormatOptions()):
         self.options = options
@@ -103,7 +107,7 @@ class JsonLines:
             record["transcript"] = translation.transcript
             if self.options.words:
                 record["transcript_words"] = as_json(translation.transcript_words)
-        return json.dumps(record, ensure_ascii=False) + "\n"
+        return (json.dumps(record) if self.ascii else to_json(record)) + "\n"
 
     def finish(self, end: float | None) -> str:
         return ""
@@ -196,6 +200,8 @@ class OneStream:
     def __init__(self, stream: TextIO, form: Format):
         self.stream, self.form = stream, form
         self.count = 0
+        if isinstance(form, JsonLines) and not encodes_all(stream):
+            form.ascii = True  # by JSON's own escapes, rather than by those of the terminal
 
     def begin(self, source: Source) -> None:
         pass
@@ -215,6 +221,13 @@ class OneStream:
             with tqdm.external_write_mode(file=self.stream):
                 self.stream.write(text)
                 self.stream.flush()
+
+
+def encodes_all(stream: TextIO) -> bool:
+    """Whether a stream has an encoding of all characters."""
+    return (
+        (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
+    )
 
 
 class FileEach:
