@@ -11,6 +11,7 @@ no panel.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from cress_svcd.errors import ConfigError
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write the summary of each log there")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from cress_svcd.atomic_files import write_json
     from cress_svcd.evaluation.outputs import named_files
     from cress_svcd.evaluation.plots import write_csv
@@ -46,7 +47,18 @@ def run(args: argparse.Namespace) -> None:
     )
 
     logs = named_files(args.logs)
-    curves = [curve for name, path in logs.items() for curve in read_log(name, path)]
+    curves = []
+    left_out = 0
+    for name, path in logs.items():
+        try:
+            curves += read_log(name, path)
+        except ConfigError as error:
+            if len(logs) == 1:
+                raise
+            print(f"cress-svcd curves: error: {error}", file=sys.stderr)
+            left_out += 1
+    if not curves:
+        raise ConfigError(f"none of {left_out} logs has a curve; the reasons stand above")
     logged = {key for curve in curves for row in curve.entries for key in row}
     logged |= {key for curve in curves for rows in curve.validation.values() for key in rows[0]}
     unknown = [metric for metric in args.metrics if metric not in logged]
@@ -64,3 +76,6 @@ def run(args: argparse.Namespace) -> None:
         draw(args.png, curves, metrics)
     if args.json:
         write_json(args.json, summaries)
+    if left_out:
+        print(f"cress-svcd curves: {left_out} of {len(logs)} logs left out", file=sys.stderr)
+    return 1 if left_out else 0

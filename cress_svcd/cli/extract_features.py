@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
     if len(set(folders.values())) < max(1, len(folders)):
         raise ConfigError("give --output FOLDER, --convolutions FOLDER, or both, not the same")
     config = read_config(args.data)
+    # What is wrong with one of them shall not wait for hours of work.
+    frames = {split: read_manifest(args.data / f"{split}.tsv") for split in args.splits}
     description, _ = read_hubert(args.hubert_model_path)
     normalize = bool(config.get("standardize_audio", False))
     if description.normalize != normalize:
@@ -108,9 +110,8 @@ def run(args: argparse.Namespace) -> None:
     cuts = CutVariation(args.vary_cuts, args.seed) if args.vary_cuts else None
     root = audio_folder(args.data, config)
     work = Extraction(encoders, folders, digest, root, normalize, args.workers, args.force)
-    for split in args.splits:
+    for split, frame in frames.items():
         manifest = args.data / f"{split}.tsv"
-        frame = read_manifest(manifest)
         varied = cuts if split == args.train_split else None
         if split == args.train_split:
             frame = with_joined(frame, args.join_segments)

@@ -25,10 +25,11 @@ pip install 'cress_svcd[score]'.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from cress_svcd.cli.arguments import TOKENIZERS, add_search_arguments, add_segmentation_arguments
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import ConfigError, CressError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +69,34 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{option}: only with --recordings")
     from cress_svcd.atomic_files import write_json
     from cress_svcd.cli.recording_scores import RecordingScores
+    from cress_svcd.data.corpus.manifest import read_manifest
     from cress_svcd.evaluation.outputs import score_output
     from cress_svcd.evaluation.recordings import format_scores
 
     whole = RecordingScores(args) if args.recordings else None
+    if args.manifest and not whole:
+        read_manifest(args.manifest)  # what is wrong with it is wrong for all
     reports = []
     for path in args.outputs:
-        report = whole.score(path) if whole else score_output(path, args.manifest, args.tokenize)
+        try:
+            report = (
+                whole.score(path) if whole else score_output(path, args.manifest, args.tokenize)
+            )
+        except CressError as error:
+            if len(args.outputs) == 1:
+                raise
+            print(f"cress-svcd score: error: {error}", file=sys.stderr)
+            continue
         reports.append({"output": str(path), **report})
-        print(f"{path}\n  {format_scores(report)}")
+        print(f"{path}\n  {format_scores(report)}", flush=True)
+    left_out = len(args.outputs) - len(reports)
+    if not reports:
+        raise ConfigError(f"none of {left_out} outputs could be scored; the reasons stand above")
     if args.json:
-        write_json(args.json, reports[0] if len(reports) == 1 else reports)
-    return whole.status if whole else 0
+        write_json(args.json, reports[0] if len(args.outputs) == 1 else reports)
+    if left_out:
+        print(
+            f"cress-svcd score: {left_out} of {len(args.outputs)} outputs could not be scored",
+            file=sys.stderr,
+        )
+    return 1 if left_out else (whole.status if whole else 0)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.bleu_chrf import measure
@@ -20,7 +21,7 @@ def read_output(path: Path) -> tuple[dict[int, str], dict[int, str], float | Non
         ConfigError: the file is missing, or not such an output.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

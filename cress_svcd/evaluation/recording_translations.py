@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.subtitle_score import SUFFIXES, Cue, as_subtitles, read_subtitles
 
@@ -95,18 +96,17 @@ def _read_file(path: Path, name: Path) -> Iterator[tuple[Name, RecordingTranslat
 def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     number = 0
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                record = json.loads(line)
-                for key, kind in _JSON_KEYS.items():
-                    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-                        raise ConfigError(
-                            f"{path}:{number}: no {key}; expected a line of 'cress-svcd translate "
-                            f"--output-format jsonl' with {', '.join(_JSON_KEYS)}"
-                        )
-                yield number, record
+        for number, line in enumerate(read_text(path).split("\n"), 1):
+            if not line.strip():
+                continue
+            record = json.loads(line)
+            for key, kind in _JSON_KEYS.items():
+                if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+                    raise ConfigError(
+                        f"{path}:{number}: no {key}; expected a line of 'cress-svcd translate "
+                        f"--output-format jsonl' with {', '.join(_JSON_KEYS)}"
+                    )
+            yield number, record
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cress_svcd.atomic_files import read_yaml
+from cress_svcd.atomic_files import read_text, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, parse_audio_spec
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
@@ -178,7 +178,7 @@ def read_exact(path: Path, manifest: Path, tokenize: str) -> dict:
     if path.suffix.lower() != ".json":
         return score_output(path, manifest, tokenize)
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = json.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # of JSON and of UTF-8

@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.plots import figure
 from cress_svcd.quantization.report import FULL_BITS
@@ -54,7 +55,7 @@ def _named(item: str) -> tuple[str, Path]:
 
 def _read(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -13,6 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import nn
 from tqdm import tqdm
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.evaluation.likelihood import Likelihood, Sentences, bleu
 from cress_svcd.evaluation.sensitivity import (
@@ -47,7 +48,7 @@ class Trials:
             self._append(header)
             return
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = read_text(path).splitlines(keepends=True)
             entries = [json.loads(line) for line in lines if line.endswith("\n")]
         except (OSError, ValueError) as error:
             raise ConfigError(f"--trials {path}: cannot be read ({error}); remove it") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.realignment import require_extra
 from cress_svcd.translation.output import FORMATS
@@ -48,7 +49,7 @@ def read_subtitles(path: Path) -> list[Cue]:
         ConfigError: it cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.plots import figure
 
@@ -95,7 +96,7 @@ def read_log(name: str, path: Path) -> list[Curve]:
         ConfigError: the file cannot be read, or has no entry.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, undecodable="replace")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     curves = [curve for curve in _trainings(text.splitlines()) if curve.entries]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from cress_svcd.atomic_files import read_yaml, write_json, write_text
+from cress_svcd.atomic_files import read_text, read_yaml, write_json, write_text
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError
@@ -326,7 +326,7 @@ class StageRecords(Records):
         self.entries: dict[str, dict] = {}
         if path.exists():
             try:
-                entries = json.loads(path.read_text(encoding="utf-8"))
+                entries = json.loads(read_text(path))
                 self.entries = {name: dict(entry) for name, entry in entries.items()}
             except (ValueError, TypeError, AttributeError) as error:
                 logger.warning("%s is of no use (%s): everything is done again", path, error)

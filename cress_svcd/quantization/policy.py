@@ -31,7 +31,6 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -213,7 +212,7 @@ class Policy:
                 something else (with the line), or is no policy.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = atomic_files.read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a policy: {error}") from error
         content = atomic_files.parse_yaml(text, path)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import write_json, write_text
+from cress_svcd.atomic_files import read_text, write_json, write_text
 from cress_svcd.errors import CressError
 from cress_svcd.recipes.children import Child, alone_in
 from cress_svcd.recipes.recipe_file import Recipe, Stage
@@ -241,7 +241,7 @@ class StageStamps(Records):
 
     def _content(self, name: str) -> dict:
         try:
-            content = json.loads(self._file(name).read_text(encoding="utf-8"))
+            content = json.loads(read_text(self._file(name)))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -337,7 +337,7 @@ def _report_row(row: dict[str, str]) -> dict:
         result["checkpoint"] = str(checkpoint)
         result["megabytes"] = round(checkpoint.stat().st_size / 1e6, 2)
     if scores.is_file():
-        content = json.loads(scores.read_text(encoding="utf-8"))
+        content = json.loads(read_text(scores))
         if "system" in row:
             content = _system(content, row["system"])
         result.update({**content, "name": row["name"]})

@@ -128,6 +128,12 @@ def ends(panel) -> list[list[float]]:
     return [list(each[:, 1]) for lines in container.lines[2] for each in lines.get_segments()]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_scores_with_a_byte_order_mark(files, tmp_path, encoding):
+    files["one"].write_text(files["one"].read_text(), encoding=encoding)
+    assert [row["name"] for row in chart(tmp_path, files["full"], files["one"])] == ["full", "one"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

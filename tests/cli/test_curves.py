@@ -184,6 +184,27 @@ def test_nothing_to_draw_is_said(tmp_path, capsys):
     assert not (tmp_path / "out.png").exists()
 
 
+def test_a_log_without_an_entry_leaves_the_others(logs, tmp_path, capsys):
+    (tmp_path / "begun.log").write_text("nothing yet\n")
+    names = [logs / "smooth.log", tmp_path / "begun.log", tmp_path / "gone.log", logs / "rough.log"]
+    assert curves(logs, *names, "--json", tmp_path / "out.json") == 1
+    said = capsys.readouterr()
+    assert "begun.log: no entry" in said.err and "gone.log: cannot be read" in said.err
+    assert said.err.rstrip().endswith("2 of 4 logs left out")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [summary["name"] for summary in found] == ["smooth", "rough"]
+    assert curves(logs, *names[1:3]) == 2 and "none of 2 logs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_log_with_a_byte_order_mark(tmp_path, encoding):
+    text = entry(10, 12) + entry(20, 11)
+    (tmp_path / "x.log").write_text(text, encoding=encoding)
+    assert curves(tmp_path, tmp_path / "x.log", "--json", tmp_path / "out.json") == 0
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert (found["updates"], found["first_loss"]) == (20, 12)
+
+
 @pytest.mark.parametrize(
     "content, flags, message",
     [

@@ -153,6 +153,14 @@ def test_batches_are_of_similar_lengths_and_no_larger_than_asked_for():
     assert batches == [[4], [1, 5], [2, 3, 0]]
 
 
+def test_a_split_that_is_missing_is_told_before_the_work(prepared, hubert, tmp_path, capsys):
+    arguments = [prepared, "--hubert-model-path", hubert, "-o", tmp_path / "out"]
+    command = ["extract-features", *arguments, "--splits", "train", "typo"]
+    assert main([str(item) for item in command]) == 2
+    assert "typo.tsv: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_length_that_is_not_the_recordings_names_its_line(prepared, hubert, tmp_path, capsys):
     for name in ("config.yaml", "dev.tsv"):
         shutil.copy(prepared / name, tmp_path)

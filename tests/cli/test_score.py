@@ -105,6 +105,27 @@ def test_several_outputs_give_several_reports(output, tmp_path):
     assert [result["bleu"] for result in results] == [bleu(SEEN)] * 2
 
 
+def test_one_that_cannot_be_scored_leaves_the_others(output, tmp_path, capsys):
+    (tmp_path / "bad.txt").write_text("something else\n")
+    outputs = [output, tmp_path / "bad.txt", tmp_path / "nowhere.txt", output]
+    assert run(*outputs, "--json", tmp_path / "out.json") == 1
+    said = capsys.readouterr()
+    assert said.out.count(str(output)) == 2
+    assert "error: " in said.err and "bad.txt: no 'D-' line" in said.err
+    assert said.err.rstrip().endswith("2 of 4 outputs could not be scored")
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 2
+    assert run(*outputs[1:3]) == 2 and "none of 2 outputs" in capsys.readouterr().err
+    assert run(output, output, "--manifest", tmp_path / "nowhere.tsv") == 2
+    assert capsys.readouterr().err.count("nowhere.tsv") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_an_output_with_a_byte_order_mark(output, tmp_path, encoding):
+    expected = report(tmp_path, output)
+    output.write_text("\n".join(lines()[1:]) + "\n", encoding=encoding)
+    assert report(tmp_path, output) == expected
+
+
 def test_another_tokenizer(output, tmp_path):
     result = report(tmp_path, output, "--tokenize", "char")
     assert "tok:char" in result["bleu_signature"]

@@ -99,6 +99,14 @@ class TestReading:
         assert Policy.from_dict(original.to_dict()) == original
         assert yaml.safe_load(path.read_text(encoding="utf-8")) == original.to_dict()
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_a_file_with_a_byte_order_mark(self, tmp_path, encoding):
+        original = policy({"match": "decoder.layers.*"})
+        original.save(tmp_path / "p.yaml")
+        text = (tmp_path / "p.yaml").read_text(encoding="utf-8")
+        (tmp_path / "p.yaml").write_text(text, encoding=encoding)
+        assert Policy.load(tmp_path / "p.yaml") == original
+
     @pytest.mark.parametrize("off", ["off", "'off'", "null", "~"])
     def test_activations_can_be_off(self, off, tmp_path):
         """YAML reads a plain off as false."""
