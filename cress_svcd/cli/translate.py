@@ -36,7 +36,8 @@ The model must have been trained on what it is given: text (--text) needs a trai
 --mt-finetune or --ext-mt-training, --transcript one with --ctc-head and --ctc-weight.
 
 What cannot be read is reported on standard error, and the rest goes on.  The status is 0 if all
-went well, 1 if some recordings could not be translated, 2 if none could or the command is wrong.
+went well, 1 if some recordings could not be translated or nothing is heard in any, 2 if none could
+or the command is wrong.  Hidden files below a folder (macOS's ._talk.wav) are left out.
 """
 
 import argparse
