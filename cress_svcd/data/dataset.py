@@ -34,7 +34,7 @@ class PackedStrings:
     """An immutable list of strings in one block of bytes."""
 
     def __init__(self, strings: Iterable[str]):
-        encoded = [string.encode("utf-8") for string in strings]
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
         self._ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
 
@@ -43,7 +43,8 @@ class PackedStrings:
 
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
-        return self._bytes[start : self._ends[index]].tobytes().decode("utf-8")
+        found = self._bytes[start : self._ends[index]].tobytes()
+        return found.decode("utf-8", "surrogateescape")
 
 
 class Places:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def segments_digest(frame: "pandas.DataFrame") -> str:
     """Identity of a manifest's segments and their order."""
     text = "\n".join(f"{name}\t{audio}" for name, audio in zip(frame["id"], frame["audio"]))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -100,7 +100,7 @@ def run_logged(
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as sink:
+    with open(log, "a", encoding="utf-8", errors="surrogateescape") as sink:
         sink.write(f"$ {' '.join(map(str, arguments))}\n")
         sink.flush()
         start = sink.tell()

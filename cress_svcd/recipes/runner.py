@@ -162,7 +162,9 @@ class Runner:
             cards = visible_gpus(self.environment) if len(commands) > 1 else []
             for place, (command, log) in enumerate(commands):
                 sink = stack.enter_context(
-                    log.open("w" if stage.together else "a", encoding="utf-8")
+                    log.open(
+                        "w" if stage.together else "a", encoding="utf-8", errors="surrogateescape"
+                    )
                 )
                 sink.write(f"$ {shlex.join(command)}\n")
                 sink.flush()

@@ -88,7 +88,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             os.execvp(self.command[0], self.command)
         except OSError as error:
-            os.write(2, f"{self.command[0]}: cannot be started ({error.strerror})\n".encode())
+            os.write(2, os.fsencode(f"{self.command[0]}: cannot be started ({error.strerror})\n"))
         finally:
             os._exit(CANNOT_START)
 

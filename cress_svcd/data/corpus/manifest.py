@@ -53,6 +53,10 @@ _MISREAD_PLACE = re.compile(
     rf".+:{_NUMBER}:{_NUMBER}|.+{_SUFFIX}:({_NUMBER})?(:({_NUMBER})?)?", re.IGNORECASE | re.DOTALL
 )
 
+# Bytes that are not UTF-8, and what they are read as.
+_BYTES = "surrogateescape"
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
 
 def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
     """Read a manifest: a frame with all of :data:`COLUMNS`, ``n_frames`` as int64, the rest str.
@@ -77,6 +81,8 @@ def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
             raise ManifestError(_wrong_width(path, number, fields, header))
         for index, append in picks:
             append(fields[index])
+        if _UNDECODED.search(line):
+            _check_undecoded(path, number, header, fields)
     _check_ids(path, columns["id"])
     _check_audio(path, columns["audio"])
     n_frames = _parse_lengths(path, columns["n_frames"])
@@ -97,7 +103,8 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Segment | Mapping]) -
     """
     count = 0
     with replacing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        # Any bytes can be the name of a recording.
+        with open(temporary, "w", encoding="utf-8", errors=_BYTES, newline="\n") as file:
             file.write("\t".join(COLUMNS) + "\n")
             for row in rows:
                 file.write(_format_row(path, row) + "\n")
@@ -118,13 +125,26 @@ def _format_row(path: str | os.PathLike, row: Segment | Mapping) -> str:
 
 
 def _read_table(path: str | os.PathLike) -> list[str]:
-    lines = read_lines(path, ManifestError)
+    lines = read_lines(path, ManifestError, undecodable=_BYTES)
     if len(lines) < 2:
         raise ManifestError(
             f"{path}: {'no segments after the header' if lines else 'empty file'}; expected a "
             f"header line with the columns {' '.join(COLUMNS)} and a line for each segment"
         )
     return lines
+
+
+def _check_undecoded(
+    path: str | os.PathLike, number: int, header: list[str], fields: list[str]
+) -> None:
+    """Names of files may hold bytes that are not UTF-8; nothing else may."""
+    for name, field in zip(header, fields):
+        found = _UNDECODED.search(field)
+        if found and name != "audio":
+            raise ManifestError(
+                f"{path}:{number}: not UTF-8 (byte 0x{ord(found[0]) - 0xDC00:02x}) in column "
+                f"{name}; convert it to UTF-8"
+            )
 
 
 def _check_header(path: str | os.PathLike, header: list[str]) -> None:

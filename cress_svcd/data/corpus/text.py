@@ -55,13 +55,16 @@ def _is_visible_character(character: str) -> bool:
     return unicodedata.category(character) not in _INVISIBLE_CATEGORIES or code in _DRAWN
 
 
-def read_lines(path: str | os.PathLike, error: type[CressError]) -> list[str]:
+def read_lines(
+    path: str | os.PathLike, error: type[CressError], undecodable: str = "strict"
+) -> list[str]:
     r"""The lines of a UTF-8 file, without byte-order mark and line ends.
 
     Only ``\n`` and ``\r\n`` end a line: ``str.splitlines`` and the like also split at U+2028, form
     feeds and others, which occur in subtitles and would shift all lines that follow.  UTF-16 and
     UTF-32 are read where a byte-order mark announces them.
 
+    ``undecodable`` says what becomes of bytes that are not UTF-8 (see codecs.register_error).
     Raises ``error`` naming the file (and line) if it cannot be read or is not UTF-8.
     """
     try:
@@ -69,7 +72,7 @@ def read_lines(path: str | os.PathLike, error: type[CressError]) -> list[str]:
             data = file.read()
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
-    lines = _decode(data, path, error).lstrip(BYTE_ORDER_MARK).split("\n")
+    lines = _decode(data, path, error, undecodable).lstrip(BYTE_ORDER_MARK).split("\n")
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
@@ -81,7 +84,7 @@ def starts_with_mark(path: str | os.PathLike) -> bool:
         return file.read(4).startswith((codecs.BOM_UTF8, *_MARKS))
 
 
-def _decode(data: bytes, path: str | os.PathLike, error: type[CressError]) -> str:
+def _decode(data: bytes, path: str | os.PathLike, error: type[CressError], undecodable: str) -> str:
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             try:
@@ -94,7 +97,7 @@ def _decode(data: bytes, path: str | os.PathLike, error: type[CressError]) -> st
     if _seems_utf16(data):
         raise error(f"{path}: seems to be UTF-16 without byte-order mark; convert it to UTF-8")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8", undecodable)
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         raise error(

@@ -1,5 +1,7 @@
 """Manifests: what is written is read back, and what is broken is named by line."""
 
+import os
+
 import pytest
 
 from cress_svcd.data.corpus.manifest import (
@@ -9,6 +11,8 @@ from cress_svcd.data.corpus.manifest import (
     read_manifest,
     write_manifest,
 )
+from cress_svcd.data.dataset import PackedStrings
+from cress_svcd.data.feature_cache import segments_digest
 from cress_svcd.errors import ManifestError
 
 HEADER = "\t".join(COLUMNS)
@@ -97,6 +101,16 @@ def test_bytes_that_are_not_utf8(tmp_path):
     path.write_bytes(HEADER.encode() + b"\n" + row + b"\n")
     with pytest.raises(ManifestError, match="a.tsv:2: not UTF-8 .byte 0xfc"):
         read_manifest(path)
+
+
+def test_any_bytes_are_a_name_of_a_recording(tmp_path):
+    name = os.fsdecode(b"sub\xff/b\xe9.wav")
+    write_manifest(tmp_path / "x.tsv", [Segment("t_1", f"{name}:0:5", 5, "größe")])
+    assert b"sub\xff/b\xe9.wav:0:5" in (tmp_path / "x.tsv").read_bytes()
+    frame = read_manifest(tmp_path / "x.tsv")
+    assert (frame["audio"][0], frame["tgt_text"][0]) == (f"{name}:0:5", "größe")
+    packed = PackedStrings(frame["audio"])
+    assert packed[0] == frame["audio"][0] and segments_digest(frame)
 
 
 def test_missing_file(tmp_path):
