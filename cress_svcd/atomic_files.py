@@ -86,6 +86,18 @@ def full_told(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def require_writable(folder: str | os.PathLike) -> None:
+    """Raise OutputError unless files can be written to ``folder``, or it can be made."""
+    folder = os.path.abspath(folder)
+    there = folder
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    code = errno.EACCES if os.path.isdir(there) else errno.ENOTDIR
+    effective = os.access in os.supports_effective_ids
+    if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
+        raise _unwritable(Path(folder), OSError(code, os.strerror(code), there))
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an OutputError says that the disk is full, so that others would fail as well."""
     cause = error.__cause__

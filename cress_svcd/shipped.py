@@ -24,7 +24,8 @@ def shipped_folder(kind: str) -> Path:
 
 def shipped_files(kind: str) -> dict[str, Path]:
     """The YAML files of ``kind`` by name, without those in folders below."""
-    return {path.stem: path for path in sorted(shipped_folder(kind).glob("*.yaml"))}
+    files = sorted(shipped_folder(kind).glob("*.yaml"))
+    return {path.stem: path for path in files if not path.name.startswith(".")}
 
 
 def file_or_shipped(name: str | Path, kind: str) -> Path:

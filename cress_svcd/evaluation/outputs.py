@@ -1,5 +1,6 @@
 """Outputs of fairseq-generate: their translations, scores and times."""
 
+import os
 import re
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def named_files(items: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for item in items:
         name, equals, path = item.partition("=")
-        if not (equals and name and path) or Path(item).exists():
+        if not (equals and name and path) or os.path.exists(item):
             name, path = Path(item).stem, item
         if name in files:
             raise ConfigError(f"{files[name]} and {path} are both called {name}: give NAME=FILE")

@@ -44,7 +44,13 @@ def read_translations(path: Path) -> dict[Name, RecordingTranslation]:
     files, names = [path], [Path(path.stem)]
     if path.is_dir():
         suffixes = (JSON_LINES, *SUFFIXES)
-        files = sorted(each for each in path.rglob("*") if each.suffix.lower() in suffixes)
+        # Hidden ones are other programs', such as macOS's ._talk.srt.
+        files = sorted(
+            each
+            for each in path.rglob("*")
+            if each.suffix.lower() in suffixes
+            and not any(part.startswith(".") for part in each.relative_to(path).parts)
+        )
         names = [file.relative_to(path).with_suffix("") for file in files]
     found: dict[Name, RecordingTranslation] = {}
     for file, own in zip(files, names):

@@ -1,6 +1,7 @@
 """Scores of several systems as a table and a picture: BLEU by system, or against bits."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read_sizes(items: list[str]) -> dict[str, dict]:
 
 def _named(item: str) -> tuple[str, Path]:
     name, equals, path = item.partition("=")
-    if equals and name and path and not Path(item).exists():
+    if equals and name and path and not os.path.exists(item):
         return name, Path(path)
     return "", Path(item)
 

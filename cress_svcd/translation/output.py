@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import full_told, replacing, to_json, write_text
+from cress_svcd.atomic_files import full_told, replacing, require_writable, to_json, write_text
 from cress_svcd.data.audio import audio_info
 from cress_svcd.errors import AudioError, ConfigError, OutputError
 from cress_svcd.translation import subtitle_files
@@ -231,9 +231,14 @@ def encodes_all(stream: TextIO) -> bool:
 
 
 class FileEach:
-    """A file for each source, written when it is complete."""
+    """A file for each source, written when it is complete.
+
+    Raises:
+        OutputError: nothing can be written to ``folder``.
+    """
 
     def __init__(self, folder: Path, make_form: Callable[[], Format]):
+        require_writable(folder)  # rather than after each recording
         self.folder, self.make_form = folder, make_form
         self.translations: list[Translation] = []
         self.owners: dict[Path, str] = {}
@@ -305,13 +310,13 @@ def output_folder(args: argparse.Namespace, inputs: list[str]) -> Path | None:
     if args.text and timed:
         raise ConfigError(f"--output-format {args.output_format}: text has no times; take jsonl")
     output = args.output
-    if output and (output.endswith(os.sep) or Path(output).is_dir()):
+    if output and (output.endswith(os.sep) or os.path.isdir(output)):
         return Path(output)
-    several = args.from_list or len(inputs) > 1 or Path(inputs[0]).is_dir()
+    several = args.from_list or len(inputs) > 1 or os.path.isdir(inputs[0])
     if not (timed and several):
         return None
     names_file = output and Path(output).suffix.lower() == FORMATS[args.output_format].suffix
-    if not output or names_file or Path(output).exists():
+    if not output or names_file or os.path.exists(output):
         raise ConfigError(
             f"--output-format {args.output_format}: several recordings need a file each; give "
             "-o FOLDER/" + (f" ({output} is a file)" if output else "")

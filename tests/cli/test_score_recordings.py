@@ -91,6 +91,7 @@ def perfect(tmp_path):
     one = subtitle("01,000", "03,000", TEXTS[0]) + subtitle("04,000", "06,500", TEXTS[2])
     (folder / "one.srt").write_text(one, encoding="utf-8")
     (folder / "two.v2.srt").write_text(subtitle("00,500", "02,000", TEXTS[1]), encoding="utf-8")
+    (folder / "._one.srt").write_bytes(bytes.fromhex("0005160700020000"))  # macOS's
     return folder.parent
 
 

@@ -196,6 +196,17 @@ class TestOutputs:
             assert status == 1 and os.listdir(folder / "o" / "b") == ["x.txt"]
             assert "a/x.txt: cannot be written" in said[0] and "Permission denied" in said[0]
 
+    def test_a_folder_that_cannot_be_made_is_told_at_once(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match="file/o: cannot be written .*Not a directory"):
+            to_folder(tmp_path / "file" / "o")
+        with without_privileges() as folder:
+            (folder / "closed").mkdir(0o500)
+            with pytest.raises(OutputError, match="Permission denied"):
+                to_folder(folder / "closed" / "a" / "b")
+        to_folder(tmp_path / "new" / "o")
+        assert not (tmp_path / "new").exists()
+
     def test_a_full_disk_ends_all(self, tmp_path, full_disk):
         write(tmp_path / "a.wav", 0.5)
         write(tmp_path / "b.wav", 0.5)
