@@ -26,6 +26,7 @@ _KNOWN_CHUNKS = (
     b"LIST INFO bext iXML JUNK junk FLLR PAD  cue  smpl inst fact PEAK id3  ID3  afsp levl NAME "
     b"AUTH ANNO COMT MARK APPL CHAN strg info free umid uuid acid plst labl _PMX "
 )
+_SEARCHED_BYTES = 1 << 30
 _LARGEST_RIFF = 0xFFFFFFFF - (1 << 12)
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
@@ -66,7 +67,10 @@ def _in_file(
         if stop is not None:
             parts = None if trusted or announced == 0 else header(announced)
             return Stream(start, stop, parts)
-    stop = find_container(source, magic, at, source.size) or source.size
+    stop = source.size
+    if unknown and there <= _SEARCHED_BYTES:
+        # Two streams of pipes may have been joined.
+        stop = find_container(source, magic, at, stop) or stop
     return Stream(
         start,
         stop,
@@ -215,13 +219,14 @@ def au_stream(source: Source, start: int) -> Stream | None:
     order = ">" if source.at(start, 4) == b".snd" else "<"
     if len(header := source.at(start, 24)) < 24:
         return None
-    at, announced = struct.unpack_from(order + "II", header, 4)
+    offset, announced = struct.unpack_from(order + "II", header, 4)
+    at = start + max(offset, 24)
 
     def header_of(count: int) -> tuple[Part, ...]:
-        stop = start + at + count
-        return (start, start + 8), b"\xff\xff\xff\xff", (start + 12, stop)
+        return header[:4] + struct.pack(order + "Ii", 24, -1) + header[12:], (at, at + count)
 
-    return _in_file(source, start, _Samples(start + at, announced, None), header[:4], header_of)
+    samples = _Samples(at, announced, None)
+    return _in_file(source, start, samples, header[:4], header_of, offset >= 24)
 
 
 def caf_stream(source: Source, start: int) -> Stream | None:

@@ -25,6 +25,7 @@ _MP3_PREROLL_SECONDS = 1
 _CHUNK_SAMPLES = 1 << 18
 # Headers can announce anything: larger lengths are counted before they are believed.
 _MOST_FRAMES = 1 << 40
+_HEADLESS_SUFFIXES = (".au", ".snd")
 # How far apart two lengths must be to be told apart.
 _SAME_SECONDS = 0.01
 _REMEMBERED = 1 << 14
@@ -165,6 +166,9 @@ def _examine(path: str) -> Recording:
         try:
             with Sound(path, stream.parts) as sound:
                 found_rate, channels, frames = sound.samplerate, sound.channels, sound.frames
+                if sound.format == "RAW" and path.lower().endswith(_HEADLESS_SUFFIXES):
+                    # libsndfile takes whatever has no header for µ-law.
+                    raise TypeError("it has no header")
         except (soundfile.LibsndfileError, TypeError) as error:
             # soundfile raises TypeError for .raw files, which have no header.
             reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
@@ -219,12 +223,12 @@ def _decode(
     with Sound(path, section.stream.parts) as sound:
         at = _place_before(sound, section.stream, target) if seek else 0
         try:
-            if at:
+            if at or section.stream.late:
                 sound.seek(at)
             for size in _chunks(target - at, section.channels):
                 _read(sound, size, start)
         except (soundfile.LibsndfileError, UndecodableError) as error:
-            if not at:
+            if not at or section.stream.late:
                 raise UndecodableError(0, str(error)) from None
             # Damage elsewhere may keep the decoder from finding its place.
             at = -1
@@ -270,7 +274,10 @@ def _count(path: str, section: Section) -> int:
     for size in (1 << 16, 1 << 10, 1 << 5, 1):
         with Sound(path, section.stream.parts) as sound:
             try:
-                for chunk in _chunks(done + section.stream.skip, section.channels):
+                skip = section.stream.skip
+                if section.stream.late:
+                    sound.seek(skip)
+                for chunk in _chunks(done + (0 if section.stream.late else skip), section.channels):
                     _read(sound, chunk, 0)
                 while done < section.frames:
                     count = min(size, section.frames - done)

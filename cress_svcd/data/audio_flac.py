@@ -38,6 +38,10 @@ class _Header:
         return int.from_bytes(self.info[7:10], "big")
 
     @property
+    def rate(self) -> int:
+        return int.from_bytes(self.info[10:13], "big") >> 4
+
+    @property
     def channels(self) -> int:
         return (self.info[12] >> 1 & 7) + 1
 
@@ -120,6 +124,12 @@ def _parse_frame(head: bytes, header: _Header) -> tuple[int, int] | None:
     return (number if head[1] & 1 else number * header.block), samples
 
 
+def first_sample(info: bytes, frame: bytes) -> int:
+    """The sample that a frame begins with; 0 if it is no frame."""
+    found = _parse_frame(frame, _Header(info, 0))
+    return 0 if found is None else found[0]
+
+
 def _frames_in(data: bytes, header: _Header) -> Iterator[tuple[int, int]]:
     for match in _SYNC.finditer(data):
         frame = _parse_frame(data[match.start() : match.start() + _LONGEST_FRAME_HEADER], header)
@@ -158,7 +168,8 @@ def _seems_whole(source: Source, header: _Header) -> bool:
 
 def _scanned(source: Source, start: int, header: _Header) -> Stream:
     """The stream by all its frames, as far as each begins where the one before ended."""
-    expected, before, furthest, stop = 0, 0, 0, source.size
+    expected, before, stop = 0, 0, source.size
+    behind, furthest = 0, 0  # ends of frames behind a gap: of one, and of several in a row
     for match in _SYNC_OR_HEADER.finditer(source.data, header.frames_at):
         at = match.start()
         if match[0][0] == ord("f"):
@@ -171,16 +182,20 @@ def _scanned(source: Source, start: int, header: _Header) -> Stream:
             continue
         if frame[0] == expected:
             before, expected = expected, expected + frame[1]
-        elif expected < frame[0] <= header.total:
-            furthest = max(furthest, sum(frame))
+        elif frame[0] > expected:
+            if frame[0] == behind:
+                furthest = sum(frame)
+            behind = sum(frame)
 
     def parts(total: int) -> tuple[Part, ...]:
         return flac_header(header.info, total), (header.frames_at, stop)
 
     # The last frame may have been cut.
     frames = expected if decodes_to(source.path, parts(expected), expected) else before
-    announced = max(header.total, furthest) / max(1, frames) if header.total else None
-    return Stream(start, stop, parts(frames), frames, announced=announced)
+    announced = header.total / max(1, frames) if header.total else None
+    lost = (furthest - expected) / max(1, header.rate)
+    loss = f"the {lost:.1f} s behind its damage are not read" if furthest > expected else ""
+    return Stream(start, stop, parts(frames), frames, announced=announced, loss=loss)
 
 
 def decodes_to(path: str, parts: tuple[Part, ...] | None, frames: int) -> bool:

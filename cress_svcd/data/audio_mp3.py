@@ -26,6 +26,8 @@ _RATES = (44_100, 48_000, 32_000)
 # Sync is found where so many frames follow each other, or fewer to the end.
 _SURE_FRAMES = 3
 _TAG_FRAME_BYTES = 160
+# By this libsndfile tells that it is MP3, whatever lies next to the file or in the folder.
+_EMPTY_ID3 = b"ID3\3\0\0\0\0\0\x0a" + bytes(10)
 # Of layer III in libmpg123, which takes it off where a file has a tag.
 _DECODER_DELAY = 529
 # From a frame's first byte to the name of its tag: header, side information, perhaps a checksum.
@@ -103,7 +105,10 @@ def mp3_streams(source: Source, start: int, stop: int | None = None) -> list[Str
         streams[-1] = replace(streams[-1], loss=loss)
     if len(streams) == 1 and not streams[0].parts:
         return [replace(streams[0], start=start, stop=source.size)]
-    return streams
+    return [
+        replace(stream, parts=(_EMPTY_ID3, *(stream.parts or ((stream.start, stream.stop),))))
+        for stream in streams
+    ]
 
 
 def is_mp3(source: Source, at: int) -> bool:

@@ -1,12 +1,17 @@
 """Waveforms that numpy.save wrote."""
 
 import os
+import tokenize
 from functools import lru_cache
 
 import numpy as np
 
 from cress_svcd.data.audio_mixing import MAX_CHANNELS, full_scale, samples_by_channels
 from cress_svcd.errors import AudioError
+
+_BROKEN_HEADER = (
+    ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError, tokenize.TokenError
+)  # fmt: skip
 
 
 def load_npy(path: str) -> tuple[np.ndarray, int]:
@@ -18,7 +23,7 @@ def load_npy(path: str) -> tuple[np.ndarray, int]:
         wave = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(wave, np.ndarray):
             raise ValueError("it is an archive of arrays")
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+    except _BROKEN_HEADER as error:
         cut = _load_cut(path)
         if cut is None:
             raise AudioError(
@@ -41,7 +46,7 @@ def _load_cut(path: str) -> tuple[np.ndarray, int] | None:
             }[version]
             shape, by_columns, dtype = read(file)
             start = file.tell()
-    except (ValueError, EOFError, OSError, KeyError, SyntaxError):
+    except (*_BROKEN_HEADER, KeyError):
         return None
     if len(shape) not in (1, 2) or dtype.hasobject or not dtype.itemsize or 0 in shape:
         return None

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cress_svcd.data.audio_flac import decodes_to, flac_header
+from cress_svcd.data.audio_flac import decodes_to, first_sample, flac_header
 from cress_svcd.data.audio_streams import Stream
 from cress_svcd.data.audio_views import Part, Source
 
@@ -126,6 +126,7 @@ def _streams_of_link(source: Source, pages: list[Page]) -> list[Stream]:
         stream = Stream(
             run[0].start if streams else headers[0].start,
             run[-1].stop,
+            late=run[0].number != headers[-1].number + 1,
             inexact_tail=_last_page_samples(run) if codec == _VORBIS else 0,
         )
         if len(runs) > 1 or len(pages) != len(headers) + len(sound):
@@ -176,14 +177,18 @@ def _unpacked_flac(source: Source, headers: list[Page], run: list[Page]) -> Stre
     bodies = tuple((page.body, page.stop) for page in run)
     granules = [page.granule for page in run if page.granule >= 0] or [0]
 
-    frames = granules[-1]
-    parts = flac_header(info, frames), *bodies
+    total = granules[-1]
+    first = first_sample(info, source.at(run[0].body, 17))
+    frames = total - first
+    parts = flac_header(info, total), *bodies
     announced = int.from_bytes(info[13:18], "big") & (1 << 36) - 1
     return Stream(
         headers[0].start,
         run[-1].stop,
         parts,
         frames,
-        uncounted=not decodes_to(source.path, parts, frames),
+        uncounted=not decodes_to(source.path, parts, total),
+        skip=first,
+        late=first > 0,
         announced=announced / max(1, frames) if announced else None,
     )

@@ -17,7 +17,8 @@ class Stream:
         uncounted: that neither can tell, and they are to be counted by decoding.
         announced: length that the header announces, as a share of what is there; None: the header
             does not know.
-        skip: samples that libsndfile gives before the first of the file.
+        skip: samples that libsndfile counts before the first of the file.
+        late: that decoders find the first sample by seeking only, as it is not that of time 0.
         inexact_tail: samples at the end that seeking does not find exactly.
         loss: sound that cannot be read, in words.
     """
@@ -29,6 +30,7 @@ class Stream:
     uncounted: bool = False
     announced: float | None = 1.0
     skip: int = 0
+    late: bool = False
     inexact_tail: int = 0
     loss: str = ""
 
