@@ -169,21 +169,22 @@ def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.n
     path = os.fspath(path)
     rate, pieces = _segment(path, AudioSpec(path))
     block = max(1, round(seconds * rate))
-    start, have, waves = 0, 0, []
+    start, have, broken, size, waves = 0, 0, 0, 0, []
     for wave, mono in pieces:
-        broken = np.count_nonzero(~np.isfinite(wave))
-        _refuse_broken(broken, wave.size, _where(path, AudioSpec(path, start, len(mono))))
-        start += len(mono)
-        while have + len(mono) >= block:
-            waves.append(mono[: block - have])
-            mono = mono[block - have :]
-            yield waves[0] if len(waves) == 1 else np.concatenate(waves)
-            have, waves = 0, []
-        if len(mono):
-            have += len(mono)
-            waves.append(mono)
-    if waves:
-        yield np.concatenate(waves)
+        while len(mono):
+            cut = block - have
+            broken += np.count_nonzero(~np.isfinite(wave[:cut]))
+            size += wave[:cut].size
+            waves.append(mono[:cut])
+            have += len(waves[-1])
+            wave, mono = wave[cut:], mono[cut:]
+            if have == block:
+                _refuse_broken(broken, size, _where(path, AudioSpec(path, start, have)))
+                yield waves[0] if len(waves) == 1 else np.concatenate(waves)
+                start, have, broken, size, waves = start + have, 0, 0, 0, []
+    if have:
+        _refuse_broken(broken, size, _where(path, AudioSpec(path, start, have)))
+        yield waves[0] if len(waves) == 1 else np.concatenate(waves)
 
 
 def mono_waveform(
