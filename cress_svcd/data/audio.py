@@ -18,6 +18,7 @@ from cress_svcd.data.audio_decoding import (
     Recording,
     UndecodableError,
     decode_mono,
+    file_key,
     length_remark,
     open_recording,
     refuse_unless_file,
@@ -314,7 +315,7 @@ def _open_npy(path: str) -> np.ndarray:
     refuse_unless_file(path)
     wave, announced = load_npy(path)
     if remark := length_remark(len(wave) / SAMPLE_RATE, announced / SAMPLE_RATE):
-        warn_once(os.path.abspath(path), f"{path}: {remark}")
+        warn_once(file_key(path), f"{path}: {remark}")
     return wave
 
 

@@ -137,7 +137,10 @@ def riff_stream(source: Source, start: int) -> Stream | None:
     if size == 0xFFFFFFFF and long_size is not None:
         size = long_size
 
+    block = max(1, int.from_bytes(form[20:22], "big" if order == ">" else "little"))
+
     def header_of(count: int) -> tuple[Part, ...]:
+        count -= count % block  # of packets, libsndfile decodes parts to what was before them
         stop = at + 8 + count
         if count > _LARGEST_RIFF and order == "<":
             sizes = struct.pack("<QQQI", count + len(form) + 48, count, 0, 0)

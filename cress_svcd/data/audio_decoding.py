@@ -94,13 +94,14 @@ def length_remark(there: float, announced: float) -> str:
     )
 
 
-_Key = tuple[str, int, int, int]
-_recordings: dict[_Key, Recording] = {}
+FileKey = tuple[str, int, int, int]
+_recordings: dict[FileKey, Recording] = {}
 _remarks: set[tuple[object, str]] = set()
 _lock = threading.Lock()
 
 
-def _key(path: str) -> _Key:
+def file_key(path: str) -> FileKey:
+    """What changes with a file."""
     status = os.stat(path)
     return os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -112,7 +113,7 @@ def open_recording(path: str, remark: bool = True) -> Recording:
     nothing of it can be decoded.
     """
     refuse_unless_file(path)
-    key = _key(path)
+    key = file_key(path)
     recording = _recordings.get(key)
     if recording is None:
         recording = _examine(path)
@@ -122,14 +123,14 @@ def open_recording(path: str, remark: bool = True) -> Recording:
     return recording
 
 
-def _remember(key: _Key, recording: Recording) -> None:
+def _remember(key: FileKey, recording: Recording) -> None:
     with _lock:
         if len(_recordings) >= _REMEMBERED:
             _recordings.clear()
         _recordings[key] = recording
 
 
-def _say(key: _Key, recording: Recording) -> None:
+def _say(key: FileKey, recording: Recording) -> None:
     if recording.remark:
         warn_once(key, recording.remark)
 
@@ -333,7 +334,7 @@ def shorten(recording: Recording, section: Section, error: UndecodableError) -> 
             f"convert it again"
         )
     shorter = replace(recording, sections=tuple(sections), losses=(*recording.losses, loss))
-    key = _key(recording.path)
+    key = file_key(recording.path)
     _remember(key, shorter)
     _say(key, shorter)
     return shorter

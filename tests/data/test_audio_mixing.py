@@ -154,6 +154,26 @@ def test_a_cut_npy(tmp_path, caplog):
         read_audio(str(path))
 
 
+def test_npy_with_more_behind_it(tmp_path, caplog):
+    path = tmp_path / "a.npy"
+    stereo = np.stack([X, Y], axis=1)
+    for name, wave in {"mono": X, "stereo": stereo, "columns": np.asfortranarray(stereo.T)}.items():
+        whole = mono_waveform(wave)
+        with path.open("wb") as file:
+            np.save(file, wave)
+            np.save(file, wave)
+        np.testing.assert_array_equal(read_audio(str(path)), np.concatenate([whole, whole]))
+        message = "a.npy: has 10.8 s, which are read, though its header announces 5.4 s"
+        assert message in caplog.text
+        caplog.clear()
+        with path.open("wb") as file:
+            np.save(file, wave)
+            file.write(wave.tobytes("A")[: 8 * RATE])
+        assert audio_info(path).frames == len(X) + (2 * RATE if name == "mono" else RATE)
+        assert "which are read, though its header announces 5.4 s" in caplog.text
+        caplog.clear()
+
+
 def test_an_archive_is_no_waveform(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.savez(file, X)
