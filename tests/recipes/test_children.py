@@ -30,8 +30,11 @@ time.sleep(600)
 
 # Holds the lock of a folder and runs a program there.
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
+# Tests that run in the background (nohup, a CI) ignore these, and so would their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from cress_svcd.recipes.children import alone_in, ending_in_order
 from cress_svcd.recipes.processes import run_logged
 folder, *program = sys.argv[1:]
@@ -40,11 +43,11 @@ with ending_in_order(), alone_in(Path(folder), Path(folder, ".lock"), "test") as
 """
 
 
-def wait_for(condition, seconds: float = 30) -> None:
+def wait_for(condition, seconds: float = 30, pause: float = 0.02) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def alive(pid: int) -> bool:
@@ -111,9 +114,8 @@ def test_children_and_theirs_end_with_their_parent(grow, how):
     tree = grow("child", "grandchild", "its child")
     assert not is_free(tree.folder)
     tree.parent.send_signal(how)
-    while not is_free(tree.folder):  # whoever gets the lock finds nobody at work
-        time.sleep(0.001)
-    assert tree.gone()
+    wait_for(lambda: is_free(tree.folder), pause=0.001)
+    assert tree.gone()  # whoever gets the lock finds nobody at work
     tree.parent.wait(timeout=60)
     assert tree.parent.returncode == (143 if how == signal.SIGTERM else -how)
 
