@@ -43,6 +43,7 @@ or the command is wrong.  Hidden files below a folder (macOS's ._talk.wav) are l
 import argparse
 import contextlib
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,9 +152,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--text and --from-list: give one of them")
     check_output_arguments(args)
     options = FormatOptions(subtitle_limits(args), args.word_times, args.transcript)
-    if not args.inputs and sys.stdin.isatty():
-        raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
     inputs = args.inputs or [STDIN]
+    if STDIN in inputs and (sys.stdin is None or (not args.inputs and sys.stdin.isatty())):
+        raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
+    for read in (*inputs, args.model):
+        both = args.output and os.path.isfile(args.output) and os.path.exists(read)
+        if both and os.path.samefile(args.output, read):
+            raise ConfigError(f"--output {args.output}: is read as well; name another file")
     folder = output_folder(args, inputs)
     translator = load(args)
     if args.text:
