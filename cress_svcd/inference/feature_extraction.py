@@ -129,8 +129,9 @@ class Extraction:
         name = variant_name(manifest.stem, variant)
         about: dict = {"segments": segments_digest(frame), "hubert": self.digest}
         if cuts is not None:
-            about["cuts"] = {"share": cuts.share, "seed": cuts.seed, "variant": variant}
-            about["variants"] = variants
+            about["cuts"] = {"share": cuts.share, "seed": cuts.seed, "variant": [variant, variants]}
+            if variant == 0:  # which speaks for all
+                about["variants"] = variants
         wanted = {
             layer: folder
             for layer, folder in self.folders.items()
