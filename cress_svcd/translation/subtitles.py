@@ -3,7 +3,8 @@
 Where the limits are at odds, in this order: cues never overlap and no word is lost; lines fit; cues
 are short enough; they are long enough, then slow enough to be read.  For the last two a cue stays
 in the silence after it until the next one comes, takes a neighbour in, or is shown up to a second
-late within its segment, half a second early if it would else flash by; what is left is counted.
+late within its segment; then it begins in the silence before it, a quarter of a second early to be
+read, half a second if it would else flash by.  What is left is counted.
 """
 
 import math
@@ -28,6 +29,7 @@ from cress_svcd.translation.result import Translation, Word
 
 # Milliseconds.
 LATEST, EARLIEST = 1000, 500  # shifts against what is said
+LEAD = 250  # before what is said, to be read at ease
 FLASH = 200  # no cue is shorter, whatever comes next
 CHAINED = 500  # a cue stays until the next one of its segment if that comes so soon
 PAUSE_SECONDS = 0.5  # what is said before and after a longer one stays in cues of its own
@@ -306,9 +308,9 @@ def _timed(
         if following and _continues(draft, following) and latest - end < CHAINED:
             end = starts[number + 1]
         end = math.floor(min(end, start + limits.longest, latest))
-        if end - start < limits.shortest:
-            free = cues[-1].end + limits.gap if cues else 0
-            start = min(start, max(free, start - EARLIEST, end - limits.shortest))
+        free = cues[-1].end + limits.gap if cues else 0
+        for needed, early in ((limits.shortest, EARLIEST), (limits.reading_time(characters), LEAD)):
+            start = min(start, max(free, draft.start - early, end - needed))
         cues.append(Cue(start, end, lines))
     return cues
 

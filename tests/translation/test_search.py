@@ -83,6 +83,20 @@ def test_words_have_times(checkpoint, waves, plain, decoder):
                 check_words(one)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp16", [False, True])
+def test_words_have_times_on_a_gpu(checkpoint, waves, fp16):
+    """Where steps are captured, the hypothesis goes through the decoder once more."""
+    options = {**SEARCH, "device": "cuda", "fp16": fp16, "decoder": "static"}
+    translator = Translator.load(checkpoint, **options, word_times=True, transcripts=True)
+    for _ in range(3):
+        for one in translator.translate_batch(waves):
+            if one.text:
+                check_words(one)
+            assert [word.text for word in one.transcript_words] == one.transcript.split()
+    assert translator.generator.model.decoded_by == "CUDA graphs"
+
+
 def test_words_of_packed_layers_have_times(checkpoint, waves):
     translator = Translator.load(checkpoint, **SEARCH, word_times=True)
     rule = {"match": "decoder.layers.*", "method": "svcd", "bits": 1}

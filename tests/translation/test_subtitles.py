@@ -160,6 +160,14 @@ class TestTimes:
         found = shown(said(first, 0, 2), said(second, 2.5, 9))
         assert found[0][:2] == (0, 2.42) and found[1][0] == 2.5
 
+    def test_it_begins_a_little_early_to_be_read(self):
+        one_line = SubtitleLimits(max_lines=1)
+        first, second, third = "x" * 40, "y" * 34, "z" * 40
+        for ends, begins in ((2.5, 2.82), (2.85, 2.93), (2.95, 3)):
+            parts = said(first, 0, ends), said(second, 3, 4.7), said(third, 4.9, 8)
+            found = shown(*parts, limits=one_line)
+            assert found[0][1] == min(ends, 2.92) and found[1][:2] == (begins, 4.82)
+
     def test_what_would_flash_by_joins_its_neighbour(self):
         assert shown(said("Ja.", 0.2, 0.6), said("Wir gehen nach Hause.", 0.7, 3)) == [
             (0.2, 3, "Ja. Wir gehen nach Hause.")
