@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="folder with the vocabulary of the model"
     )
     parser.add_argument(
-        "--updates", type=positive, default=160, metavar="N", help="default: %(default)s"
+        "--updates", type=positive, default=400, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
         "--lr", type=float, default=2e-3, metavar="X", help="learning rate; default: %(default)s"

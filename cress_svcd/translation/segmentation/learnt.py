@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cress_svcd.data.audio import SAMPLE_RATE, standardize
+from cress_svcd.data.audio import SAMPLE_RATE, is_silent, standardize
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.translation.segmentation import CHECKPOINT_KEY
 from cress_svcd.translation.segmentation.base import Segmenter
@@ -103,6 +103,8 @@ class LearntSegmenter(Segmenter):
     @torch.inference_mode()
     def _probabilities(self, window: np.ndarray, count: int) -> np.ndarray:
         """Of each of ``count`` frames; the last ones may lie beyond the encoder's."""
+        if is_silent(window):  # which an encoder that normalises cannot tell from anything
+            return np.zeros(count, np.float32)
         wave = standardize(window) if self.normalize else window
         features = encode(self.encoder, torch.from_numpy(np.ascontiguousarray(wave))[None])
         probabilities = torch.sigmoid(self.head(features))[0].numpy()[:count]

@@ -63,7 +63,7 @@ Segments = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Options:
-    updates: int = 160
+    updates: int = 400
     learning_rate: float = 2e-3
     seed: int = 1
 

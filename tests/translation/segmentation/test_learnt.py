@@ -132,6 +132,8 @@ class TestCheckpoint:
         slow = segmenter.listen([wave[::2]], 8_000)
         assert slow.hop == 40 and abs(len(slow.probabilities) - 50 * 200) <= 4
         assert cut([wave[:0]], RATE, segmenter) == []
+        silent = segmenter.listen([np.zeros(30 * RATE, np.float32)], RATE)
+        assert len(silent.probabilities) == 30 * 200 and not silent.probabilities.any()
 
     def test_a_damaged_or_foreign_one_is_refused(self, trained):
         state = torch.load(trained, weights_only=True)["segmenter"]
