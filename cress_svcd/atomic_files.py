@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,22 @@ def require_writable(folder: str | os.PathLike) -> None:
     effective = os.access in os.supports_effective_ids
     if code == errno.ENOTDIR or not os.access(there, os.W_OK | os.X_OK, effective_ids=effective):
         raise _unwritable(Path(folder), OSError(code, os.strerror(code), there))
+
+
+def refuse_overwriting(
+    outputs: Iterable[tuple[str, str | os.PathLike]], inputs: Iterable[str | os.PathLike]
+) -> None:
+    """Raise ConfigError if what is to be written is a file that is read as well, under whatever
+    name: another spelling, a symbolic or a hard link.
+
+    Args:
+        outputs: each with the option that names it.
+        inputs: files; what is none is passed over.
+    """
+    read = [path for path in map(os.fspath, inputs) if "\0" not in path and os.path.isfile(path)]
+    for option, output in outputs:
+        if os.path.isfile(output) and any(os.path.samefile(output, path) for path in read):
+            raise ConfigError(f"{option} {output}: is read as well; name another file")
 
 
 def is_full(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cress_svcd.atomic_files import write_checkpoint
+    from cress_svcd.atomic_files import refuse_overwriting, write_checkpoint
     from cress_svcd.models.averaging import average, list_numbered, pick_best, pick_last
 
     files = args.inputs
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
             files = pick_last(numbered, args.last or len(numbered), files[0])
     elif args.last or args.best:
         raise CheckpointError("--last and --best choose from one folder; files were given")
+    refuse_overwriting([("--output", args.output)], files)
     state = average(files)
     write_checkpoint(args.output, state)
     print(f"{args.output}: average of {', '.join(file.name for file in files)}")

@@ -124,8 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP's threads would spin while they wait for each other: on cores that something else uses
     # as well, a translation takes up to ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from cress_svcd.cli.overwriting import check_outputs
+
     try:
         with logs(args.quiet, args.verbose):
+            check_outputs(args)
             return args.run(args) or 0
     except CressError as error:
         print(f"cress-svcd {name}: error: {error}", file=sys.stderr)

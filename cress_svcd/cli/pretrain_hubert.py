@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.pretraining.stages import HubertPretraining, UnitSource
     from cress_svcd.pretraining.summary_table import format_summary
 
+    if args.output.exists() and args.data.exists() and args.output.samefile(args.data):
+        raise ConfigError(f"-o {args.output}: the folder of DATA; name another")
     source = UnitSource(args.features_from, args.layer, _phone_files(args))
     file = file_or_shipped(args.config, "train")
     if not file.is_file():

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers < 1:
         raise ConfigError(f"--workers {args.workers}: expected at least 1")
+    _check_places(args)
     texts = _read_texts(args.split, args.clean)
     with speaking_pool(args.workers) as pool:
         catalogue = installed_catalogue(pool)
@@ -102,6 +103,18 @@ def run(args: argparse.Namespace) -> int:
         summary = make_release(args.output, texts, options, catalogue, pool, args.force)
     _report(texts, summary)
     return 0
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raises ConfigError where a text lies in the very folder that its split is written to."""
+    for name, *files in args.split:
+        folder = args.output / f"{args.source_lang}-{args.tgt_lang}" / "data" / name
+        for file in files:
+            if folder.resolve() in Path(file).resolve().parents:
+                raise ConfigError(
+                    f"--split {name}: {file} lies where the split is written to; name another "
+                    "folder with -o"
+                )
 
 
 def _read_texts(splits: list[list[str]], clean: bool) -> list[ParallelText]:

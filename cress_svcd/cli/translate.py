@@ -43,7 +43,6 @@ or the command is wrong.  Hidden files below a folder (macOS's ._talk.wav) are l
 import argparse
 import contextlib
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
             OneStream,
             Output,
             discard_standard_output,
+            not_written_to,
             open_stream,
             output_folder,
         )
@@ -155,10 +155,6 @@ def run(args: argparse.Namespace) -> int:
     inputs = args.inputs or [STDIN]
     if STDIN in inputs and (sys.stdin is None or (not args.inputs and sys.stdin.isatty())):
         raise ConfigError("nothing to translate: name recordings or a folder, or pipe one in")
-    for read in (*inputs, args.model):
-        both = args.output and os.path.isfile(args.output) and os.path.exists(read)
-        if both and os.path.samefile(args.output, read):
-            raise ConfigError(f"--output {args.output}: is read as well; name another file")
     folder = output_folder(args, inputs)
     translator = load(args)
     if args.text:
@@ -174,6 +170,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 stream = stack.enter_context(open_stream(args.output))
                 output = OneStream(stream, make_form())
+                sources = not_written_to(args.output, sources)
             progress = Progress(bar)
             translate(translator, sources, output, progress)
             broken = describe_broken(options.broken, options.limits)

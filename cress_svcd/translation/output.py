@@ -13,7 +13,14 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import full_told, replacing, require_writable, to_json, write_text
+from cress_svcd.atomic_files import (
+    full_told,
+    refuse_overwriting,
+    replacing,
+    require_writable,
+    to_json,
+    write_text,
+)
 from cress_svcd.data.audio import audio_info
 from cress_svcd.errors import AudioError, ConfigError, OutputError
 from cress_svcd.translation import subtitle_files
@@ -230,6 +237,13 @@ def encodes_all(stream: TextIO) -> bool:
     )
 
 
+def not_written_to(output: str | None, sources: Iterable[Source]) -> Iterator[Source]:
+    """``sources``; raises ConfigError at one that is the file that all is written to."""
+    for source in sources:
+        refuse_overwriting([("--output", output)] if output else [], [source.path])
+        yield source
+
+
 class FileEach:
     """A file for each source, written when it is complete.
 
@@ -250,6 +264,7 @@ class FileEach:
                 f"{source.name}: its output would take the place of that of {owner}; give them "
                 "different names, or translate one of them elsewhere"
             )
+        refuse_overwriting([("--output", self._path(source))], [source.path])
 
     def write(self, source: Source, translation: Translation) -> None:
         self.translations.append(translation)
@@ -261,8 +276,10 @@ class FileEach:
         form = self.make_form()
         parts = [form.add(part, i, source.name) for i, part in enumerate(translations)]
         parts.append(form.finish(recording_end(form, source)))
-        path = self.folder / source.stem.with_name(source.stem.name + form.suffix)
-        write_text(path, "".join(parts))
+        write_text(self._path(source), "".join(parts))
+
+    def _path(self, source: Source) -> Path:
+        return self.folder / source.stem.with_name(source.stem.name + self.make_form().suffix)
 
 
 def recording_end(form: Format, source: Source) -> float | None:

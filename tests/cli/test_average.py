@@ -141,9 +141,10 @@ class TestResult:
         one, other = model_of(tmp_path / "out.pt").values()
         assert one.data_ptr() == other.data_ptr()
 
-    def test_may_replace_one_of_its_inputs(self, folder):
-        run(folder, "--last", "2", "-o", folder / "checkpoint12.pt")
-        assert_is_mean(folder / "checkpoint12.pt", 11, 12)
+    def test_does_not_replace_one_of_its_inputs(self, folder):
+        before = (folder / "checkpoint12.pt").read_bytes()
+        assert main(["average", str(folder), "--last", "2", "-o", f"{folder}/checkpoint12.pt"]) == 2
+        assert (folder / "checkpoint12.pt").read_bytes() == before
 
 
 class TestErrors:
