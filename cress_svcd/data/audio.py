@@ -5,6 +5,7 @@ Everything libsndfile reads will do (wav, flac, ogg with Vorbis or Opus, ...), a
 that hold a waveform.  Only numpy, soundfile and soxr are needed.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,21 +21,18 @@ from cress_svcd.data.audio_decoding import (
     decode_mono,
     file_key,
     length_remark,
+    noise_in_file,
     open_recording,
     refuse_unless_file,
     shorten,
     warn_once,
 )
-from cress_svcd.data.audio_mixing import (
-    full_scale,
-    mix,
-    mix_block,
-    mixing_blocks,
-    samples_by_channels,
-    to_float,
-)
+from cress_svcd.data.audio_mixing import mix, mix_block, mixing_blocks
 from cress_svcd.data.audio_npy import load_npy, npy_scale
+from cress_svcd.data.audio_samples import full_scale, mend, samples_by_channels, to_float
 from cress_svcd.errors import AudioError
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 """Samples a second of the model's input; ``.npy`` files are taken to have it already."""
@@ -63,11 +61,15 @@ SUFFIXES = frozenset(
 
 _SPEC = re.compile(r"(?s)(.+):(-?\d+):(-?\d+)")
 _NPY_SUFFIX = ".npy"
+_BROKEN = (
+    "has samples that are NaN, infinite or far beyond all others, such as at {at:.2f} s; they are "
+    "taken for silence"
+)
 _LAYER_NORM_EPSILON = 1e-5
 
 
 class NotFiniteError(AudioError):
-    """Samples that are NaN or infinite."""
+    """More samples than not are NaN, infinite or far beyond all others."""
 
 
 @dataclass(frozen=True)
@@ -140,21 +142,22 @@ def read_audio(
     result has exactly :func:`resampled_length` samples.  Channels are averaged, but for those that
     would cancel others: see :mod:`cress_svcd.data.audio_mixing`.
 
-    A whole file is read as far as it can be decoded; a warning has what is lost.  Raises AudioError
-    for a file that is missing, empty, not audio, or of which nothing decodes, for a segment that
-    does not lie within what decodes, and (NotFiniteError) for samples that are NaN or infinite.
+    A whole file is read as far as it can be decoded; a warning has what is lost.  Single samples
+    that are NaN, infinite or far beyond all others are taken for silence; a warning has the first.
+    Raises AudioError for a file that is missing, empty, not audio, or of which nothing decodes, for
+    a segment that does not lie within what decodes, and (NotFiniteError) if more samples are broken
+    than not.
     """
     if isinstance(spec, str):
         spec = parse_audio_spec(spec)
     path = os.path.join(root, spec.path)
     rate, pieces = _segment(path, spec)
-    broken, size, waves = 0, 0, []
-    for wave, mono in pieces:
-        broken += np.count_nonzero(~np.isfinite(wave))
-        size += wave.size
+    broken, waves = 0, []
+    for mono, flaws in pieces:
+        broken += _say_broken(path, flaws, spec.offset + sum(map(len, waves)), rate)
         waves.append(mono)
-    _refuse_broken(broken, size, _where(path, spec))
     mono = waves[0] if len(waves) == 1 else np.concatenate(waves)
+    _refuse_broken(broken, len(mono), _shown(path, spec))
     if rate == sample_rate:
         return np.ascontiguousarray(mono)
     return _resample(mono, rate, sample_rate)
@@ -164,27 +167,26 @@ def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.n
     """A whole file from its beginning, ``seconds`` at a time, whatever its length.
 
     Yields float32 of shape (samples,), channels mixed, at the file's own rate: what
-    :func:`read_audio` gives for the whole.  Raises AudioError as that does, for broken samples when
-    they are reached.
+    :func:`read_audio` gives for the whole.  Raises AudioError as that does, but NotFiniteError only
+    if no sample is sound, at the end.
     """
     path = os.fspath(path)
     rate, pieces = _segment(path, AudioSpec(path))
     block = max(1, round(seconds * rate))
-    start, have, broken, size, waves = 0, 0, 0, 0, []
-    for wave, mono in pieces:
+    have, total, broken, waves = 0, 0, 0, []
+    for mono, flaws in pieces:
+        broken += _say_broken(path, flaws, total, rate)
+        total += len(mono)
         while len(mono):
-            cut = block - have
-            broken += np.count_nonzero(~np.isfinite(wave[:cut]))
-            size += wave[:cut].size
-            waves.append(mono[:cut])
+            waves.append(mono[: block - have])
             have += len(waves[-1])
-            wave, mono = wave[cut:], mono[cut:]
+            mono = mono[len(waves[-1]) :]
             if have == block:
-                _refuse_broken(broken, size, _where(path, AudioSpec(path, start, have)))
                 yield waves[0] if len(waves) == 1 else np.concatenate(waves)
-                start, have, broken, size, waves = start + have, 0, 0, 0, []
+                have, waves = 0, []
+    if broken == total:
+        _refuse_broken(broken, total, path)
     if have:
-        _refuse_broken(broken, size, _where(path, AudioSpec(path, start, have)))
         yield waves[0] if len(waves) == 1 else np.concatenate(waves)
 
 
@@ -195,15 +197,16 @@ def mono_waveform(
 
     ``samples``: shape (samples,), (samples, channels) or (channels, samples); float with a full
     scale of 1, signed integers, or uint8 around 128.  Wide integers, and floats beyond 256, have a
-    full scale of 16, 24 or 32 bits, by their peak.  Raises AudioError for anything else, and for
-    NaN or infinite samples.
+    full scale of 16, 24 or 32 bits, by their peak.  Raises AudioError for anything else.
     """
     if rate <= 0:
         raise AudioError(f"sampling rate {rate}: expected a positive number of samples a second")
     wave = samples_by_channels(np.asarray(samples), "waveform")
     wave = to_float(wave, full_scale(wave, "waveform"))
-    _refuse_broken(np.count_nonzero(~np.isfinite(wave)), wave.size, "waveform")
-    mono = mix(wave, rate)
+    mono, flaws = mix(wave, rate)
+    if broken := np.count_nonzero(flaws):
+        _refuse_broken(broken, len(wave), "waveform")
+        logger.warning("waveform: %s", _BROKEN.format(at=int(flaws.argmax()) / rate))
     if rate == sample_rate:
         return np.ascontiguousarray(mono)
     return _resample(mono, rate, sample_rate)
@@ -224,21 +227,33 @@ def is_silent(wave: np.ndarray) -> bool:
     return len(wave) == 0 or float(np.abs(wave - wave.mean()).max()) < SILENCE_PEAK
 
 
-def _refuse_broken(broken: int, size: int, where: str) -> None:
-    """NotFiniteError if samples are broken."""
-    if broken:
+def _refuse_broken(broken: int, samples: int, where: str) -> None:
+    """NotFiniteError if more samples are broken than not."""
+    if 2 * broken > samples:
         raise NotFiniteError(
-            f"{where}: {broken} of {size} samples are NaN or infinite; convert "
-            f"the file again, or drop the segment"
+            f"{where}: {broken} of {samples} samples are NaN, infinite or far beyond all others; "
+            f"convert the file again, or drop the segment"
         )
 
 
-def _where(path: str, spec: AudioSpec) -> str:
+def _say_broken(path: str, flaws: np.ndarray, start: int, rate: int) -> int:
+    """The number of broken samples in a piece; once for each file it is said that there are some.
+
+    ``start``: samples before the piece.
+    """
+    broken = int(np.count_nonzero(flaws))
+    if broken:
+        at = (start + int(flaws.argmax())) / rate
+        warn_once(file_key(path), f"{path}: {_BROKEN.format(at=at)}", "broken samples")
+    return broken
+
+
+def _shown(path: str, spec: AudioSpec) -> str:
     return str(AudioSpec(path, spec.offset, spec.frames))
 
 
 _Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
-"""(all channels, shape (samples, channels), their mix), one behind the other."""
+"""(channels mixed, whether any channel of a sample was broken), one behind the other."""
 
 
 def _segment(path: str, spec: AudioSpec) -> tuple[int, _Pieces]:
@@ -247,7 +262,7 @@ def _segment(path: str, spec: AudioSpec) -> tuple[int, _Pieces]:
         wave = _open_npy(path)
         _refuse_past_end(path, spec, len(wave), SAMPLE_RATE)
         stop = len(wave) if spec.frames == -1 else spec.offset + spec.frames
-        return SAMPLE_RATE, _npy_pieces(wave, npy_scale(path), spec.offset, stop)
+        return SAMPLE_RATE, _npy_pieces(path, wave, spec.offset, stop)
     recording = open_recording(path, remark=spec.frames == -1)
     _refuse_past_end(path, spec, recording.frames, recording.rate, recording.remark)
     if spec.frames == -1:
@@ -267,7 +282,7 @@ def _pieces(recording: Recording, spec: AudioSpec) -> _Pieces:
             yield from decode_mono(recording, section, start, end)
         except UndecodableError as error:
             raise AudioError(
-                f"{_where(recording.path, spec)}: is truncated or damaged ({error}); fetch or "
+                f"{_shown(recording.path, spec)}: is truncated or damaged ({error}); fetch or "
                 f"convert it again"
             ) from None
 
@@ -279,8 +294,8 @@ def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
         if start >= section.frames:
             continue
         try:
-            for wave, mono in decode_mono(recording, section, start, section.frames):
-                yield wave, mono
+            for mono, flaws in decode_mono(recording, section, start, section.frames):
+                yield mono, flaws
                 position += len(mono)
         except UndecodableError as error:
             shorter = shorten(recording, section, error)
@@ -288,11 +303,17 @@ def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
             return
 
 
-def _npy_pieces(wave: np.ndarray, scale: float, start: int, stop: int) -> _Pieces:
+def _npy_pieces(path: str, wave: np.ndarray, start: int, stop: int) -> _Pieces:
+    scale = npy_scale(path)
+
+    def look(begin: int, end: int) -> np.ndarray:
+        return mend(to_float(wave[begin:end], scale))[0]
+
+    noise = noise_in_file(path, len(wave), wave.shape[1], SAMPLE_RATE, look)
     for begin, end in mixing_blocks(len(wave), SAMPLE_RATE, start, stop):
-        block = to_float(wave[begin:end], scale)
+        block, flaws = mend(to_float(wave[begin:end], scale))
         inside = slice(max(0, start - begin), stop - begin)
-        yield block[inside], mix_block(block)[inside]
+        yield mix_block(block, noise)[inside], flaws[inside]
 
 
 def _refuse_past_end(path: str, spec: AudioSpec, frames: int, rate: int, remark: str = "") -> None:
@@ -300,7 +321,7 @@ def _refuse_past_end(path: str, spec: AudioSpec, frames: int, rate: int, remark:
     if end > frames:
         why = remark.removeprefix(f"{path}: ") and f" (it {remark.removeprefix(f'{path}: ')})"
         raise AudioError(
-            f"{_where(path, spec)}: the segment ends at sample {end}, the file at {frames} "
+            f"{_shown(path, spec)}: the segment ends at sample {end}, the file at {frames} "
             f"({frames / rate:.2f} s at {rate} Hz){why}; offset and length are in samples at the "
             f"file's own rate"
         )

@@ -10,7 +10,14 @@ import numpy as np
 import soundfile
 
 from cress_svcd.data.audio_containers import streams_of
-from cress_svcd.data.audio_mixing import mix_block, mixing_blocks
+from cress_svcd.data.audio_mixing import (
+    Look,
+    known_noise,
+    mix_block,
+    mixing_blocks,
+    noise_remark,
+)
+from cress_svcd.data.audio_samples import mend
 from cress_svcd.data.audio_streams import Stream
 from cress_svcd.data.audio_views import Sound
 from cress_svcd.errors import AudioError
@@ -58,6 +65,7 @@ class Recording:
         channels: of its beginning.
         announced: seconds that its header announces; None: it does not know.
         losses: what cannot be read, in words.
+        floats: whether its samples are stored as floats, which may be anything.
     """
 
     path: str
@@ -66,6 +74,7 @@ class Recording:
     sections: tuple[Section, ...]
     announced: float | None
     losses: tuple[str, ...]
+    floats: bool
 
     @property
     def frames(self) -> int:
@@ -135,11 +144,11 @@ def _say(key: FileKey, recording: Recording) -> None:
         warn_once(key, recording.remark)
 
 
-def warn_once(file: object, remark: str) -> None:
-    """Log a remark on a file, unless this process has done so."""
+def warn_once(file: object, remark: str, kind: str = "") -> None:
+    """Log a remark on a file, unless this process has done so, or one of its kind."""
     with _lock:
-        new = (file, remark) not in _remarks
-        _remarks.add((file, remark))
+        new = (file, kind or remark) not in _remarks
+        _remarks.add((file, kind or remark))
     if new:
         logger.warning("%s", remark)
 
@@ -160,13 +169,14 @@ def _examine(path: str) -> Recording:
     sections: list[Section] = []
     losses: list[str] = []
     announced: float | None = None
-    rate, frames_before = 0, 0
+    rate, frames_before, floats = 0, 0, False
     for stream in streams_of(path):
         if stream.loss:
             losses.append(stream.loss)
         try:
             with Sound(path, stream.parts) as sound:
                 found_rate, channels, frames = sound.samplerate, sound.channels, sound.frames
+                floats |= sound.subtype in ("FLOAT", "DOUBLE")
                 if sound.format == "RAW" and path.lower().endswith(_HEADLESS_SUFFIXES):
                     # libsndfile takes whatever has no header for µ-law.
                     raise TypeError("it has no header")
@@ -202,7 +212,9 @@ def _examine(path: str) -> Recording:
         frames_before += frames
     if not sections:
         raise AudioError(f"{path}: holds no samples that decode; fetch or convert it again")
-    return Recording(path, rate, sections[0].channels, tuple(sections), announced, tuple(losses))
+    return Recording(
+        path, rate, sections[0].channels, tuple(sections), announced, tuple(losses), floats
+    )
 
 
 def _chunks(frames: int, channels: int) -> Iterator[int]:
@@ -293,24 +305,57 @@ def _count(path: str, section: Section) -> int:
 
 
 def decode_mono(
-    recording: Recording, section: Section, start: int, stop: int, seek: bool = True
+    recording: Recording, section: Section, start: int, stop: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(all channels, their mix) of a section from ``start`` to ``stop``, piece by piece.
+    """(channels mixed, which samples were broken) of a section, piece by piece.
 
     Raises UndecodableError.
     """
     path, channels = recording.path, section.channels
-    if channels == 1:
-        for wave in _decode(path, section, start, _chunks(stop - start, 1), seek):
-            yield wave, wave[:, 0]
+    if channels == 1 and not recording.floats:
+        for wave in _decode(path, section, start, _chunks(stop - start, 1)):
+            sound, flaws = mend(wave, by_others=False)
+            yield sound[:, 0], flaws
         return
+    noise = _noise_in(recording, channels)
     blocks = list(mixing_blocks(section.frames, recording.rate, start, stop))
     if not blocks:
         return
     sizes = (end - begin for begin, end in blocks)
-    for (begin, _), wave in zip(blocks, _decode(path, section, blocks[0][0], sizes, seek)):
+    for (begin, _), wave in zip(blocks, _decode(path, section, blocks[0][0], sizes)):
         inside = slice(max(0, start - begin), stop - begin)
-        yield wave[inside], mix_block(wave)[inside]
+        sound, flaws = mend(wave)
+        yield mix_block(sound, noise)[inside], flaws[inside]
+
+
+def _noise_in(recording: Recording, channels: int) -> tuple[int, ...]:
+    """The channels of steady noise, where a section has those of the beginning."""
+    if channels != recording.channels:
+        return ()
+
+    def look(start: int, stop: int) -> np.ndarray:
+        for section in recording.sections:
+            if section.offset <= start < section.offset + section.frames:
+                at = start - section.offset
+                size = min(stop - start, section.frames - at)
+                try:
+                    if section.channels == channels:
+                        (wave,) = _decode(recording.path, section, at, [size])
+                        return mend(wave)[0]
+                except UndecodableError:
+                    break
+        return np.zeros((0, channels), np.float32)
+
+    return noise_in_file(recording.path, recording.frames, channels, recording.rate, look)
+
+
+def noise_in_file(path: str, frames: int, channels: int, rate: int, look: Look) -> tuple[int, ...]:
+    """The channels of steady noise, which are found, and said to be left out, once."""
+    key = file_key(path)
+    noise = known_noise(key, frames, channels, rate, look)
+    if noise:
+        warn_once(key, f"{path}: {noise_remark(noise, channels)}", "noise")
+    return noise
 
 
 def shorten(recording: Recording, section: Section, error: UndecodableError) -> Recording:

@@ -2,17 +2,40 @@
 
 import os
 import tokenize
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
 import numpy as np
 
-from cress_svcd.data.audio_mixing import MAX_CHANNELS, full_scale, samples_by_channels
+from cress_svcd.data.audio_samples import (
+    MAX_CHANNELS,
+    full_scale,
+    no_waveform,
+    samples_by_channels,
+)
 from cress_svcd.errors import AudioError
 
+# numpy reads a header as a Python literal, of which any part may be anything.
 _BROKEN_HEADER = (
-    ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError, tokenize.TokenError
+    ValueError, EOFError, OSError, SyntaxError, TypeError, OverflowError, LookupError,
+    AttributeError, MemoryError, RecursionError, tokenize.TokenError
 )  # fmt: skip
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,  # but for the letters in names of fields
+}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands before the samples.  A negative length is one that the writer did not know."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype
+    at: int
 
 
 def load_npy(path: str) -> tuple[np.ndarray, int]:
@@ -22,24 +45,32 @@ def load_npy(path: str) -> tuple[np.ndarray, int]:
     there are more behind them, or another array of the kind.
     """
     size = os.path.getsize(path)
-    try:
-        wave = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(wave, np.memmap):
-            raise ValueError("it is an archive of arrays")
-    except _BROKEN_HEADER as error:
-        arrays = _arrays(path, size)
-        if not arrays:
+    arrays: list[tuple[np.ndarray, int]] = []
+    with open(path, "rb") as file:
+        try:
+            header = _read_header(file)
+        except _BROKEN_HEADER as error:
+            reason = str(error).strip().split("\n")[0][:100]
+            if file.seek(0) == 0 and file.read(2) == b"PK":
+                reason = "it is an archive of arrays"
             raise AudioError(
-                f"{path}: is truncated or no .npy file ({error}); expected a waveform saved by "
-                f"numpy.save"
+                f"{path}: is truncated or no .npy file ({reason or 'its header is damaged'}); "
+                f"expected a waveform saved by numpy.save"
             ) from None
-    else:
-        whole = samples_by_channels(wave, path)
-        if wave.offset + wave.nbytes == size:
-            return whole, len(whole)
-        arrays = _arrays(path, size) or [(wave, len(whole))]
+        _refuse_shape(path, header)
+        while (array := _array(file, header, size)) is not None:
+            arrays.append(array)
+            try:
+                header = _read_header(file)
+            except _BROKEN_HEADER:
+                break
+    if not arrays:
+        raise AudioError(
+            f"{path}: is truncated: of shape {header.shape} only {size - header.at} bytes are "
+            f"there; fetch or compute it again"
+        )
     waves = [samples_by_channels(wave, path) for wave, _ in arrays]
-    same = [wave for wave in waves if (wave.dtype, wave.shape[1]) == _kind(waves[0])]
+    same = [wave for wave in waves if _kind(wave) == _kind(waves[0])]
     return same[0] if len(same) == 1 else np.concatenate(same), arrays[0][1]
 
 
@@ -47,47 +78,56 @@ def _kind(wave: np.ndarray) -> tuple[np.dtype, int]:
     return wave.dtype, wave.shape[1]
 
 
-def _arrays(path: str, size: int) -> list[tuple[np.ndarray, int]]:
-    """What there is of each array in a file, and the samples that its header announces."""
-    arrays: list[tuple[np.ndarray, int]] = []
-    with open(path, "rb") as file:
-        while (array := _next_array(file, size)) is not None:
-            arrays.append(array)
-    return arrays
+def _read_header(file: BinaryIO) -> _Header:
+    """The header at the place of the file.  Raises any of _BROKEN_HEADER."""
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
+    shape, by_columns, dtype = _READERS[version](file)
+    return _Header(tuple(int(length) for length in shape), bool(by_columns), dtype, file.tell())
 
 
-def _next_array(file: BinaryIO, size: int) -> tuple[np.ndarray, int] | None:
-    """The array at the place of the file, if all its channels are there, of some samples."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, by_columns, dtype = read(file)
-    except (*_BROKEN_HEADER, KeyError):
-        return None
-    start = file.tell()
-    if len(shape) not in (1, 2) or dtype.hasobject or not dtype.itemsize or 0 in shape:
+def _refuse_shape(path: str, header: _Header) -> None:
+    """AudioError, if an array can be no waveform whatever its samples are."""
+    shape, dtype = header.shape, header.dtype
+    if len(shape) not in (1, 2) or dtype.hasobject or dtype.kind not in "fiu" or dtype.shape:
+        raise no_waveform(path, dtype, shape)
+    if 0 in shape:
+        raise AudioError(f"{path}: holds no samples; compute it again")
+
+
+def _array(file: BinaryIO, header: _Header, size: int) -> tuple[np.ndarray, int] | None:
+    """What there is of an array, if all its channels are there, of some samples.
+
+    Returns it, and the samples that its header announces; the file stands behind it.
+    """
+    shape, start = header.shape, header.at
+    if len(shape) not in (1, 2) or header.dtype.hasobject or header.dtype.shape or 0 in shape:
         return None
     frames, channels = (*shape, 1)[:2]
-    if by_columns and len(shape) == 2:
+    if header.by_columns and len(shape) == 2:
         channels, frames = shape
-    row = dtype.itemsize * channels
-    file.seek(start + frames * row)
+    row = header.dtype.itemsize * channels
+    if row <= 0:
+        return None
+    stop = start + frames * row
     if channels > MAX_CHANNELS:
         # Or one channel behind the other, of which all must be there.
-        if start + frames * row > size:
+        if not start < stop <= size:
             return None
-        order = "F" if by_columns else "C"
-        return np.memmap(file.name, dtype, "r", start, shape, order), max(shape)
+        file.seek(stop)
+        order = "F" if header.by_columns else "C"
+        return np.memmap(file.name, header.dtype, "r", start, shape, order), max(shape)
     there = (size - start) // row
-    if file.read(6) == np.lib.format.MAGIC_PREFIX:
-        there = min(there, frames)
-    file.seek(start + there * row)
+    if start < stop < size:
+        file.seek(stop)
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            there = frames
     if there <= 0:
         return None
-    return np.memmap(file.name, dtype, "r", start, (there, channels)), frames
+    file.seek(start + there * row)
+    wave = np.memmap(file.name, header.dtype, "r", start, (there, channels))
+    return wave, frames if frames > 0 else there
 
 
 def npy_scale(path: str) -> float:

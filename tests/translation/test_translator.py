@@ -358,4 +358,7 @@ class TestRefusals:
 
     def test_samples_that_are_not_finite(self, translator, waves):
         with pytest.raises(AudioError, match="NaN"):
-            translator.translate(np.where(np.arange(len(waves[0])) == 7, np.nan, waves[0]))
+            translator.translate(np.full_like(waves[0], np.nan))
+        one = np.arange(len(waves[0])) == 7
+        flawed, mended = (np.where(one, value, waves[0]) for value in (np.nan, 0))
+        assert translator.translate(flawed).text == translator.translate(mended).text

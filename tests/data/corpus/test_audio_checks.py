@@ -17,10 +17,10 @@ def test_recordings_are_looked_into(tmp_path, kind):
     wave = np.zeros(10 * RATE)
     if kind == "broken":
         wave = noise(10 * RATE)
-        wave[100] = np.nan
+        wave[: 2 * RATE] = np.nan
     soundfile.write(tmp_path / "train" / "wav" / "b.wav", wave, RATE, subtype="FLOAT")
     release = Release(tmp_path, "de")
-    found = {"silent": "is silent", "broken": "1 of 16000 samples are NaN"}[kind]
+    found = {"silent": "is silent", "broken": "16000 of 16000 samples are NaN"}[kind]
     with pytest.raises(ReleaseError, match=rf"b.wav.*{found}.*\(1 of 2 recordings.*--check-audio"):
         prepare_split(release, "train", Limits())
     assert len(prepare_split(release, "train", Limits(), sample_audio=False)[0]) == 2

@@ -126,7 +126,7 @@ def test_unusable_audio_is_refused_or_dropped(tmp_path):
     silent[: 2 * RATE] = 0
     soundfile.write(wav / "b.wav", silent, RATE)
     broken = noise(10 * RATE)
-    broken[5 * RATE + 7] = np.nan
+    broken[5 * RATE : 6 * RATE] = np.nan
     soundfile.write(wav / "c.wav", broken, RATE, subtype="FLOAT")
     (wav / "d.wav").write_bytes((wav / "d.wav").read_bytes()[:44])
     (wav / "e.wav").write_text("no sound")
