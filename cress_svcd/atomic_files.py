@@ -16,6 +16,12 @@ import yaml
 from cress_svcd.errors import ConfigError, OutputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOST_LEVELS = 100  # of lists and mappings within each other, in YAML
+_MOST_REPEATED = 100_000  # values that aliases add in YAML
+_TOO_DEEP = "too many levels of lists and mappings within each other"
+_LARGEST = 1e300  # of numbers in JSON; to go on computing with it
+_MOST_BITS = 4096  # of a whole number in YAML
+_QUOTED = 60  # characters of what a message quotes
 # The four bytes of UTF-32 begin with the two of UTF-16.
 _MARKED = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -212,14 +218,44 @@ def write_checkpoint(path: str | os.PathLike, state: dict) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """yaml's safe loader, which refuses a key that stands twice in one mapping.
+class StrictLoader(yaml.SafeLoader):
+    """yaml's safe loader, with a yaml.MarkedYAMLError for what it lets pass or trips over.
 
-    yaml keeps the last one and says nothing of the others.
+    A key that stands twice in one mapping (yaml keeps the last one and says nothing of the others);
+    a number or a date that Python has no value for; a file of a few lines that aliases make huge,
+    endless, or deeper than Python can follow.
     """
 
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self._level = 0
+        # Of each node that is complete, by its id: how many nodes and levels aliases make of it.
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        self._level += 1
+        self._refuse(self._level > _MOST_LEVELS, _TOO_DEEP, event)
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(
+                id(node) not in self._sizes, f"*{event.anchor} stands within itself", event
+            )
+            return node
+        children = [] if node is None or isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [each for pair in children for each in pair]
+        sizes = [self._sizes[id(child)] for child in children]
+        count = 1 + sum(nodes for nodes, _ in sizes)
+        levels = 1 + max((levels for _, levels in sizes), default=0)
+        self._sizes[id(node)] = count, levels
+        self._refuse(levels > _MOST_LEVELS, _TOO_DEEP, event)
+        much = count > len(self._sizes) + _MOST_REPEATED
+        self._refuse(much, "its aliases (*name) stand for millions of values", event)
+        return node
+
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """As yaml's; raises a yaml.MarkedYAMLError at the second of two equal keys."""
         node = super().compose_mapping_node(anchor)
         seen: dict[tuple[str, str], yaml.Mark] = {}
         for key, _ in node.value:
@@ -230,43 +266,127 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.composer.ComposerError(
                     None,
                     None,
-                    f"the key {key.value!r} stands twice in one mapping, first in line "
+                    f"the key {_shortly(key.value)!r} stands twice in one mapping, first in line "
                     f"{seen[name].line + 1}, which would be lost; leave one of them",
                     key.start_mark,
                 )
             seen[name] = key.start_mark
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if not isinstance(value, int) or value.bit_length() <= _MOST_BITS:
+                return value
+            raise ValueError("Python would not print it")
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError):
+            kind, value = node.tag.rpartition(":")[2], _shortly(str(node.value))
+            kind = {"int": "number", "float": "number", "timestamp": "date"}.get(kind, kind)
+            problem = f"{value!r} is no {kind}; write it in quotes where it is text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
-def parse_yaml(text: str, where: str | os.PathLike) -> Any:
+    def _refuse(self, wrong: bool, problem: str, event: yaml.Event) -> None:
+        if wrong:
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+
+
+def _shortly(text: str) -> str:
+    """The beginning of a text that a message quotes."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def parse_yaml(
+    text: str, where: str | os.PathLike, loader: type[StrictLoader] = StrictLoader
+) -> Any:
     """What the YAML ``text`` says.
 
     Args:
         where: the file or option that it stands in, for messages.
+        loader: what makes values of it.
     Raises:
-        ConfigError: it is not YAML, or has a key twice; with the line.
+        ConfigError: it is not YAML, or what :class:`StrictLoader` refuses; with the line.
     """
     try:
-        return yaml.load(text, _UniqueKeyLoader)
+        return yaml.load(text, loader)
+    except yaml.reader.ReaderError as error:
+        line = f":{text.count(chr(10), 0, error.position) + 1}"
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        problem = f"the character U+{code:04X} is not allowed in it"
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}{line}: is not valid YAML: {problem}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    raise ConfigError(f"{where}{line}: is not valid YAML: {problem}")
 
 
-def read_yaml(path: str | os.PathLike, expected: str) -> dict:
+def parse_json(text: str, where: str | os.PathLike, line: int = 0) -> Any:
+    """What the JSON ``text`` says.
+
+    Args:
+        where: the file that it stands in, for messages.
+        line: of that file, if the text is one line of several; 0: the text is the whole.
+    Raises:
+        ConfigError: it is not JSON, has a key twice in one object, a number of thousands of digits,
+            or more levels than can be followed; with the line.
+    """
+    place = f"{where}:{line}" if line else f"{where}"
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        place = place if line else f"{where}:{error.lineno}"
+        problem = error.msg
+    except RecursionError:
+        problem = _TOO_DEEP
+    except ValueError as error:
+        problem = str(error).partition(";")[0]
+    raise ConfigError(f"{place}: is not JSON ({problem})")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_shortly(twice)!r} stands twice in one object")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -_LARGEST <= value <= _LARGEST
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or is not JSON, see :func:`parse_json`.
+    """
+    try:
+        return parse_json(read_text(path), path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not JSON (no UTF-8: {error.reason})") from None
+
+
+def read_yaml(
+    path: str | os.PathLike, expected: str, loader: type[StrictLoader] = StrictLoader
+) -> dict:
     """Read keys and values.
 
     Args:
         path: YAML file.
         expected: what should have been there, for messages.
+        loader: what makes values of it.
     Raises:
-        ConfigError: the file is missing, not YAML, has a key twice (with the line), or holds
+        ConfigError: the file is missing, not YAML (see :func:`parse_yaml`, with the line), or holds
             something else than keys and values.
     """
     try:
-        content = parse_yaml(read_text(path), path)
+        content = parse_yaml(read_text(path), path, loader)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); expected {expected}"

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from cress_svcd.atomic_files import (
+    parse_json,
+    parse_yaml,
+    read_json,
     read_text,
     read_yaml,
     replacing,
@@ -192,3 +195,83 @@ class TestByteOrderMarks:
         (tmp_path / "x").write_bytes("a: 1".encode("utf-16") + b"b")
         with pytest.raises(ConfigError, match="x: is no text"):
             read_yaml(tmp_path / "x", "a config")
+
+
+def chain(link: str, count: int) -> str:
+    lines = [f"a{i + 1}: &a{i + 1} " + link.replace("@", f"*a{i}") for i in range(count)]
+    return "\n".join(["a0: &a0 {k: v}", *lines])
+
+
+@pytest.mark.parametrize(
+    "text, line, message",
+    [
+        ("a: 1\nx: " + "1" * 5_000, 2, "…' is no number; write it in quotes where it is text"),
+        ("x: " + "1:" * 3_000 + "1", 1, "is no number"),
+        ("a: b\nx: 2020-13-45", 2, "'2020-13-45' is no date; write it in quotes"),
+        ("x: !!int ''", 1, "'' is no number"),
+        ("x: !!float word", 1, "'word' is no number"),
+        ("x: !!bool word", 1, "'word' is no bool"),
+        ("x: !!timestamp word", 1, "'word' is no date"),
+        ("x: " + "[" * 5_000, 1, "too many levels"),
+        ("x: " + "{a: " * 5_000, 1, "too many levels"),
+        ("\n".join(" " * i + "a:" for i in range(500)), 100, "too many levels"),
+        (chain("[@, @, @, @, @, @, @, @]", 30), 6, "its aliases .* stand for millions of values"),
+        (chain("{<<: [@, @, @, @, @, @, @, @]}", 30), 6, "its aliases .* stand for millions"),
+        (chain("[@]", 5_000), 100, "too many levels"),
+        ("a: b\nx: &x [1, *x]", 2, r"\*x stands within itself"),
+        ("x: &x {y: *x}", 1, r"\*x stands within itself"),
+        ("a: b\nc: \0", 2, r"the character U\+0000 is not allowed"),
+        ("x: \ud800", 1, r"the character U\+D800 is not allowed"),
+        ("a: 1\n\na: 2", 3, "the key 'a' stands twice .* first in line 1"),
+        ("x: !!python/object:os.system ls", 1, "could not determine a constructor"),
+        ("--- a\n--- b", 2, "another document"),
+        ("x: *nothing", 1, "undefined alias"),
+        ("x: 'a", 1, "unexpected end of stream"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_none_is_told_with_its_line(text, line, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_yaml(text, "f.yaml")
+    assert str(caught.value).startswith(f"f.yaml:{line}: is not valid YAML: ")
+    assert len(str(caught.value)) < 250 and "\n" not in str(caught.value)
+
+
+def test_yaml_with_aliases_and_merges_is_read():
+    text = "a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, x: 2}\nc: [*a, *a]\nd: 2020-12-31\n"
+    found = parse_yaml(text, "f.yaml")
+    assert found["b"] == {"x": 2, "y": [1, 2]} and found["c"] == [found["a"]] * 2
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[" * 100_000, r"^f.json: is not JSON \(too many levels"),
+        ('{"a":' * 100_000, r"^f.json: is not JSON \(too many levels"),
+        ("1" * 5_000, r"^f.json: is not JSON \(.*digits"),
+        ('{"a": {"b": 1, "b": 2}}', r"^f.json: is not JSON \(the key 'b' stands twice"),
+        ("{\n\n x", r"^f.json:3: is not JSON"),
+        ("", r"^f.json:1: is not JSON"),
+        ('{"a": "\0"}', r"^f.json:1: is not JSON"),
+    ],
+)
+def test_json_that_is_none(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_json(text, "f.json")
+    with pytest.raises(ConfigError, match=r"^f.jsonl:7: is not JSON"):
+        parse_json(text, "f.jsonl", line=7)
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"f.json(:\d)?: is not JSON"):
+        read_json(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_and_yaml_of_every_encoding_with_a_mark(tmp_path, encoding):
+    (tmp_path / "f").write_text('{"größe": 1}', encoding=encoding)
+    assert read_json(tmp_path / "f") == read_yaml(tmp_path / "f", "keys") == {"größe": 1}
+
+
+def test_json_that_is_no_text_or_not_there(tmp_path):
+    (tmp_path / "f.json").write_bytes(b"\xff{}")
+    for name, message in (("f", "is not JSON .no UTF-8"), ("g", "cannot be read")):
+        with pytest.raises(ConfigError, match=f"{name}.json: {message}"):
+            read_json(tmp_path / f"{name}.json")

@@ -64,6 +64,11 @@ class RecordingScores:
                     written = Path(options["output"], Path(recording.path).stem + ".srt")
                     if written.is_file():
                         translations[recording.path] = read_subtitled(written)
+        if not translations:
+            raise ConfigError(
+                f"{model}: no recording of {self.args.manifest} could be translated; the reasons "
+                "stand above"
+            )
         return translations
 
 

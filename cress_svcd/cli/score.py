@@ -9,7 +9,7 @@ Several inputs are scored one by one; 'cress-svcd compare' tests whether they di
 
 With --recordings whole recordings are scored, which is what users bring.  An input is a model,
 which translates all recordings of the manifest as 'cress-svcd translate' does, or what that command
-wrote: JSON lines, or a folder of a file for each recording (jsonl, srt, vtt).
+wrote: JSON lines, or a folder of a file for each recording (jsonl, srt, vtt, ttml).
 
   cress-svcd score --recordings packed.pt --manifest data/tst-COMMON.tsv --exact results/packed.txt
   cress-svcd score --recordings translations.jsonl --manifest data/tst-COMMON.tsv

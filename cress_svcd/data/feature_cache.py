@@ -73,7 +73,7 @@ class FeatureCache:
         try:
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             self.choose(variant)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error}); make it again with "
                 "'cress-svcd extract-features'"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from cress_svcd.atomic_files import read_text
@@ -79,6 +80,7 @@ def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a"
     missing = [number for number in numbers if number not in references]
     if missing:
         raise ConfigError(f"{path}: no 'T-' line for sentence {missing[0]}; give --manifest")
+    require_references(references.values(), manifest or path)
     result = measure(
         [hypotheses[number] for number in numbers],
         [references[number] for number in numbers],
@@ -96,6 +98,12 @@ def score_output(path: Path, manifest: Path | None = None, tokenize: str = "13a"
         for number in numbers
     ]
     return result
+
+
+def require_references(texts: Iterable[str], where: Path) -> None:
+    """Raises ConfigError if there is not a word in any of the references."""
+    if not any(text.strip() for text in texts):
+        raise ConfigError(f"{where}: no reference in it has a word; expected translations")
 
 
 def named_files(items: list[str]) -> dict[str, Path]:

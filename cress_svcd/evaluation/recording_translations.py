@@ -1,16 +1,22 @@
 """Translations of recordings, as 'cress-svcd translate' writes them, and whose they are."""
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cress_svcd.atomic_files import read_text
+from cress_svcd.atomic_files import announced_encoding, is_number, parse_json, read_text
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.subtitle_score import SUFFIXES, Cue, as_subtitles, read_subtitles
+from cress_svcd.evaluation.subtitle_reading import SUFFIXES, Cue, read_subtitles
+from cress_svcd.evaluation.subtitle_score import as_subtitles
 
 JSON_LINES = ".jsonl"
-_JSON_KEYS = {"source": str, "start": (int, float), "end": (int, float), "text": str}
+_JSON_KEYS = {"source": "a text", "start": "seconds", "end": "seconds", "text": "a text"}
+_LONGEST = 1e8  # seconds: three years
+_HALF = re.compile("[\ud800-\udfff]")  # a surrogate alone
+_BEGINNING = 4096  # bytes of a file that say what it is
+_JSON_OBJECT = re.compile(r'\{\s*"')
+_GENERATED = re.compile(r"^[SDTHP]-\d+\t", re.MULTILINE)
 
 Name = tuple[str, ...]
 """Folders and name of a recording, without the suffix: ``("talks", "ted_1")``."""
@@ -30,8 +36,32 @@ def name_of(path: str) -> Name:
 
 
 def holds_translations(path: Path) -> bool:
-    """Whether ``path`` is a folder or a file of translations; else it is a model."""
-    return path.is_dir() or path.suffix.lower() in (JSON_LINES, *SUFFIXES)
+    """Whether ``path`` is a folder or a file of translations; else it is a model.
+
+    Raises:
+        ConfigError: there is nothing, or what is neither.
+    """
+    expected = "expected a model, or what 'cress-svcd translate' wrote: jsonl, srt, vtt or ttml"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder; {expected}")
+    if path.is_dir() or path.suffix.lower() in (JSON_LINES, *SUFFIXES):
+        return True
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_BEGINNING)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
+    beginning = content.decode(announced_encoding(content) or "utf-8", "ignore").lstrip()
+    if _JSON_OBJECT.match(beginning):
+        return True
+    if "-->" in beginning or beginning.startswith(("<?xml", "<tt")):
+        raise ConfigError(f"{path}: looks like subtitles; give it the suffix .srt, .vtt or .ttml")
+    if _GENERATED.search(beginning):
+        raise ConfigError(
+            f"{path}: is an output of fairseq-generate, of segments; leave --recordings, or give "
+            "it to --exact"
+        )
+    return False
 
 
 def read_translations(path: Path) -> dict[Name, RecordingTranslation]:
@@ -64,7 +94,7 @@ def read_translations(path: Path) -> dict[Name, RecordingTranslation]:
     if not found:
         raise ConfigError(
             f"{path}: no translation in it; expected what 'cress-svcd translate' writes with "
-            "--output-format jsonl, srt or vtt"
+            "--output-format jsonl, srt, vtt or ttml"
         )
     return found
 
@@ -85,14 +115,23 @@ def _read_file(path: Path, name: Path) -> Iterator[tuple[Name, RecordingTranslat
         yield name.parts, read_subtitled(path)
         return
     segments: dict[str, list[tuple[float, float, str]]] = {}
+    seen: dict[tuple, int] = {}
     for number, record in _read_json_lines(path):
         start, end = float(record["start"]), float(record["end"])
-        if not 0 <= start <= end < float("inf"):
+        if not 0 <= start <= end <= _LONGEST:
             raise ConfigError(
                 f"{path}:{number}: from {start} to {end} s; expected 0 or more, rising"
             )
+        # Others than 'translate' may leave the segment's number out.
+        first = seen.setdefault((record["source"], record.get("segment", (start, end))), number)
+        if first != number:
+            raise ConfigError(
+                f"{path}:{number}: {record['source']} has this segment in line {first} already; "
+                "keep one translation of a recording"
+            )
         segments.setdefault(record["source"], []).append((start, end, record["text"]))
     for source, parts in segments.items():
+        parts.sort(key=lambda part: part[0])
         text = " ".join(part[2] for part in parts)
         yield name_of(source), RecordingTranslation(text, as_subtitles(parts))
     if not segments:
@@ -100,25 +139,29 @@ def _read_file(path: Path, name: Path) -> Iterator[tuple[Name, RecordingTranslat
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    number = 0
     try:
-        for number, line in enumerate(read_text(path).split("\n"), 1):
-            if not line.strip():
-                continue
-            record = json.loads(line)
-            for key, kind in _JSON_KEYS.items():
-                if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-                    raise ConfigError(
-                        f"{path}:{number}: no {key}; expected a line of 'cress-svcd translate "
-                        f"--output-format jsonl' with {', '.join(_JSON_KEYS)}"
-                    )
-            yield number, record
+        lines = read_text(path).split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{number}: is not JSON ({error.msg})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        record = parse_json(line, path, number)
+        for key, kind in _JSON_KEYS.items():
+            found = record.get(key) if isinstance(record, dict) else None
+            right = is_number(found) if kind == "seconds" else isinstance(found, str)
+            if not right:
+                raise ConfigError(
+                    f"{path}:{number}: no {key}; expected a line of 'cress-svcd translate "
+                    f"--output-format jsonl' with {', '.join(_JSON_KEYS)}"
+                )
+        if not is_number(record.get("segment", 0)):
+            raise ConfigError(f"{path}:{number}: segment is no number; expected 0, 1, …")
+        if _HALF.search(record["text"]):
+            raise ConfigError(f"{path}:{number}: text has half of a character; expected whole ones")
+        yield number, record
 
 
 def assign(

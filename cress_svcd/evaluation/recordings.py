@@ -5,18 +5,17 @@ Each recording's translation is divided among its reference segments
 the subtitles are compared as they are (:mod:`cress_svcd.evaluation.subtitle_score`).
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cress_svcd.atomic_files import read_text, read_yaml
+from cress_svcd.atomic_files import is_number, read_json, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, parse_audio_spec
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.bleu_chrf import measure
-from cress_svcd.evaluation.outputs import score_output
+from cress_svcd.evaluation.outputs import require_references, score_output
 from cress_svcd.evaluation.realignment import UNSPACED, realign, require_extra, signature
 from cress_svcd.evaluation.recording_translations import RecordingTranslation
 from cress_svcd.evaluation.subtitle_score import as_subtitles, measure_subtitles
@@ -47,9 +46,10 @@ def read_recordings(manifest: Path) -> list[Recording]:
     """The recordings of a manifest, in the order in which it first names them.
 
     Raises:
-        ManifestError: it cannot be used.
+        ManifestError, ConfigError: it cannot be used, or has no reference.
     """
     frame = read_manifest(manifest)
+    require_references(frame["tgt_text"], manifest)
     specs = [parse_audio_spec(audio) for audio in frame["audio"]]
     rates = _sample_rates(specs, frame["n_frames"])
     recordings: dict[str, Recording] = {}
@@ -177,17 +177,12 @@ def read_exact(path: Path, manifest: Path, tokenize: str) -> dict:
     """
     if path.suffix.lower() != ".json":
         return score_output(path, manifest, tokenize)
-    try:
-        scores = json.loads(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # of JSON and of UTF-8
-        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    scores = read_json(path)
     keys = ("bleu", "chrf", "sentences", "bleu_signature")
     if (
         not isinstance(scores, dict)
         or not all(key in scores for key in keys)
-        or not all(isinstance(scores[key], int | float) for key in keys[:2])
+        or not all(is_number(scores[key]) for key in keys[:2])
     ):
         raise ConfigError(
             f"{path}: no {', '.join(keys)} in it; expected the JSON of 'cress-svcd score' of one "

@@ -1,12 +1,11 @@
 """Scores of several systems as a table and a picture: BLEU by system, or against bits."""
 
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-from cress_svcd.atomic_files import read_text
+from cress_svcd.atomic_files import is_number, read_json
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.plots import figure
 from cress_svcd.quantization.report import FULL_BITS
@@ -23,9 +22,11 @@ def read_scores(items: list[str]) -> dict[str, list[dict]]:
         name, path = _named(item)
         content = _read(path)
         scores = content.get("systems") or [{**content, "name": name or path.stem}]
-        if name and "systems" in content:
-            scores = [each for each in scores if each["name"] == name]
-        if not scores or any("bleu" not in each for each in scores):
+        if name and "systems" in content and isinstance(scores, list):
+            scores = [
+                each for each in scores if isinstance(each, dict) and each.get("name") == name
+            ]
+        if not isinstance(scores, list) or not scores or not all(map(_is_scored, scores)):
             raise ConfigError(
                 f"{item}: expected a file of 'cress-svcd score --json' of one output, or of "
                 "'cress-svcd compare --json' (with a name: of a system in it)"
@@ -41,7 +42,7 @@ def read_sizes(items: list[str]) -> dict[str, dict]:
     for item in items:
         name, path = _named(item)
         content = _read(path)
-        if not name or "summary" not in content:
+        if not name or not _is_summary(content.get("summary")):
             raise ConfigError(f"--sizes {item}: expected NAME=JSON, of 'cress-svcd report --json'")
         sizes[name] = content["summary"]
     return sizes
@@ -55,13 +56,25 @@ def _named(item: str) -> tuple[str, Path]:
 
 
 def _read(path: Path) -> dict:
-    try:
-        content = json.loads(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    content = read_json(path)
     return content if isinstance(content, dict) else {}
+
+
+def _is_scored(system: Any) -> bool:
+    return (
+        isinstance(system, dict)
+        and isinstance(system.get("name"), str)
+        and all(is_number(system.get(key)) for key in ("bleu", "chrf"))
+        and is_number(system.get("bleu_interval", 0))
+    )
+
+
+def _is_summary(summary: Any) -> bool:
+    return (
+        isinstance(summary, dict)
+        and all(is_number(summary.get(key)) and summary[key] > 0 for key in ("bits", "full_bits"))
+        and (summary.get("bits_per_weight") is None or is_number(summary["bits_per_weight"]))
+    )
 
 
 def table(systems: dict[str, list[dict]], sizes: dict[str, dict]) -> list[dict[str, Any]]:
@@ -103,7 +116,7 @@ def _size(summary: dict | None, first: bool) -> dict[str, Any]:
     if summary is None:
         return {"bits": FULL_BITS if first else None, "weight_bits": None, "megabytes": None}
     parameters = summary["full_bits"] / FULL_BITS
-    weight_bits = summary["bits_per_weight"]
+    weight_bits = summary.get("bits_per_weight")
     return {
         "bits": round(summary["bits"] / parameters, 3),
         "weight_bits": None if weight_bits is None else round(weight_bits, 3),

@@ -13,7 +13,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import nn
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import read_text
+from cress_svcd.atomic_files import parse_json, read_text
 from cress_svcd.errors import ConfigError, OutputError
 from cress_svcd.evaluation.likelihood import Likelihood, Sentences, bleu
 from cress_svcd.evaluation.sensitivity import (
@@ -49,9 +49,11 @@ class Trials:
             return
         try:
             lines = read_text(path).splitlines(keepends=True)
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]
-        except (OSError, ValueError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--trials {path}: cannot be read ({error}); remove it") from None
+        whole = [line for line in lines if line.endswith("\n")]
+        where = f"--trials {path}"
+        entries = [parse_json(line, where, number) for number, line in enumerate(whole, start=1)]
         if not entries or entries[0] != header:
             raise ConfigError(
                 f"--trials {path}: was measured with other settings, or of another checkpoint; "
@@ -59,7 +61,11 @@ class Trials:
             )
         if lines and not lines[-1].endswith("\n"):  # stopped while it was written
             path.write_text("".join(lines[:-1]), encoding="utf-8")
-        self.results = {entry["quantized"]: entry for entry in entries[1:]}
+        for number, entry in enumerate(entries[1:], start=2):
+            name = entry.get("quantized") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or not isinstance(entry.get("nll"), int | float):
+                raise ConfigError(f"{where}:{number}: no quantized and nll in it; remove the line")
+            self.results[name] = entry
         logger.info("%s: %d measured before", path, len(self.results))
 
     def get(self, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Curve:
             return
         start = f"{tag}_"
         row = {key.removeprefix(start): n for key, n in numbers.items() if key.startswith(start)}
-        if "num_updates" in row:
+        if math.isfinite(row.get("num_updates", math.nan)):
             rows = self.validation.setdefault(tag, [])
             _cut(rows, row["num_updates"])
             rows.append(row)
@@ -138,13 +138,15 @@ def _numbers(text: str) -> Row:
     numbers: Row = {}
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return numbers
     for key, value in values.items():
         try:
             numbers[key] = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
+    if not math.isfinite(numbers.get("num_updates", 0)):
+        del numbers["num_updates"]
     return numbers
 
 

@@ -151,7 +151,7 @@ class PhoneEvents:
             )
         try:
             events = [(float(start), str(name)) for start, name in json.loads(self._lines[number])]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise ReleaseError(
                 f"{self.path}:{number + 1}: {self._lines[number][:60]!r}; expected a list of "
                 '[seconds, "phone"] pairs'

@@ -328,7 +328,7 @@ class StageRecords(Records):
             try:
                 entries = json.loads(read_text(path))
                 self.entries = {name: dict(entry) for name, entry in entries.items()}
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 logger.warning("%s is of no use (%s): everything is done again", path, error)
 
     def clear(self) -> None:

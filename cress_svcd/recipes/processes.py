@@ -36,11 +36,11 @@ def logged_numbers(line: str) -> tuple[str, dict[str, float]] | None:
         return None
     try:
         values: Mapping[str, Any] = json.loads(match["json"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     numbers = {}
     for key, value in values.items():
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             numbers[key] = float(value)
     return match["tag"], numbers
 

@@ -47,7 +47,7 @@ from typing import Any
 
 import yaml
 
-from cress_svcd.atomic_files import parse_yaml, read_yaml
+from cress_svcd.atomic_files import StrictLoader, parse_yaml, read_yaml
 from cress_svcd.errors import ConfigError
 
 STAGE_KEYS = {
@@ -67,7 +67,7 @@ STAGE_KEYS = {
 RECIPE_KEYS = {"name", "about", "include", "settings", "stages", "report"}
 
 
-class _AsWritten(yaml.SafeLoader):
+class _AsWritten(StrictLoader):
     """Values of YAML, but what Python would print in another way stays text."""
 
     def construct_sequence(self, node: yaml.Node, deep: bool = False) -> list:
@@ -77,9 +77,12 @@ class _AsWritten(yaml.SafeLoader):
 
     def construct_text_or(self, node: yaml.ScalarNode) -> Any:
         """The value, if the text is what Python prints of it."""
-        value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
-        is_word = isinstance(value, bool) and node.value.lower() in ("true", "false")
-        return value if is_word or str(value) == node.value else node.value
+        try:
+            value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+            is_word = isinstance(value, bool) and node.value.lower() in ("true", "false")
+            return value if is_word or str(value) == node.value else node.value
+        except (ValueError, OverflowError):  # thousands of digits
+            return node.value
 
 
 for _type in ("bool", "int", "float"):
@@ -184,8 +187,7 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, str] | None = None) 
 
 def _read(path: str, including: tuple[str, ...] = ()) -> _Source:
     """A recipe file with what it includes."""
-    read_yaml(path, "a recipe (see scripts/recipes)")  # whose errors are clear
-    content = yaml.load(Path(path).read_bytes(), _AsWritten)
+    content = read_yaml(path, "a recipe (see scripts/recipes)", _AsWritten)
     _check_structure(path, content)
     settings = {key: (path, value) for key, value in (content.get("settings") or {}).items()}
     stages = [(path, stage) for stage in content.get("stages") or []]
@@ -288,8 +290,8 @@ def _settings(
 
 
 def _parse(path, key: str, text: str, former: Any) -> Any:
-    value = parse_yaml(text, f"{path}: setting {key}: {text!r}")
-    return value if isinstance(former, bool) else yaml.load(text, _AsWritten)
+    where = f"{path}: setting {key}: {text!r}"
+    return parse_yaml(text, where, StrictLoader if isinstance(former, bool) else _AsWritten)
 
 
 class _Filler(string.Formatter):

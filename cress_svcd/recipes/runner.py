@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cress_svcd.atomic_files import read_text, write_json, write_text
+from cress_svcd.atomic_files import is_number, read_json, read_text, write_json, write_text
 from cress_svcd.errors import CressError
 from cress_svcd.recipes.children import Child, alone_in
 from cress_svcd.recipes.recipe_file import Recipe, Stage
@@ -244,12 +244,13 @@ class StageStamps(Records):
     def _content(self, name: str) -> dict:
         try:
             content = json.loads(read_text(self._file(name)))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
     def seconds(self, name: str) -> float:
-        return self._content(name).get("seconds", 0)
+        seconds = self._content(name).get("seconds", 0)
+        return seconds if is_number(seconds) else 0
 
     def read(self, name: str) -> Record | None:
         content = self._content(name)
@@ -339,22 +340,36 @@ def _report_row(row: dict[str, str]) -> dict:
         result["checkpoint"] = str(checkpoint)
         result["megabytes"] = round(checkpoint.stat().st_size / 1e6, 2)
     if scores.is_file():
-        content = json.loads(read_text(scores))
+        content = read_json(scores)
         if "system" in row:
-            content = _system(content, row["system"])
+            content = _system(content, row["system"], scores)
+        if not isinstance(content, dict) or not all(
+            is_number(content.get(key, 0)) for key in COLUMNS
+        ):
+            raise StageError(f"{scores}: expected the JSON of 'cress-svcd score' of one output")
         result.update({**content, "name": row["name"]})
     return result
 
 
-def _system(comparison: dict, name: str) -> dict:
-    """Scores and translations of one system of 'cress-svcd compare'."""
-    scores = next(each for each in comparison["systems"] if each["name"] == name)
-    translations = [
-        {key: value for key, value in each.items() if key != "hypotheses"}
-        | {"hypothesis": each["hypotheses"][name]}
-        for each in comparison.get("translations", [])
-    ]
-    return {**scores, "translations": translations}
+def _system(comparison: Any, name: str, path: Path) -> dict:
+    """Scores and translations of one system of 'cress-svcd compare'; ``path``: they were read from.
+
+    Raises:
+        StageError: it is not there.
+    """
+    try:
+        scores = next(each for each in comparison["systems"] if each["name"] == name)
+        translations = [
+            {key: value for key, value in each.items() if key != "hypotheses"}
+            | {"hypothesis": each["hypotheses"][name]}
+            for each in comparison.get("translations", [])
+        ]
+        return {**scores, "translations": translations}
+    except (LookupError, TypeError, AttributeError, StopIteration):
+        raise StageError(
+            f"{path}: no system {name} in it; expected the JSON of 'cress-svcd compare' of this "
+            "recipe"
+        ) from None
 
 
 COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "megabytes": "MB", "seconds": "seconds"}

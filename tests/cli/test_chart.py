@@ -146,3 +146,46 @@ def test_scores_with_a_byte_order_mark(files, tmp_path, encoding):
 def test_bad_input(files, capsys, arguments, message):
     assert main(["chart", *(item.format(**files) for item in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"bleu": NaN, "chrf": 1}',
+        '{"bleu": true, "chrf": 1}',
+        '{"bleu": "9", "chrf": 1}',
+        '{"bleu": 9}',
+        f'{{"bleu": {"9" * 400}, "chrf": 1}}',
+        '{"systems": 3}',
+        '{"systems": ["a"]}',
+        '{"systems": [{"bleu": 1, "chrf": 1}]}',
+        '{"systems": [{"name": "a", "bleu": 1, "chrf": 1, "bleu_interval": "x"}]}',
+        '[{"bleu": 1, "chrf": 1}]',
+    ],
+)
+def test_scores_that_are_none(tmp_path, capsys, content):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    for item in (path, f"a={path}"):
+        assert main(["chart", str(item)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{item}: expected a file of 'cress-svcd score --json' of one output" in line
+
+
+@pytest.mark.parametrize(
+    "summary", ["3", "{}", '{"bits": 0, "full_bits": 1}', '{"bits": 1, "full_bits": "1"}']
+)
+def test_sizes_that_are_none(files, tmp_path, capsys, summary):
+    path = tmp_path / "x.json"
+    path.write_text(f'{{"summary": {summary}}}')
+    assert main(["chart", f"full={files['full']}", "--sizes", f"full={path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected NAME=JSON, of 'cress-svcd report --json'" in line
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5_000, '{"a": 1, "a": 2}', "\0", "\xff"])
+def test_scores_that_are_no_json(tmp_path, capsys, content):
+    (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
+    assert main(["chart", str(tmp_path / "x.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "x.json" in line and "is not JSON" in line

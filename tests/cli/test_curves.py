@@ -218,3 +218,22 @@ def test_bad_input(tmp_path, capsys, content, flags, message):
         (tmp_path / "x.log").write_text(content)
     assert main(["curves", str(tmp_path / "x.log"), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_that_are_none_are_passed_over(tmp_path):
+    """Of a log that something else wrote into."""
+    lines = entry(10, 12) + entry(20, 11)
+    strange = [
+        f'| train_inner | {{"num_updates": "{number}", "loss": "1"}}\n' for number in ("nan", "inf")
+    ]
+    strange += [
+        f'| train_inner | {{"num_updates": {"9" * 5000}}}\n',
+        f'| train_inner | {{"num_updates": "15", "loss": {"9" * 400}, "gnorm": "2"}}\n',
+        f'| train_inner | {{"a": {"[" * 100_000}}}\n',
+        '| dev | {"dev_num_updates": "nan", "dev_loss": "1"}\n',
+    ]
+    (tmp_path / "x.log").write_text("".join(strange[:3]) + lines + "".join(strange[4:]))
+    out = tmp_path / "out.json"
+    assert curves(tmp_path, tmp_path / "x.log", "--json", out, "--png", tmp_path / "x.png") == 0
+    (found,) = json.loads(out.read_text())
+    assert (found["updates"], found["last_loss"]) == (20, 11) and "validation" not in found

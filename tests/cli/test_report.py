@@ -186,6 +186,10 @@ def test_a_stopped_search_goes_on(report, tmp_path, folder, drawn):
     assert found[first] > nll[first] + 5 and found[last] == nll[last]
     code, message = report("full.pt", *flags, "--seed", "2")
     assert code == 2 and "was measured with other settings" in message
+    for broken, told in (("3", "no quantized and nll in it"), ("[" * 100_000, "is not JSON")):
+        trials.write_text("".join([lines[0], broken, "\n"]))
+        code, message = report("full.pt", *flags)
+        assert code == 2 and f"--trials {trials}:2: {told}" in message
 
 
 @pytest.mark.parametrize(

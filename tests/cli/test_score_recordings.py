@@ -134,6 +134,41 @@ def test_subtitles_that_are_the_references(score, perfect):
     assert report["suber"] == report["suber_cased"] == 0
 
 
+def test_ttml_is_read_as_well(score, tmp_path):
+    (tmp_path / "ttml").mkdir()
+    for name, cues in (
+        ("one", ((1, 3, TEXTS[0]), (4, 6.5, TEXTS[2]))),
+        ("two.v2", ((0.5, 2, TEXTS[1]),)),
+    ):
+        cues = "".join(f'<p begin="{a}s" end="{b}s">{text}</p>' for a, b, text in cues)
+        text = f'<tt xmlns="http://www.w3.org/ns/ttml"><body><div>{cues}</div></body></tt>'
+        (tmp_path / "ttml" / f"{name}.ttml").write_text(text, encoding="utf-8")
+    _, report, _, _ = score(tmp_path / "ttml")
+    assert report["bleu"] == 100 and report["suber_cased"] == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_lines_of_any_name_and_order(score, translations, tmp_path, encoding):
+    lines = translations.read_text(encoding="utf-8").splitlines(keepends=True)
+    expected = score(translations)[1]
+    (tmp_path / "translated").write_text("\n".join(lines[::-1]), encoding=encoding)
+    found = score(tmp_path / "translated")[1]
+    assert found["translations"] == expected["translations"]
+    late, early = segment("one.wav", 4, 6.5, TEXTS[2]), segment("one.wav", 1, 3, TEXTS[0])
+    translations.write_text(late + early, encoding="utf-8")
+    assert score(translations)[1]["translations"][0]["hypothesis"] == TEXTS[0]
+
+
+def test_references_without_words(score, manifest, translations):
+    text = manifest.read_text(encoding="utf-8")
+    for reference in TEXTS:
+        text = text.replace(reference, "")
+    manifest.write_text(text, encoding="utf-8")
+    status, report, _, err = score(translations)
+    assert status == 2 and report is None and len(err.splitlines()) == 1
+    assert "tst.tsv: no reference in it has a word; expected translations" in err
+
+
 def test_the_scores_of_the_exact_cuts_may_be_a_report(
     score, translations, exact, manifest, tmp_path
 ):
@@ -242,12 +277,52 @@ class TestErrors:
                 segment("one.wav", 1, 2, "a") + segment("one.flac", 1, 2, "a"),
                 "one for the second time",
             ),
+            (
+                segment("one.wav", 1, 2, "a") * 2,
+                ":2: one.wav has this segment in line 1 already",
+            ),
+            (
+                "".join(
+                    json.dumps({**json.loads(segment("one.wav", time, 9, "a")), "segment": 0})
+                    + "\n"
+                    for time in (1, 2)
+                ),
+                ":2: one.wav has this segment in line 1 already",
+            ),
+            ('{"source": "one.wav", "start": true, "end": 2, "text": "a"}', ":1: no start"),
+            ('{"source": "one.wav", "start": NaN, "end": 2, "text": "a"}', ":1: no start"),
+            ('{"source": "one.wav", "start": 1, "end": Infinity, "text": "a"}', ":1: no end"),
+            (f'{{"source": "x", "start": 1, "end": {"9" * 400}, "text": "a"}}', ":1: no end"),
+            (f'{{"source": "x", "start": {"9" * 5000}}}', ":1: is not JSON"),
+            ('{"source": "x", "source": "y"}', ":1: is not JSON (the key 'source' stands twice"),
+            ("[" * 100_000, ":1: is not JSON (too many levels"),
+            (segment("one.wav", 1, 2, "\ud800"), ":1: text has half of a character"),
+            (segment("one.wav", 1, 2, "a") + "\0", ":2: is not JSON"),
         ],
     )
     def test_lines_of_something_else(self, score, translations, line, message):
         translations.write_text(line, encoding="utf-8")
         status, report, _, err = score(translations)
         assert status == 2 and report is None and f"{translations}" in err and message in err
+
+    @pytest.mark.parametrize(
+        "name, content, message",
+        [
+            ("a.jsonl", None, "a.jsonl: no such file or folder; expected a model, or what"),
+            ("model.pt", None, "model.pt: no such file or folder; expected a model, or what"),
+            ("a", "1\n00:00:01,000 --> 00:00:02,000\nx\n", "looks like subtitles; give it the"),
+            ("a", "WEBVTT\n\n00:01.000 --> 00:02.000\nx\n", "looks like subtitles; give it the"),
+            ("a", '<?xml version="1.0"?><tt/>', "looks like subtitles; give it the suffix .srt"),
+            ("a.txt", "D-0\t-0.5\tDas Haus\n", "is an output of fairseq-generate, of segments"),
+        ],
+    )
+    def test_what_is_neither_a_model_nor_translations(
+        self, score, tmp_path, name, content, message
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        status, report, _, err = score(tmp_path / name)
+        assert status == 2 and report is None and message in err and len(err.splitlines()) == 1
 
     def test_a_folder_of_nothing(self, score, tmp_path):
         (tmp_path / "empty").mkdir()

@@ -87,7 +87,7 @@ class Summary(Records):
                 data["stamps"].keys()
                 self.data = data
                 return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
         logger.warning("%s is of no use (%s): everything is prepared again", self.path, problem)
 
@@ -283,7 +283,7 @@ def _write_config(summary: Summary, corpus: Corpus, out: Path, options: PrepareO
         "tgt_lang": corpus.tgt_lang,
     }
     if not options.force and path.exists():
-        with contextlib.suppress(yaml.YAMLError, ValueError, TypeError):
+        with contextlib.suppress(yaml.YAMLError, ValueError, TypeError, RecursionError):
             present = yaml.safe_load(path.read_text(encoding="utf-8"))
             if present | config == present:
                 return
