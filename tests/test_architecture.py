@@ -126,6 +126,7 @@ def test_the_lower_floors_need_no_fairseq(floor):
     [
         "audio",
         "audio_chunks",
+        "audio_complaints",
         "audio_containers",
         "audio_decoding",
         "audio_flac",

@@ -36,6 +36,7 @@ _HEADLESS_SUFFIXES = (".au", ".snd")
 # How far apart two lengths must be to be told apart.
 _SAME_SECONDS = 0.01
 _REMEMBERED = 1 << 14
+_DAMAGED_FRAMES = "has damaged MP3 frames; some hundredths of a second are lost at each"
 
 
 class UndecodableError(Exception):
@@ -246,8 +247,12 @@ def _decode(
             # Damage elsewhere may keep the decoder from finding its place.
             at = -1
         if at != -1:
+            # The first frame may need another that never was in the file.
+            before = sound.complaints + (start == 0)
             for size in sizes:
                 wave = _read(sound, size, start)
+                if sound.complaints > before:
+                    warn_once(file_key(path), f"{path}: {_DAMAGED_FRAMES}", "damaged frames")
                 start += len(wave)
                 yield wave
             return

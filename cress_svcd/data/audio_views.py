@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import soundfile
+
+from cress_svcd.data.audio_complaints import complaints
 
 Part = bytes | tuple[int, int]
 """Bytes that stand for themselves, or [start, stop) of the file."""
@@ -76,19 +79,36 @@ class Sound(soundfile.SoundFile):
     soundfile seeks after every read, to where the decoder stands already.  That costs samples: a
     second seek in a Vorbis handle may give wrong ones (libsndfile 1.2.2: 3 % of random ones), and
     one behind the last sample of a FLAC stream is an error.
+
+    Attributes:
+        complaints: damaged MP3 frames in what was read, so far as they are known.
     """
 
     def __init__(self, path: str, parts: Sequence[Part] | None = None) -> None:
         self._view = None if parts is None else FileView(path, parts)
+        self.complaints = 0
         try:
-            # As bytes: any name will do, whatever its encoding.
-            super().__init__(os.fsencode(path) if self._view is None else self._view)
+            with complaints():
+                # As bytes: any name will do, whatever its encoding.
+                super().__init__(os.fsencode(path) if self._view is None else self._view)
         except BaseException:
             self._close_view()
             raise
 
     def seekable(self) -> bool:
         return False
+
+    def read(self, *arguments: Any, **options: Any) -> np.ndarray:
+        if self.format != "MP3":
+            return super().read(*arguments, **options)
+        with complaints() as heard:
+            wave = super().read(*arguments, **options)
+        self.complaints += len(heard)
+        return wave
+
+    def seek(self, *arguments: Any, **options: Any) -> int:
+        with complaints():
+            return super().seek(*arguments, **options)
 
     def close(self) -> None:
         super().close()
