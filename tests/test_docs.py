@@ -11,6 +11,7 @@ import pytest
 from fairseq import options
 
 from cress_svcd.cli.main import COMMANDS, build_command_parser
+from tests.fuzz.__main__ import parse as fuzzer_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -76,6 +77,8 @@ def test_generations(words):
 
 @pytest.mark.parametrize("words", named("bash", "python", "sbatch"))
 def test_scripts_and_modules(words):
+    if words[1] == "scripts/fuzz.sh":
+        fuzzer_options(words[2:])
     words = [word for word in words if word[:2] != "--" or words[0] == "python"]
     if words[1] == "-m":
         importlib.import_module(words[2])
