@@ -24,6 +24,7 @@ from cress_svcd.data.audio_decoding import (
     noise_in_file,
     open_recording,
     refuse_unless_file,
+    say_gaps,
     shorten,
     warn_once,
 )
@@ -289,18 +290,16 @@ def _pieces(recording: Recording, spec: AudioSpec) -> _Pieces:
 
 def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
     """All from ``position`` on that can be decoded."""
-    for section in recording.sections:
-        start = max(0, position - section.offset)
-        if start >= section.frames:
-            continue
+    while position < recording.frames:
+        section = next(s for s in recording.sections if position < s.offset + s.frames)
+        start = position - section.offset
         try:
             for mono, flaws in decode_mono(recording, section, start, section.frames):
                 yield mono, flaws
                 position += len(mono)
         except UndecodableError as error:
-            shorter = shorten(recording, section, error)
-            yield from _pieces_to_the_end(shorter, position)
-            return
+            recording = shorten(recording, section, error)
+    say_gaps(recording)
 
 
 def _npy_pieces(path: str, wave: np.ndarray, start: int, stop: int) -> _Pieces:

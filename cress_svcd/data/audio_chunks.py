@@ -18,6 +18,7 @@ from cress_svcd.data.audio_streams import (
     find_container,
     is_no_sound,
     is_unknown,
+    skip_padding,
 )
 from cress_svcd.data.audio_views import Part, Source
 
@@ -83,6 +84,7 @@ def _after_chunks(
     source: Source, at: int, chunk: tuple[int, Callable[[bytes], int], int] | None
 ) -> int | None:
     """Where the chunks end that begin at ``at``; None if what stands there is sound."""
+    at = skip_padding(source, at)
     if at >= source.size or begins_container(source, at):
         return min(at, source.size)
     if chunk is not None:

@@ -17,10 +17,10 @@ from cress_svcd.data.audio_chunks import (
     riff_stream,
     w64_stream,
 )
-from cress_svcd.data.audio_flac import flac_stream
+from cress_svcd.data.audio_flac import flac_streams
 from cress_svcd.data.audio_mp3 import is_mp3, mp3_streams
 from cress_svcd.data.audio_ogg import ogg_streams
-from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3
+from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3, skip_padding
 from cress_svcd.data.audio_views import Source
 
 _PARSERS = {
@@ -33,7 +33,6 @@ _PARSERS = {
     b".snd": au_stream,
     b"dns.": au_stream,
     b"caff": caf_stream,
-    b"fLaC": flac_stream,
     b"NIST": nist_stream,
 }
 _MP3_SUFFIXES = (b".mp1", b".mp2", b".mp3", b".mpga")
@@ -46,7 +45,8 @@ def streams_of(path: str) -> list[Stream]:
     One of no parts from 0 on is the file as it stands, which libsndfile knows or does not.
     """
     with Source(path) as source:
-        start = skip_id3(source, 0)
+        tags = skip_id3(source, 0)
+        start = skip_padding(source, tags)
         streams: list[Stream] = []
         while found := _streams_at(source, start):
             streams += found
@@ -56,8 +56,9 @@ def streams_of(path: str) -> list[Stream]:
         if not streams:
             return [Stream(0, source.size)]
         alone = len(streams) == 1 and not streams[0].parts and streams[0].stop == source.size
-        # libsndfile skips tags in front, but for Ogg.
-        if alone and (streams[0].start == 0 or source.at(streams[0].start, 4) != b"OggS"):
+        # libsndfile skips tags in front, but for Ogg, and no padding.
+        skipped = streams[0].start <= tags and source.at(streams[0].start, 4) != b"OggS"
+        if alone and (streams[0].start == 0 or skipped):
             return [replace(streams[0], start=0)]
         return [
             stream if stream.parts else replace(stream, parts=((stream.start, stream.stop),))
@@ -72,6 +73,8 @@ def _streams_at(source: Source, start: int) -> list[Stream]:
         return ogg_streams(source, start)
     if magic == b"RIFF" and (frames := mp3_in_riff(source, start)) is not None:
         return mp3_streams(source, frames)
+    if magic == b"fLaC":
+        return flac_streams(source, start)
     if magic in _PARSERS:
         stream = _PARSERS[magic](source, start)
         return [] if stream is None else [stream]

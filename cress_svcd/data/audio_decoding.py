@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from cress_svcd.data.audio_containers import streams_of
+from cress_svcd.data.audio_flac import frames_behind, runs_of
 from cress_svcd.data.audio_mixing import (
     Look,
     known_noise,
@@ -106,6 +107,7 @@ def length_remark(there: float, announced: float) -> str:
 
 FileKey = tuple[str, int, int, int]
 _recordings: dict[FileKey, Recording] = {}
+_looked_for_gaps: set[FileKey] = set()
 _remarks: set[tuple[object, str]] = set()
 _lock = threading.Lock()
 
@@ -131,6 +133,19 @@ def open_recording(path: str, remark: bool = True) -> Recording:
     if remark:
         _say(key, recording)
     return recording
+
+
+def say_gaps(recording: Recording) -> None:
+    """Warn, once a file, of frames that are missing in FLAC, for which libFLAC gives silence."""
+    key = file_key(recording.path)
+    if key in _looked_for_gaps:
+        return
+    _looked_for_gaps.add(key)
+    for section in recording.sections:
+        gaps = [part.loss for part in runs_of(recording.path, section.stream) if part.loss]
+        if gaps:
+            loss = f"{len(gaps)} gaps, the first of {gaps[0]}" if gaps[1:] else gaps[0]
+            warn_once(key, f"{recording.path}: {loss}: silence stands there")
 
 
 def _remember(key: FileKey, recording: Recording) -> None:
@@ -365,26 +380,69 @@ def noise_in_file(path: str, frames: int, channels: int, rate: int, look: Look) 
 
 def shorten(recording: Recording, section: Section, error: UndecodableError) -> Recording:
     """The recording without what cannot be decoded of a section; it is remembered and told so."""
-    frames = _count(recording.path, section)
-    lost = (section.frames - frames) / recording.rate
-    at = (section.offset + frames) / recording.rate
+    path, rate = recording.path, recording.rate
+    kept, losses = _sound_of(path, section)
+    if not losses:
+        raise AudioError(f"{path}: is damaged ({error}); fetch or convert it again")
     sections: list[Section] = []
     offset = 0
     for other in recording.sections:
-        length = frames if other == section else other.frames
-        if length:
-            sections.append(replace(other, offset=offset, frames=length))
-        offset += length
-    if frames == section.frames:
-        raise AudioError(f"{recording.path}: is damaged ({error}); fetch or convert it again")
-    loss = f"{lost:.1f} s from {at:.1f} s on cannot be decoded ({error})"
+        for stream, length in kept if other == section else [(other.stream, other.frames)]:
+            if length:
+                sections.append(Section(stream, offset, length, other.channels))
+            offset += length
     if not sections:
         raise AudioError(
-            f"{recording.path}: is damaged: nothing of it can be decoded ({error}); fetch or "
-            f"convert it again"
+            f"{path}: is damaged: nothing of it can be decoded ({error}); fetch or convert it again"
         )
+    at = (section.offset + losses[0][0]) / rate
+    lost = sum(count for _, count in losses) / rate
+    where = (
+        f"from {at:.1f} s on" if len(losses) == 1 else f"in {len(losses)} places from {at:.1f} s on"
+    )
+    loss = f"{lost:.1f} s {where} cannot be decoded ({error})"
     shorter = replace(recording, sections=tuple(sections), losses=(*recording.losses, loss))
-    key = file_key(recording.path)
+    key = file_key(path)
     _remember(key, shorter)
     _say(key, shorter)
     return shorter
+
+
+def _sound_of(
+    path: str, section: Section
+) -> tuple[list[tuple[Stream, int]], list[tuple[int, int]]]:
+    """What of a section decodes, as streams and their samples; and (place, samples) of what not."""
+    if len(runs := runs_of(path, section.stream)) > 1:
+        return _sound_of_runs(path, section, runs)
+    first, end = section.stream.skip, section.stream.skip + section.frames
+    stream, done = section.stream, _count(path, section)
+    kept, losses = [(stream, done)], []
+    others = frames_behind(path, replace(stream, frames=section.frames))
+    while (position := stream.skip + done) < end:
+        stream = next((other for other in others if other.skip > position), None)
+        behind = end if stream is None else stream.skip
+        losses.append((position - first, behind - position))
+        if stream is None:
+            break
+        done = _count(path, Section(stream, 0, end - stream.skip, section.channels))
+        kept.append((stream, done))
+    return kept, losses
+
+
+def _sound_of_runs(
+    path: str, section: Section, runs: list[Stream]
+) -> tuple[list[tuple[Stream, int]], list[tuple[int, int]]]:
+    """As :func:`_sound_of`, of a section that consists of runs of frames."""
+    kept: list[tuple[Stream, int]] = []
+    losses: list[tuple[int, int]] = []
+    end = 0
+    for run in runs:
+        if run.skip > end:
+            losses.append((end, run.skip - end))
+        run_kept, run_losses = _sound_of(path, Section(run, 0, run.frames or 0, section.channels))
+        kept += run_kept
+        losses += [(run.skip + place, count) for place, count in run_losses]
+        end = run.skip + (run.frames or 0)
+    if section.frames > end:
+        losses.append((end, section.frames - end))
+    return kept, losses

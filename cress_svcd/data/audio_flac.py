@@ -7,11 +7,11 @@ last one tells without decoding what came before it.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import soundfile
 
-from cress_svcd.data.audio_streams import Stream, begins_container
+from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3
 from cress_svcd.data.audio_views import Part, Sound, Source
 
 # Larger than any frame of usual sound.
@@ -137,12 +137,13 @@ def _frames_in(data: bytes, header: _Header) -> Iterator[tuple[int, int]]:
             yield frame
 
 
-def flac_stream(source: Source, start: int) -> Stream | None:
+def flac_streams(source: Source, start: int) -> list[Stream]:
+    """The streams of frames that follow each other: one, if nothing in it is damaged."""
     header = _read_header(source, start)
     if header is None:
-        return None
+        return []
     if _seems_whole(source, header) and decodes_to(source.path, None, header.total):
-        return Stream(start, source.size)
+        return [Stream(start, source.size)]
     return _scanned(source, start, header)
 
 
@@ -163,13 +164,29 @@ def _seems_whole(source: Source, header: _Header) -> bool:
         found = next(_frames_in(source.at(at, min(window, step)), header), None)
         if found is not None:
             starts.append(found[0])
-    return starts == sorted(starts) and max(ends) == header.total
+    return starts[:1] == [0] and starts == sorted(starts) and max(ends) == header.total
 
 
-def _scanned(source: Source, start: int, header: _Header) -> Stream:
-    """The stream by all its frames, as far as each begins where the one before ended."""
-    expected, before, stop = 0, 0, source.size
-    behind, furthest = 0, 0  # ends of frames behind a gap: of one, and of several in a row
+@dataclass
+class _Run:
+    """Frames of which each begins with the sample behind the one before.
+
+    ``at``, ``stop``: bytes; ``first``, ``end``: samples; ``before``: where the last frame begins.
+    """
+
+    at: int
+    first: int
+    before: int
+    end: int
+    stop: int = 0
+
+
+def _runs(source: Source, header: _Header) -> tuple[list[_Run], int]:
+    """All frames of a stream, and where it ends: another may begin there."""
+    stop = source.size
+    runs: list[_Run] = []
+    # What looks like a frame within one is followed by none that goes on from it.
+    alone: _Run | None = None
     for match in _SYNC_OR_HEADER.finditer(source.data, header.frames_at):
         at = match.start()
         if match[0][0] == ord("f"):
@@ -180,22 +197,101 @@ def _scanned(source: Source, start: int, header: _Header) -> Stream:
         frame = _parse_frame(source.at(at, _LONGEST_FRAME_HEADER), header)
         if frame is None:
             continue
-        if frame[0] == expected:
-            before, expected = expected, expected + frame[1]
-        elif frame[0] > expected:
-            if frame[0] == behind:
-                furthest = sum(frame)
-            behind = sum(frame)
+        first, end = frame[0], sum(frame)
+        if runs and first == runs[-1].end:
+            runs[-1].before, runs[-1].end = first, end
+        elif alone is not None and first == alone.end:
+            runs.append(_Run(alone.at, alone.first, first, end))
+            alone = None
+        elif not runs and first == 0:
+            runs.append(_Run(at, 0, 0, end))
+        else:
+            alone = _Run(at, first, first, end)
+    if alone is not None and alone.end == header.total:
+        runs.append(alone)
+    for run, following in zip(runs, runs[1:]):
+        run.stop = following.at
+    if runs:
+        runs[-1].stop = stop
+    return runs, stop
 
-    def parts(total: int) -> tuple[Part, ...]:
-        return flac_header(header.info, total), (header.frames_at, stop)
 
-    # The last frame may have been cut.
-    frames = expected if decodes_to(source.path, parts(expected), expected) else before
-    announced = header.total / max(1, frames) if header.total else None
-    lost = (furthest - expected) / max(1, header.rate)
-    loss = f"the {lost:.1f} s behind its damage are not read" if furthest > expected else ""
-    return Stream(start, stop, parts(frames), frames, announced=announced, loss=loss)
+def _scanned(source: Source, start: int, header: _Header) -> list[Stream]:
+    """The streams by all their frames."""
+    runs, stop = _runs(source, header)
+    streams: list[Stream] = []
+    there = 0
+    for run in runs:
+        # The last frame may have been cut.
+        parts = _parts(header.info, run.end, run.at, run.stop)
+        end = run.end if decodes_to(source.path, parts, run.end) else run.before
+        there += max(0, end - run.first)
+        if end > run.first:
+            parts = _parts(header.info, end, run.at, run.stop)
+            streams.append(_from_frame(start, run.stop, parts, run.first, end))
+    for index, (stream, following) in enumerate(zip(streams, streams[1:])):
+        lost = following.skip - stream.skip - (stream.frames or 0)
+        if lost > 0:
+            at = (stream.skip + (stream.frames or 0)) / max(1, header.rate)
+            loss = f"{lost / max(1, header.rate):.1f} s at {at:.1f} s are missing or damaged"
+            streams[index] = replace(stream, loss=loss)
+    if not streams:
+        return [Stream(start, stop, _parts(header.info, 0, header.frames_at, stop), 0)]
+    announced = header.total / max(1, streams[0].frames or 0) if header.total else None
+    streams[0] = replace(streams[0], announced=announced)
+    streams[-1] = replace(streams[-1], stop=stop)
+    return streams
+
+
+def _parts(info: bytes, total: int, at: int, stop: int) -> tuple[Part, ...]:
+    return flac_header(info, total), (at, stop)
+
+
+def _from_frame(start: int, stop: int, parts: tuple[Part, ...], first: int, end: int) -> Stream:
+    """The samples from ``first`` to ``end``, of which the first is that of the first frame."""
+    return Stream(start, stop, parts, end - first, skip=first, late=first > 0)
+
+
+def runs_of(path: str, stream: Stream) -> list[Stream]:
+    """The streams of a file that seemed whole and is not; none, if it is no FLAC."""
+    if stream.parts is not None:
+        return []
+    with Source(path) as source:
+        start = skip_id3(source, stream.start)
+        header = _read_header(source, start) if source.at(start, 4) == b"fLaC" else None
+        return [] if header is None else _scanned(source, start, header)
+
+
+def frames_behind(path: str, stream: Stream) -> Iterator[Stream]:
+    """Streams from each frame of a stream on: where one is damaged, another may be read.
+
+    None, if it is no FLAC.
+    """
+    with Source(path) as source:
+        if stream.parts is None:
+            header = _read_header(source, skip_id3(source, stream.start))
+            if source.at(skip_id3(source, stream.start), 4) != b"fLaC" or header is None:
+                return
+            stop = stream.stop
+        else:
+            info, *bodies = stream.parts
+            if not isinstance(info, bytes) or info[:4] != b"fLaC" or len(bodies) != 1:
+                return
+            (body,) = bodies
+            assert isinstance(body, tuple)
+            header, stop = _Header(info[8:42], body[0]), body[1]
+        places: list[tuple[int, int, int]] = []
+        for match in _SYNC.finditer(source.data, header.frames_at, stop):
+            frame = _parse_frame(source.at(match.start(), _LONGEST_FRAME_HEADER), header)
+            if frame is not None:
+                places.append((match.start(), *frame))
+        last = stream.skip + (stream.frames or header.total)
+        begins = {first for _, first, _ in places} | {last}
+        for at, first, samples in places:
+            if stream.skip < first < last and first + samples in begins:
+                yield _from_frame(
+                    stream.start, stop, _parts(header.info, last, at, stop), first, last
+                )
 
 
 def decodes_to(path: str, parts: tuple[Part, ...] | None, frames: int) -> bool:

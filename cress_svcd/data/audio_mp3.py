@@ -129,7 +129,7 @@ def _runs(source: Source, start: int, stop: int) -> tuple[list[_Run], str]:
             found = _sync(data, behind, stop)
             if found is None:
                 break
-            if runs:
+            if runs and source.at(behind, found - behind).strip(b"\0"):
                 runs[-1].foreign += found - behind
             at = found
             frame = _frame_at(data, at, stop)

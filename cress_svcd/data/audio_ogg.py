@@ -120,7 +120,8 @@ def _streams_of_link(source: Source, pages: list[Page]) -> list[Stream]:
             runs.append([])
         runs[-1].append(page)
     if codec == _FLAC:
-        return [replace(_unpacked_flac(source, headers, runs[0]), loss=_LOST if runs[1:] else "")]
+        flac = [_unpacked_flac(source, headers, run) for run in runs]
+        return [replace(part, loss=_LOST) for part in flac[:-1]] + flac[-1:]
     streams = []
     for run in runs:
         stream = Stream(

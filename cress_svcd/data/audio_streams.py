@@ -1,5 +1,6 @@
 """What is found in a container of audio: the streams that one decoder reads each."""
 
+import re
 from dataclasses import dataclass
 
 from cress_svcd.data.audio_views import Part, Source
@@ -38,6 +39,9 @@ class Stream:
 # Sound that is shorter than this was not lost: common writers count their own header as sound.
 SLACK_BYTES = 64
 _NOT_SOUND_BYTES = 1 << 16
+# More zero bytes than these are silence.
+_MOST_PADDING = 1 << 24
+_NOT_ZERO = re.compile(rb"[^\0]")
 W64_HEAD = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 # Writers to a pipe leave behind the largest size that they know, less some header or block.
 _UNKNOWN_SIZES = (1 << 31, 1 << 32, 0x7F000000)
@@ -88,6 +92,17 @@ def is_no_sound(source: Source, start: int, stop: int) -> bool:
     if rest.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")):
         return True
     return not rest.strip(b"\0") or all(32 <= byte < 127 or byte in b"\0\t\r\n" for byte in rest)
+
+
+def skip_padding(source: Source, at: int) -> int:
+    """Where a container begins behind zero bytes at ``at``; ``at``, if none does."""
+    if source.at(at, 1) != b"\0":
+        return at
+    found = _NOT_ZERO.search(source.data, at, at + _MOST_PADDING)
+    if found is None:
+        return at
+    behind = skip_id3(source, found.start())
+    return behind if begins_container(source, behind) else at
 
 
 def skip_id3(source: Source, at: int) -> int:
