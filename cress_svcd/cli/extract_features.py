@@ -5,9 +5,9 @@
       --feature-cache data/en-de/features
 
 Where the speech encoder is not trained (--freeze-hubert), training with --feature-cache gives the
-same as training without, several times faster.  The checkpoint still carries the encoder, and
-generation starts from audio as ever.  Takes 50 × dimension × 2 bytes for a second of speech: 140 MB
-an hour for 384, 276 MB for HuBERT-Base.
+same as training without, several times faster; varied cuts repeat themselves, see below.  The
+checkpoint still carries the encoder, and generation starts from audio as ever.  Takes 50 ×
+dimension × 2 bytes for a second of speech: 140 MB an hour for 384, 276 MB for HuBERT-Base.
 
 Where the encoder's transformer is trained but its convolutions are not
 (--freeze-hubert-convolutions), their output can be had in the same way:
@@ -16,8 +16,12 @@ Where the encoder's transformer is trained but its convolutions are not
   fairseq-train data/en-de … --hubert-model-path hubert.pt --freeze-hubert-convolutions \\
       --feature-cache data/en-de/convolved
 
-Both folders together are made in one pass.  With --vary-cuts the training split is encoded in
-several variants of its cuts, which training with the same --vary-cuts takes in turn, an epoch each.
+Both folders together are made in one pass.
+
+With --vary-cuts the training split is encoded in several variants of its cuts, which training with
+the same --vary-cuts and --join-segments takes in turn, an epoch each.  It is not the same as from
+audio: of 3 variants the fourth epoch hears the cuts of the first again, and the --seed of this
+command decides them, not that of training.
 
 --hubert-model-path also takes a speech translation checkpoint, whose encoder was trained on: what
 is then trained from that checkpoint (quant_transformer, --finetuned-st-model) with --freeze-hubert
@@ -27,6 +31,7 @@ can read those features.
 import argparse
 from pathlib import Path
 
+from cress_svcd.cli.arguments import positive
 from cress_svcd.errors import ConfigError
 
 
@@ -74,6 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as training's --join-segments (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-audio-positions",
+        type=positive,
+        default=480_000,
+        metavar="N",
+        help="samples that no varied segment grows beyond: the smaller of training's "
+        "--max-audio-positions and --max-tokens (default: %(default)s)",
+    )
+    parser.add_argument(
         "--train-split", default="train", help="the one that is varied (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the cuts (default: %(default)s)")
@@ -81,11 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
     from cress_svcd.data.corpus.manifest import read_manifest
     from cress_svcd.data.corpus.prepared import audio_folder, read_config
     from cress_svcd.data.cut_variation import CutVariation, with_joined
     from cress_svcd.data.feature_cache import file_digest
-    from cress_svcd.inference.feature_extraction import Extraction, devices, frozen_encoder
+    from cress_svcd.inference.feature_extraction import Cuts, Extraction, devices, frozen_encoder
     from cress_svcd.models.hubert_checkpoint import read_hubert
     from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 
@@ -107,15 +121,18 @@ def run(args: argparse.Namespace) -> None:
     digest = file_digest(args.hubert_model_path)
     if args.variants < 1:
         raise ConfigError(f"--variants is {args.variants}, expected 1 or more")
-    cuts = CutVariation(args.vary_cuts, args.seed) if args.vary_cuts else None
+    variation = CutVariation(args.vary_cuts, args.seed) if args.vary_cuts else None
     root = audio_folder(args.data, config)
     work = Extraction(encoders, folders, digest, root, normalize, args.workers, args.force)
     for split, frame in frames.items():
-        manifest = args.data / f"{split}.tsv"
-        varied = cuts if split == args.train_split else None
-        if split == args.train_split:
-            frame = with_joined(frame, args.join_segments)
-        # The first one last: with it the features of a split are there.
-        count = args.variants if varied else 1
-        for variant in reversed(range(count)):
-            print(work.extract(manifest, frame, varied, variant, count))
+        cuts = Cuts()
+        if split == args.train_split and (variation or args.join_segments):
+            sharded = is_sharded(config, frame["audio"])
+            if sharded:
+                warn_of_shards(args.data)
+            joined = 0.0 if sharded else args.join_segments
+            variants = args.variants if variation else 1
+            cuts = Cuts(variation, variants, args.max_audio_positions, not sharded, joined)
+            frame = with_joined(frame, joined, root)
+        for done in work.extract(args.data / f"{split}.tsv", frame, cuts):
+            print(done)

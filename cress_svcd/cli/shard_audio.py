@@ -10,6 +10,10 @@ uses is left behind.  Train with OUT instead of DATA; --text-data may name DATA'
 Samples are kept in 16 bits: recordings that have no more (MuST-C's) give the very same waveforms.
 Of others (resampled, several channels, Vorbis) the rest is rounded away, at most 1/65,536 of full
 scale, and they are counted; --exact keeps 32 bits, in twice the space.
+
+Segments lie end to end in OUT, without what stood between them: training with --vary-cuts lets in
+silence there but no neighbouring speech, --join-segments joins nothing, and train-segmenter takes
+DATA, not OUT.
 """
 
 import argparse
@@ -132,6 +136,7 @@ def copy_rest(out: Path, config: dict, named: dict[str, Path]) -> None:
     import yaml
 
     from cress_svcd.atomic_files import replacing, write_text
+    from cress_svcd.data.audio_shards import SHARDED
 
     places: dict[str, str] = {}
     for name, file in named.items():
@@ -150,5 +155,6 @@ def copy_rest(out: Path, config: dict, named: dict[str, Path]) -> None:
         "bpe_tokenizer": {**tokenizer, "sentencepiece_model": model},
         "vocab_filename": places[config["vocab_filename"]],
         "audio_root": AUDIO_FOLDER,
+        SHARDED: True,
     }
     write_text(out / CONFIG_FILE, yaml.safe_dump({**config, **changes}, sort_keys=False))

@@ -31,6 +31,7 @@ from cress_svcd.data.audio_decoding import (
 from cress_svcd.data.audio_mixing import mix, mix_block, mixing_blocks
 from cress_svcd.data.audio_npy import load_npy, npy_scale
 from cress_svcd.data.audio_samples import full_scale, mend, samples_by_channels, to_float
+from cress_svcd.data.corpus.names import existing
 from cress_svcd.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ _BROKEN = (
     "taken for silence"
 )
 _LAYER_NORM_EPSILON = 1e-5
+
+
+def spelt_as_there(path: str) -> str:
+    """The path, or the one that is there with letters composed otherwise, as copying leaves it."""
+    return path if path.isascii() or os.path.lexists(path) else os.fspath(existing(path))
 
 
 class NotFiniteError(AudioError):
@@ -127,7 +133,7 @@ def audio_info(path: str | os.PathLike) -> AudioInfo:
     are counted, and a warning has both lengths.  Damage within the sound shows when it is read.
     Raises AudioError for a file that is missing, empty, not audio, or of which nothing decodes.
     """
-    path = os.fspath(path)
+    path = spelt_as_there(os.fspath(path))
     if _is_npy(path):
         return AudioInfo(SAMPLE_RATE, *_open_npy(path).shape)
     recording = open_recording(path)
@@ -151,7 +157,7 @@ def read_audio(
     """
     if isinstance(spec, str):
         spec = parse_audio_spec(spec)
-    path = os.path.join(root, spec.path)
+    path = spelt_as_there(os.path.join(root, spec.path))
     rate, pieces = _segment(path, spec)
     broken, waves = 0, []
     for mono, flaws in pieces:
@@ -171,7 +177,7 @@ def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.n
     :func:`read_audio` gives for the whole.  Raises AudioError as that does, but NotFiniteError only
     if no sample is sound, at the end.
     """
-    path = os.fspath(path)
+    path = spelt_as_there(os.fspath(path))
     rate, pieces = _segment(path, AudioSpec(path))
     block = max(1, round(seconds * rate))
     have, total, broken, waves = 0, 0, 0, []

@@ -2,10 +2,15 @@
 
 A network file system serves few large files, read by seeking, far better than thousands of talks
 of which half is never read.  A shard is addressed as any recording is: ``file:offset:frames``.
+
+Yet a shard is no recording: what stands next to a segment there was never next to it, and there are
+no pauses.  The config of such a folder says so under :data:`SHARDED`.
 """
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +19,19 @@ import numpy as np
 import soundfile
 
 from cress_svcd.atomic_files import replacing
-from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, read_audio
+from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, parse_audio_spec, read_audio
 from cress_svcd.errors import AudioError
 from cress_svcd.recipes.children import serve_parent
+
+logger = logging.getLogger(__name__)
+
+SHARDED = "sharded"
+"""Key of ``config.yaml``: true in a folder that was written here."""
 
 _FULL_SCALE = 32_768
 # Sizes in a WAV file have 32 bits.
 MOST_BYTES = 4_000_000_000
+_SHARD = re.compile(r"(?s)([^/\\]+)-([0-9]{5,})\.wav")
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,48 @@ def plan_shards(
         )
         for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(audio)]))
     ]
+
+
+def is_sharded(config: Mapping, audio: Iterable[str]) -> bool:
+    """Whether the segments of a prepared folder lie in shards.
+
+    Args:
+        config: of the folder; those of some time ago do not say it.
+        audio: ``path[:offset:frames]`` of each segment of a manifest.
+    """
+    return config.get(SHARDED) is True or _lies_in_shards(audio)
+
+
+def _lies_in_shards(audio: Iterable[str]) -> bool:
+    """Whether all segments are named as in shards, and fill these without a gap."""
+    files: dict[tuple[str, int], list[AudioSpec]] = {}
+    for spec in map(parse_audio_spec, audio):
+        match = _SHARD.fullmatch(spec.path)
+        if match is None or spec.frames < 0:
+            return False
+        files.setdefault((match[1], int(match[2])), []).append(spec)
+    for specs in files.values():
+        end = 0
+        for spec in sorted(specs, key=lambda spec: spec.offset):
+            if spec.offset != end:
+                return False
+            end += spec.frames
+    numbers: dict[str, set[int]] = {}
+    for stem, number in files:
+        numbers.setdefault(stem, set()).add(number)
+    whole = all(found == set(range(len(found))) for found in numbers.values())
+    # Of files with one segment each, it may be how a corpus names its own.
+    return whole and any(len(specs) > 1 for specs in files.values())
+
+
+def warn_of_shards(folder: str | os.PathLike, joins: bool = True) -> None:
+    """Say in one line what varied cuts lack where segments lie in shards."""
+    logger.warning(
+        "%s: its audio was packed by shard-audio, segment behind segment: varied cuts let in no "
+        "neighbouring speech%s; the folder that it was made of has both",
+        os.fspath(folder),
+        ", and no segments are joined" if joins else "",
+    )
 
 
 def write_shard(shard: Shard) -> int:

@@ -8,7 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.data.audio.data_cfg import S2TDataConfig
 
 from cress_svcd.atomic_files import read_yaml
-from cress_svcd.data.corpus.prepared import with_names_as_written
+from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
 from cress_svcd.data.corpus.vocabulary import check_dictionary
 from cress_svcd.errors import ConfigError
 
@@ -63,7 +63,7 @@ class DataConfig(S2TDataConfig):
     @property
     def absolute_audio_root(self) -> str:
         """``audio_root``; a relative one starts at the config."""
-        return str((self.root / self.audio_root).resolve()) if self.audio_root else str(self.root)
+        return audio_folder(self.root, self.config)
 
 
 def load_dictionary(path: Path) -> Dictionary:

@@ -20,8 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import soxr
 
-from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, parse_audio_spec, read_audio
-from cress_svcd.errors import ConfigError
+from cress_svcd.data.audio import (
+    SAMPLE_RATE,
+    AudioSpec,
+    audio_info,
+    parse_audio_spec,
+    read_audio,
+    resampled_length,
+)
+from cress_svcd.data.corpus.manifest import estimated_rates
+from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
 if TYPE_CHECKING:
     import pandas  # its import takes a tenth of a second, and translating needs none of it
@@ -37,6 +45,9 @@ SILENCE_DB, DIGITAL_SHARE = (30.0, 60.0), 0.5
 SHORTEST_SECONDS = 0.3
 # Joined segments: at most so much stands between them, and so long are they together.
 JOINED_GAP_SECONDS, JOINED_SECONDS = 1.5, 20.0
+# By how many samples n_frames may miss the audio: programs round the length of resampled speech in
+# other ways than ours, some from seconds.
+LENGTH_TOLERANCE = 16
 
 
 class Plan(NamedTuple):
@@ -82,12 +93,12 @@ class CutVariation:
         """
         random, count = np.random.default_rng([self.seed, epoch]), len(n_frames)
         varied = random.random(count) < self.share
-        room = np.maximum(0, (np.inf if longest is None else longest) - n_frames)
+        budget = np.maximum(0, (np.inf if longest is None else longest) - n_frames)
         spare = np.maximum(0, n_frames - round(SHORTEST_SECONDS * SAMPLE_RATE)) // 2
 
         def edge() -> np.ndarray:
             moved = np.rint(self._edges(random, count) * SAMPLE_RATE)
-            return np.where(varied, np.clip(moved, -spare, room / 2), 0).astype(np.int64)
+            return np.where(varied, np.clip(moved, -spare, budget / 2), 0).astype(np.int64)
 
         before, after = edge(), edge()
         gain = np.where(random.random(count) < GAIN_SHARE, random.uniform(*GAINS_DB, count), 0)
@@ -104,22 +115,24 @@ class CutVariation:
 
 
 class Surroundings:
-    """What stands around segments in their files, as far as other segments tell.
+    """What stands around segments in their files, as far as other segments show it.
 
     Arrays over the segments, in samples of their files: ``gaps`` (2, segments), what is no other's
     before and after a segment; ``neighbours``, how long the next one there is, 0 without one.
 
     Args:
         audio: ``path[:offset:frames]`` of each segment.
+        kept: False where the files hold segments alone, one behind the other (``shard-audio``):
+            what stands next to a segment there never was its neighbour, and is not let in.
     """
 
-    def __init__(self, audio: Iterable[str]):
+    def __init__(self, audio: Iterable[str], kept: bool = True):
         specs = [parse_audio_spec(text) for text in audio]
         self.gaps = np.zeros((2, len(specs)), dtype=np.int64)
         self.neighbours = np.zeros_like(self.gaps)
         files: dict[str, list[int]] = {}
         for index, spec in enumerate(specs):
-            if spec.frames >= 0:
+            if kept and spec.frames >= 0:
                 files.setdefault(spec.path, []).append(index)
         for indices in files.values():
             self._look_around(np.array(indices), specs)
@@ -139,7 +152,7 @@ class Surroundings:
         self.neighbours[0, indices] = np.where(has_left, lengths[left], 0)
         self.neighbours[1, indices] = np.where(has_right, lengths[right], 0)
 
-    def room(self, index: int, rate: int) -> np.ndarray:
+    def budget(self, index: int, rate: int) -> np.ndarray:
         """Samples before and after a segment that may be let in, in a file of this rate."""
         most = round(NEIGHBOUR_SECONDS * rate)
         return self.gaps[:, index] + np.minimum(self.neighbours[:, index], most)
@@ -162,6 +175,7 @@ def read_varied(
         index: of the segment in the plan and the surroundings.
     Raises:
         AudioError: as ``read_audio``.
+        ManifestError: the segment has not the length that ``n_frames`` says.
     """
     before, after = int(plan.before[index]), int(plan.after[index])
     spec = parse_audio_spec(audio)
@@ -170,10 +184,13 @@ def read_varied(
     if spec.frames >= 0 and any(inside):
         rate = _rate(os.path.join(root, spec.path))
         wanted = (round(samples * rate / SAMPLE_RATE) for samples in inside)
-        real = tuple(map(min, surroundings.room(index, rate).tolist(), wanted))
+        check_length(resampled_length(spec.frames, rate), n_frames, audio)
+        real = tuple(map(min, surroundings.budget(index, rate).tolist(), wanted))
         spec = AudioSpec(spec.path, spec.offset - real[0], spec.frames + sum(real))
         real = tuple(round(part * SAMPLE_RATE / rate) for part in real)
     wave = read_audio(spec, root)
+    if not any(real):
+        check_length(len(wave), n_frames, audio)
     speech = wave[real[0] : len(wave) - real[1]]
     loudness = float(np.sqrt(np.mean(np.square(speech)))) if len(speech) else 0.0
     wave = wave[max(0, -before) : len(wave) - max(0, -after)]
@@ -209,7 +226,7 @@ def _disturb(
     """Noise, the band of a telephone, and another loudness, as the plan says."""
     snr, gain = float(plan.snr[index]), float(plan.gain[index])
     if not np.isnan(snr):
-        wave = wave + loudness * 10 ** (-snr / 20) * _noise(len(wave), random)
+        wave = wave + loudness * 10 ** (-snr / 20) * coloured_noise(len(wave), random)
     if plan.telephone[index]:
         narrow = soxr.resample(wave, SAMPLE_RATE, TELEPHONE_RATE)
         wave = _of_length(soxr.resample(narrow, TELEPHONE_RATE, SAMPLE_RATE), len(wave))
@@ -218,20 +235,39 @@ def _disturb(
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
-def _noise(samples: int, random: np.random.Generator) -> np.ndarray:
-    """Noise of unit power, between white and pink."""
+def coloured_noise(samples: int, random: np.random.Generator, steepest: float = 0.5) -> np.ndarray:
+    """Noise of unit power, float32 of shape (samples,), from white to some colour.
+
+    Args:
+        steepest: its amplitude falls with the frequency to a power of 0 to this one; 0.5 is pink
+            noise, 1 brown.
+    """
     spectrum = np.fft.rfft(random.standard_normal(samples))
-    spectrum *= np.maximum(1, np.arange(len(spectrum))) ** (-random.uniform(0, 0.5))
+    spectrum *= np.maximum(1, np.arange(len(spectrum))) ** (-random.uniform(0, steepest))
     noise = np.fft.irfft(spectrum, samples)
     return (noise / max(1e-12, float(noise.std()))).astype(np.float32)
 
 
-def with_joined(frame: "pandas.DataFrame", share: float) -> "pandas.DataFrame":
+def check_length(samples: int, n_frames: int, audio: str, sample_rate: int = SAMPLE_RATE) -> None:
+    """Raise ManifestError where a segment of ``samples`` is not as long as ``n_frames`` says.
+
+    Both at ``sample_rate``; by ``n_frames`` batches are filled.
+    """
+    if abs(samples - n_frames) > LENGTH_TOLERANCE:
+        raise ManifestError(
+            f"column n_frames says {n_frames} samples at {sample_rate} Hz, but {audio} has "
+            f"{samples}: batches are filled by n_frames; correct it, or the audio, or prepare the "
+            "data again (prepare-mustc)"
+        )
+
+
+def with_joined(frame: "pandas.DataFrame", share: float, root: str = "") -> "pandas.DataFrame":
     """A manifest with rows for neighbours of a recording as one segment, as a cutter may join them.
 
     Args:
         frame: a manifest.
         share: rows that are added, for each row that there is; fewer where few can be joined.
+        root: folder that relative paths of the recordings start from.
     Raises:
         ConfigError: share is no share.
     """
@@ -242,34 +278,42 @@ def with_joined(frame: "pandas.DataFrame", share: float) -> "pandas.DataFrame":
     if not share:
         return frame
     specs = [parse_audio_spec(text) for text in frame["audio"]]
+    rates = estimated_rates(specs, frame["n_frames"])
     joined = [
         row
         for row in range(len(specs) - 1)
-        if _can_join(specs[row], specs[row + 1], frame["n_frames"].to_numpy()[row : row + 2])
+        if _can_join(*specs[row : row + 2], rates[specs[row].path])
     ]
     random = np.random.default_rng(len(frame))  # the same rows for features and for training
     count = min(len(joined), round(share * len(frame)))
     chosen = np.sort(random.permutation(joined)[:count]).astype(int)
-    rows = [_join(frame.iloc[row], frame.iloc[row + 1], *specs[row : row + 2]) for row in chosen]
+    rows = []
+    for row in chosen:
+        path = specs[row].path
+        try:
+            rate = _rate(os.path.join(root, path))
+        except AudioError:
+            rate = rates[path]  # cached features are trained on without the recordings, too
+        rows.append(_join(frame.iloc[row], frame.iloc[row + 1], *specs[row : row + 2], rate))
     return pandas.concat([frame, pandas.DataFrame(rows, columns=frame.columns)], ignore_index=True)
 
 
-def _can_join(first: AudioSpec, second: AudioSpec, n_frames: np.ndarray) -> bool:
+def _can_join(first: AudioSpec, second: AudioSpec, rate: int) -> bool:
     gap = second.offset - first.offset - first.frames
     if first.path != second.path or min(first.frames, second.frames) <= 0 or gap < 0:
         return False
-    rate = SAMPLE_RATE * first.frames / n_frames[0]
-    seconds = n_frames.sum() / SAMPLE_RATE + gap / rate
+    seconds = (first.frames + gap + second.frames) / rate
     return gap <= JOINED_GAP_SECONDS * rate and seconds <= JOINED_SECONDS
 
 
-def _join(first: "pandas.Series", second: "pandas.Series", one: AudioSpec, two: AudioSpec) -> dict:
+def _join(
+    first: "pandas.Series", second: "pandas.Series", one: AudioSpec, two: AudioSpec, rate: int
+) -> dict:
     frames = two.offset + two.frames - one.offset
-    ratio = int(first["n_frames"]) / one.frames
     row = first.to_dict()
     row["id"] = f"{first['id']}+{second['id']}"
     row["audio"] = str(AudioSpec(one.path, one.offset, frames))
-    row["n_frames"] = round(frames * ratio)
+    row["n_frames"] = resampled_length(frames, rate)
     for column in ("tgt_text", "src_text"):
         row[column] = " ".join(filter(None, (first[column], second[column])))
     return row

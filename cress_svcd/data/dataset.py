@@ -17,7 +17,13 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
 from cress_svcd.data.audio import read_audio, standardize
-from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_varied
+from cress_svcd.data.cut_variation import (
+    CutVariation,
+    Plan,
+    Surroundings,
+    check_length,
+    read_varied,
+)
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
@@ -130,11 +136,6 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-# By how many samples n_frames may miss the audio: programs round the length of resampled speech in
-# other ways than ours, some from seconds.
-LENGTH_TOLERANCE = 16
-
-
 class SpeechTranslationDataset(FairseqDataset):
     """Segments of speech with their translations, and their transcripts if given.
 
@@ -153,6 +154,9 @@ class SpeechTranslationDataset(FairseqDataset):
             frames that are made of them).
         places: of the segments, for messages.
         cuts: vary the cuts of the segments, in each epoch otherwise (``set_epoch``).
+        longest: samples that no segment exceeds by what its varied cut adds.
+        neighbours: let in what stands next to a segment in its file; False for files that hold
+            segments one behind the other.
         features: read in place of audio; of varied cuts the epochs take the variants in turn.
 
     Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
@@ -175,6 +179,7 @@ class SpeechTranslationDataset(FairseqDataset):
         places: Places | None = None,
         cuts: CutVariation | None = None,
         longest: int | None = None,
+        neighbours: bool = True,
     ):
         self.features = features
         self.cuts, self.longest = cuts, longest
@@ -193,7 +198,7 @@ class SpeechTranslationDataset(FairseqDataset):
         self.sample_rate = sample_rate
         self.surroundings = None
         if cuts is not None and features is None:
-            self.surroundings = Surroundings(self.audio)
+            self.surroundings = Surroundings(self.audio, neighbours)
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
@@ -235,17 +240,12 @@ class SpeechTranslationDataset(FairseqDataset):
         try:
             if self.plan is not None:
                 return self._read_varied(index)
-            wave = read_audio(self.audio[index], root=self.audio_root, sample_rate=self.sample_rate)
-        except AudioError as error:
+            audio, expected = self.audio[index], int(self.n_frames[index])
+            wave = read_audio(audio, root=self.audio_root, sample_rate=self.sample_rate)
+            check_length(len(wave), expected, audio, self.sample_rate)
+            return wave
+        except (AudioError, ManifestError) as error:
             raise type(error)(f"{place}{error}") from None
-        expected = int(self.n_frames[index])
-        if abs(len(wave) - expected) > LENGTH_TOLERANCE:
-            raise ManifestError(
-                f"{place}column n_frames says {expected} samples at {self.sample_rate} Hz, but "
-                f"{self.audio[index]} has {len(wave)}: batches are filled by n_frames; correct it, "
-                "or the audio, or prepare the data again (prepare-mustc)"
-            )
-        return wave
 
     def _read_varied(self, index: int) -> np.ndarray:
         return read_varied(
@@ -288,8 +288,8 @@ class SpeechTranslationDataset(FairseqDataset):
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """Whether the batches of one epoch are those of all."""
-        return self.plan is None
+        """Whether the batches of one epoch are those of all: also of features in one variant."""
+        return self.plan is None or (self.features is not None and self.features.variants == 1)
 
     def collater(self, samples: list[dict]) -> dict:
         """A batch: waveforms (batch, samples) or features (batch, time, channels), and texts.

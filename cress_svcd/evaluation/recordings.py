@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cress_svcd.atomic_files import is_number, read_json, read_yaml
-from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, parse_audio_spec
-from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.audio import SAMPLE_RATE, parse_audio_spec
+from cress_svcd.data.corpus.manifest import estimated_rates, read_manifest
+from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.bleu_chrf import measure
 from cress_svcd.evaluation.outputs import require_references, score_output
@@ -51,7 +52,7 @@ def read_recordings(manifest: Path) -> list[Recording]:
     frame = read_manifest(manifest)
     require_references(frame["tgt_text"], manifest)
     specs = [parse_audio_spec(audio) for audio in frame["audio"]]
-    rates = _sample_rates(specs, frame["n_frames"])
+    rates = estimated_rates(specs, frame["n_frames"])
     recordings: dict[str, Recording] = {}
     for row, (spec, values) in enumerate(zip(specs, frame.itertuples(index=False))):
         start = spec.offset / rates[spec.path]
@@ -65,27 +66,16 @@ def read_recordings(manifest: Path) -> list[Recording]:
     return list(recordings.values())
 
 
-def _sample_rates(specs: list[AudioSpec], lengths: list[int]) -> dict[str, float]:
-    """Of each recording: offsets count its own samples, ``n_frames`` those at 16 kHz."""
-    sums: dict[str, list[int]] = {}
-    for spec, length in zip(specs, lengths):
-        own, common = sums.setdefault(spec.path, [0, 0])
-        if spec.frames > 0:
-            sums[spec.path] = [own + spec.frames, common + length]
-    return {
-        path: round(SAMPLE_RATE * own / common) if own else SAMPLE_RATE
-        for path, (own, common) in sums.items()
-    }
-
-
 def audio_files(manifest: Path, recordings: Sequence[Recording]) -> list[str]:
     """Paths of the recordings' files: below ``audio_root`` of the config.yaml next to the manifest,
     or below the manifest's own folder."""
-    folder, config = manifest.parent, manifest.parent / "config.yaml"
-    root = ""
-    if config.is_file():
-        root = read_yaml(config, "the config of 'cress-svcd prepare-mustc'").get("audio_root") or ""
-    return [os.path.join(folder, root, recording.path) for recording in recordings]
+    folder, path = manifest.parent, manifest.parent / "config.yaml"
+    config = {}
+    if path.is_file():
+        expected = "the config of 'cress-svcd prepare-mustc'"
+        config = with_names_as_written(path, read_yaml(path, expected))
+    root = audio_folder(folder, config)
+    return [os.path.join(root, recording.path) for recording in recordings]
 
 
 def with_distinct_names(recordings: Sequence[Recording]) -> list[list[Recording]]:

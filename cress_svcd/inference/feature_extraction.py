@@ -21,7 +21,11 @@ from tqdm import tqdm
 from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, Places, SpeechTranslationDataset, round_up
 from cress_svcd.data.feature_cache import (
+    DEFAULT_LONGEST,
     FeatureCache,
+    complete_cuts,
+    cuts_entry,
+    remove_features,
     segments_digest,
     variant_name,
     writing_features,
@@ -35,7 +39,6 @@ from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT, HubertEncoder
 # keep it busy, on a CPU because each new shape of a convolution costs as much as a short utterance.
 BUFFER_SIZE, BATCH_SAMPLES = 512, 1_600_000
 CPU_CHUNK_SIZE, CPU_BATCH_SAMPLES = 64, 480_000
-LONGEST = 480_000  # samples of a training segment: --max-audio-positions
 
 
 class Waveforms(Dataset):
@@ -49,6 +52,8 @@ class Waveforms(Dataset):
         normalize: bool,
         cuts: CutVariation | None = None,
         variant: int = 0,
+        longest: int = DEFAULT_LONGEST,
+        neighbours: bool = True,
     ):
         self.segments = SpeechTranslationDataset(
             frame["audio"],
@@ -60,7 +65,8 @@ class Waveforms(Dataset):
             normalize=normalize,
             places=Places([(manifest, frame["id"])]),
             cuts=cuts,
-            longest=LONGEST,
+            longest=longest,
+            neighbours=neighbours,
         )
         self.segments.set_epoch(variant)
 
@@ -92,13 +98,41 @@ def is_current(
     except ConfigError:
         return False
     wanted = digest, layer, cuts
-    return (about["hubert"], about.get("layer", OUTPUT), about.get("cuts")) == wanted
+    return (about.get("hubert"), about.get("layer", OUTPUT), complete_cuts(about)) == wanted
 
 
 def devices() -> list[torch.device]:
     """All GPUs that are visible, else the CPU."""
     gpus = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return gpus or [torch.device("cpu")]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How the cuts of a split are varied.
+
+    Attributes:
+        variation: None: they are as the corpus has them.
+        variants: how many are encoded; 1 without a variation.
+        longest: samples that no segment exceeds by what its varied cut adds.
+        neighbours: let in what stands next to a segment in its file.
+        join_segments: the share of joined segments that the manifest was given.
+    """
+
+    variation: CutVariation | None = None
+    variants: int = 1
+    longest: int = DEFAULT_LONGEST
+    neighbours: bool = True
+    join_segments: float = 0.0
+
+    def about(self, variant: int) -> dict:
+        """What a cache notes of it, in one variant."""
+        noted: dict = {"join_segments": self.join_segments}
+        if self.variation is not None:
+            noted["cuts"] = cuts_entry(self.variation, self.longest, variant, self.variants)
+            if variant == 0:  # which speaks for all
+                noted["variants"] = self.variants
+        return noted
 
 
 @dataclass
@@ -113,34 +147,46 @@ class Extraction:
     workers: int
     force: bool
 
-    def extract(
-        self,
-        manifest: Path,
-        frame: pandas.DataFrame,
-        cuts: CutVariation | None,
-        variant: int,
-        variants: int,
-    ) -> str:
-        """Write the features of a split, in one variant of its cuts, unless they are there.
+    def extract(self, manifest: Path, frame: pandas.DataFrame, cuts: Cuts) -> Iterator[str]:
+        """Write the features of a split, all variants of its cuts, unless they are there.
 
-        Returns:
-            what was done, in words.
+        Yields:
+            what was done, in words, after each variant.
         """
+        for layer, folder in self.folders.items():
+            if not self._is_current(folder, layer, manifest.stem, frame, cuts, 0):
+                # The first variant speaks for all: without it there are no features of the split,
+                # so that those of an extraction that breaks off are not taken for whole.
+                remove_features(folder, manifest.stem)
+        for variant in reversed(range(cuts.variants)):
+            yield self._extract(manifest, frame, cuts, variant)
+
+    def _is_current(
+        self, folder: Path, layer: str, name: str, frame: pandas.DataFrame, cuts: Cuts, variant: int
+    ) -> bool:
+        noted = cuts.about(variant).get("cuts")
+        return not self.force and is_current(folder, name, frame, self.digest, layer, noted)
+
+    def _extract(self, manifest: Path, frame: pandas.DataFrame, cuts: Cuts, variant: int) -> str:
         name = variant_name(manifest.stem, variant)
-        about: dict = {"segments": segments_digest(frame), "hubert": self.digest}
-        if cuts is not None:
-            about["cuts"] = {"share": cuts.share, "seed": cuts.seed, "variant": [variant, variants]}
-            if variant == 0:  # which speaks for all
-                about["variants"] = variants
+        about = {"segments": segments_digest(frame), "hubert": self.digest, **cuts.about(variant)}
         wanted = {
             layer: folder
             for layer, folder in self.folders.items()
-            if self.force
-            or not is_current(folder, name, frame, self.digest, layer, about.get("cuts"))
+            if not self._is_current(folder, layer, name, frame, cuts, variant)
         }
         if not wanted:
             return f"{name}: up to date"
-        waves = Waveforms(manifest, frame, self.root, self.normalize, cuts, variant)
+        waves = Waveforms(
+            manifest,
+            frame,
+            self.root,
+            self.normalize,
+            cuts.variation,
+            variant,
+            cuts.longest,
+            cuts.neighbours,
+        )
         segments = encode(waves, self.encoders, list(wanted), self.workers)
         progress = tqdm(segments, total=len(frame), desc=f"encoding {name}", unit="segment")
         dimensions = {

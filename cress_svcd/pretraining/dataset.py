@@ -7,8 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cress_svcd.data.audio import read_audio
-from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_varied
+from cress_svcd.data.cut_variation import (
+    CutVariation,
+    Plan,
+    Surroundings,
+    check_length,
+    read_varied,
+)
 from cress_svcd.data.dataset import PackedStrings, round_up
+from cress_svcd.errors import AudioError, ManifestError
 
 
 class SegmentHubertDataset(HubertDataset):
@@ -23,6 +30,10 @@ class SegmentHubertDataset(HubertDataset):
             takes the padding's exact length, which fairseq's own does not.
         cuts: vary the cuts of the segments, in each epoch otherwise; frames beyond a segment have
             the label of padding.
+        neighbours: let in what stands next to a segment in its file.
+
+    Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
+    long as the manifest says, by which batches are filled.
     """
 
     def __init__(
@@ -32,10 +43,11 @@ class SegmentHubertDataset(HubertDataset):
         label_paths: list[str],
         length_multiple: int = 1,
         cuts: CutVariation | None = None,
+        neighbours: bool = True,
         **options,
     ):
         super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
-        self.length_multiple = length_multiple
+        self.length_multiple, self.manifest_path = length_multiple, manifest_path
         # Python lists would be copied into each data-loading worker.
         self.audio_names = PackedStrings(self.audio_names)
         self.sizes = np.array(self.sizes, dtype=np.int64)
@@ -45,7 +57,7 @@ class SegmentHubertDataset(HubertDataset):
         self.cuts, self.n_frames = cuts, self.sizes
         self.plan: Plan | None = None
         if cuts is not None:
-            self.surroundings = Surroundings(self.audio_names)
+            self.surroundings = Surroundings(self.audio_names, neighbours)
             self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,19 +74,27 @@ class SegmentHubertDataset(HubertDataset):
 
     def get_audio(self, index: int) -> Tensor:
         """The waveform of a segment, float32 of shape (samples,)."""
-        if self.plan is None:
-            wave = read_audio(self.audio_names[index], self.audio_root, self.sample_rate)
-        else:
-            wave = read_varied(
-                self.audio_names[index],
-                self.audio_root,
-                int(self.n_frames[index]),
-                self.plan,
-                self.surroundings,
-                index,
-                np.random.default_rng([self.cuts.seed, self.epoch, index]),
-            )
+        try:
+            wave = self._read(index)
+        except (AudioError, ManifestError) as error:
+            raise type(error)(f"{self.manifest_path}: {error}") from None
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
+
+    def _read(self, index: int) -> np.ndarray:
+        audio, n_frames = self.audio_names[index], int(self.n_frames[index])
+        if self.plan is None:
+            wave = read_audio(audio, self.audio_root, self.sample_rate)
+            check_length(len(wave), n_frames, audio, self.sample_rate)
+            return wave
+        return read_varied(
+            audio,
+            self.audio_root,
+            n_frames,
+            self.plan,
+            self.surroundings,
+            index,
+            np.random.default_rng([self.cuts.seed, self.epoch, index]),
+        )
 
     def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:
         return super().collater_audio(audios, round_up(audio_size, self.length_multiple))

@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from cress_svcd.atomic_files import read_text, read_yaml, write_json, write_text
+from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
 from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint
@@ -150,10 +152,17 @@ class HubertPretraining:
 
     # Units
 
-    def _audio_root(self) -> str:
+    def _data_config(self) -> dict:
         path = self.data / "config.yaml"
         content = read_yaml(path, "the config of a prepared folder ('cress-svcd prepare-mustc')")
-        return str((self.data / (content.get("audio_root") or "")).resolve())
+        return with_names_as_written(path, content)
+
+    def _audio_root(self) -> str:
+        return audio_folder(self.data, self._data_config())
+
+    def _is_sharded(self) -> bool:
+        audio = read_manifest(self.data / f"{SPLITS[0]}.tsv")["audio"]
+        return is_sharded(self._data_config(), audio)
 
     def _units_inputs(self, root: str) -> list:
         manifests = [self.data / f"{split}.tsv" for split in SPLITS]
@@ -261,6 +270,9 @@ class HubertPretraining:
         if previous is not None:
             start["pretrained"] = str((self.out / previous / CHECKPOINT).resolve())
         training = self.config.training(stage, data, folder, **start)
+        if training["task"].get("vary_cuts") and self._is_sharded():
+            warn_of_shards(self.data, joins=False)
+            training["task"]["neighbouring_speech"] = False
         logs = self.out / "logs"
         training["common"].setdefault("tensorboard_logdir", str((logs / stage).resolve()))
         _without_half_precision(training["common"])

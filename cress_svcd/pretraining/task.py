@@ -39,6 +39,13 @@ class SegmentHubertPretrainingConfig(HubertPretrainingConfig):
             "does, as the option of speech_and_text_translation; only with transcripts"
         },
     )
+    neighbouring_speech: bool = field(
+        default=True,
+        metadata={
+            "help": "varied cuts let in what stands next to a segment in its file; not where the "
+            "files hold segments one behind the other"
+        },
+    )
     train_subset: str = II("dataset.train_subset")
     seed: int = II("common.seed")
 
@@ -94,11 +101,25 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
             normalize=cfg.normalize,
             random_crop=cfg.random_crop,
             cuts=self._cuts(split),
+            neighbours=cfg.neighbouring_speech,
             # With transcripts the model is ours, which knows true lengths.
             length_multiple=GPU_LENGTH_MULTIPLE
             if cfg.transcripts and torch.cuda.is_available()
             else 1,
         )
+
+    def get_batch_iterator(self, dataset, *arguments, epoch=1, **options):
+        """As fairseq's, but the batches of an epoch do not depend on where a training started.
+
+        fairseq draws those that are the same in all epochs in the epoch that it starts with:
+        resumed in a later one, training would find others than uninterrupted.
+        """
+        reused = dataset in self.dataset_to_epoch_iter
+        drawn_in = 1 if dataset.can_reuse_epoch_itr_across_epochs else max(epoch, 1)
+        iterator = super().get_batch_iterator(dataset, *arguments, epoch=drawn_in, **options)
+        if not reused:
+            iterator.epoch = max(epoch, 1)
+        return iterator
 
     def _cuts(self, split: str) -> CutVariation | None:
         """How the cuts of a split are varied: where letters say what is said, labels can miss."""

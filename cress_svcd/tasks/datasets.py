@@ -9,6 +9,7 @@ from fairseq.data import FairseqDataset, LanguagePairDataset
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
 from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
 
+from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
 from cress_svcd.data.config import DataConfig, load_dictionary
 from cress_svcd.data.corpus.binary_text import check_binary_pairs
 from cress_svcd.data.corpus.manifest import read_manifest
@@ -124,8 +125,11 @@ class DataTask(TranslationTask):
             frames.append(frame)
             manifests.append((path, frame["id"]))
         frame = pandas.concat(frames, ignore_index=True)
+        neighbours, join_segments = True, 0.0
         if mode == SPEECH and training:
-            given, frame = len(frame), with_joined(frame, self.cfg.join_segments)
+            neighbours, join_segments = self._neighbours(frame["audio"])
+            given = len(frame)
+            frame = with_joined(frame, join_segments, self.data_cfg.absolute_audio_root)
             if len(frame) > given:
                 joined = path.parent / f"{split}, joined"
                 manifests.append((joined, frame["id"][given:]))
@@ -146,7 +150,7 @@ class DataTask(TranslationTask):
             report_short(frame, split)
         if mode == TEXT:
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
-        features = self._cached_features(split, frame, training)
+        features = self._cached_features(split, frame, training, join_segments)
         return SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -160,8 +164,24 @@ class DataTask(TranslationTask):
             length_multiple=self.length_multiple,
             places=Places(manifests),
             cuts=self._cuts(features) if training else None,
-            longest=self.cfg.max_audio_positions,
+            longest=self._longest(features) if training else None,
+            neighbours=neighbours,
         )
+
+    def _neighbours(self, audio: "pandas.Series") -> tuple[bool, float]:
+        """Whether varied cuts let in neighbouring speech, and the share of joined segments."""
+        cfg = self.cfg
+        wanted = cfg.vary_cuts or cfg.join_segments
+        if not (wanted and is_sharded(self.data_cfg.config, audio)):
+            return True, cfg.join_segments
+        warn_of_shards(self.data_cfg.root)
+        return False, 0.0
+
+    def _longest(self, features: FeatureCache | None) -> int:
+        """Samples that no segment exceeds by what its varied cut adds: more would be left out."""
+        if features is not None:
+            return features.longest
+        return min(filter(None, (self.cfg.max_audio_positions, self.cfg.max_tokens)))
 
     def _cuts(self, features: FeatureCache | None) -> CutVariation | None:
         """How training's cuts are varied; cached features say how theirs were."""
@@ -178,7 +198,7 @@ class DataTask(TranslationTask):
         return GPU_LENGTH_MULTIPLE if torch.cuda.is_available() and not self.cfg.cpu else 1
 
     def _cached_features(
-        self, split: str, frame: "pandas.DataFrame", training: bool
+        self, split: str, frame: "pandas.DataFrame", training: bool, join_segments: float
     ) -> FeatureCache | None:
         folder = self.cfg.feature_cache
         if not folder:
@@ -186,8 +206,8 @@ class DataTask(TranslationTask):
         if not FeatureCache.exists(folder, split):
             logger.warning("%s: no features of %s, audio is read", folder, split)
             return None
-        cache = FeatureCache(folder, split, frame)
-        if cache.about["hubert"] != self.hubert_digest:
+        cache = FeatureCache(folder, split, frame, join_segments)
+        if cache.about.get("hubert") != self.hubert_digest:
             raise ConfigError(
                 f"{folder}: the features of {split} are of another encoder than "
                 "--hubert-model-path; make them again with 'cress-svcd extract-features'"
@@ -198,14 +218,34 @@ class DataTask(TranslationTask):
                 f"training needs those of its {self.cached_layer} (the {OUTPUT} with "
                 f"--freeze-hubert, the {CONVOLUTIONS} with --freeze-hubert-convolutions)"
             )
-        varied = cache.cuts.share if cache.cuts else 0.0
-        if training and varied != self.cfg.vary_cuts:
+        self._check_cuts(cache, split, frame, training)
+        return cache
+
+    def _check_cuts(
+        self, cache: FeatureCache, split: str, frame: "pandas.DataFrame", training: bool
+    ) -> None:
+        """Raise ConfigError for features of other cuts than those that audio would be read with."""
+        folder, cuts = self.cfg.feature_cache, cache.cuts
+        varied, wanted = cuts.share if cuts else 0.0, self.cfg.vary_cuts if training else 0.0
+        if varied != wanted:
+            reader = "this training" if training else "validation"
             raise ConfigError(
                 f"{folder}: the features of {split} were made with --vary-cuts {varied:g}, and "
-                f"this training wants {self.cfg.vary_cuts:g}; give it the same, or make them again "
-                "with 'cress-svcd extract-features'"
+                f"{reader} wants {wanted:g}; give it the same, or make them again with 'cress-svcd "
+                "extract-features' and training's --vary-cuts and --join-segments"
             )
-        return cache
+        if cuts is None:
+            return
+        lengths, longest = frame["n_frames"].to_numpy(), self._longest(None)
+        for variant in range(cache.variants):
+            made, now = (cuts.plan(variant, lengths, most) for most in (cache.longest, longest))
+            if (made.before != now.before).any() or (made.after != now.after).any():
+                raise ConfigError(
+                    f"{folder}: the cuts of {split} were varied up to {cache.longest} samples, and "
+                    f"this training takes segments up to {longest}: make the features again with "
+                    f"'cress-svcd extract-features --max-audio-positions {longest}', or change "
+                    "--max-audio-positions and --max-tokens of this training"
+                )
 
     def _encode(self, sentences, what: str) -> EncodedSentences:
         return EncodedSentences(sentences, self._tokenize, self.tgt_dict, what)

@@ -82,7 +82,7 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "help": "share of the training segments that each epoch cuts otherwise than the corpus "
             "does: edges moved, silence, noise and neighbours let in, loudness and band changed, "
             "as cutting recordings does; 0: none. With --feature-cache: as its features were made "
-            "(extract-features --vary-cuts)"
+            "(extract-features --vary-cuts), whose seed then decides"
         },
     )
     join_segments: float = field(
@@ -126,6 +126,7 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         },
     )
     seed: int = II("common.seed")
+    max_tokens: Optional[int] = II("dataset.max_tokens")
     save_dir: str = II("checkpoint.save_dir")
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     disable_validation: bool = II("dataset.disable_validation")

@@ -1,5 +1,6 @@
 """extract-features: training from its output is training from audio."""
 
+import json
 import os
 import resource
 import shutil
@@ -176,6 +177,114 @@ def test_a_length_that_is_not_the_recordings_names_its_line(prepared, hubert, tm
     error = capsys.readouterr().err
     assert "dev.tsv:3: " in error and "n_frames" in error
     assert not list(tmp_path.glob("out/dev*"))
+
+
+class TestVariants:
+    """Of the development set, which is small."""
+
+    @pytest.fixture
+    def extract(self, prepared, hubert, tmp_path, capsys):
+        """Extract with options; returns what was printed on each variant."""
+
+        def work(*options, status=0, data=prepared) -> dict[str, str]:
+            command = ["extract-features", data, "--hubert-model-path", hubert, "-o", tmp_path]
+            command += ["--splits", "dev", "--train-split", "dev", "--workers", "0"]
+            command += ["--vary-cuts", "0.8", *options]
+            assert main([str(item) for item in command]) == status
+            output = capsys.readouterr()
+            work.warnings = output.err.splitlines()
+            lines = output.out.splitlines()
+            return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+        return work
+
+    def cache(self, prepared, tmp_path) -> FeatureCache:
+        return FeatureCache(tmp_path, "dev", read_manifest(prepared / "dev.tsv"))
+
+    def test_what_is_there_is_up_to_date(self, extract, prepared, tmp_path):
+        first = extract("--variants", "2")
+        assert list(first) == ["dev-variant1", "dev"]
+        assert all("12 segments" in done for done in first.values())
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert extract("--variants", "2") == dict.fromkeys(first, "up to date")
+        assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        # As a version wrote it that noted neither.
+        for name in first:
+            path = tmp_path / f"{name}.json"
+            about = json.loads(path.read_text())
+            del about["join_segments"], about["cuts"]["longest"]
+            path.write_text(json.dumps(about))
+        assert extract("--variants", "2") == dict.fromkeys(first, "up to date")
+        assert self.cache(prepared, tmp_path).variants == 2
+
+    @pytest.mark.parametrize(
+        "options, variants",
+        [
+            (["--variants", "3"], 3),
+            (["--variants", "1"], 1),
+            (["--variants", "2", "--seed", "5"], 2),
+            (["--variants", "2", "--vary-cuts", "0.5"], 2),
+            (["--variants", "2", "--max-audio-positions", "50000"], 2),
+        ],
+    )
+    def test_what_is_asked_for_otherwise_is_made_again(
+        self, extract, prepared, tmp_path, options, variants
+    ):
+        extract("--variants", "2")
+        done = extract(*options)
+        assert len(done) == variants and "up to date" not in done.values()
+        cache = self.cache(prepared, tmp_path)
+        assert cache.variants == variants
+        share = 0.5 if "0.5" in options else 0.8
+        assert (cache.cuts.share, cache.cuts.seed) == (share, 5 if "--seed" in options else 1)
+        assert cache.longest == (50_000 if "50000" in options else 480_000)
+
+    def test_what_broke_off_is_not_there_and_goes_on(
+        self, extract, prepared, tmp_path, monkeypatch
+    ):
+        extract("--variants", "3")
+        whole = [np.load(tmp_path / f"dev{name}.npy") for name in ("", "-variant1", "-variant2")]
+        begun = []
+
+        def breaks_off(*arguments):
+            begun.append(arguments)
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+            return encode(*arguments)
+
+        encode = feature_extraction.encode
+        monkeypatch.setattr(feature_extraction, "encode", breaks_off)
+        extract("--variants", "3", "--seed", "5", status=130)
+        monkeypatch.undo()
+        assert not FeatureCache.exists(tmp_path, "dev")
+        assert not list(tmp_path.glob(".*"))
+        done = extract("--variants", "3", "--seed", "5")
+        assert done.pop("dev-variant2") == "up to date"
+        assert list(done) == ["dev-variant1", "dev"] and "up to date" not in done.values()
+        assert self.cache(prepared, tmp_path).cuts.seed == 5
+        again = [np.load(tmp_path / f"dev{name}.npy") for name in ("", "-variant1", "-variant2")]
+        assert not any(map(np.array_equal, whole, again))
+
+    def test_of_both_layers_one_is_made_again(self, extract, prepared, tmp_path):
+        both = ["--variants", "2", "--convolutions", tmp_path / "convolved"]
+        extract(*both)
+        (tmp_path / "convolved" / "dev-variant1.npy").unlink()
+        done = extract(*both)
+        assert all("(convolutions)" in words and "(output)" not in words for words in done.values())
+        assert extract(*both) == dict.fromkeys(done, "up to date")
+
+    def test_of_shards_nothing_is_joined_and_a_line_says_so(self, extract, prepared, tmp_path):
+        out = tmp_path / "shards"
+        assert main(["shard-audio", str(prepared), "-o", str(out)]) == 0
+        extract("--variants", "1", "--join-segments", "0.5", data=out)
+        (warning,) = [line for line in extract.warnings if "packed by shard-audio" in line]
+        assert warning.endswith(
+            f"{out}: its audio was packed by shard-audio, segment behind segment: varied cuts let "
+            "in no neighbouring speech, and no segments are joined; the folder that it was made "
+            "of has both"
+        )
+        cache = FeatureCache(tmp_path, "dev", read_manifest(out / "dev.tsv"), 0.0)
+        assert len(cache) == 12 and cache.about["join_segments"] == 0
 
 
 @pytest.mark.parametrize("folders", [[], ["-o", "same", "--convolutions", "same"]])

@@ -9,6 +9,7 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
+from cress_svcd.data.audio_shards import is_sharded
 from cress_svcd.data.corpus.manifest import read_manifest
 from tests.helpers.training_options import make_task
 
@@ -53,6 +54,31 @@ def test_the_same_waveforms_without_the_release(data, tmp_path, capsys, flags):
     assert len(files) > len(SPLITS), "the training split needs several"
     assert max(file.stat().st_size for file in files) <= 1_000_100
     assert len({file.name.rsplit("-", 1)[0] for file in files}) == len(SPLITS)
+
+
+ENDLESS = [f"train-00000.wav:{100 * k}:100" for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    "audio, expected",
+    [
+        (ENDLESS, True),
+        ([*ENDLESS, "train-00001.wav:0:70", "dev-00000.wav:0:9"], True),
+        (ENDLESS[::-1], True),
+        (["train-00000.wav:0:100"], False),  # how a corpus may name its own files
+        (ENDLESS[1:], False),
+        ([*ENDLESS[:2], *ENDLESS[3:]], False),
+        ([spec.replace("train-", "talks/train-") for spec in ENDLESS], False),
+        ([spec.replace("-00000", "_0") for spec in ENDLESS], False),
+        ([spec.replace("-00000", "-00001") for spec in ENDLESS], False),
+        ([*ENDLESS, "talk.wav:0:100"], False),
+        (["train-00000.wav"], False),
+        ([], False),
+    ],
+)
+def test_shards_are_known_also_where_the_folder_does_not_say_so(audio, expected):
+    assert is_sharded({}, audio) is expected
+    assert is_sharded({"sharded": True}, audio) is True
 
 
 def test_a_task_reads_it_as_it_reads_the_release(data, tmp_path):

@@ -5,16 +5,19 @@ import pandas
 import pytest
 import soundfile
 
+from cress_svcd.data.audio import read_audio, resampled_length
 from cress_svcd.data.cut_variation import (
     EDGES,
+    LENGTH_TOLERANCE,
     NEIGHBOUR_SECONDS,
     CutVariation,
     Plan,
     Surroundings,
+    coloured_noise,
     read_varied,
     with_joined,
 )
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import ConfigError, ManifestError
 
 RATE = 16_000
 LENGTHS = np.full(2000, 3 * RATE)
@@ -107,6 +110,32 @@ class TestReading:
         np.testing.assert_allclose(wave[800:16800], recording[1][:16000], atol=1e-6)
         assert len(wave) == 18400 and abs(wave[:800]).max() < 0.02
 
+    def test_of_shards_nothing_that_stands_next_to_a_segment(self, recording):
+        folder, ramp = recording
+        audio = ["talk.wav:32000:16000", "talk.wav:16000:16000", "talk.wav:48000:16000"]
+        plan, random = plan_of(4000, 4000), np.random.default_rng(1)
+        shards = Surroundings(audio, kept=False)
+        wave = read_varied(audio[0], str(folder), 16000, plan, shards, 0, random)
+        np.testing.assert_allclose(wave[4000:20000], ramp[32000:48000], atol=1e-6)
+        assert max(abs(wave[:4000]).max(), abs(wave[20000:]).max()) < ramp[32000] / 5
+
+    @pytest.mark.parametrize("before, after", [(0, 0), (800, 1600), (-300, 500), (-300, -200)])
+    def test_a_segment_that_is_not_as_long_as_n_frames_says(self, recording, before, after):
+        folder, _ = recording
+        audio, plan, random = "talk.wav:32000:16000", plan_of(before, after), np.random.default_rng
+        surroundings = Surroundings([audio, "talk.wav:0:8000"])
+
+        def length(n_frames: int) -> int:
+            plan_and_place = (plan, surroundings, 0, random(1))
+            return len(read_varied(audio, str(folder), n_frames, *plan_and_place))
+
+        for off in (-LENGTH_TOLERANCE, LENGTH_TOLERANCE):
+            assert length(16000 + off) == 16000 + off + before + after
+        for off in (-LENGTH_TOLERANCE - 1, LENGTH_TOLERANCE + 1):
+            message = f"n_frames says {16000 + off} samples .* {audio} has 16000"
+            with pytest.raises(ManifestError, match=message):
+                length(16000 + off)
+
     def test_edges_within_the_speech_are_left_out(self, recording):
         wave = read(recording, plan_of(-300, -200), "talk.wav:16000:16000")
         np.testing.assert_allclose(wave, recording[1][16300:31800], atol=1e-6)
@@ -151,6 +180,19 @@ class TestReading:
         assert power[12000] < 1e-4 * power[2000]  # half a Hz a bin
 
 
+def test_noise_has_unit_power_and_is_as_coloured_as_asked_for():
+    for steepest in (0.0, 0.5, 1.0):
+        slopes = []
+        for seed in range(30):
+            noise = coloured_noise(16000, np.random.default_rng(seed), steepest)
+            assert noise.dtype == np.float32 and noise.std() == pytest.approx(1, abs=1e-3)
+            low, high = np.split(np.abs(np.fft.rfft(noise))[64:4096] ** 2, [448])
+            # 5.6 octaves and 3.2 octaves, whose centres are 3.5 octaves apart
+            slopes.append(np.log2(low.mean() / high.mean()))
+        assert max(slopes) == pytest.approx(2 * steepest * 3.3, abs=1.2)
+        assert min(slopes) == pytest.approx(0, abs=0.8)
+
+
 class TestJoining:
     def manifest(self, *audio):
         columns = ["id", "audio", "n_frames", "tgt_text"]
@@ -168,6 +210,21 @@ class TestJoining:
         row = joined.iloc[2]
         assert (row["id"], row["audio"], row["n_frames"]) == ("s0+s1", "a.wav:0:56000", 56000)
         assert (row["tgt_text"], row["src_text"]) == ("z0 z1", "q0 q1")
+
+    @pytest.mark.parametrize("rate", [44100, 48000, 11025])
+    def test_a_joined_row_is_as_long_as_its_audio(self, tmp_path, rate):
+        soundfile.write(tmp_path / "a.wav", np.zeros(20 * rate, np.int16), rate)
+        # A short one first, whose rounded length says the rate badly.
+        short, second = rate // 3 + 1, 18 * rate
+        frame = self.manifest(f"a.wav:0:{short}", f"a.wav:{rate}:{second}")
+        frame["n_frames"] = [resampled_length(frames, rate) for frames in (short, second)]
+        row = with_joined(frame, 1, str(tmp_path)).iloc[2]
+        assert row["n_frames"] == len(read_audio(row["audio"], tmp_path)) == 19 * RATE
+
+    def test_without_the_recordings_the_length_is_nearly_right(self):
+        frame = self.manifest("gone.wav:0:15000", "gone.wav:44100:793800")
+        frame["n_frames"] = [resampled_length(frames, 44100) for frames in (15000, 793800)]
+        assert with_joined(frame, 1).iloc[2]["n_frames"] == pytest.approx(19 * RATE, abs=8)
 
     def test_what_no_cutter_would_join_stays_apart(self):
         frame = self.manifest(

@@ -10,14 +10,16 @@ import torch
 from fairseq.data import Dictionary
 
 from cress_svcd.data.cut_variation import CutVariation
-from cress_svcd.data.dataset import SpeechTranslationDataset
+from cress_svcd.data.dataset import Places, SpeechTranslationDataset
 from cress_svcd.data.feature_cache import (
+    DEFAULT_LONGEST,
     FeatureCache,
+    cuts_entry,
     segments_digest,
     variant_name,
     writing_features,
 )
-from cress_svcd.errors import ConfigError
+from cress_svcd.errors import ConfigError, ManifestError
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
 
 COUNT, FRAMES = 40, 8000
@@ -69,6 +71,16 @@ def test_batches_are_made_for_each_epoch_only_where_they_differ(folder):
     assert plain.lengths.tolist() == [FRAMES] * COUNT
 
 
+def test_a_length_that_is_not_the_recordings_names_its_line(folder):
+    places = Places([("train.tsv", [f"s{k}" for k in range(COUNT)])])
+    dataset = varied(folder, share=1, places=places)
+    dataset.n_frames[3] += 1000
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        with pytest.raises(ManifestError, match="train.tsv:5: segment s3: column n_frames says 90"):
+            dataset[3]
+
+
 class TestFeatures:
     frame = pandas.DataFrame({"id": [str(k) for k in range(COUNT)], "audio": AUDIO})
 
@@ -90,6 +102,85 @@ class TestFeatures:
             assert dataset[5]["audio"][0, 0] == 100 * (epoch % 3) + 5
             plan = CutVariation(0.8, seed=1).plan(epoch % 3, dataset.n_frames)
             assert dataset.lengths.tolist() == (FRAMES + plan.before + plan.after).tolist()
+
+    def test_of_one_variant_the_batches_are_those_of_all_epochs(self, folder):
+        for variants in (1, 2):
+            self.write(folder, variants)
+            dataset = varied(folder, features=FeatureCache(folder, "train", self.frame))
+            assert dataset.can_reuse_epoch_itr_across_epochs is (variants == 1)
+            found = []
+            for epoch in (1, 2, 3):
+                dataset.set_epoch(epoch)
+                found.append(dataset.lengths.tolist())
+            assert (found[0] == found[1]) is (variants == 1) and found[0] == found[2]
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            ({"hubert": "other"}, "its encoder is other, there x"),
+            ({"layer": "convolutions"}, "its layer is convolutions, there output"),
+            (
+                {"cuts": {**cuts_entry(CutVariation(0.5, 1), 480_000, 1, 2)}},
+                "its --vary-cuts is 0.5",
+            ),
+            ({"cuts": {**cuts_entry(CutVariation(0.8, 2), 480_000, 1, 2)}}, "its seed is 2"),
+            (
+                {"cuts": {**cuts_entry(CutVariation(0.8, 1), 9_000, 1, 2)}},
+                "longest segment is 9000",
+            ),
+            ({"cuts": {**cuts_entry(CutVariation(0.8, 1), 480_000, 1, 3)}}, "of variants is 3"),
+        ],
+    )
+    def test_variants_of_several_extractions_are_refused(self, folder, change, message):
+        self.write(folder, 2)
+        about = {"hubert": "x", "layer": "output"}
+        for variant in (0, 1):
+            path = folder / f"{variant_name('train', variant)}.json"
+            entry = json.loads(path.read_text()) | about | {"variants": 2}
+            entry["cuts"] = cuts_entry(CutVariation(0.8, 1), DEFAULT_LONGEST, variant, 2)
+            if variant:
+                del entry["variants"]
+            path.write_text(json.dumps(entry))
+        assert FeatureCache(folder, "train", self.frame).variants == 2
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        with pytest.raises(ConfigError, match=f"{message}.*extract-features") as raised:
+            FeatureCache(folder, "train", self.frame)
+        assert str(raised.value).startswith(f"{folder / 'train-variant1.npy'}: is of another")
+
+    def test_of_some_time_ago_they_are_read_as_they_were(self, folder):
+        """Their json has neither the longest segment nor the share of joined ones."""
+        self.write(folder, 3)
+        for variant in range(3):
+            path = folder / f"{variant_name('train', variant)}.json"
+            about = json.loads(path.read_text())
+            about["cuts"]["variant"] = variant
+            path.write_text(json.dumps(about))
+        cache = FeatureCache(folder, "train", self.frame, join_segments=0.05)
+        assert cache.variants == 3 and cache.longest == DEFAULT_LONGEST
+
+    def test_another_share_of_joined_segments_is_named(self, folder):
+        self.write(folder, 1)
+        path = folder / "train.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "join_segments": 0.1}))
+        with pytest.raises(ConfigError, match="with --join-segments 0.1, and 0 is wanted"):
+            FeatureCache(folder, "train", self.frame, join_segments=0.0)
+        with pytest.raises(ConfigError, match="or with another --join-segments; make it again"):
+            FeatureCache(folder, "train", self.frame.iloc[:-1], join_segments=0.1)
+
+    @pytest.mark.parametrize(
+        "content", ["[]", "{}", '{"segments": 3}', "VARIANTS", "CUTS", "{", "null"]
+    )
+    def test_a_json_that_no_extraction_wrote(self, folder, content):
+        self.write(folder, 1)
+        path = folder / "train.json"
+        about = json.loads(path.read_text())
+        content = {
+            "VARIANTS": json.dumps({**about, "variants": "many"}),
+            "CUTS": json.dumps({**about, "cuts": {"share": "half", "seed": 1}}),
+        }.get(content, content)
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="train.npy: cannot be read .*extract-features"):
+            FeatureCache(folder, "train", self.frame)
 
     def test_features_without_variants_are_as_before(self, folder):
         about = {"segments": segments_digest(self.frame)}
@@ -113,12 +204,13 @@ class TestFeatures:
             FeatureCache(folder, "train", self.frame)
 
 
-def test_labels_of_frames_move_with_the_cut(folder):
+def pretraining(folder, cuts, n_frames=FRAMES, **options) -> SegmentHubertDataset:
+    """Its labels count from 10."""
     count = (FRAMES - 400) // 320 + 1
-    rows = "".join(f"{audio}\t{FRAMES}\n" for audio in AUDIO)
+    rows = "".join(f"{audio}\t{n_frames}\n" for audio in AUDIO)
     (folder / "train.tsv").write_text(f"{folder}\n{rows}")
     (folder / "train.km").write_text((" ".join(map(str, range(10, 10 + count))) + "\n") * COUNT)
-    dataset = SegmentHubertDataset(
+    return SegmentHubertDataset(
         str(folder / "train.tsv"),
         16_000,
         [str(folder / "train.km")],
@@ -127,8 +219,34 @@ def test_labels_of_frames_move_with_the_cut(folder):
         eos_list=[2],
         label_processors=[labels_of],
         pad_audio=True,
-        cuts=CutVariation(1, seed=1),
+        cuts=cuts,
+        **options,
     )
+
+
+@pytest.mark.parametrize("cuts", [None, CutVariation(1, seed=1)])
+def test_pretraining_refuses_a_length_that_is_not_the_recordings(folder, cuts):
+    dataset = pretraining(folder, cuts, n_frames=FRAMES - 100)
+    message = r"train.tsv: column n_frames says 7900 .*talk.wav:24000:8000 has 8000"
+    with pytest.raises(ManifestError, match=message):
+        dataset[2]
+
+
+def test_pretraining_lets_no_neighbours_in_where_there_are_none(folder):
+    heard = [
+        pretraining(folder, CutVariation(1, seed=1), neighbours=neighbours)
+        for neighbours in (True, False)
+    ]
+    assert heard[0].sizes.tolist() == heard[1].sizes.tolist()
+    differs = [not torch.equal(heard[0][k]["source"], heard[1][k]["source"]) for k in range(COUNT)]
+    grown = (heard[0].plan.before > 0) | (heard[0].plan.after > 0)
+    inner = slice(1, -1)  # before the first segment and behind the last one there is nothing
+    assert differs[inner] == grown[inner].tolist() and grown.mean() > 0.5
+
+
+def test_labels_of_frames_move_with_the_cut(folder):
+    count = (FRAMES - 400) // 320 + 1
+    dataset = pretraining(folder, CutVariation(1, seed=1))
     dataset.set_epoch(2)
     moved = 0
     for index in range(COUNT):

@@ -1,5 +1,6 @@
 """The task: which data it reads, what a batch holds, and what it refuses."""
 
+import argparse
 import math
 import re
 import shutil
@@ -11,6 +12,7 @@ import yaml
 from fairseq.data import Dictionary
 from fairseq.logging import metrics
 
+from cress_svcd.cli import extract_features, shard_audio
 from cress_svcd.data.config import dictionary_digest
 from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
 from cress_svcd.errors import CheckpointError, ConfigError
@@ -256,6 +258,40 @@ class TestOrder:
 
         assert last_of([1, 2, 3]) == last_of([3]) != last_of([1, 2])
 
+    @pytest.mark.parametrize("modes", [["--st-training"], MIXED], ids=["st", "mixed"])
+    def test_varied_and_joined_cuts_are_those_of_a_resumed_training(self, prepared, modes):
+        """Whatever reads them, from wherever it goes on: the same batches of the same samples."""
+        flags = ["--vary-cuts", "0.7", "--join-segments", "0.2", "--text-data", prepared / "binary"]
+
+        def heard(epochs, workers=0, stopped=None) -> list:
+            task = make_task(prepared, *modes, *flags)
+            task.load_dataset("train")
+            for epoch in epochs:
+                iterator = task.get_batch_iterator(
+                    task.dataset("train"), 90_000, 5, epoch=epoch, num_workers=workers
+                )
+                if stopped is not None:
+                    iterator.load_state_dict(stopped)
+                found = [
+                    (batch["id"].tolist(), batch["net_input"]["src_tokens"])
+                    for batch in iterator.next_epoch_itr()
+                ]
+            return found
+
+        def same(one, other) -> bool:
+            return [ids for ids, _ in one] == [ids for ids, _ in other] and all(
+                torch.equal(mine, theirs) for (_, mine), (_, theirs) in zip(one, other, strict=True)
+            )
+
+        whole = heard([1, 2, 3])
+        assert same(whole, heard([3])) and same(whole, heard([1, 2, 3], workers=2))
+        assert not same(whole, heard([1, 2]))
+        within = {"epoch": 3, "iterations_in_epoch": 4, "shuffle": True, "len": len(whole)}
+        for workers in (0, 2):
+            assert same(whole[4:], heard([3], workers, {"version": 2, **within}))
+        joined = [ids for ids, wave in whole if wave.is_floating_point() and max(ids) >= 40]
+        assert joined
+
 
 class TestInput:
     def test_several_splits_at_once(self, prepared):
@@ -290,6 +326,97 @@ class TestInput:
     def test_a_tokenizer_before_the_subwords(self, data):
         change_config(data, pre_tokenizer={"tokenizer": "space"})
         assert batches(make_task(data), "dev")
+
+
+def here(command, *arguments) -> None:
+    """Run a command of ours without its log handlers, which would stay."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(item) for item in arguments]))
+
+
+class TestCuts:
+    FLAGS = ("--st-training", "--vary-cuts", "1", "--join-segments", "0.2")
+
+    def dataset(self, data, *flags):
+        task = make_task(data, *(flags or self.FLAGS))
+        task.load_dataset("train")
+        return task.dataset("train")
+
+    def test_no_segment_grows_beyond_what_a_batch_holds(self, prepared):
+        longest = read_manifest(prepared / "train.tsv")["n_frames"].max()
+        grown = self.dataset(prepared, *self.FLAGS).lengths
+        assert grown.max() > longest + 100
+        for limit in ("--max-tokens", "--max-audio-positions"):
+            limited = self.dataset(prepared, *self.FLAGS, limit, longest + 100).lengths[:40]
+            assert longest < limited.max() <= longest + 100
+
+    @pytest.mark.parametrize("marked", [True, False])
+    def test_of_shards_neither_neighbours_nor_joined_segments(
+        self, prepared, tmp_path, caplog, marked
+    ):
+        """Also where the folder is of some time ago and does not say what it is."""
+        out = tmp_path / "shards"
+        here(shard_audio, prepared, "-o", out)
+        config = yaml.safe_load((out / "config.yaml").read_text())
+        assert config.pop("sharded") is True
+        if not marked:
+            (out / "config.yaml").write_text(yaml.safe_dump(config))
+        plain, shards = self.dataset(prepared), self.dataset(out)
+        assert len(plain) == 48 and len(shards) == 40
+        assert plain.surroundings.neighbours.any() and plain.surroundings.gaps.any()
+        assert not shards.surroundings.neighbours.any() and not shards.surroundings.gaps.any()
+        lines = [line for line in caplog.messages if "packed by shard-audio" in line]
+        assert len(lines) == 1 and lines[0].startswith(f"{out}: ") and "no segments" in lines[0]
+        caplog.clear()
+        assert self.dataset(out, "--st-training").plan is None
+        assert not [line for line in caplog.messages if "packed by shard-audio" in line]
+
+
+@pytest.fixture(scope="module")
+def cached(prepared, hubert, tmp_path_factory):
+    """Features of varied cuts and joined segments."""
+    out = tmp_path_factory.mktemp("features")
+    flags = ["--workers", "0", "--vary-cuts", "1", "--join-segments", "0.2", "--variants", "2"]
+    here(extract_features, prepared, "--hubert-model-path", hubert, "-o", out, *flags)
+    return out
+
+
+class TestCachedCuts:
+    def load(self, prepared, hubert, cached, *flags, split="train"):
+        options = ["--st-training", "--feature-cache", cached, "--freeze-hubert", *flags]
+        cfg = parse(prepared, "--hubert-model-path", hubert, *options)
+        task = make_task(prepared, *options)
+        make_model(cfg, task)
+        task.load_dataset(split)
+        return task.dataset(split)
+
+    def test_training_takes_them(self, prepared, hubert, cached):
+        cuts = ("--vary-cuts", "1", "--join-segments", "0.2", "--max-tokens", "480000")
+        dataset = self.load(prepared, hubert, cached, *cuts)
+        assert dataset.features.variants == 2 and len(dataset) == 48
+        assert self.load(prepared, hubert, cached, *cuts, split="dev").plan is None
+
+    @pytest.mark.parametrize(
+        "flags, message",
+        [
+            (["--vary-cuts", "1"], "--join-segments 0.2, and 0 is wanted"),
+            (["--vary-cuts", "0.5", "--join-segments", "0.2"], "this training wants 0.5"),
+            (
+                ["--vary-cuts", "1", "--join-segments", "0.2", "--max-audio-positions", "40000"],
+                "varied up to 480000 samples.* --max-audio-positions 40000'",
+            ),
+            (
+                ["--vary-cuts", "1", "--join-segments", "0.2", "--max-tokens", "41000"],
+                "takes segments up to 41000: .* --max-audio-positions 41000'",
+            ),
+        ],
+    )
+    def test_what_training_wants_otherwise_is_refused(
+        self, prepared, hubert, cached, flags, message
+    ):
+        with pytest.raises(ConfigError, match=message):
+            self.load(prepared, hubert, cached, *flags)
 
 
 class TestErrors:

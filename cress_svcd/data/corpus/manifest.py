@@ -8,11 +8,11 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cress_svcd.atomic_files import replacing
-from cress_svcd.data.audio import parse_audio_spec
+from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, parse_audio_spec
 from cress_svcd.data.corpus.text import is_visible, read_lines
 from cress_svcd.errors import AudioError, ManifestError
 
@@ -94,6 +94,24 @@ def read_manifest(path: str | os.PathLike) -> "pandas.DataFrame":
     frame = pandas.DataFrame({name: pandas.Series(columns[name], dtype=object) for name in COLUMNS})
     frame["n_frames"] = pandas.Series(n_frames, dtype="int64")
     return frame
+
+
+def estimated_rates(specs: Sequence[AudioSpec], n_frames: Iterable[int]) -> dict[str, int]:
+    """Sampling rate of each recording as its segments show it, without a look into the file.
+
+    A segment's own length counts samples of the file, ``n_frames`` those at 16 kHz, rounded: the
+    rate is nearly exact, from one short segment to some tenths of a thousandth.  16 kHz where no
+    segment says how long it is.
+    """
+    sums: dict[str, list[int]] = {}
+    for spec, length in zip(specs, n_frames):
+        own, common = sums.setdefault(spec.path, [0, 0])
+        if spec.frames > 0:
+            sums[spec.path] = [own + spec.frames, common + int(length)]
+    return {
+        path: max(1, round(SAMPLE_RATE * own / common)) if own else SAMPLE_RATE
+        for path, (own, common) in sums.items()
+    }
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[Segment | Mapping]) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from cress_svcd.data.audio import (
     read_blocks,
     standardize,
 )
+from cress_svcd.data.audio_shards import is_sharded
 from cress_svcd.data.config import DataConfig
 from cress_svcd.data.corpus.corpora import CORPORA, DEFAULT_CORPUS
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.data.cut_variation import coloured_noise
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.packed_checkpoint import read_packed, write_packed
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed, read_mapped
@@ -50,6 +53,7 @@ EDGE_FRAMES, EDGE_WEIGHT = 4, 3.0
 BETWEEN_FRAMES = 3
 # Of what a window is given: noise, another loudness, and windows without any speech.
 NOISE_SHARE, NOISES_DB = 0.6, (5.0, 45.0)
+STEEPEST_NOISE = 1.0  # brown
 GAINS_DB = (-30.0, 6.0)
 NOTHING_SHARE = 0.08
 TUNING_RECORDINGS = 20
@@ -72,13 +76,21 @@ def read_segmentation(folder: Path, split: str, tgt_lang: str | None = None) -> 
     """Recording -> its segments, of a split of a prepared folder or of a release.
 
     Raises:
-        ConfigError, ReleaseError: it has none, or every segment is a file of its own.
+        ConfigError, ReleaseError: it has none, every segment is a file of its own, or the segments
+            were packed by shard-audio.
     """
     found: dict[str, Segments] = {}
     if (folder / "config.yaml").is_file():
-        root = DataConfig(folder / "config.yaml").config.get("audio_root") or ""
-        for spec in map(parse_audio_spec, read_manifest(folder / f"{split}.tsv")["audio"]):
-            path = str(Path(root) / spec.path)
+        config, manifest = DataConfig(folder / "config.yaml"), folder / f"{split}.tsv"
+        audio = read_manifest(manifest)["audio"]
+        if is_sharded(config.config, audio):
+            raise ConfigError(
+                f"{manifest}: its audio was packed by shard-audio, segment behind segment, without "
+                "the pauses that the segmenter learns from; give the folder that it was made of "
+                "(of prepare-mustc), or the release with --tgt-lang"
+            )
+        for spec in map(parse_audio_spec, audio):
+            path = os.path.join(config.absolute_audio_root, spec.path)
             if spec.frames > 0:
                 rate = audio_info(path).sample_rate
                 segment = (spec.offset / rate, (spec.offset + spec.frames) / rate)
@@ -122,14 +134,6 @@ def weights_of(labels: np.ndarray) -> np.ndarray:
     return weights
 
 
-def coloured_noise(generator: np.random.Generator, samples: int) -> np.ndarray:
-    """White to brown, of power 1."""
-    spectrum = np.fft.rfft(generator.standard_normal(samples))
-    frequencies = np.arange(1, len(spectrum) + 1)
-    noise = np.fft.irfft(spectrum / frequencies ** generator.uniform(0, 1), samples)
-    return (noise / (noise.std() + 1e-9)).astype(np.float32)
-
-
 def vary(wave: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Another loudness, and noise; now and then nothing but noise, tones or zeros, and then the
     labels are cleared."""
@@ -147,7 +151,7 @@ def vary(wave: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -
         wave = np.zeros_like(wave)
     if generator.random() < NOISE_SHARE or not wave.any():
         level = (power / 10 ** (generator.uniform(*NOISES_DB) / 10)) ** 0.5
-        wave = wave + np.float32(level) * coloured_noise(generator, len(wave))
+        wave = wave + np.float32(level) * coloured_noise(len(wave), generator, STEEPEST_NOISE)
     return wave * np.float32(10 ** (generator.uniform(*GAINS_DB) / 20))
 
 
@@ -222,8 +226,8 @@ def tune(
         limits = Limits(30.0, shortest, pause, 0.0, 0.0, threshold)
         counts = np.zeros(3)
         for probabilities, per_second, segments in heard:
-            pieces = find_pieces(probabilities, per_second, limits)
-            found = [(start / per_second, stop / per_second) for start, stop in pieces]
+            chunks = find_pieces(probabilities, per_second, limits)
+            found = [(start / per_second, stop / per_second) for start, stop in chunks]
             counts += matches(found, segments)
         score = 2 * counts[0] / max(1, counts[1] + counts[2])
         if score > best[0] + 1e-3:

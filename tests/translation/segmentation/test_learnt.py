@@ -1,9 +1,13 @@
 """The learnt segmenter: labels, windows, a checkpoint that carries it through average and pack."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import CheckpointError, ConfigError
@@ -74,11 +78,12 @@ def test_between_frames_the_probability_is_linear():
     assert finer(np.array([0.0, 1.0])).tolist() == [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]
 
 
-class TestCheckpoint:
-    @pytest.fixture(scope="class")
-    def checkpoint(self, prepared, hubert, tmp_path_factory):
-        return make_checkpoint(tmp_path_factory.mktemp("model") / "model.pt", prepared, hubert)
+@pytest.fixture(scope="module")
+def checkpoint(prepared, hubert, tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "model.pt", prepared, hubert)
 
+
+class TestCheckpoint:
     @pytest.fixture(scope="class")
     def trained(self, checkpoint, prepared):
         path = checkpoint.parent / "trained.pt"
@@ -141,6 +146,38 @@ class TestCheckpoint:
         for damaged, dim in (({}, 32), ({**state, "tensors": {}}, 32), (state, 64)):
             with pytest.raises(CheckpointError, match="train it again"):
                 read_head(damaged, dim)
+
+
+class TestSegmentation:
+    @pytest.fixture
+    def folder(self, prepared, tmp_path):
+        """A prepared folder whose audio_root is relative."""
+        folder = shutil.copytree(prepared, tmp_path / "data")
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "release").symlink_to(config["audio_root"])
+        (folder / "config.yaml").write_text(yaml.safe_dump({**config, "audio_root": "release"}))
+        return folder
+
+    def test_a_relative_audio_root_starts_at_the_config(
+        self, folder, prepared, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        found, expected = (read_segmentation(data, "train") for data in (folder, prepared))
+        assert found == expected and all(map(os.path.isfile, found))
+
+    @pytest.mark.parametrize("marked", [True, False])
+    def test_shards_have_no_pauses_to_learn_from(self, folder, checkpoint, capsys, marked):
+        out = folder / "shards"
+        assert main(["shard-audio", str(folder), "-o", str(out)]) == 0
+        if not marked:
+            config = yaml.safe_load((out / "config.yaml").read_text())
+            del config["sharded"]
+            (out / "config.yaml").write_text(yaml.safe_dump(config))
+        model = folder / "model.pt"
+        assert main(["train-segmenter", str(checkpoint), str(out), "-o", str(model)]) == 2
+        error = capsys.readouterr().err
+        assert f"{out / 'train.tsv'}: its audio was packed by shard-audio" in error
+        assert "give the folder that it was made of" in error and not model.exists()
 
 
 def test_segments_that_are_files_of_their_own_teach_nothing(prepared, tmp_path):
