@@ -60,8 +60,8 @@ class RecordingScores:
                 options["output"] = f"{folder}/{number}/"
                 options["inputs"] = recordings.audio_files(self.args.manifest, group)
                 self.status |= translate.run(argparse.Namespace(**options))
-                for recording in group:
-                    written = Path(options["output"], Path(recording.path).stem + ".srt")
+                for recording, source in zip(group, options["inputs"], strict=True):
+                    written = Path(options["output"], Path(source).stem + ".srt")
                     if written.is_file():
                         translations[recording.path] = read_subtitled(written)
         if not translations:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cress_svcd.atomic_files import announced_encoding, is_number, parse_json, read_text
+from cress_svcd.data.corpus.names import composed
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.subtitle_reading import SUFFIXES, Cue, read_subtitles
 from cress_svcd.evaluation.subtitle_score import as_subtitles
@@ -31,7 +32,8 @@ class RecordingTranslation:
 
 
 def name_of(path: str) -> Name:
-    """The name of a recording's file."""
+    """The name of a recording's file, its letters composed: copies of it have them either way."""
+    path = composed(path)
     return (*Path(path).parts[:-1], Path(path).stem)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cress_svcd.atomic_files import is_number, read_json, read_yaml
-from cress_svcd.data.audio import SAMPLE_RATE, parse_audio_spec
+from cress_svcd.data.audio import SAMPLE_RATE, parse_audio_spec, spelt_as_there
+from cress_svcd.data.audio_shards import is_sharded
 from cress_svcd.data.corpus.manifest import estimated_rates, read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
 from cress_svcd.errors import ConfigError
@@ -47,9 +48,15 @@ def read_recordings(manifest: Path) -> list[Recording]:
     """The recordings of a manifest, in the order in which it first names them.
 
     Raises:
-        ManifestError, ConfigError: it cannot be used, or has no reference.
+        ManifestError, ConfigError: it cannot be used, has no reference, or its segments were packed
+            by shard-audio.
     """
     frame = read_manifest(manifest)
+    if is_sharded(_config_of(manifest), frame["audio"]):
+        raise ConfigError(
+            f"{manifest}: its audio was packed by shard-audio, segment behind segment, which makes "
+            "no recordings; give the manifest of the folder that it was made of"
+        )
     require_references(frame["tgt_text"], manifest)
     specs = [parse_audio_spec(audio) for audio in frame["audio"]]
     rates = estimated_rates(specs, frame["n_frames"])
@@ -69,13 +76,16 @@ def read_recordings(manifest: Path) -> list[Recording]:
 def audio_files(manifest: Path, recordings: Sequence[Recording]) -> list[str]:
     """Paths of the recordings' files: below ``audio_root`` of the config.yaml next to the manifest,
     or below the manifest's own folder."""
-    folder, path = manifest.parent, manifest.parent / "config.yaml"
-    config = {}
-    if path.is_file():
-        expected = "the config of 'cress-svcd prepare-mustc'"
-        config = with_names_as_written(path, read_yaml(path, expected))
-    root = audio_folder(folder, config)
-    return [os.path.join(root, recording.path) for recording in recordings]
+    root = audio_folder(manifest.parent, _config_of(manifest))
+    return [spelt_as_there(os.path.join(root, recording.path)) for recording in recordings]
+
+
+def _config_of(manifest: Path) -> dict:
+    """The config next to a manifest; empty without one."""
+    path = manifest.parent / "config.yaml"
+    if not path.is_file():
+        return {}
+    return with_names_as_written(path, read_yaml(path, "the config of 'cress-svcd prepare-mustc'"))
 
 
 def with_distinct_names(recordings: Sequence[Recording]) -> list[list[Recording]]:

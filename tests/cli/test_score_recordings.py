@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 
 import pytest
 import sacrebleu
@@ -259,8 +260,32 @@ class TestModels:
         first, second, missing = (each["hypothesis"] for each in report["translations"])
         assert first == second != missing == ""
 
+    def test_a_name_with_letters_composed_otherwise(
+        self, score, checkpoint, prepared, release, tmp_path
+    ):
+        """The manifest came from one system, the recording from another."""
+        (wav, *_) = sorted((release / "en-de" / "data" / "tst-COMMON" / "wav").glob("*.wav"))
+        composed, decomposed = (unicodedata.normalize(form, "télé.wav") for form in ("NFC", "NFD"))
+        (tmp_path / "é").mkdir()
+        (tmp_path / "é" / decomposed).write_bytes(wav.read_bytes())
+        audio = f"é/{composed}"
+        row = {"id": "a", "audio": audio, "n_frames": 16_000, "tgt_text": "Das Haus."}
+        write_manifest(tmp_path / "m.tsv", [row])
+        status, report, _, _ = score(checkpoint, *FLAGS, manifest=tmp_path / "m.tsv")
+        assert status == 0 and not report["missing"] and report["translations"][0]["hypothesis"]
+        written = tmp_path / "t.jsonl"
+        written.write_text(segment(f"x/{decomposed}", 0, 1, "Das Haus."), encoding="utf-8")
+        assert score(written, manifest=tmp_path / "m.tsv")[1]["translations"][0]["hypothesis"]
+
 
 class TestErrors:
+    def test_shards_are_no_recordings(self, score, translations, prepared, tmp_path):
+        assert main(["shard-audio", str(prepared), "-o", str(tmp_path / "shards")]) == 0
+        manifest = tmp_path / "shards" / "tst-COMMON.tsv"
+        status, _, _, err = score(translations, manifest=manifest)
+        assert status == 2 and f"{manifest}: its audio was packed by shard-audio" in err
+        assert "of the folder that it was made of" in err
+
     @pytest.mark.parametrize(
         "line, message",
         [

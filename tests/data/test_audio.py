@@ -2,6 +2,7 @@
 
 import re
 import struct
+import unicodedata
 
 import numpy as np
 import pytest
@@ -312,3 +313,23 @@ def test_samples_that_are_no_waveform_are_refused(samples):
         mono_waveform(samples)
     with pytest.raises(AudioError, match="rate"):
         mono_waveform(np.ones(5), 0)
+
+
+@pytest.mark.parametrize("there, asked", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("suffix", [".wav", ".npy"])
+def test_a_name_may_have_its_letters_composed_otherwise(tmp_path, there, asked, suffix):
+    """As where the manifest was made on one system and the audio copied from another."""
+    wave = chirp(16_000, 1)
+    name, other = (unicodedata.normalize(form, f"é/été{suffix}") for form in (there, asked))
+    assert name != other
+    path = tmp_path / name
+    path.parent.mkdir()
+    if suffix == ".npy":
+        np.save(path, wave)
+    else:
+        write_sound(path, wave, 16_000, "FLOAT")
+    np.testing.assert_array_equal(read_audio(f"{other}:100:300", tmp_path), wave[100:400, 0])
+    assert audio_info(tmp_path / other) == audio_info(path)
+    np.testing.assert_array_equal(np.concatenate(list(read_blocks(tmp_path / other))), wave[:, 0])
+    with pytest.raises(AudioError, match="does not exist"):
+        read_audio(f"{other}x", tmp_path)
