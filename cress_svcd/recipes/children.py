@@ -21,7 +21,7 @@ from cress_svcd.recipes import supervisor
 
 logger = logging.getLogger(__name__)
 
-# Files that are locked for a child, by their numbers in it.
+# Files that are locked for a child: number in it, device and inode of each.
 LOCKS_VARIABLE = "CRESS_SVCD_LOCKS"
 
 
@@ -93,7 +93,7 @@ class Child(subprocess.Popen):
         try:
             super().__init__(
                 [sys.executable, "-I", "-S", supervisor.__file__, str(reading), *command],
-                env={**environment, LOCKS_VARIABLE: " ".join(map(str, held))},
+                env={**environment, LOCKS_VARIABLE: " ".join(map(_identity, held))},
                 pass_fds=(reading, *held),
                 # Ctrl-C reaches this process, which stops the child in order.
                 process_group=0,
@@ -120,13 +120,22 @@ class Child(subprocess.Popen):
             self.wait()
 
 
+def _identity(number: int) -> str:
+    found = os.fstat(number)
+    return f"{number}:{found.st_dev}:{found.st_ino}"
+
+
 def _inherited_locks() -> list[int]:
-    """Those of the processes above this one."""
+    """Those of the processes above this one.
+
+    A program between may have closed one: its number stands for another file then, or for none.
+    """
     found = []
-    for number in os.environ.get(LOCKS_VARIABLE, "").split():
-        with contextlib.suppress(OSError, ValueError):
-            os.fstat(int(number))
-            found.append(int(number))
+    for identity in os.environ.get(LOCKS_VARIABLE, "").split():
+        with contextlib.suppress(OSError, OverflowError, ValueError):
+            number = int(identity.partition(":")[0])
+            if _identity(number) == identity:
+                found.append(number)
     return found
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cress_svcd.recipes.children import Child, FolderInUseError, alone_in
+from cress_svcd.recipes import children
+from cress_svcd.recipes.children import LOCKS_VARIABLE, Child, FolderInUseError, alone_in
 from cress_svcd.recipes.processes import ProcessError, run_logged
 
 # Notes its process under its name, starts the programs that follow, and waits.
@@ -206,3 +207,38 @@ def test_workers_of_a_pool_end_with_their_parent(tmp_path, method):
     parent.kill()
     parent.wait()
     wait_for(lambda: not any(map(alive, workers)))
+
+
+SHOW = f"""
+import os
+for lock in os.environ[{LOCKS_VARIABLE!r}].split():
+    print(os.readlink("/proc/self/fd/" + lock.split(":")[0]))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are read from /proc")
+@pytest.mark.parametrize("what", ["as it was", "closed", "another file", "the same file anew"])
+def test_a_lock_of_above_is_passed_on_and_a_file_that_took_its_number_is_not(
+    tmp_path, monkeypatch, what
+):
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "other", "w") as other:
+        number = os.dup(lock.fileno())
+        monkeypatch.setenv(LOCKS_VARIABLE, f"{children._identity(number)} word 7:x {'9' * 99}:1:1")
+        if what == "closed":
+            os.close(number)
+        elif what == "another file":
+            os.dup2(other.fileno(), number)
+        elif what == "the same file anew":
+            (tmp_path / "lock").rename(tmp_path / "old")
+            with open(tmp_path / "lock", "w") as again:
+                os.dup2(again.fileno(), number)
+        try:
+            command = [sys.executable, "-c", SHOW]
+            child = Child(command, dict(os.environ), stdout=subprocess.PIPE, text=True)
+            output = child.communicate(timeout=30)[0]
+            child.stop()
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(number)
+    assert child.returncode == 0
+    assert output.split() == ([str(tmp_path / "lock")] if what == "as it was" else [])
