@@ -37,7 +37,7 @@ class BuildKernels(build_ext):
 
 
 class BuildPackage(build_py):
-    """Take policies, training configurations and recipes into the package
+    """Take policies, training configurations, recipes and the demo's text into the package
     (``cress_svcd.shipped``)."""
 
     def run(self) -> None:

@@ -13,7 +13,10 @@ FOLDERS = {
     "quant": "configs/quant",
     "train": "configs/train",
     "recipes": "scripts/recipes",
+    "demo": "scripts/demo",
 }
+# Of these kinds, files that others include and that are nothing by themselves.
+PARTS = {"recipes": ("steps",)}
 
 
 def shipped_folder(kind: str) -> Path:
@@ -28,15 +31,25 @@ def shipped_files(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in files if not path.name.startswith(".")}
 
 
+def shipped_names(kind: str) -> list[str]:
+    """Names of the files of ``kind`` that can be used as they are."""
+    return [name for name in shipped_files(kind) if name not in PARTS.get(kind, ())]
+
+
 def file_or_shipped(name: str | Path, kind: str) -> Path:
-    """The file ``name``; where there is none, the shipped one of that name if there is such."""
+    """The file ``name``; where there is none, the shipped one of that name if there is such, or the
+    one that has this path in a checkout."""
     path = Path(name)
-    return path if path.is_file() else shipped_files(kind).get(str(name), path)
+    if path.is_file():
+        return path
+    if path.parent == Path(FOLDERS[kind]) and (shipped_folder(kind) / path.name).is_file():
+        return shipped_folder(kind) / path.name
+    return shipped_files(kind).get(str(name), path)
 
 
 def describe_missing(name: str | Path, kind: str) -> str:
     """Of a name that :func:`file_or_shipped` finds nothing for: what comes close to it, or all."""
-    known = list(shipped_files(kind))
+    known = shipped_names(kind)
     close = difflib.get_close_matches(Path(name).name.removesuffix(".yaml"), known)
     if close:
         hint = f"did you mean {' or '.join(close)}?"

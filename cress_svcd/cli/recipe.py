@@ -8,8 +8,9 @@
 A recipe is a YAML file, or the name of one that comes with the project.  A stage that has been done
 with the same commands is left out, and one that was stopped on its way takes up its work; where a
 stage runs again, all that follow do.  --dry-run prints every command as it would be run, an option
-a line, to be read or pasted into a shell.  What a command prints goes to the log of its stage.  At
-the end OUT/report.json holds scores, sizes and seconds, and a table is printed.
+a line, to be read or pasted into a shell.  Files and packages that are missing are told before any
+work.  What a command prints goes to the log of its stage.  At the end OUT/report.json holds scores,
+sizes and seconds, and a table is printed.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.recipes.recipe_file import Stage, load_recipe
 from cress_svcd.recipes.runner import Runner, format_report
 from cress_svcd.recipes.shell import script
-from cress_svcd.shipped import describe_missing, file_or_shipped, shipped_files
+from cress_svcd.shipped import describe_missing, file_or_shipped, shipped_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "recipe", help=f"YAML file, or one of {', '.join(shipped_files('recipes'))}"
+        "recipe", help=f"YAML file, or one of {', '.join(shipped_names('recipes'))}"
     )
     parser.add_argument(
         "--set",

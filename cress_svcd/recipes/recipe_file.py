@@ -12,13 +12,15 @@ A recipe file holds
     name:      short name, unique
     does:      one sentence for people
     commands:  list of argument lists; {key} is replaced by the setting of that name.  A list
-               whose only item is "{key}" where the setting is a list is spliced in.
+               whose only item is "{key}" where the setting is a list is spliced in.  Words that
+               are there only with a setting, in settings that are lists as well: an item with the
+               keys words, and when or unless as below
     together:  true runs the commands side by side, each with a log of its own, its share of the
                cores, and, where there are several GPUs, one of them
     needs:     files that must exist before the stage starts; those outside of the setting out
                are looked for before anything is run
     makes:     files that exist when it has succeeded
-    when:      "{key}"; the stage is left out where this is empty, false, no, off or 0
+    when:      "{key}"; the stage is left out where this is empty, false, no, off, 0 or 0.0
     unless:    "{key}"; the stage is left out where this is anything else
     output:    file that receives what the commands print
     accepts:   a command that fails after printing this has done what it was run for, such as a
@@ -284,7 +286,7 @@ def _settings(
         if isinstance(value, str):
             value = _fill(origin, value, settings)
         elif isinstance(value, list):
-            value = [_fill(origin, str(item), settings) for item in value]
+            value = _filled_words(origin, value, settings)
         settings[key] = value
     return settings
 
@@ -314,10 +316,28 @@ def _fill(path, text: Any, settings: dict) -> str:
         ) from None
 
 
+def _filled_words(path, items: list, settings: dict) -> list[str]:
+    """``items`` filled in; words with ``when`` or ``unless`` that are not chosen are left out."""
+    filled: list[str] = []
+    for item in items:
+        if not isinstance(item, dict):
+            filled.append(_fill(path, item, settings))
+            continue
+        words = item.get("words")
+        if not isinstance(words, list) or not {"words"} < set(item) <= {"words", *_CHOICES}:
+            raise ConfigError(f"{path}: {item}: expected a word, or words with when or unless")
+        if _chosen(path, item, settings):
+            filled += _filled_words(path, words, settings)
+    return filled
+
+
 def _filled_list(path, items: list, settings: dict) -> list[str]:
     """``items`` filled in; settings that are lists are spliced in."""
     filled: list[str] = []
     for item in items:
+        if isinstance(item, dict):
+            filled += _filled_words(path, [item], settings)
+            continue
         key = str(item)[1:-1]
         if str(item) == "{" + key + "}" and isinstance(settings.get(key), list):
             filled.extend(settings[key])
@@ -327,7 +347,7 @@ def _filled_list(path, items: list, settings: dict) -> list[str]:
 
 
 _CHOICES = ("when", "unless")
-_NOT_SET = ("", "false", "no", "off", "0", "[]")
+_NOT_SET = ("", "false", "no", "off", "0", "0.0", "[]")
 
 
 def _chosen(path, raw: dict, settings: dict) -> bool:

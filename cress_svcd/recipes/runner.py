@@ -20,8 +20,10 @@ from tqdm import tqdm
 from cress_svcd.atomic_files import is_number, read_json, read_text, write_json, write_text
 from cress_svcd.errors import CressError
 from cress_svcd.recipes.children import Child, alone_in
+from cress_svcd.recipes.extras import missing_extras
 from cress_svcd.recipes.recipe_file import Recipe, Stage
 from cress_svcd.recipes.resumable import Record, Records, Step
+from cress_svcd.shipped import file_or_shipped
 
 # Run as modules of this very Python: they need not be on the PATH.
 PROGRAMS = {
@@ -97,8 +99,12 @@ class Runner:
                 self.run_stage(number, stage)
 
     def _check_outside(self, stages: list[Stage]) -> None:
-        """Raises StageError where files are missing that no stage makes: before hours of work."""
+        """Raises StageError where packages are missing, or files that no stage makes: before hours
+        of work."""
         folder = self.recipe.folder.resolve()
+        extras = missing_extras(stage for stage in stages if not self.is_done(stage))
+        if extras:
+            raise StageError(f"not all is installed: {'; '.join(extras)}")
         missing = [
             f"{file} (stage {stage.name})"
             for stage in stages
@@ -274,11 +280,19 @@ def _step(stage: Stage) -> Step:
 
 
 def resolve(command: list[str]) -> list[str]:
-    """The command with its program as a module of this Python, or as this Python itself."""
+    """The command with its program as a module of this Python, or as this Python itself; a script
+    that comes with the project is found from any folder."""
     if command[0] == "python":
-        return [sys.executable, *command[1:]]
+        return [sys.executable, *with_shipped_script(command)[1:]]
     if command[0] in PROGRAMS:
         return [sys.executable, "-m", PROGRAMS[command[0]], *command[1:]]
+    return command
+
+
+def with_shipped_script(command: list[str]) -> list[str]:
+    """``python SCRIPT …`` with the place of a script that comes with the project."""
+    if command[0] == "python" and len(command) > 1:
+        return [command[0], str(file_or_shipped(command[1], "demo")), *command[2:]]
     return command
 
 

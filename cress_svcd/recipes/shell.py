@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cress_svcd.recipes.recipe_file import Recipe
+from cress_svcd.recipes.runner import with_shipped_script
 
 OPTION = re.compile(r"--?[A-Za-z]")
 
@@ -26,7 +27,9 @@ def script(recipe: Recipe, first: int, last: int) -> Iterator[str]:
             folders.add(file.parent)
             arrow = ">>" if file in written else ">"
             written.add(file)
-            yield one_option_a_line(command, f"{arrow} {shlex.quote(str(file))} 2>&1")
+            yield one_option_a_line(
+                with_shipped_script(command), f"{arrow} {shlex.quote(str(file))} 2>&1"
+            )
 
 
 def one_option_a_line(command: list[str], end: str = "") -> str:

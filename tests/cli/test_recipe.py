@@ -236,6 +236,39 @@ class TestFailing:
         (tmp_path / "download").unlink()
         assert kitchen.run() == 0
 
+    @pytest.mark.parametrize(
+        "words, remedy",
+        [
+            (
+                ["score", "--recordings"],
+                "a needs mweralign, suber: pip install 'cress_svcd[score]'",
+            ),
+            (["translate", "--segmenter", "silero"], "a needs silero_vad: pip install 'cress_svcd"),
+            (
+                ["translate", "--segmenter=silero"],
+                "a needs silero_vad: pip install 'cress_svcd[vad",
+            ),
+            (["chart", "x", "--png", "y"], "a needs matplotlib: pip install matplotlib"),
+        ],
+    )
+    def test_a_package_that_is_missing_is_told_before_anything_is_run(
+        self, kitchen, capsys, monkeypatch, words, remedy
+    ):
+        for module in ("mweralign", "suber", "silero_vad", "matplotlib"):
+            monkeypatch.setitem(sys.modules, module, None)
+        kitchen.write(stage("first", note("first")), stage("a", ["cress-svcd", *words]))
+        assert kitchen.run() == 2 and not kitchen.notes
+        (line,) = capsys.readouterr().err.splitlines()
+        assert remedy in line
+        assert kitchen.run("--to-stage", "first") == 0 and kitchen.notes == ["first"]
+
+    def test_packages_that_no_command_needs_may_be_missing(self, kitchen, monkeypatch):
+        for module in ("mweralign", "silero_vad", "matplotlib"):
+            monkeypatch.setitem(sys.modules, module, None)
+        words = ["score", "--segmenter", "energy", "--recordings"]
+        kitchen.write(stage("a", note(*words)))  # another program with these words
+        assert kitchen.run() == 0 and kitchen.notes == [" ".join(words)]
+
     def test_something_is_not_made(self, kitchen, capsys):
         kitchen.write(stage("a", note("a"), makes=["{out}/nowhere"]))
         for _ in range(2):
@@ -368,6 +401,27 @@ class TestReading:
         assert self.load(kitchen).stages[0].commands == [["x", "--a=3", "--b", "--seed=3", "y"]]
         changed = self.load(kitchen, {"flags": "[--c]", "seed": "4"})
         assert changed.stages[0].commands == [["x", "--c", "--seed=4", "y"]]
+
+    @pytest.mark.parametrize(
+        "value, there", [("0.5", True), ("0", False), ("0.0", False), ("", False), ("no", False)]
+    )
+    def test_words_that_are_there_with_a_setting(self, kitchen, value, there):
+        words = {"when": "{share}", "words": ["--share={share}"]}
+        two = {"unless": "{share}", "words": ["--none", "{out}"]}
+        kitchen.write(stage("a", ["x", words, "{flags}", two]), share="0.1", flags=[words, "-y"])
+        (found,) = self.load(kitchen, {"share": value}).stages[0].commands
+        share = [f"--share={value}"] if there else []
+        none = [] if there else ["--none", str(kitchen.out)]
+        assert found == ["x", *share, *share, "-y", *none]
+
+    @pytest.mark.parametrize(
+        "item", [{"words": ["x"]}, {"when": "x"}, {"words": "x", "when": "x"}, {"a": 1}, {}]
+    )
+    def test_words_that_are_none(self, kitchen, item):
+        for flags, command in (([item], ["x", "{flags}"]), ([], ["x", item])):
+            kitchen.write(stage("a", command), flags=flags)
+            with pytest.raises(ConfigError, match="recipe.yaml: .*expected a word, or words with"):
+                self.load(kitchen)
 
     def test_a_changed_text_stays_text(self, kitchen):
         kitchen.write(stage("a", ["x", "{lang}", "{rate}"]), lang="de", rate="1e-3")

@@ -72,8 +72,12 @@ def wheel(tmp_path_factory) -> Path:
 def test_sources_as_a_package_index_keeps_them_make_the_same_wheel(wheel, tmp_path):
     """From a source distribution, as setuptools packs it."""
     sources = tmp_path / "sources"
-    ignored = shutil.ignore_patterns("__pycache__", "*.so", ".*", "demo", "runs", "build")
-    shutil.copytree(ROOT, sources, ignore=ignored)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", ".*", "runs", "build")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return {*ignored(folder, names), *({"demo"} if folder == str(ROOT) else ())}
+
+    shutil.copytree(ROOT, sources, ignore=left_out)
     code = "import setuptools.build_meta as b, sys; print(b.build_sdist(sys.argv[1]))"
     run(sys.executable, "-c", code, tmp_path, cwd=sources)
     (archive,) = tmp_path.glob("*.tar.gz")
@@ -197,6 +201,7 @@ def series(installed) -> tuple[str, list[str], dict[str, Outcome]]:
         "--json layers.json",
         "configuration": "pretrain-hubert data -o o --config hubert_base --set units.clusters=1",
         "recipe": "recipe en-de --dry-run --set mustc=MUSTC",
+        "demo": "recipe demo --dry-run",
         "help": "--help",
         **{f"help of {name}": f"{name} --help" for name in COMMANDS},
     }
@@ -289,6 +294,24 @@ def test_a_recipe_is_found_by_its_name(series):
     assert commands[0][: len(first)] == first
     programs = {command[0] for command in commands}
     assert programs == {"cress-svcd", "fairseq-train", "fairseq-generate"}
+
+
+def test_the_demo_has_its_text_and_its_configuration(installed, series):
+    """Its first stage runs; what else it names of the project's files is found."""
+    installed("cress-svcd", "recipe", "demo", "--to-stage", "1", "--set", "out=demo")
+    text = installed.folder / "demo" / "text"
+    lines = [len((text / f"train.{side}").read_text().splitlines()) for side in ("en", "de")]
+    assert lines == [11_000, 11_000]
+    commands = printed_commands(series[2]["demo"].output)
+    script = Path(commands[0][1])
+    assert script.is_file() and script.is_relative_to(installed.packages)
+    options = ("-o", "hubert", "--config", "configs/train/hubert_demo.yaml", "--set")
+    refused = installed(
+        "bash",
+        "-c",
+        f"cress-svcd pretrain-hubert data {shlex.join(options)} units.clusters=1 2>&1; :",
+    )
+    assert "shipped_files/train/hubert_demo.yaml: key units.clusters: 1; expected" in refused
 
 
 def test_a_recording_is_translated_by_a_packed_file(installed):

@@ -7,6 +7,7 @@ import yaml
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.recipes.recipe_file import load_recipe
+from cress_svcd.shipped import PARTS, shipped_files, shipped_names
 
 STEPS = {
     "about": "the steps",
@@ -175,3 +176,28 @@ def test_byte_order_mark(plain, encoding):
     path = plain("settings: {out: o}\nstages: [{name: a, commands: [[x, \u00e9]]}]\n")
     path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
     assert load_recipe(path).stages[0].commands == [["x", "\u00e9"]]
+
+
+@pytest.mark.parametrize("name", ["demo", "en-de"])
+def test_cuts_that_are_not_varied_leave_no_word_in_the_shipped_recipes(name):
+    """Their commands are those of the time before, whose stages count as done."""
+    off = load_recipe(shipped_files("recipes")[name], {"vary_cuts": "0", "join_segments": "0"})
+    on = load_recipe(shipped_files("recipes")[name])
+    words = [
+        [word for stage in recipe.stages for command in stage.commands for word in command]
+        for recipe in (off, on)
+    ]
+    named = [[word for word in each if "cuts" in word or "join" in word] for each in words]
+    assert not named[0] and "--vary-cuts=0.5" in named[1] and "--join-segments=0.05" in named[1]
+    assert "--variants" not in words[0]
+
+
+def test_parts_of_recipes_are_known_as_such():
+    """What needs a setting before it can be loaded is a part of others."""
+    for name, path in shipped_files("recipes").items():
+        if name in PARTS["recipes"]:
+            with pytest.raises(ConfigError, match="has no value"):
+                load_recipe(path)
+        else:
+            assert load_recipe(path).stages
+    assert set(shipped_names("recipes")) == shipped_files("recipes").keys() - {*PARTS["recipes"]}
