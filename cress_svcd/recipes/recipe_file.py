@@ -136,7 +136,7 @@ class Recipe:
     @property
     def folder(self) -> Path:
         """Where everything is written: the setting ``out``."""
-        return Path(self.settings["out"])
+        return Path(str(self.settings["out"]))
 
     def logs(self, number: int) -> list[Path]:
         """The log of each command of stage ``number`` (from 1); one of all unless they run
@@ -172,6 +172,8 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, str] | None = None) 
     settings = _settings(path, source.settings, changes or {})
     if "out" not in settings:
         raise ConfigError(f"{path}: settings: no key out, the folder to write to")
+    if isinstance(settings["out"], list | dict) or settings["out"] in (None, ""):
+        raise ConfigError(f"{path}: settings: out: expected the folder to write to")
     stages = [_stage(origin, raw, settings) for origin, raw in source.stages]
     stages = [stage for stage in stages if stage is not None]
     names = [stage.name for stage in stages]
@@ -259,14 +261,23 @@ def _check_stage(path: str, stage: dict, uses: bool) -> None:
             f"{path}: stage {stage.get('name', stage)!r}: needs name and commands, and knows "
             f"{', '.join(sorted(known))}" + (f"; found {unknown}" if unknown else "")
         )
-    commands = stage.get("commands") or []
-    if not isinstance(commands, list) or not all(
-        isinstance(command, list) and command for command in commands
-    ):
+    name = stage.get("name", "-")
+    if isinstance(name, list | dict) or not str(name).strip(".") or set(str(name)) & {"/", "\0"}:
         raise ConfigError(
-            f"{path}: stage {stage.get('name')}: commands: expected a list of argument lists "
-            "such as [[cress-svcd, average, …]]; nothing is passed through a shell"
+            f"{path}: stage {name!r:.80}: expected a name, which files can have as well"
         )
+    for key in ("commands", "formerly"):
+        commands = stage.get(key, [])
+        if not isinstance(commands, list) or not all(
+            isinstance(command, list) and command for command in commands
+        ):
+            raise ConfigError(
+                f"{path}: stage {name}: {key}: expected a list of argument lists such as "
+                "[[cress-svcd, average, …]]; nothing is passed through a shell"
+            )
+    for key in ("needs", "makes", "clears"):
+        if not isinstance(stage.get(key) or [], list):
+            raise ConfigError(f"{path}: stage {name}: {key}: expected a list of files")
 
 
 def _settings(

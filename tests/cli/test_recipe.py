@@ -457,6 +457,26 @@ class TestReading:
             ("settings: {out: o}\nstages: [{name: a, commands: [['{b}']]}]", "no setting 'b'.*out"),
             ("settings: {out: o}\nstages: [{name: a, commands: [['{out.b}']]}]", "{out.b}"),
             ("settings: {out: o}\nstages: [{name: a, commands: [['{']]}]", "'{'"),
+            ("settings: {out: []}\nstages: [{name: a, commands: [[x]]}]", "out: expected the fol"),
+            ("settings: {out: }\nstages: [{name: a, commands: [[x]]}]", "out: expected the fol"),
+            ("settings: {out: o}\nstages: [{name: [], commands: [[x]]}]", "expected a name"),
+            ("settings: {out: o}\nstages: [{name: a/b, commands: [[x]]}]", "expected a name"),
+            ("settings: {out: o}\nstages: [{name: '..', commands: [[x]]}]", "expected a name"),
+            (
+                "settings: {out: o}\nstages: [{name: a, commands: 0}]",
+                "commands: expected a list of",
+            ),
+            (
+                "settings: {out: o}\nstages: [{name: a, commands: [[x]], formerly: [x]}]",
+                "formerly: expected a list of argument lists",
+            ),
+            *(
+                (
+                    f"settings: {{out: o}}\nstages: [{{name: a, commands: [[x]], {key}: abc}}]",
+                    f"stage a: {key}: expected a list of files",
+                )
+                for key in ("needs", "makes", "clears")
+            ),
             (
                 "settings: {out: o}\nstages: [{name: a, commands: [[x]]}, {name: a, commands: []}]",
                 "two stages have one name",
