@@ -134,6 +134,7 @@ def test_the_lower_floors_need_no_fairseq(floor):
         "audio_mp3",
         "audio_npy",
         "audio_ogg",
+        "audio_rare",
         "audio_samples",
         "audio_streams",
         "audio_views",

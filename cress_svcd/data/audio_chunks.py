@@ -33,7 +33,7 @@ _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
 
 @dataclass(frozen=True)
-class _Samples:
+class Samples:
     """Where the samples begin, and the bytes of them that the header announces.
 
     ``chunk``: (size of a chunk's header, reader of its size, alignment) of what may follow; None:
@@ -45,10 +45,10 @@ class _Samples:
     chunk: tuple[int, Callable[[bytes], int], int] | None
 
 
-def _in_file(
+def in_file(
     source: Source,
     start: int,
-    samples: _Samples,
+    samples: Samples,
     magic: bytes,
     header: Callable[[int], tuple[Part, ...]],
     trusted: bool = True,
@@ -88,8 +88,8 @@ def _after_chunks(
     if at >= source.size or begins_container(source, at):
         return min(at, source.size)
     if chunk is not None:
-        _, _, alignment = chunk
-        for position in (at + -at % alignment, at):
+        # Some writers of CAF fill up to even sizes, though they need not.
+        for position in (at + -at % chunk[2], at + at % 2, at):
             stop = _end_of_chunks(source, position, chunk)
             if stop is not None:
                 return stop
@@ -155,8 +155,8 @@ def riff_stream(source: Source, start: int) -> Stream | None:
         return head + form + data, (at + 8, stop)
 
     # RF64 is refused by libsndfile where its size of 64 bits is less than none.
-    samples = _Samples(at + 8, size, (8, size_of, 2))
-    return _in_file(source, start, samples, source.at(start, 4), header_of)
+    samples = Samples(at + 8, size, (8, size_of, 2))
+    return in_file(source, start, samples, source.at(start, 4), header_of)
 
 
 def mp3_in_riff(source: Source, start: int) -> int | None:
@@ -176,9 +176,11 @@ def w64_stream(source: Source, start: int) -> Stream | None:
     def size_of(header: bytes) -> int:
         return int.from_bytes(header[16:24], "little", signed=True) - 24
 
-    at = start + 40
+    at, block = start + 40, 1
     while len(header := source.at(at, 24)) == 24 and header[:16] != _W64_DATA:
         size = size_of(header)
+        if header[:4] == b"fmt ":
+            block = max(1, int.from_bytes(source.at(at + 36, 2), "little"))
         if size < 0:
             return None
         at += 24 + size + -size % 8
@@ -186,11 +188,12 @@ def w64_stream(source: Source, start: int) -> Stream | None:
         return None
 
     def header_of(count: int) -> tuple[Part, ...]:
+        count -= count % block
         return (start, at + 16), (count + 24).to_bytes(8, "little"), (at + 24, at + 24 + count)
 
-    samples = _Samples(at + 24, size_of(header), (24, size_of, 8))
+    samples = Samples(at + 24, size_of(header), (24, size_of, 8))
     trusted = at + 24 + size_of(header) >= source.size
-    return _in_file(source, start, samples, W64_HEAD, header_of, trusted)
+    return in_file(source, start, samples, W64_HEAD, header_of, trusted)
 
 
 def aiff_stream(source: Source, start: int) -> Stream | None:
@@ -215,8 +218,43 @@ def aiff_stream(source: Source, start: int) -> Stream | None:
 
     announced = size_of(header)
     announced = announced if is_unknown(announced) else announced - before
-    samples = _Samples(at + 8 + before, announced, (8, size_of, 2))
-    return _in_file(source, start, samples, b"FORM", header_of)
+    samples = Samples(at + 8 + before, announced, (8, size_of, 2))
+    return _counted(source, in_file(source, start, samples, b"FORM", header_of), samples)
+
+
+def _counted(source: Source, stream: Stream, samples: Samples) -> Stream:
+    """A stream of AIFF whose ``samples`` have a codec of which libsndfile believes the count.
+
+    That is 0 in those of pipes, and stale in others.
+    """
+    at = samples.at
+    place = source.at(stream.start, 1 << 16).find(b"COMM")
+    comm = stream.start + place
+    codec = source.at(comm + 26, 4)
+    if place == -1 or comm > at or codec not in (b"GSM ", b"DWVW"):
+        return stream
+    told = int.from_bytes(source.at(comm + 10, 4), "big")
+    parts = stream.parts
+    if parts is None:
+        stop = stream.stop if is_unknown(samples.announced) else at + samples.announced
+        parts = ((stream.start, min(stop, stream.stop)),)
+    # Of DWVW, samples have no size of their own: they are counted by decoding.
+    count = 0x7FFFFFFF if codec == b"DWVW" else (parts_end(parts) - at) // 33 * 160
+    if codec == b"GSM " and count - 160 < told <= count and not stream.parts:
+        return replace(stream, told=told)
+    first, *others = parts
+    assert isinstance(first, tuple)
+    patched = (first[0], comm + 10), count.to_bytes(4, "big"), (comm + 14, first[1])
+    return replace(
+        stream, parts=(*patched, *others), told=told, uncounted=codec == b"DWVW", announced=1.0
+    )
+
+
+def parts_end(parts: tuple[Part, ...]) -> int:
+    """Where the last part of a file ends."""
+    last = parts[-1]
+    assert isinstance(last, tuple)
+    return last[1]
 
 
 def au_stream(source: Source, start: int) -> Stream | None:
@@ -230,8 +268,8 @@ def au_stream(source: Source, start: int) -> Stream | None:
     def header_of(count: int) -> tuple[Part, ...]:
         return header[:4] + struct.pack(order + "Ii", 24, -1) + header[12:], (at, at + count)
 
-    samples = _Samples(at, announced, None)
-    return _in_file(source, start, samples, header[:4], header_of, offset >= 24)
+    samples = Samples(at, announced, None)
+    return in_file(source, start, samples, header[:4], header_of, offset >= 24)
 
 
 def caf_stream(source: Source, start: int) -> Stream | None:
@@ -255,18 +293,23 @@ def caf_stream(source: Source, start: int) -> Stream | None:
 
     announced = size_of(header)
     announced = announced if is_unknown(announced) else announced - 4
-    samples = _Samples(at + 16, announced, (12, size_of, 1))
+    samples = Samples(at + 16, announced, (12, size_of, 1))
     # libsndfile takes a header that counts bytes beyond the end for no header.
     trusted = 0 < announced <= source.size - at - 16
-    stream = _in_file(source, start, samples, b"caff\0\1", header_of, trusted)
+    stream = in_file(source, start, samples, b"caff\0\1", header_of, trusted)
+    table = source.at(start, 1 << 16).find(b"pakt")
+    if table == -1 or table > at - start:
+        return stream
     # Packets of which some are missing are counted by a table that is not.
-    return replace(stream, uncounted=bool(stream.parts) and b"pakt" in source.at(start, 1 << 16))
+    told = int.from_bytes(source.at(start + table + 20, 8), "big", signed=True)
+    changed = bool(stream.parts) and announced != stream.stop - at - 16
+    return replace(stream, uncounted=changed, told=told if told > 0 else None)
 
 
 def nist_stream(source: Source, start: int) -> Stream | None:
     """NIST SPHERE.  libsndfile reads it to the end of the file, whatever its header counts."""
     header = source.at(start, 1024)
-    fields = dict(re.findall(rb"(?m)^(\w+) -i (\d+)", header))
+    fields = dict(re.findall(rb"(?m)^(\w+) -(?:i|s\d+) (\d+)", header))
     try:
         block = int(fields[b"channel_count"]) * int(fields[b"sample_n_bytes"])
         announced = int(fields[b"sample_count"]) * block
@@ -277,5 +320,5 @@ def nist_stream(source: Source, start: int) -> Stream | None:
     def header_of(count: int) -> tuple[Part, ...]:
         return ((start, at + count),)
 
-    samples = _Samples(at, announced, None)
-    return _in_file(source, start, samples, b"NIST_1A", header_of, at + announced >= source.size)
+    samples = Samples(at, announced, None)
+    return in_file(source, start, samples, b"NIST_1A", header_of, at + announced >= source.size)

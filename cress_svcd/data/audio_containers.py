@@ -20,6 +20,7 @@ from cress_svcd.data.audio_chunks import (
 from cress_svcd.data.audio_flac import flac_streams
 from cress_svcd.data.audio_mp3 import is_mp3, mp3_streams
 from cress_svcd.data.audio_ogg import ogg_streams
+from cress_svcd.data.audio_rare import rare_stream
 from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3, skip_padding
 from cress_svcd.data.audio_views import Source
 
@@ -75,8 +76,10 @@ def _streams_at(source: Source, start: int) -> list[Stream]:
         return mp3_streams(source, frames)
     if magic == b"fLaC":
         return flac_streams(source, start)
-    if magic in _PARSERS:
+    stream = rare_stream(source, start)
+    if stream is None and magic in _PARSERS:
         stream = _PARSERS[magic](source, start)
+    if stream is not None or magic in _PARSERS:
         return [] if stream is None else [stream]
     if start >= source.size:
         return []

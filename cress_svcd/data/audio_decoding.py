@@ -34,6 +34,8 @@ _CHUNK_SAMPLES = 1 << 18
 # Headers can announce anything: larger lengths are counted before they are believed.
 _MOST_FRAMES = 1 << 40
 _HEADLESS_SUFFIXES = (".au", ".snd")
+# The last packet of a codec that counts none may give so many samples too many.
+_FILLED_SAMPLES = 64
 # How far apart two lengths must be to be told apart.
 _SAME_SECONDS = 0.01
 _REMEMBERED = 1 << 14
@@ -187,7 +189,7 @@ def _examine(path: str) -> Recording:
     announced: float | None = None
     rate, frames_before, floats = 0, 0, False
     for stream in streams_of(path):
-        if stream.loss:
+        if stream.loss and stream.loss not in losses:
             losses.append(stream.loss)
         try:
             with Sound(path, stream.parts) as sound:
@@ -210,13 +212,17 @@ def _examine(path: str) -> Recording:
         frames = told - stream.skip if stream.frames is None else stream.frames
         if stream.uncounted or frames > _MOST_FRAMES:
             frames = _count(path, Section(stream, 0, frames, channels))
+            if stream.told and 0 <= frames - stream.told <= _FILLED_SAMPLES:
+                frames = stream.told
         if frames <= 0:
             continue
         if not sections:
             rate = found_rate
             if stream.announced is not None:
                 announced = stream.announced * frames / rate
-            if stream.uncounted and stream.announced == 1:
+            if stream.told is not None:
+                announced = stream.told / rate if stream.told else None
+            elif stream.uncounted and stream.announced == 1:
                 announced = told / rate
         if found_rate != rate:
             losses.append(

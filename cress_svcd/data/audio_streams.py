@@ -18,6 +18,7 @@ class Stream:
         uncounted: that neither can tell, and they are to be counted by decoding.
         announced: length that the header announces, as a share of what is there; None: the header
             does not know.
+        told: samples of a channel that it announces, where they are counted; 0: it does not know.
         skip: samples that libsndfile counts before the first of the file.
         late: that decoders find the first sample by seeking only, as it is not that of time 0.
         inexact_tail: samples at the end that seeking does not find exactly.
@@ -30,6 +31,7 @@ class Stream:
     frames: int | None = None
     uncounted: bool = False
     announced: float | None = 1.0
+    told: int | None = None
     skip: int = 0
     late: bool = False
     inexact_tail: int = 0
@@ -42,6 +44,18 @@ _NOT_SOUND_BYTES = 1 << 16
 # More zero bytes than these are silence.
 _MOST_PADDING = 1 << 24
 _NOT_ZERO = re.compile(rb"[^\0]")
+SVX_FORMS = b"8SVX", b"16SV"
+RARE_HEAD = re.compile(
+    # AVR, VOC, WVE, PVF, PAF, MAT5, XI; MAT4, MPC2K, SDS, IRCAM
+    rb"2BIT|Creative Voice File\x1a|ALawSoundFile\*\*\x00|PVF1\n\d| paf\x00{4}|fap \x00{4}"
+    rb"|MATLAB 5\.0 MAT-file|Extended Instrument: "
+    rb"|(?:\x00{4}|\x00\x00\x03\xe8)(?:\x01\x00{3}|\x00{3}\x01){2}\x00{4}(?:\x0b\x00{3}|\x00{3}\x0b)samplerate"
+    rb"|\x01\x04[ -~]{17}[\x00-\xc8][\x00-\xff][\x00\x01]"
+    rb"|\xf0\x7e[\x00-\x7f]\x01[\x00-\x7f]{2}[\x08-\x1c][\x00-\x7f]{6}"
+    rb"|\x64\xa3[\x01-\x04]\x00..[\x00-\xff][\x44-\x48][\x01-\x08]\x00{3}"
+    rb"|\x00[\x01-\x04]\xa3\x64[\x44-\x48]...\x00{3}[\x01-\x08]",
+    re.DOTALL,
+)
 W64_HEAD = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 # Writers to a pipe leave behind the largest size that they know, less some header or block.
 _UNKNOWN_SIZES = (1 << 31, 1 << 32, 0x7F000000)
@@ -56,11 +70,11 @@ def is_unknown(size: int) -> bool:
 
 def begins_container(source: Source, at: int) -> bool:
     """Whether a header of some kind stands at ``at``."""
-    head = source.at(at, 16)
+    head = source.at(at, 32)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
         return head[8:12] == b"WAVE"
     if head[:4] == b"FORM":
-        return head[8:12] in (b"AIFF", b"AIFC")
+        return head[8:12] in (b"AIFF", b"AIFC", *SVX_FORMS)
     if head[:4] in (b".snd", b"dns."):
         order = "big" if head[:1] == b"." else "little"
         return 24 <= int.from_bytes(head[4:8], order) < 1 << 16
@@ -69,8 +83,9 @@ def begins_container(source: Source, at: int) -> bool:
     return (
         head[:8] == b"caff\0\1\0\0"
         or head[:5] == b"OggS\0"
-        or head == W64_HEAD
+        or head[:16] == W64_HEAD
         or head[:8] == b"NIST_1A\n"
+        or RARE_HEAD.match(head) is not None
     )
 
 
