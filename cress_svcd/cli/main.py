@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
@@ -39,6 +40,7 @@ COMMANDS = {
     "score": "score generated translations: BLEU, chrF, length ratio",
     "compare": "compare translations, with a significance test by paired bootstrap",
 }
+MOST_CHARACTERS = 2000  # of an error
 VERSIONS_OF = ("torch", "fairseq-fixed")
 
 
@@ -112,6 +114,14 @@ def escape_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def one_line(message: str) -> str:
+    """A message that may quote what stands in a file: lines joined, control characters escaped,
+    its middle left out where it is very long."""
+    joined = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    shown = re.sub(r"[\x00-\x1f\x7f]", lambda control: repr(control[0])[1:-1], joined)
+    return shown if len(shown) <= MOST_CHARACTERS else f"{shown[:1400]} … {shown[-500:]}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     escape_what_cannot_be_shown()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -131,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_outputs(args)
             return args.run(args) or 0
     except CressError as error:
-        print(f"cress-svcd {name}: error: {error}", file=sys.stderr)
+        print(f"cress-svcd {name}: error: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (head, less) has had enough; Python would fail again at its exit.

@@ -19,7 +19,14 @@ class DataConfig(S2TDataConfig):
     def __init__(self, path: Path):
         # Not by upstream, which reads in the encoding of the locale.
         expected = "the config of 'cress-svcd prepare-mustc' in the data folder (or --config-yaml)"
-        self.config = with_names_as_written(path, read_yaml(path, expected))
+        config = with_names_as_written(path, read_yaml(path, expected))
+        # A key without a value is one that is not there.
+        self.config = {key: value for key, value in config.items() if value is not None}
+        if not isinstance(self.config.get("bpe_tokenizer", {}), dict):
+            raise ConfigError(
+                f"{path}: key bpe_tokenizer: {self.config['bpe_tokenizer']!r:.80}; expected keys "
+                "and values, as prepare-mustc writes them"
+            )
         self.root, self.path = path.parent, path
         if not self.use_audio_input:
             raise ConfigError(
@@ -70,9 +77,10 @@ def load_dictionary(path: Path) -> Dictionary:
     """Raises ConfigError if ``path`` is no fairseq dictionary."""
     try:
         return Dictionary.load(str(path))
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # fairseq raises Exception itself of what is not UTF-8
+        reason = next(iter(str(error).strip().splitlines()), "no details")
         raise ConfigError(
-            f"{path}: is no fairseq dictionary ({error}); expected 'token count' in each line"
+            f"{path}: is no fairseq dictionary ({reason:.200}); expected 'token count' in each line"
         ) from None
 
 

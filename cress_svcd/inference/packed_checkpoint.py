@@ -40,6 +40,7 @@ from cress_svcd.models.checkpoint_files import (
     explained,
     is_packed,
 )
+from cress_svcd.models.checkpoint_structure import require_sound
 
 FORMAT = "cress_svcd packed model"
 VERSION = 1
@@ -95,6 +96,7 @@ def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
             f"{path}: is damaged: its content has the digest {digest[:16]}, and was written with "
             f"{str(header.get('digest'))[:16]}; copy it again, or pack the checkpoint again"
         )
+    require_sound(state, path)
 
 
 def check_file(path: str | os.PathLike) -> None:

@@ -6,12 +6,13 @@ import pickle
 import re
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from cress_svcd.errors import CheckpointError, CressError
+from cress_svcd.models.checkpoint_structure import refuse_odd_options, require_sound
 
 PACKED_HEADER = "packed"  # the key of a packed model's file that no other checkpoint has
 
@@ -106,6 +107,7 @@ def explained_model(*paths, task=None) -> Iterator[None]:
         raise type(error)(f"{names}: {error}") from None
     except (*UNREADABLE, AssertionError) as error:
         _refuse_other_task(paths, task, error)
+        _refuse_odd_options(paths)
         if isinstance(error, (AttributeError, TypeError)):
             raise  # a bug of ours
         reason = textwrap.shorten(str(error), 500, placeholder=" …")
@@ -125,6 +127,17 @@ def _refuse_other_task(paths: tuple, task, error: Exception) -> None:
                 f"{path}: is a checkpoint of the task {found} (arch {arch}); expected one of the "
                 f"task {expected}, as fairseq-train saves it: give that to --path"
             ) from error
+
+
+def _refuse_odd_options(paths: tuple) -> None:
+    """Raise CheckpointError for the first of ``paths`` with an option that its arch cannot take."""
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+    for path in filter(os.path.isfile, paths):
+        options = (read_mapped(path).get("cfg") or {}).get("model") or {}
+        name = options.get("_name") if isinstance(options, Mapping) else None
+        if isinstance(name, str):
+            refuse_odd_options(options, MODEL_DATACLASS_REGISTRY.get(name), path)
 
 
 def task_and_arch(path) -> tuple[str | None, str | None]:
@@ -150,6 +163,7 @@ def read_mapped(path) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
+        require_sound(state, path)
         return state
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoint_files import explained, is_packed, read_mapped
+from cress_svcd.models.checkpoint_structure import require_sound
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
             f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"
         )
     require_unpacked(state, path)
+    require_sound(state, path)
     return state
 
 

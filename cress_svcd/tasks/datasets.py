@@ -1,6 +1,7 @@
 """The datasets of the task: a split's manifests or binary text, for each mode of a training."""
 
 import logging
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -278,22 +279,28 @@ class DataTask(TranslationTask):
                     "the text with the vocabulary of the speech data"
                 )
         check_binary_pairs(folder, split, (self.cfg.source_lang, self.cfg.target_lang))
-        return load_langpair_dataset(
-            str(folder),
-            split,
-            self.cfg.source_lang,
-            self.src_dict,
-            self.cfg.target_lang,
-            self.tgt_dict,
-            combine=False,
-            dataset_impl=self.cfg.dataset_impl,
-            upsample_primary=1,
-            left_pad_source=False,
-            left_pad_target=False,
-            max_source_positions=self.cfg.max_source_positions,
-            max_target_positions=self.cfg.max_target_positions,
-            shuffle=split == self.cfg.train_subset,
-        )
+        try:
+            return load_langpair_dataset(
+                str(folder),
+                split,
+                self.cfg.source_lang,
+                self.src_dict,
+                self.cfg.target_lang,
+                self.tgt_dict,
+                combine=False,
+                dataset_impl=self.cfg.dataset_impl,
+                upsample_primary=1,
+                left_pad_source=False,
+                left_pad_target=False,
+                max_source_positions=self.cfg.max_source_positions,
+                max_target_positions=self.cfg.max_target_positions,
+                shuffle=split == self.cfg.train_subset,
+            )
+        except (AssertionError, ValueError, LookupError, EOFError, struct.error) as error:
+            raise ConfigError(
+                f"{self._binary_prefix(split)}.idx: cannot be read ({type(error).__name__}): make "
+                "the text again (prepare-mustc --text-data, or fairseq-preprocess)"
+            ) from error
 
 
 def report_short(frame: "pandas.DataFrame", split: str) -> None:

@@ -28,6 +28,7 @@ from cress_svcd.models.checkpoint_files import (
     refuse_other_model,
     run_checks,
 )
+from cress_svcd.models.checkpoint_structure import require_sound
 
 
 def register_safe_globals() -> None:
@@ -99,7 +100,9 @@ def explain_checkpoint_errors() -> None:
         run_checks(path)
         with explained(path):
             try:
-                return read(path, *args, **kwargs)
+                state = read(path, *args, **kwargs)
+                require_sound(state, path)
+                return state
             except KeyError as error:
                 if error.args != ("best_loss",):
                     raise

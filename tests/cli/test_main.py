@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cress_svcd import __version__
 from cress_svcd.cli.logs import OTHERS, logs, shows_notes
-from cress_svcd.cli.main import COMMANDS, did_you_mean, main
+from cress_svcd.cli.main import COMMANDS, did_you_mean, main, one_line
 
 ROOT = Path(__file__).parents[2]
 # Seconds of imports, which words about words shall not wait for.
@@ -232,3 +232,9 @@ def test_a_name_of_any_bytes_can_be_printed():
     shown = process("chart", b"a\xff.json")
     assert shown.returncode == 2
     assert shown.stderr.startswith(rb"cress-svcd chart: error: a\udcff.json: cannot be read")
+
+
+def test_an_error_is_one_line_whatever_it_quotes():
+    assert one_line("x.pt: sizes:\n\t  3\n 4\x1b[2J\n") == r"x.pt: sizes: 3 4\x1b[2J"
+    long = one_line("begin " + 5000 * "x" + " end")
+    assert len(long) < 2000 and long.startswith("begin ") and long.endswith(" end")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cress_svcd.data.config import find_data
+from cress_svcd.data.config import DataConfig, find_data, load_dictionary
 from cress_svcd.errors import ConfigError
 
 CONFIG = "config.yaml"
@@ -108,3 +108,21 @@ def test_the_message_says_where_it_was_looked_for(project):
         ConfigError, match=f"no {CONFIG} in old nor in .*runs/st nor in the 2 folders"
     ):
         found(project, "old")
+
+
+@pytest.mark.parametrize("content", [b"a one\n", b"a\n", b"\xff\xfe\xfa 1\n", b"a 1\na 1\n"])
+def test_what_is_no_dictionary_is_told_in_one_line(tmp_path, content):
+    (tmp_path / "dict.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match="dict.txt: is no fairseq dictionary") as refused:
+        load_dictionary(tmp_path / "dict.txt")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [("vocab_filename:", "no such file"), ("bpe_tokenizer: 3", "key bpe_tokenizer: 3; expected")],
+)
+def test_a_key_without_its_value(tmp_path, line, said):
+    (tmp_path / CONFIG).write_text(f"use_audio_input: true\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        DataConfig(tmp_path / CONFIG)

@@ -23,6 +23,7 @@ _MIN_LINES_PER_PROCESS = 5_000
 # Of an index: magic number, version, code of the tokens' type, number of sentences.
 _INDEX_MAGIC = b"MMIDIDX\x00\x00"
 _INDEX_HEADER = struct.Struct("<9sQBQ")
+_OLD_INDEX_MAGIC = b"TNTIDX\x00\x00"  # of fairseq's earlier formats
 
 
 class TokenSplitter:
@@ -127,13 +128,15 @@ def _check_binary(index: Path) -> int | None:
             raise ConfigError(f"{file}: {problem}; {remedy}")
     with index.open("rb") as file:
         header = file.read(_INDEX_HEADER.size)
-    if not header.startswith(_INDEX_MAGIC[:8]) and len(header) >= len(_INDEX_MAGIC):
+    if header.startswith(_OLD_INDEX_MAGIC):
         return None
     if len(header) < _INDEX_HEADER.size:
         raise ConfigError(
             f"{index}: is truncated: {len(header)} bytes, fewer than its header has; {remedy}"
         )
-    _, _, code, count = _INDEX_HEADER.unpack(header)
+    magic, version, code, count = _INDEX_HEADER.unpack(header)
+    if (magic, version) != (_INDEX_MAGIC, 1):
+        raise ConfigError(f"{index}: is no index of fairseq's binary text, or damaged; {remedy}")
     # Of each sentence its length (32 bits) and where it starts (64 bits).
     expected = _INDEX_HEADER.size + 12 * count
     if index.stat().st_size != expected or code not in indexed_dataset._code_to_dtype:
@@ -143,7 +146,11 @@ def _check_binary(index: Path) -> int | None:
         )
     lengths = np.fromfile(index, dtype=np.int32, count=count, offset=_INDEX_HEADER.size)
     width = np.dtype(indexed_dataset._code_to_dtype[code]).itemsize
-    expected = int(lengths.sum(dtype=np.int64)) * width
+    starts = np.fromfile(index, np.int64, count, offset=_INDEX_HEADER.size + 4 * count)
+    ends = np.cumsum(lengths, dtype=np.int64) * width
+    if count and (lengths.min() < 0 or starts[0] or not np.array_equal(starts[1:], ends[:-1])):
+        raise ConfigError(f"{index}: is damaged: its sentences do not follow each other; {remedy}")
+    expected = int(ends[-1]) if count else 0
     if content.stat().st_size != expected:
         raise ConfigError(
             f"{content}: {content.stat().st_size} bytes, expected {expected} for the {count} "
