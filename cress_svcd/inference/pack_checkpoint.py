@@ -66,8 +66,6 @@ def pack_checkpoint(
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{checkpoint}: {error}") from None
     vocabulary, task = vocabulary_of(state, checkpoint, data), plain(state["cfg"].get("task"))
-    if vocabulary and task.get("config_yaml"):
-        task["config_yaml"] = Path(task["config_yaml"]).name  # the files stand next to each other
     history = {
         "criterion_name": "",
         "optimizer_name": "",

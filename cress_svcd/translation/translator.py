@@ -102,6 +102,8 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
             folder = find_data(path, task_cfg.get("data", ""), task_cfg["config_yaml"], data)
         with open_dict(task_cfg):
             task_cfg.data = str(folder)
+            if own and not data:  # where its files stand next to each other
+                task_cfg.config_yaml = Path(task_cfg.config_yaml).name
         models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     where = path if own and not data else folder
     logger.info("%s: %s, vocabulary from %s", path, state["cfg"]["model"]["_name"], where)

@@ -311,12 +311,22 @@ def test_its_vocabulary_may_lie_in_other_folders(
     torch.save(state, tmp_path / "model.pt")
     out = tmp_path / "packed.pt"
     assert main(["pack", str(tmp_path / "model.pt"), "-o", str(out), "--dtype", "fp32"]) == 0
+    # In the folder that it came from it is found as well, also by what is unpacked.
+    again = tmp_path / "unpacked.pt"
+    assert main(["unpack", str(out), "-o", str(again)]) == 0
+    assert read_checkpoint(again)["cfg"]["task"]["config_yaml"] == config_yaml
+    found = [
+        Translator.load(path, data=folder, **SEARCH).translate_batch(waves)
+        for path, folder in ((out, data), (again, data), (again, None))
+    ]
+    assert main(["pack", str(again), "-o", str(tmp_path / "2.pt"), "--dtype", "fp32"]) == 0
     shutil.rmtree(data)
-    own, other = (
+    found += [
         Translator.load(path, **SEARCH).translate_batch(waves)
-        for path in (out, packed("svcd", "--dtype", "fp32"))
-    )
-    assert own == other
+        for path in (out, tmp_path / "2.pt", packed("svcd", "--dtype", "fp32"))
+    ]
+    assert [[each.text for each in one] for one in found] == [[each.text for each in found[-1]]] * 6
+    assert found[0] == found[3] == found[5]
 
 
 def test_at_most_1_1_bits_a_weight_at_base_size():
