@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -23,18 +24,42 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 COMMAND = re.compile(r"^[A-Z_]+=")
 
 
+# What --help says before the options of a command.
+HELP = {name: build_command_parser(name).description for name in COMMANDS}
+LEFT_OUT = ("…", "...")
+
+
 def commands() -> list[tuple[str, list[str]]]:
     """Page and words of every command in the pages' blocks of shell."""
+    blocks = [
+        (page, block)
+        for page, text in TEXTS.items()
+        for block in re.findall(r"^ *```bash\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE)
+    ]
+    return split(blocks)
+
+
+def helped() -> list[tuple[str, list[str]]]:
+    """Command and words of every example in the commands' help, which stand indented there."""
+    example = r"^  (?:  )?(?:\S+ [^\n]*\| )?(?:cress-svcd|fairseq)(?:[^\n]*\\\n)*[^\n]*"
+    return split(
+        (name, found)
+        for name, text in HELP.items()
+        for found in re.findall(example, text, flags=re.MULTILINE)
+    )
+
+
+def split(blocks: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """The words of every command in blocks of shell."""
     found = []
-    for page, text in TEXTS.items():
-        for block in re.findall(r"^ *```bash\n(.*?)```", text, flags=re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                for part in re.split(r"\s\|\s|\s&&\s", line):
-                    words = shlex.split(part.split(" > ")[0], comments=True)
-                    while words and COMMAND.match(words[0]):
-                        words = words[1:]  # NAME=value command …
-                    if words:
-                        found.append((page, words))
+    for page, block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"\s\|\s|\s&&\s", line):
+                words = shlex.split(part.split(" > ")[0], comments=True)
+                while words and COMMAND.match(words[0]):
+                    words = words[1:]  # NAME=value command …
+                if words:
+                    found.append((page, words))
     return found
 
 
@@ -47,6 +72,33 @@ def named(*programs: str) -> list:
     ]
 
 
+def examples() -> list:
+    shown = [(name, words) for name, words in helped() if words[0] == "cress-svcd"]
+    assert {name for name, _ in shown} == COMMANDS.keys()
+    return [pytest.param(words, id=f"{name}-{i}") for i, (name, words) in enumerate(shown)]
+
+
+@pytest.mark.parametrize("words", examples())
+def test_the_examples_of_help(words):
+    """Of one that leaves something out, the options that it shows."""
+    if not set(LEFT_OUT) & set(words):
+        check_command(words)
+        return
+    known = build_command_parser(words[1])._option_string_actions
+    assert {word for word in words if word.startswith("--")} <= known.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_help_names_exists(name):
+    for folder, path in re.findall(r"\b(configs|cress_svcd|scripts)/([\w./-]+\.\w+)", HELP[name]):
+        assert (ROOT / folder / path).is_file(), path
+    named = set(re.findall(r"'cress-svcd ([a-z][a-z-]+)", HELP[name]))
+    assert named <= COMMANDS.keys()
+    options = set(re.findall(r"'cress-svcd ([a-z-]+) (--[a-z-]+)", HELP[name]))
+    for command, option in options:
+        assert option in build_command_parser(command)._option_string_actions
+
+
 def texts(value) -> list[str]:
     """A parsed option as words of a command."""
     nested = isinstance(value, list | tuple)
@@ -57,6 +109,11 @@ def texts(value) -> list[str]:
 
 @pytest.mark.parametrize("words", named("cress-svcd"))
 def test_our_commands(words):
+    check_command(words)
+
+
+def check_command(words: list[str]) -> None:
+    """It parses, and no option has taken a word for another."""
     args = build_command_parser(words[1]).parse_intermixed_args(words[2:])
     given = {word for word in words[2:] if not word.startswith("-")}
     assert given <= {text for value in vars(args).values() for text in texts(value)}

@@ -6,8 +6,8 @@
 
 From a folder, --last N takes the N newest numbered checkpoints (checkpoint7.pt by epoch, or
 checkpoint_2_5000.pt by update with --by update), --best N those whose validation metric
-(--best-checkpoint-metric of the training) is best.  The result is a checkpoint for
-fairseq-generate, or to train on from; it holds no optimizer state.
+(--best-checkpoint-metric of the training) is best; without either, all of them are taken.  The
+result is a checkpoint for fairseq-generate, or to train on from; it holds no optimizer state.
 """
 
 import argparse

@@ -59,7 +59,7 @@ class RecordingScores:
             for number, group in enumerate(recordings.with_distinct_names(self.recordings)):
                 options["output"] = f"{folder}/{number}/"
                 options["inputs"] = recordings.audio_files(self.args.manifest, group)
-                self.status |= translate.run(argparse.Namespace(**options))
+                self.status |= bool(translate.run(argparse.Namespace(**options)))
                 for recording, source in zip(group, options["inputs"], strict=True):
                     written = Path(options["output"], Path(source).stem + ".srt")
                     if written.is_file():

@@ -35,7 +35,11 @@ DEFAULT_POLICY = "transformer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="of fairseq-train, or an average")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        help="of fairseq-train, or an average; --kernels takes a packed file as well",
+    )
     parser.add_argument("--data", type=Path, help="folder of prepare-mustc, for measurements")
     parser.add_argument("--split", default="dev", help="measured on (default: %(default)s)")
     parser.add_argument(

@@ -22,6 +22,9 @@ are the manifest's segments with their times.  --exact names the translation of 
 cut as the manifest says, and adds which share of its scores is kept.  A recording of the manifest
 without a translation counts as translated to nothing, and is named.  --recordings needs
 pip install 'cress_svcd[score]'.
+
+The status is 0 if all went well, 1 if some inputs could not be scored or a model could not
+translate some recordings, 2 if nothing could be scored or the command is wrong.
 """
 
 import argparse

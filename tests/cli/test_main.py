@@ -45,6 +45,8 @@ WORDS = [
     ["--version"],
     ["translat"],
     *([name, "--help"] for name in COMMANDS),
+    *([name, "--no-such-option"] for name in COMMANDS),
+    *([name] for name in COMMANDS if name != "translate"),  # which reads standard input
     ["recipe", "en-de", "--dry-rum"],
     ["recipe", "en-de", "--list", "--set", "mustc=MUSTC"],
     ["recipe", "en-d"],
@@ -82,6 +84,16 @@ def test_help_and_version_are_answered(answers):
     for name in COMMANDS:
         status, output, _, _ = answers[f"{name} --help"]
         assert status == 0 and "--quiet" in output and "--verbose" in output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_wrong_option_and_a_missing_input_are_told_with_the_usage(answers, name):
+    for words in ([name, "--no-such-option"], [name]):
+        if words != ["translate"]:
+            status, output, errors, _ = answers[" ".join(words)]
+            assert status == 2 and not output
+            assert errors.startswith(f"usage: cress-svcd {name} ")
+            assert f"cress-svcd {name}: error: " in errors
 
 
 def test_a_typo_is_answered_with_what_is_close(answers):
