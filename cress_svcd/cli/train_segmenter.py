@@ -6,8 +6,9 @@
 The second argument is a prepared folder (its manifests are read) or a release in MuST-C's layout
 (its yaml files are).  The encoder is not trained, and the result translates as the model did; but
 'cress-svcd translate' then cuts recordings as the corpus is cut (--segmenter learnt, the default
-where a model has one).  'average' and 'pack' keep it.  Train it on the model that is to be used: a
-1-bit encoder hears a little differently than the one that it was made of.
+where a model has one).  'average' and 'pack' keep it; the recipes have it as a stage.  Train it on
+the model that is to be used: a 1-bit encoder hears a little differently than the one that it was
+made of.
 """
 
 import argparse
@@ -33,7 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--updates", type=positive, default=400, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
+        "--windows",
+        type=positive,
+        default=600,
+        metavar="N",
+        help="of ten seconds of the corpus, so many are heard; default: %(default)s",
+    )
+    parser.add_argument(
         "--lr", type=float, default=2e-3, metavar="X", help="learning rate; default: %(default)s"
+    )
+    parser.add_argument(
+        "--if-possible",
+        action="store_true",
+        help="where every segment of the corpus is a file of its own, or comes from shard-audio: write "
+        "the model as it is",
     )
     parser.add_argument("--seed", type=int, default=1, help="of all chance; default: %(default)s")
     parser.add_argument(
@@ -47,7 +61,14 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.translation.translator import choose_device, load_model
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
-    recordings = learnt_training.read_segmentation(args.corpus, "train", args.tgt_lang)
+    try:
+        recordings = learnt_training.read_segmentation(args.corpus, "train", args.tgt_lang)
+    except learnt_training.NothingToLearn as error:
+        if not args.if_possible:
+            raise
+        learnt_training.put_into_checkpoint(args.model, args.output, None)
+        print(f"{args.output}: without a segmenter: {error}")
+        return
     try:
         dev = learnt_training.read_segmentation(args.corpus, "dev", args.tgt_lang)
     except CressError as error:
@@ -55,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         dev = None
     model, task = load_model(args.model, args.data)
     model.to(choose_device(args.device)).eval()
-    options = learnt_training.Options(args.updates, args.lr, args.seed)
+    options = learnt_training.Options(args.updates, args.windows, args.lr, args.seed)
     state, score = learnt_training.train_segmenter(
         model, task.data_cfg.normalize, recordings, dev, options
     )

@@ -91,6 +91,37 @@ def test_deltalm_takes_the_place_of_the_transformer():
     assert made[0] < made[1]
 
 
+@pytest.mark.parametrize("path", [SCRIPTS / "recipes" / "demo.yaml", *PAIRS[:2]])
+@pytest.mark.parametrize("deltalm", ["", "deltalm"])
+def test_the_segmenter_comes_after_all_trainings_and_into_the_packed_model(path, deltalm):
+    """So that a run of before it trains nothing again, and starts from what it started from."""
+    demo = path.stem == "demo"
+    recipe = load_recipe(path, {} if demo else {"deltalm": deltalm})
+    names = [stage.name for stage in recipe.stages]
+    place = names.index("segmenter")
+    for number, stage in enumerate(recipe.stages):
+        if any("train" in word.split(".")[-1] for word in stage.commands[0][:6]):
+            assert number <= place, stage.name
+    stage, pack = recipe.stages[place], recipe.stages[names.index("pack")]
+    assert stage.together and len(stage.commands) == 2
+    for command, made in zip(stage.commands, stage.makes):
+        assert command[:2] == ["cress-svcd", "train-segmenter"] and command[2] in stage.needs
+        assert command[command.index("-o") + 1] == made and made not in stage.needs
+    assert pack.commands[0][2] == stage.makes[1] == pack.needs[0] and place < names.index("pack")
+    assert [other.makes for other in recipe.stages].count(pack.makes) == 1
+    trained = recipe.stages[names.index("average")].makes
+    assert trained == [f"{recipe.folder}/st/averaged.pt"] and stage.commands[0][2] == trained[0]
+
+
+def test_without_the_segmenter_all_is_as_before_it():
+    """The digest is what a run of before the segmenter wrote for this folder."""
+    recipe = load_recipe(PAIRS[0], {"segmenter": "false", "out": "/runs/en-de"})
+    stages = {stage.name: stage for stage in recipe.stages}
+    assert "segmenter" not in stages
+    assert stages["pack"].digest() == "4498e32f0e5dfc4b"
+    assert stages["pack"].needs == ["/runs/en-de/svcd/averaged.pt"]
+
+
 def test_several_processes_are_a_setting(capsys):
     launch = "train=[torchrun, --nproc-per-node=4, -m, fairseq_cli.train]"
     assert main(["recipe", str(PAIRS[0]), "--dry-run", "--set", launch]) == 0
@@ -186,6 +217,7 @@ def test_one_pair_from_the_release_to_the_scores(release, hubert, tmp_path, monk
         "averaged": 2,
         "beam": 2,
         "num_workers": 0,
+        "segmenter_options": ["--updates=2", "--windows=6"],
         "packing": ["--dtype=fp32"],
         "transformer": ["--arch=hubert_transformer", *TINY_MODEL],
     }
@@ -261,6 +293,7 @@ def test_another_pair_with_deltalm_and_external_text(deltalm, hubert, tmp_path):
         "averaged": 1,
         "beam": 2,
         "num_workers": 0,
+        "segmenter_options": ["--updates=2", "--windows=6"],
         "packing": ["--dtype=fp32"],
         "text_training": [*steps["text_training"], *heads],
         "speech_training": [*steps["speech_training"], "--conv-channels=24"],

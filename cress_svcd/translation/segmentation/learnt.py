@@ -9,6 +9,7 @@ segment there, as SHAS does (Tsiamas et al., 2022).  ``cress-svcd train-segmente
     numbers    dim, width, threshold, pause_seconds, min_seconds, normalize (0 or 1)
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,6 +35,7 @@ SEGMENTER = CHECKPOINT_KEY
 VERSION = 1
 NUMBERS = ("dim", "width", "threshold", "pause_seconds", "min_seconds", "normalize")
 WINDOW_SECONDS, OVERLAP_SECONDS = 20, 4
+TOGETHER = 8  # windows that a GPU encodes at once
 DILATIONS = (1, 2, 4, 8)
 
 
@@ -88,27 +90,37 @@ class LearntSegmenter(Segmenter):
             seconds * SAMPLE_RATE // stride * stride
             for seconds in (WINDOW_SECONDS, OVERLAP_SECONDS)
         )
+        shared = overlap // stride
         found: list[np.ndarray] = []
-        sound = at_model_rate(counted, rate)
-        for window, before, last in overlapping(sound, size, overlap):
-            probabilities = self._probabilities(window, -(-len(window) // stride))
-            half = overlap // stride // 2
-            first = half if before else 0
-            end = len(probabilities) if last else len(probabilities) - (overlap // stride - half)
-            found.append(probabilities[first:end])
-        heard = np.concatenate(found) if found else np.zeros(0, np.float32)
+        windows = overlapping(at_model_rate(counted, rate), size, overlap)
+        together = TOGETHER if device_of(self.encoder).type == "cuda" else 1
+        while group := list(itertools.islice(windows, together)):
+            heard = self._probabilities([window for window, _, _ in group], stride)
+            for probabilities, (_, before, last) in zip(heard, group):
+                first = shared // 2 if before else 0
+                end = len(probabilities) - (0 if last else shared - shared // 2)
+                found.append(probabilities[first:end])
+        joined = np.concatenate(found) if found else np.zeros(0, np.float32)
         hop = stride * rate / SAMPLE_RATE / FINER
-        return Frames(finer(heard), hop, counted.samples)
+        return Frames(finer(joined), hop, counted.samples)
 
     @torch.inference_mode()
-    def _probabilities(self, window: np.ndarray, count: int) -> np.ndarray:
-        """Of each of ``count`` frames; the last ones may lie beyond the encoder's."""
-        if is_silent(window):  # which an encoder that normalises cannot tell from anything
-            return np.zeros(count, np.float32)
-        wave = standardize(window) if self.normalize else window
-        features = encode(self.encoder, torch.from_numpy(np.ascontiguousarray(wave))[None])
-        probabilities = torch.sigmoid(self.head(features))[0].numpy()[:count]
-        return np.pad(probabilities, (0, count - len(probabilities)), mode="edge")
+    def _probabilities(self, windows: list[np.ndarray], stride: int) -> list[np.ndarray]:
+        """Of each frame of each window; the last ones may lie beyond the encoder's."""
+        found = [np.zeros(-(-len(window) // stride), np.float32) for window in windows]
+        # In digital silence an encoder that normalises hears anything.
+        heard = [place for place, window in enumerate(windows) if not is_silent(window)]
+        for _, places in itertools.groupby(heard, lambda place: len(windows[place])):
+            alike = list(places)
+            waves = np.stack(
+                [standardize(windows[i]) if self.normalize else windows[i] for i in alike]
+            )
+            features = encode(self.encoder, torch.from_numpy(waves))
+            probabilities = torch.sigmoid(self.head.to(features.device)(features)).cpu().numpy()
+            for place, one in zip(alike, probabilities):
+                count = len(found[place])
+                found[place] = np.pad(one[:count], (0, max(0, count - len(one))), mode="edge")
+        return found
 
 
 def encoder_of(model: Any) -> Any:
@@ -124,13 +136,19 @@ def frame_stride(encoder: Any) -> int:
     return int(np.prod([stride for _, _, stride in encoder.convolutions]))
 
 
+def device_of(encoder: Any) -> torch.device:
+    device: torch.device = encoder.layer_norm.weight.device
+    return device
+
+
 @torch.no_grad()
 def encode(encoder: Any, waves: Tensor) -> Tensor:
-    """Features (batch, frames, dim) of waveforms (batch, samples), float32 on the CPU."""
-    device = encoder.layer_norm.weight.device
+    """Features (batch, frames, dim) of waveforms (batch, samples), float32, where the encoder
+    is."""
+    device = device_of(encoder)
     lengths = torch.full((len(waves),), waves.size(1), device=device)
     features: Tensor = encoder(waves.to(device), lengths)[0]
-    return features.float().cpu()
+    return features.float()
 
 
 def read_head(state: Any, dim: int) -> tuple[Head, dict[str, float]]:

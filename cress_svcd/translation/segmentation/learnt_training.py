@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cress_svcd.atomic_files import write_checkpoint
-from cress_svcd.data.audio import (
-    SAMPLE_RATE,
-    AudioSpec,
-    audio_info,
-    parse_audio_spec,
-    read_audio,
-    read_blocks,
-    standardize,
-)
+from cress_svcd.data.audio import audio_info, parse_audio_spec, read_blocks
 from cress_svcd.data.audio_shards import is_sharded
 from cress_svcd.data.config import DataConfig
 from cress_svcd.data.corpus.corpora import CORPORA, DEFAULT_CORPUS
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.data.cut_variation import coloured_noise
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.packed_checkpoint import read_packed, write_packed
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed, read_mapped
@@ -38,36 +30,36 @@ from cress_svcd.translation.segmentation.learnt import (
     VERSION,
     Head,
     LearntSegmenter,
+    device_of,
     encode,
     encoder_of,
     frame_stride,
 )
+from cress_svcd.translation.segmentation.learnt_windows import Segments, windows
 from cress_svcd.translation.segmentation.options import Segmentation
 
 logger = logging.getLogger(__name__)
 
 WIDTH = 64
-WINDOW_SECONDS, WINDOWS = 10, 6
-EDGE_FRAMES, EDGE_WEIGHT = 4, 3.0
-# Between segments that touch each other so many frames are none's.
-BETWEEN_FRAMES = 3
-# Of what a window is given: noise, another loudness, and windows without any speech.
-NOISE_SHARE, NOISES_DB = 0.6, (5.0, 45.0)
-STEEPEST_NOISE = 1.0  # brown
-GAINS_DB = (-30.0, 6.0)
-NOTHING_SHARE = 0.08
+# Features of so many windows are kept, and each update learns from some of them: an encoder takes
+# far longer than the head.
+KEPT, BATCH = 240, 8
 TUNING_RECORDINGS = 20
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 PAUSES = (0.05, 0.1, 0.15, 0.2, 0.3)
 TOLERANCE_SECONDS = 0.1
 
-Segments = list[tuple[float, float]]
-"""Beginning and end in seconds, in their order."""
+
+class NothingToLearn(ConfigError):
+    """The corpus has no recordings in which segments stand between pauses."""
 
 
 @dataclass(frozen=True)
 class Options:
+    """``windows``: of ten seconds each, so many are heard in all."""
+
     updates: int = 400
+    windows: int = 600
     learning_rate: float = 2e-3
     seed: int = 1
 
@@ -76,15 +68,15 @@ def read_segmentation(folder: Path, split: str, tgt_lang: str | None = None) -> 
     """Recording -> its segments, of a split of a prepared folder or of a release.
 
     Raises:
-        ConfigError, ReleaseError: it has none, every segment is a file of its own, or the segments
-            were packed by shard-audio.
+        NothingToLearn: every segment is a file of its own, or they were packed by shard-audio.
+        ConfigError, ReleaseError: there is no such split.
     """
     found: dict[str, Segments] = {}
     if (folder / "config.yaml").is_file():
         config, manifest = DataConfig(folder / "config.yaml"), folder / f"{split}.tsv"
         audio = read_manifest(manifest)["audio"]
         if is_sharded(config.config, audio):
-            raise ConfigError(
+            raise NothingToLearn(
                 f"{manifest}: its audio was packed by shard-audio, segment behind segment, without "
                 "the pauses that the segmenter learns from; give the folder that it was made of "
                 "(of prepare-mustc), or the release with --tgt-lang"
@@ -104,81 +96,44 @@ def read_segmentation(folder: Path, split: str, tgt_lang: str | None = None) -> 
                 path = str(Path(corpus.audio_root) / one.audio)
                 found.setdefault(path, []).append((one.offset, one.offset + one.duration))
     if not found:
-        raise ConfigError(
+        raise NothingToLearn(
             f"{folder}: the split {split} has no segments within recordings, which the segmenter "
             "could learn from: every segment is a file of its own"
         )
     return {path: sorted(segments) for path, segments in found.items()}
 
 
-def labels_of(segments: Segments, start: float, frames: int, seconds: float) -> np.ndarray:
-    """Whether each of ``frames`` frames of so many ``seconds``, from ``start`` on, is in a
-    segment."""
-    middles = start + (np.arange(frames) + 0.5) * seconds
-    labels = np.zeros(frames, np.float32)
-    for begin, end in segments:
-        labels[(middles >= begin) & (middles < end)] = 1
-    for (_, end), (begin, _) in itertools.pairwise(segments):
-        if begin - end < BETWEEN_FRAMES * seconds:
-            middle = (begin + end) / 2
-            labels[np.abs(middles - middle) <= BETWEEN_FRAMES / 2 * seconds] = 0
-    return labels
+class Examples:
+    """Batches of features, labels and weights, (batch, frames, dim) and (batch, frames).
 
+    The features of the last KEPT windows are held in half precision; over all updates the encoder
+    hears ``options.windows``, the first KEPT of them before the first update.
+    """
 
-def weights_of(labels: np.ndarray) -> np.ndarray:
-    """More for frames near an edge."""
-    edges = np.flatnonzero(np.diff(labels))
-    weights = np.ones(len(labels), np.float32)
-    for edge in edges:
-        weights[max(0, edge + 1 - EDGE_FRAMES) : edge + 1 + EDGE_FRAMES] = EDGE_WEIGHT
-    return weights
+    def __init__(self, encoder: Any, sound: Iterator[tuple[Tensor, ...]], options: Options):
+        self.encoder, self.sound, self.options = encoder, sound, options
+        self.kept: deque[tuple[Tensor, ...]] = deque(maxlen=KEPT)
+        self.heard, self.device = 0, device_of(encoder)
+        self.generator = np.random.default_rng(options.seed)
 
+    def batch(self, update: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the ``update``-th, from 0."""
+        more = self.options.windows - KEPT
+        while self.heard < min(self.options.windows, KEPT + more * update / self.options.updates):
+            self._hear()
+        chosen = self.generator.choice(len(self.kept), min(BATCH, len(self.kept)), replace=False)
+        features, labels, weights = (
+            torch.stack([self.kept[place][part] for place in chosen]).float().to(self.device)
+            for part in range(3)
+        )
+        return features, labels, weights
 
-def vary(wave: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Another loudness, and noise; now and then nothing but noise, tones or zeros, and then the
-    labels are cleared."""
-    power = float(np.square(wave).mean()) + 1e-8
-    if generator.random() < NOTHING_SHARE:
-        labels[:] = 0
-        kind = generator.integers(3)
-        if kind == 0:
-            return np.zeros_like(wave)
-        if kind == 1:
-            time = np.arange(len(wave)) / SAMPLE_RATE
-            tones = generator.uniform(80, 2000, 3)
-            waves = [np.sin(2 * np.pi * tone * time) for tone in tones]
-            return (np.sum(waves, axis=0) * power**0.5).astype(np.float32)
-        wave = np.zeros_like(wave)
-    if generator.random() < NOISE_SHARE or not wave.any():
-        level = (power / 10 ** (generator.uniform(*NOISES_DB) / 10)) ** 0.5
-        wave = wave + np.float32(level) * coloured_noise(len(wave), generator, STEEPEST_NOISE)
-    return wave * np.float32(10 ** (generator.uniform(*GAINS_DB) / 20))
-
-
-def windows(
-    recordings: Mapping[str, Segments], stride: int, normalize: bool, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches without end: waveforms (batch, samples), labels and weights (batch, frames)."""
-    generator = np.random.default_rng(seed)
-    paths = sorted(recordings)
-    seconds = stride / SAMPLE_RATE
-    frames = round(WINDOW_SECONDS / seconds)
-    while True:
-        waves, labels, weights = [], [], []
-        for _ in range(WINDOWS):
-            path = paths[generator.integers(len(paths))]
-            info = audio_info(path)
-            latest = max(0.0, info.frames / info.sample_rate - WINDOW_SECONDS)
-            offset = round(generator.uniform(0, latest) * info.sample_rate)
-            length = min(WINDOW_SECONDS * info.sample_rate, info.frames - offset)
-            wave = read_audio(AudioSpec(path, offset, length))[: frames * stride]
-            wave = np.pad(wave, (0, frames * stride - len(wave)))
-            label = labels_of(recordings[path], offset / info.sample_rate, frames, seconds)
-            wave = vary(wave, label, generator)
-            waves.append(standardize(wave) if normalize else wave)
-            labels.append(label)
-            weights.append(weights_of(label))
-        yield tuple(torch.from_numpy(np.stack(part)) for part in (waves, labels, weights))  # type: ignore[misc]
+    def _hear(self) -> None:
+        waves, labels, weights = next(self.sound)
+        features = encode(self.encoder, waves)
+        count = features.size(1)  # the encoder's last frames lack their samples
+        self.kept.extend(zip(features.half(), labels[:, :count], weights[:, :count]))
+        self.heard += len(waves)
 
 
 def train_head(
@@ -187,26 +142,24 @@ def train_head(
     """A head on the frozen encoder of ``model``."""
     encoder = encoder_of(model)
     torch.manual_seed(options.seed)
-    head = Head(encoder.output_dim, WIDTH)
+    head = Head(encoder.output_dim, WIDTH).to(device_of(encoder))
     optimizer = torch.optim.AdamW(head.parameters(), options.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options.learning_rate, options.updates, pct_start=0.1
     )
-    batches = windows(recordings, frame_stride(encoder), normalize, options.seed)
+    examples = Examples(
+        encoder, windows(recordings, frame_stride(encoder), normalize, options.seed), options
+    )
     bar = tqdm(range(options.updates), desc="training the segmenter", unit="update", disable=None)
-    for _ in bar:
-        waves, labels, weights = next(batches)
-        logits = head(encode(encoder, waves))
-        count = logits.size(1)  # the encoder's last frames lack their samples
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, labels[:, :count], weights[:, :count]
-        )
+    for update in bar:
+        features, labels, weights = examples.batch(update)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(head(features), labels, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return head.eval()
+    return head.cpu().eval()
 
 
 def tune(
@@ -271,7 +224,8 @@ def train_segmenter(
     seconds = [end - start for segments in train.values() for start, end in segments]
     state: dict[str, Any] = {
         "version": VERSION,
-        "tensors": {name: tensor.detach() for name, tensor in head.state_dict().items()},
+        # In half precision: a small model's file would grow by a fifth.
+        "tensors": {name: tensor.detach().half() for name, tensor in head.state_dict().items()},
         "numbers": {
             "dim": encoder_of(model).output_dim,
             "width": WIDTH,
@@ -287,11 +241,13 @@ def train_segmenter(
     return state, score
 
 
-def put_into_checkpoint(source: Path, output: Path, state: dict[str, Any]) -> None:
-    """Write the checkpoint or packed model ``source`` with the segmenter to ``output``."""
+def put_into_checkpoint(source: Path, output: Path, state: dict[str, Any] | None) -> None:
+    """Write the checkpoint or packed model ``source`` with the segmenter to ``output``; None: as
+    it is."""
+    added = {} if state is None else {SEGMENTER: state}
     if is_packed(read_mapped(source)):
         packed = read_packed(source)
         packed.pop(PACKED_HEADER)
-        write_packed(output, {**packed, SEGMENTER: state})
+        write_packed(output, {**packed, **added})
     else:
-        write_checkpoint(output, {**read_checkpoint(source), SEGMENTER: state})
+        write_checkpoint(output, {**read_checkpoint(source), **added})
