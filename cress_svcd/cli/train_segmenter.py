@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--if-possible",
         action="store_true",
-        help="where every segment of the corpus is a file of its own, or comes from shard-audio: write "
-        "the model as it is",
+        help="where every segment of the corpus is a file of its own, or comes from shard-audio: "
+        "write the model as it is",
     )
     parser.add_argument("--seed", type=int, default=1, help="of all chance; default: %(default)s")
     parser.add_argument(
