@@ -197,6 +197,30 @@ class TestCheckpoint:
             np.testing.assert_allclose(heard, alone, atol=1e-5)
         assert not together[1].any()
 
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("fp16", [False, True])
+    def test_a_gpu_hears_the_same(self, trained, prepared, fp16):
+        """Several windows at once, and a shorter one at the end."""
+        wave = (0.1 * np.random.default_rng(1).standard_normal(200 * RATE + 7)).astype(np.float32)
+        wave[90 * RATE : 130 * RATE] = 0
+        slow, fast = (
+            Translator.load(trained, data=prepared, device=device, fp16=half).segmentation
+            for device, half in (("cpu", False), ("cuda", fp16))
+        )
+        expected, heard = (one.listen(np.array_split(wave, 9), RATE) for one in (slow, fast))
+        assert (heard.hop, heard.samples) == (expected.hop, expected.samples)
+        np.testing.assert_allclose(
+            heard.probabilities, expected.probabilities, atol=0.02 if fp16 else 1e-3
+        )
+
+    @pytest.mark.gpu
+    def test_a_gpu_trains_it(self, checkpoint, prepared, tmp_path):
+        path = tmp_path / "model.pt"
+        flags = ["--updates", "3", "--windows", "12", "--device", "cuda", "-o", str(path)]
+        assert main(["train-segmenter", str(checkpoint), str(prepared), *flags]) == 0
+        state = torch.load(path, weights_only=True)["segmenter"]
+        assert all(tensor.device.type == "cpu" for tensor in state["tensors"].values())
+
     @pytest.mark.parametrize("samples", [1, 50, 399, 400, 4_000])
     @pytest.mark.parametrize("rate", [8_000, RATE, 48_000])
     def test_a_recording_shorter_than_a_window(self, trained, prepared, samples, rate):
