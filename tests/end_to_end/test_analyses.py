@@ -23,6 +23,21 @@ def test_each_ends_in_a_table_and_a_picture_as_all_of_them_do(name):
     assert stages[last.name] == last
 
 
+def test_the_cuts_are_those_of_the_demos_features():
+    demo = load_recipe(RECIPES / "demo.yaml").stages
+    (made,) = (stage.commands[0] for stage in demo if stage.name == "features")
+    trainings = [
+        command
+        for stage in load_recipe(RECIPES / "analyses.yaml").stages
+        for command in stage.commands
+        if command[0] == "fairseq-train"
+    ]
+    assert len(trainings) > 4
+    for option in ("--vary-cuts", "--join-segments"):
+        value = made[made.index(option) + 1]
+        assert all(f"{option}={value}" in training for training in trainings)
+
+
 def test_as_published_every_projection_has_a_policy(monkeypatch):
     monkeypatch.chdir(USER_DIR.parent)
     published = {"policies": "configs/quant/published/cross_attention", "variant": "paper"}
