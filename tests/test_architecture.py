@@ -223,6 +223,24 @@ def test_the_top_level_holds_only_what_was_agreed():
     assert {entry for entry in entries if not entry.startswith(".")} <= TOP_LEVEL
 
 
+LONGEST_FUNCTION = 60
+# A Triton kernel, with an argument a line.
+LONGER_FUNCTIONS = {"_bitplane_kernel"}
+
+
+def test_functions_are_short():
+    """Docstring included, decorators not."""
+    long = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and node.name not in LONGER_FUNCTIONS
+        and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert not long
+
+
 def test_library_code_does_not_print():
     printing = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -8,7 +8,9 @@ import argparse
 from pathlib import Path
 
 from cress_svcd.data.synthesis.speech_options import SpeechOptions
+from cress_svcd.errors import ConfigError
 from cress_svcd.translation.segmentation import AUTO, SEGMENTERS, Segmentation
+from cress_svcd.translation.threads import require_threads
 
 BACKENDS = ("reference", "torch", "cpu", "gpu")
 BATCH_SECONDS = 60.0
@@ -33,6 +35,23 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
     return number
+
+
+def thread_count(text: str) -> int:
+    """So many threads or processes that they can run at a time."""
+    try:
+        count = int(text)
+        require_threads(count, "the number")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number") from None
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return count
+
+
+def thread_count_or_none(text: str) -> int:
+    """Likewise, or 0: no others than the one that asks."""
+    return 0 if text.strip() == "0" else thread_count(text)
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +80,10 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--fp16", action="store_true", help="compute in half precision")
     group.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads; default: as torch chooses"
+        "--threads",
+        type=thread_count,
+        metavar="N",
+        help="CPU threads; default: as torch chooses",
     )
     group.add_argument(
         "--backend",

@@ -31,7 +31,7 @@ can read those features.
 import argparse
 from pathlib import Path
 
-from cress_svcd.cli.arguments import positive
+from cress_svcd.cli.arguments import positive, thread_count_or_none
 from cress_svcd.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=thread_count_or_none,
         default=2,
         help="processes that read the audio, and encode it where there is no GPU (default: "
         "%(default)s); all visible GPUs encode",

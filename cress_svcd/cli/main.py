@@ -135,9 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # as well, a translation takes up to ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from cress_svcd.cli.overwriting import check_outputs
+    from cress_svcd.translation.threads import require_sane_environment
 
     try:
         with logs(args.quiet, args.verbose):
+            require_sane_environment()
             check_outputs(args)
             return args.run(args) or 0
     except CressError as error:

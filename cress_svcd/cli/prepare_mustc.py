@@ -33,6 +33,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.cli.arguments import thread_count
 from cress_svcd.data.corpus.corpora import CORPORA
 from cress_svcd.data.corpus.prepare_options import PrepareOptions
 from cress_svcd.data.corpus.split_report import Limits
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_audio_arguments(parser.add_argument_group("audio"), defaults)
     parser.add_argument(
         "--workers",
-        type=int,
+        type=thread_count,
         default=os.cpu_count(),
         metavar="N",
         help="parallel threads and processes (default: all cores)",

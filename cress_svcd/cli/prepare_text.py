@@ -16,6 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.cli.arguments import thread_count
 from cress_svcd.errors import ConfigError
 
 Pairs = list[tuple[str, str]]
@@ -45,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clean", action="store_true", help="replace control characters")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)"
+        "--workers",
+        type=thread_count,
+        default=os.cpu_count(),
+        help="processes (default: all cores)",
     )
 
 

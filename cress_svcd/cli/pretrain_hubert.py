@@ -31,6 +31,7 @@ import argparse
 import os
 from pathlib import Path
 
+from cress_svcd.cli.arguments import thread_count
 from cress_svcd.cli.recipe import parse_changes
 from cress_svcd.errors import ConfigError
 from cress_svcd.shipped import describe_missing, file_or_shipped
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=thread_count,
         default=os.cpu_count(),
         metavar="N",
         help="processes that make units (default: all cores)",

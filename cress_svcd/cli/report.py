@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check(args)
     from cress_svcd.evaluation.likelihood import load_for_measuring
-    from cress_svcd.translation.translator import choose_device, load_model
+    from cress_svcd.translation.options import choose_device
+    from cress_svcd.translation.translator import load_model
 
     device = choose_device(args.device)
     if args.kernels:

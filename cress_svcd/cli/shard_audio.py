@@ -22,6 +22,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cress_svcd.cli.arguments import thread_count
 from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=thread_count,
         default=os.cpu_count(),
         metavar="N",
         help="files written at a time (default: all cores)",

@@ -24,7 +24,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cress_svcd.cli.arguments import add_voice_arguments
+from cress_svcd.cli.arguments import add_voice_arguments, thread_count
 from cress_svcd.data.corpus.parallel_text import ParallelText, read_parallel
 from cress_svcd.data.synthesis.speech_options import ENCODINGS, SpeechOptions
 from cress_svcd.errors import ConfigError
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_voice_arguments(parser)
     parser.add_argument(
         "--workers",
-        type=int,
+        type=thread_count,
         default=os.cpu_count(),
         metavar="N",
         help="processes; default: one a core (%(default)s here)",

@@ -57,8 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from cress_svcd.errors import CressError
+    from cress_svcd.translation.options import choose_device
     from cress_svcd.translation.segmentation import learnt_training
-    from cress_svcd.translation.translator import choose_device, load_model
+    from cress_svcd.translation.translator import load_model
 
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     try:

@@ -14,7 +14,8 @@ A recording may have any length, rate and number of channels, in any format that
 (wav, flac, ogg with Vorbis or Opus, mp3, aiff, ...), or be a waveform in .npy.  It is cut at its
 pauses; one of at most --max-segment-seconds that has none is translated whole, as by
 fairseq-generate.  The checkpoint may be any that fairseq-generate takes.  Its vocabulary is
-looked for where it was trained, then next to it; --data names another folder.
+looked for where it was trained, then next to the checkpoint, in the two folders above it, and in
+their folders data; --data names another folder.  A packed model carries its vocabulary.
 
 Output, as it is made: text has a line for each segment; jsonl an object for each:
   source    the recording as it was named

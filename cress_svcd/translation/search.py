@@ -92,6 +92,8 @@ class NoRepeat(nn.Module):
 class Search:
     """Finds the translation of each item of a dataset.
 
+    Threads take turns: fairseq's generator is changed and keeps a state while it searches.
+
     generator: fairseq's, as the task builds it.
     decoded_again: how many items' first hypotheses repeated themselves so far.
     """
@@ -106,6 +108,9 @@ class Search:
         self.task, self.generator, self.device = task, generator, device
         self.model: Any = model
         self.decoded_again = 0
+        # Whether the first search does already what the second would.
+        blocker = generator.repeat_ngram_blocker
+        self._forbids_repetition = blocker is not None and blocker.size <= NO_REPEAT
         self._turn = threading.Lock()
 
     def run(self, dataset: FairseqDataset, budget: int, wanted: Wanted = Wanted()) -> list[Found]:
@@ -124,15 +129,24 @@ class Search:
             own = self.translate(_collated(dataset, indices), wanted)
             again = [] if self._forbids_repetition else _repeating(own)
             if again:
-                self.decoded_again += len(again)
-                with self._without_repetition():
-                    own |= self.translate(_collated(dataset, again), wanted)
+                with self._turn:
+                    self.decoded_again += len(again)
+                own |= self.translate(_collated(dataset, again), wanted, NoRepeat(NO_REPEAT))
                 own |= {number: own[number]._replace(decoded_again=True) for number in again}
             found |= own
         return [found[number] for number in range(len(dataset))]
 
-    def translate(self, batch: dict[str, Any], wanted: Wanted = Wanted()) -> dict[int, Found]:
-        """What is found in a dataset's batch, by the items' ids; searched once."""
+    def translate(
+        self,
+        batch: dict[str, Any],
+        wanted: Wanted = Wanted(),
+        no_repeat: NoRepeat | None = None,
+    ) -> dict[int, Found]:
+        """What is found in a dataset's batch, by the items' ids; searched once.
+
+        Args:
+            no_repeat: what may not come twice in this search; None: as the generator has it.
+        """
         numbers = batch["id"].tolist()
         batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
         if not wanted.translations:
@@ -142,7 +156,12 @@ class Search:
                 number: Found("", 0.0, (), labels=labels)
                 for number, labels in zip(numbers, self._labels(states))
             }
-        with self._keeping_states(wanted.attention or wanted.labels) as kept:
+        kept: list[dict[str, list[Tensor]]] = []
+        with self._turn, contextlib.ExitStack() as stack:
+            if wanted.attention or wanted.labels:
+                kept = stack.enter_context(self._keeping_states())
+            if no_repeat is not None:
+                stack.enter_context(self._without_repetition(no_repeat))
             hypotheses = self.task.inference_step(self.generator, [self.model], batch)
         best = [ranked[0] for ranked in hypotheses]
         found = {number: self._read(one) for number, one in zip(numbers, best)}
@@ -165,32 +184,23 @@ class Search:
             f"--no-repeat-ngram-size {NO_REPEAT}"
         )
 
-    @property
-    def _forbids_repetition(self) -> bool:
-        """Whether the first search does already what the second would."""
-        blocker = self.generator.repeat_ngram_blocker
-        return blocker is not None and blocker.size <= NO_REPEAT
-
     @contextlib.contextmanager
-    def _without_repetition(self) -> Iterator[None]:
-        """Searches in the block give no NO_REPEAT tokens in a row twice."""
+    def _without_repetition(self, no_repeat: NoRepeat) -> Iterator[None]:
+        """Searches in the block give nothing twice that ``no_repeat`` forbids; of one's turn."""
         usual = self.generator.repeat_ngram_blocker
-        self.generator.repeat_ngram_blocker = NoRepeat(NO_REPEAT)
+        self.generator.repeat_ngram_blocker = no_repeat
         try:
             yield
         finally:
             self.generator.repeat_ngram_blocker = usual
 
     @contextlib.contextmanager
-    def _keeping_states(self, wanted: bool) -> Iterator[list[dict[str, list[Tensor]]]]:
+    def _keeping_states(self) -> Iterator[list[dict[str, list[Tensor]]]]:
         """The encoder's output of the search in the block, which fairseq does not hand out.
 
-        It comes from the generator's ensemble; threads take turns.
+        It comes from the generator's ensemble; of one's turn.
         """
         kept: list[dict[str, list[Tensor]]] = []
-        if not wanted:
-            yield kept
-            return
         ensemble = self.generator.model
         encode = ensemble.forward_encoder
 
@@ -199,12 +209,11 @@ class Search:
             kept.extend(states)
             return list(states)
 
-        with self._turn:
-            ensemble.forward_encoder = keep
-            try:
-                yield kept
-            finally:
-                del ensemble.forward_encoder
+        ensemble.forward_encoder = keep
+        try:
+            yield kept
+        finally:
+            del ensemble.forward_encoder
 
     def _read(self, hypothesis: dict[str, Any]) -> Found:
         """As fairseq-generate makes its H- and D- lines."""

@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import gc
 import logging
-import math
 import os
 import tempfile
 from argparse import Namespace
@@ -39,6 +38,7 @@ from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import transcript
 from cress_svcd.translation.loudness import at_usual_loudness
+from cress_svcd.translation.options import BATCH_SECONDS, TranslatorOptions, choose_device
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
 from cress_svcd.translation.result import Translation, Word, join
 from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
@@ -47,7 +47,6 @@ from cress_svcd.translation.word_times import attention_edges, words_of_tokens
 
 logger = logging.getLogger(__name__)
 
-BATCH_SECONDS = 60.0
 TEXT_BATCH_TOKENS = 4096
 # Batches that are gathered before any is translated: they are padded less if sorted by length.
 BUFFERED_BATCHES = 2
@@ -130,19 +129,6 @@ def return_memory() -> None:
         trim(0)
 
 
-def choose_device(name: str | torch.device | None) -> torch.device:
-    """The device of that name; by default a GPU if there is one."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is not known; expected cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name}: torch finds no GPU here; take cpu")
-    return device
-
-
 class Translator:
     """A trained model, ready to translate; made by :meth:`load`."""
 
@@ -181,82 +167,45 @@ class Translator:
         cls,
         path: str | os.PathLike[str],
         data: str | os.PathLike[str] | None = None,
-        device: str | torch.device | None = None,
-        beam: int = 5,
-        lenpen: float = 1.0,
-        max_len_b: int = 200,
-        threads: int | None = None,
-        backend: str | None = None,
-        fp16: bool = False,
-        batch_seconds: float = BATCH_SECONDS,
-        segmentation: Segmentation | None = Segmentation(),
-        decoder: str | None = None,
-        no_repeat_ngram_size: int = 0,
-        word_times: bool = False,
-        transcripts: bool = False,
-        translations: bool = True,
+        *values: Any,
+        **options: Any,
     ) -> "Translator":
         """Load a checkpoint of fairseq-train or of our commands.
 
         Args:
             path: the checkpoint.
             data: folder with its config.yaml, dictionary and sentencepiece model; default: where it
-                was trained, else the checkpoint's own folder.
-            device: cpu, cuda, cuda:1; default: a GPU if there is one.
-            beam, lenpen, max_len_b: beam size, length penalty and most tokens of a translation, as
-                of fairseq-generate.
-            threads: of torch, in this whole process; default: as they are.
-            backend: of packed layers, see ``kernels.choose``; default: the best that there is.
-            fp16: compute in half precision.
-            batch_seconds: speech in a batch; 0: each segment alone.
-            segmentation: how recordings are cut; None: they are not.
-            decoder: static (steps captured as CUDA graphs) or eager, see
-                ``inference.generator.choose_decoder``.
-            no_repeat_ngram_size: no so many tokens in a row come twice in a translation; 0: they
-                may, though a translation that repeats itself is decoded again without.
-            word_times: find when each word of a recording is said (``Translation.words``).
-            transcripts: find what was said (``Translation.transcript``) by the CTC head.
-            translations: find translations; without, transcripts alone.
+                was trained, then the checkpoint's own folder, those above it and their folders
+                ``data``, see :func:`cress_svcd.data.config.find_data`.  A packed model has its own.
+            values, options: of :class:`TranslatorOptions`, in their order or by their names.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
-        for name, value, least in (
-            ("beam", beam, 1),
-            ("max_len_b", max_len_b, 1),
-            ("no_repeat_ngram_size", no_repeat_ngram_size, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} is {value}, expected {least} or more")
-        if not math.isfinite(lenpen):
-            raise ConfigError(f"lenpen is {lenpen}, expected a finite number")
-        if not 0 <= batch_seconds < math.inf:
-            raise ConfigError(f"batch_seconds is {batch_seconds}, expected 0 or more")
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads is {threads}, expected 1 or more")
-            torch.set_num_threads(threads)
-        chosen = choose_device(device)
-        kernels.choose(chosen, backend)  # wrong names should not wait for the model
-        choose_decoder(chosen, decoder)
+        chosen = TranslatorOptions(*values, **options)
+        device = choose_device(chosen.device)
+        kernels.choose(device, chosen.backend)  # wrong names should not wait for the model
+        choose_decoder(device, chosen.decoder)
+        if chosen.threads is not None:
+            torch.set_num_threads(chosen.threads)
         model, task = load_model(Path(path), Path(data) if data else None)
-        if fp16:
+        if chosen.fp16:
             model.half()
         generation = GenerationConfig(
-            beam=beam,
-            lenpen=lenpen,
-            max_len_b=max_len_b,
-            no_repeat_ngram_size=no_repeat_ngram_size,
+            beam=chosen.beam,
+            lenpen=chosen.lenpen,
+            max_len_b=chosen.max_len_b,
+            no_repeat_ngram_size=chosen.no_repeat_ngram_size,
         )
         translator = cls(
             model,
             task,
             generation,
-            chosen,
-            batch_seconds,
-            segmentation,
-            backend,
-            decoder,
-            Wanted(translations, word_times, transcripts),
+            device,
+            chosen.batch_seconds,
+            chosen.segmentation,
+            chosen.backend,
+            chosen.decoder,
+            Wanted(chosen.translations, chosen.word_times, chosen.transcripts),
         )
         return_memory()
         return translator

@@ -1,5 +1,6 @@
 """What no search may repeat, and what is found besides the words."""
 
+import concurrent.futures
 import math
 
 import pytest
@@ -217,3 +218,28 @@ def test_text_for_a_model_of_speech(prepared, hubert, tmp_path):
     translator = Translator.load(path, **SEARCH)
     with pytest.raises(ConfigError, match="trained on speech only.*--mt-finetune"):
         translator.translate_text(["the man sees water."])
+
+
+def test_threads_share_a_translator(checkpoint, waves, loops_of_one_thread):
+    """What one thread's search forbids, or keeps, is not another's."""
+    translator = Translator.load(checkpoint, **SEARCH, word_times=True)
+    text = ["the man sees water.", "a house."] * 3
+    speech = translator.translate_batch(waves)
+    sentences = translator.translate_text(text)
+    loops_of_one_thread.update(one.text for one in speech)
+    expected = translator.translate_batch(waves)
+    assert all(one.decoded_again for one in expected if one.text)
+    assert [one.tokens for one in expected] != [one.tokens for one in speech]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        heard = [pool.submit(translator.translate_batch, waves) for _ in range(3)]
+        read = [pool.submit(translator.translate_text, text) for _ in range(6)]
+        assert all(one.result() == expected for one in heard)
+        assert all(one.result() == sentences for one in read)
+
+
+@pytest.fixture
+def loops_of_one_thread(monkeypatch):
+    """Hypotheses of these texts repeat themselves."""
+    texts: set[str] = set()
+    monkeypatch.setattr(repetition, "repeats_itself", lambda text, tokens: text in texts)
+    return texts

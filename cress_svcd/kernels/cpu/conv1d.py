@@ -140,14 +140,28 @@ def convolve(
     _check(x, tiles, shape, count, stride, padding, num_parts)
     if (x.stride(2) != 1 and width > 1) or (x.stride(1) < width and frames > 1):
         x = x.contiguous()
-    scale = _per_output(scale, batch, outputs)
-    bias = None if bias is None else _per_output(bias, batch, outputs)
-    if bias is not None and bias.dim() != scale.dim():
-        scale, bias = (values.expand(batch, outputs).contiguous() for values in (scale, bias))
+    scale, bias = _scale_and_bias(scale, bias, batch, outputs)
     y = torch.empty(batch, count, outputs) if out is None else out
     _check_output(y, (batch, count, outputs))
+    call = _describe(x, tiles, shape, scale, bias, y)
+    call.stride, call.padding, call.gelu, call.num_parts = stride, padding, gelu, num_parts
+    _run(call, batch * count * outputs * channels * kernel_size, threads)
+    return y
+
+
+def _describe(
+    x: Tensor,
+    tiles: Tensor,
+    shape: tuple[int, int, int],
+    scale: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+) -> _Call:
+    """The tensors of a convolution, which must live until it is computed."""
+    outputs, channels, kernel_size = shape
+    batch, frames, width = x.shape
     groups = len(tiles)
-    call = _Call(
+    return _Call(
         x=x.data_ptr(),
         batch=batch,
         frames=frames,
@@ -157,21 +171,26 @@ def convolve(
         channels=channels,
         out=outputs // groups,
         kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        count=count,
+        count=y.shape[1],
         weights=tiles.data_ptr(),
         weight_type=WEIGHT_TYPES.index(tiles.dtype),
-        num_parts=num_parts,
         scale=scale.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         scale_stride=outputs if scale.dim() == 2 else 0,
-        gelu=gelu,
         y=y.data_ptr(),
         y_batch_stride=y.stride(0),
     )
-    _run(call, batch * count * outputs * channels * kernel_size, threads)
-    return y
+
+
+def _scale_and_bias(
+    scale: Tensor, bias: Tensor | None, batch: int, outputs: int
+) -> tuple[Tensor, Tensor | None]:
+    """Both in float32, dense, and of one shape: (outputs), or (batch, outputs)."""
+    scale = _per_output(scale, batch, outputs)
+    bias = None if bias is None else _per_output(bias, batch, outputs)
+    if bias is not None and bias.dim() != scale.dim():
+        scale, bias = (values.expand(batch, outputs).contiguous() for values in (scale, bias))
+    return scale, bias
 
 
 def _check(
@@ -273,7 +292,7 @@ def _run(call: _Call, work: int, threads: int | None) -> None:
     status = sign_gemm.library().cress_conv1d(
         ctypes.byref(call),
         sign_gemm.isa_number(),
-        threads or sign_gemm._threads(work),
+        sign_gemm.bounded(threads, work),
         sign_gemm._parallel(),
     )
     if status:

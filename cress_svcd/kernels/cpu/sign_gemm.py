@@ -18,6 +18,8 @@ from cress_svcd.errors import ConfigError, CressError
 ISA_VARIABLE = "CRESS_SVCD_ISA"
 ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/runtime.h
 THREAD_WORK = 1 << 22  # products worth a thread of their own
+# OpenMP crashes where threads cannot be started.
+MOST_THREADS = max(64, os.cpu_count() or 1)
 _OUT_OF_MEMORY = -1
 
 _pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -117,7 +119,12 @@ def _threads(work: int) -> int:
     """Threads for so many products: at most torch's own number."""
     if work < 2 * THREAD_WORK or _forked:
         return 1
-    return min(torch.get_num_threads(), work // THREAD_WORK)
+    return min(torch.get_num_threads(), work // THREAD_WORK, MOST_THREADS)
+
+
+def bounded(threads: int | None, work: int) -> int:
+    """``threads``, or as many as so many products are worth; never more than can run."""
+    return min(threads or _threads(work), MOST_THREADS)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -179,7 +186,7 @@ def sign_matmul(
         y.data_ptr(),
         1 if bits == 8 else 2,
         isa_number(isa),
-        threads or _threads(count * in_features * out_features),
+        bounded(threads, count * in_features * out_features),
         _parallel(),
     )
     if status:
