@@ -34,6 +34,18 @@ def figure(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5)
         pyplot.close(drawn)
 
 
+def plain_numbers(panel: Any) -> None:
+    """Have a logarithmic axis y say 0.6 and 20, where it would say 6×10⁻¹ and 2×10¹."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, value: float, position: int | None = None) -> str:
+            return f"{value:g}" if super().__call__(value, position) else ""
+
+    panel.yaxis.set_major_formatter(Plain())
+    panel.yaxis.set_minor_formatter(Plain(labelOnlyBase=False))
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV with a column for each of their keys, all or nothing."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

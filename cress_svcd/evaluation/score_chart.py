@@ -192,4 +192,5 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
                 top = row["bleu"] + bar_of(row)
                 panel.annotate(f"{row['bleu']:.1f}", (number, top), ha="center", va="bottom")
             panel.tick_params(axis="x", rotation=30)
+            panel.margins(y=0.1)  # room for what stands above the bars
         panel.set(ylabel=explain_bars(rows), title=title)

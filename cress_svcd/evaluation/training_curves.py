@@ -10,7 +10,7 @@ from typing import Any
 
 from cress_svcd.atomic_files import read_text
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.plots import figure
+from cress_svcd.evaluation.plots import figure, plain_numbers
 
 Row = dict[str, float]
 
@@ -253,6 +253,7 @@ def draw(path: Path, curves: list[Curve], metrics: list[str]) -> None:
             panel.set_title(metric)
             if metric in LOGARITHMIC:
                 panel.set_yscale("log")
+                plain_numbers(panel)
             panel.legend(fontsize=8)
 
 

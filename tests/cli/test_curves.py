@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -165,6 +166,8 @@ def test_validation_is_drawn_next_to_training_and_axes_are_named(appended, tmp_p
     colours = [line.get_color() for line in lines.values()]
     assert colours[0] == colours[1] != colours[2] == colours[3]
     assert [line.get_label() for line in drawn[1].get_lines()] == ["08 st", "08 svcd"]
+    marks = [mark.get_text() for mark in drawn[2].get_yticklabels(which="both")]
+    assert any(marks) and all(re.fullmatch(r"[0-9.]+", mark) for mark in marks if mark)
 
 
 def test_no_panel_is_empty(tmp_path, drawn):
