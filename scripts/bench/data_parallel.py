@@ -33,8 +33,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from random_model import VOCABULARY, make_models
 from training_options import training_options
-from translation import VOCABULARY, make_models
 
 from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.models.checkpoints import model_options

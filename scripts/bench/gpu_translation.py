@@ -4,7 +4,7 @@
     python scripts/bench/gpu_translation.py -o runs/bench
     python scripts/bench/gpu_translation.py -o runs/bench --batches 1 2 4 64 --rounds 15
 
-The random model of translation.py (HuBERT-Base's dimensions, 6 + 6 layers of 512, a vocabulary of
+The random model of random_model.py (HuBERT-Base's dimensions, 6 + 6 layers of 512, a vocabulary of
 10,000) translates batches of recordings of --seconds each into --tokens tokens each.  The methods
 take turns, batch by batch; medians are reported, ratios to the plain model are taken within a
 round.  A time is that of ``Translator.translate_batch``: samples in memory to text.
@@ -43,8 +43,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from random_model import fix_length, make_models, noise
 from tqdm import tqdm
-from translation import fix_length, make_models, noise, watched
+from translation_worker import watched
 
 from cress_svcd import kernels
 from cress_svcd.atomic_files import write_json

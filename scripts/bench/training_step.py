@@ -33,9 +33,9 @@ import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
+from random_model import VOCABULARY, make_models
 from tqdm import tqdm
 from training_options import training_options
-from translation import VOCABULARY, make_models
 
 from cress_svcd.atomic_files import write_json, write_text
 from cress_svcd.kernels.triton import training
