@@ -178,7 +178,7 @@ def test_byte_order_mark(plain, encoding):
     assert load_recipe(path).stages[0].commands == [["x", "\u00e9"]]
 
 
-@pytest.mark.parametrize("name", ["demo", "en-de"])
+@pytest.mark.parametrize("name", ["demo", "en-de", "analyses"])
 def test_cuts_that_are_not_varied_leave_no_word_in_the_shipped_recipes(name):
     """Their commands are those of the time before, whose stages count as done."""
     off = load_recipe(shipped_files("recipes")[name], {"vary_cuts": "0", "join_segments": "0"})
