@@ -152,6 +152,7 @@ class DataTask(TranslationTask):
         if mode == TEXT:
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
         features = self._cached_features(split, frame, training, join_segments)
+        cuts = self._cuts(features) if training else None
         return SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -164,8 +165,8 @@ class DataTask(TranslationTask):
             features=features,
             length_multiple=self.length_multiple,
             places=Places(manifests),
-            cuts=self._cuts(features) if training else None,
-            longest=self._longest(features) if training else None,
+            cuts=cuts,
+            longest=self._longest(features) if cuts else None,
             neighbours=neighbours,
         )
 
@@ -182,7 +183,9 @@ class DataTask(TranslationTask):
         """Samples that no segment exceeds by what its varied cut adds: more would be left out."""
         if features is not None:
             return features.longest
-        return min(filter(None, (self.cfg.max_audio_positions, self.cfg.max_tokens)))
+        # A checkpoint's options of some time ago have no max_tokens.
+        limits = self.cfg.max_audio_positions, getattr(self.cfg, "max_tokens", None)
+        return min(filter(None, limits))
 
     def _cuts(self, features: FeatureCache | None) -> CutVariation | None:
         """How training's cuts are varied; cached features say how theirs were."""

@@ -356,3 +356,15 @@ def test_broken_audio_is_named(pretrained, tmp_path, capsys):
     pretrain(broken, tmp_path / "out", config, status=2)
     assert "train.wav" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").glob("*.km"))
+
+
+def test_of_shards_varied_cuts_take_no_neighbours(pretrained, tmp_path, capsys):
+    _, _, data, _ = pretrained
+    shards, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "out"
+    (shards / "config.yaml").write_text("audio_root: .\nsharded: true\n")
+    config = write_config(tmp_path / "ctc.yaml", without=["masked_prediction"])
+    options = ["--set", "ctc.task.vary_cuts=1", "--set", "ctc.optimization.max_update=1"]
+    pretrain(shards, out, config, *options)
+    assert capsys.readouterr().err.count("packed by shard-audio") == 1
+    task = yaml.safe_load((out / "ctc" / "training.yaml").read_text())["task"]
+    assert (task["vary_cuts"], task["neighbouring_speech"]) == (1, False)
