@@ -80,7 +80,7 @@ def report(tmp_path_factory) -> dict:
         "decoder_updates": 40,
         "everything_updates": 30,
         "everything_samples": 480_000,
-        "segmenter": "[--updates=40, --windows=30]",
+        "segmenter": "[--updates=100, --windows=60]",
     }
     changes = {key: str(value) for key, value in settings.items()}
     recipe = load_recipe(ROOT / "scripts" / "recipes" / "demo.yaml", changes)
