@@ -159,9 +159,10 @@ def read_audio(
         spec = parse_audio_spec(spec)
     path = spelt_as_there(os.path.join(root, spec.path))
     rate, pieces = _segment(path, spec)
-    broken, waves = 0, []
+    broken, have, waves = 0, 0, []
     for mono, flaws in pieces:
-        broken += _say_broken(path, flaws, spec.offset + sum(map(len, waves)), rate)
+        broken += _say_broken(path, flaws, spec.offset + have, rate)
+        have += len(mono)
         waves.append(mono)
     mono = waves[0] if len(waves) == 1 else np.concatenate(waves)
     _refuse_broken(broken, len(mono), _shown(path, spec))

@@ -239,11 +239,12 @@ def _counted(source: Source, stream: Stream, samples: Samples) -> Stream:
         stop = stream.stop if is_unknown(samples.announced) else at + samples.announced
         parts = ((stream.start, min(stop, stream.stop)),)
     # Of DWVW, samples have no size of their own: they are counted by decoding.
-    count = 0x7FFFFFFF if codec == b"DWVW" else (parts_end(parts) - at) // 33 * 160
+    count = 0x7FFFFFFF if codec == b"DWVW" else max(0, parts_end(parts) - at) // 33 * 160
     if codec == b"GSM " and count - 160 < told <= count and not stream.parts:
         return replace(stream, told=told)
     first, *others = parts
-    assert isinstance(first, tuple)
+    if not isinstance(first, tuple) or first[1] < comm + 14:
+        return stream
     patched = (first[0], comm + 10), count.to_bytes(4, "big"), (comm + 14, first[1])
     return replace(
         stream, parts=(*patched, *others), told=told, uncounted=codec == b"DWVW", announced=1.0
@@ -252,9 +253,7 @@ def _counted(source: Source, stream: Stream, samples: Samples) -> Stream:
 
 def parts_end(parts: tuple[Part, ...]) -> int:
     """Where the last part of a file ends."""
-    last = parts[-1]
-    assert isinstance(last, tuple)
-    return last[1]
+    return max(part[1] for part in parts if isinstance(part, tuple))
 
 
 def au_stream(source: Source, start: int) -> Stream | None:

@@ -1,29 +1,37 @@
-"""What decoders print on C's standard error: heard, not shown.
+"""What decoders print on C's standard output and standard error: heard, not shown.
 
-libmpg123, of which libsndfile does not let anybody turn that off, prints a line for each damaged
-frame.  While one of its functions runs, C's variable ``stderr`` is another stream.  Python's own
-standard error, file descriptor 2 and what other processes inherit stay as they are, so that nothing
-of ours can be lost; what another library prints meanwhile is passed on.
+libmpg123, of which libsndfile does not let anybody turn that off, prints lines about damaged frames
+on standard error; libsndfile prints some about packets of SDS on standard output, between our
+translations.  While one of their functions runs, C's variables ``stdout`` and ``stderr`` are other
+streams.  Python's own streams, the file descriptors and what other processes inherit stay as they
+are, so that nothing of ours can be lost; what another library prints meanwhile is passed on.
 """
 
 import ctypes
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_OURS = b"mpg123"
+_OF_DECODERS = re.compile(
+    rb"\[src/libmpg123/|mpg123: |Warning: Xing "
+    rb"|(?:Note|Warning): .*(?:MPEG|sync|input|stream|frame)"
+    rb"|Error [1A] : [0-9A-F]+$|bad end : [0-9A-F]+$|\s*$"
+)
+_OF_DAMAGE = re.compile(rb".*\berror: (?!Giving up searching)|Error [1A] : |bad end : ")
 _UNBUFFERED = 2
 _MOST_BYTES = 1 << 20
 
 
 class _Ear:
-    """The stream in the place of ``stderr``.  It is never closed: somebody may be writing to it."""
+    """The stream in the place of another.  It is never closed: somebody may be writing to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, number: int) -> None:
         libc = ctypes.CDLL(None)
-        self._variable = ctypes.c_void_p.in_dll(libc, "stderr")
+        self._number = number
+        self._variable = ctypes.c_void_p.in_dll(libc, name)
         self._descriptor = os.memfd_create("complaints")
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
@@ -39,11 +47,17 @@ class _Ear:
         self._variable.value = self._stream
 
     def close(self) -> list[bytes]:
+        """Lines of decoders; what others printed is passed on."""
         self._variable.value = self._true
         text = os.pread(self._descriptor, _MOST_BYTES, 0)
-        if text:
-            os.ftruncate(self._descriptor, 0)
-        return text.splitlines(keepends=True)
+        if not text:
+            return []
+        os.ftruncate(self._descriptor, 0)
+        lines = text.splitlines(keepends=True)
+        heard = [line for line in lines if _OF_DECODERS.match(line)]
+        if others := b"".join(line for line in lines if not _OF_DECODERS.match(line)):
+            os.write(self._number, others)
+        return heard
 
     def forget(self) -> None:
         """In a child of a process in which it was open."""
@@ -56,8 +70,7 @@ class _State:
         self.lock = threading.Lock()
         self.users = 0
         self.alone = True
-        self.ear: _Ear | None = None
-        self.deaf = False
+        self.ears: list[_Ear] | None = None
 
 
 _state = _State()
@@ -66,8 +79,8 @@ _state = _State()
 def _in_child() -> None:
     # The other process goes on to use the old one's memory.
     global _state
-    if _state.ear is not None:
-        _state.ear.forget()
+    for ear in _state.ears or ():
+        ear.forget()
     _state = _State()
 
 
@@ -76,31 +89,31 @@ os.register_at_fork(after_in_child=_in_child)
 
 @contextmanager
 def complaints() -> Iterator[list[bytes]]:
-    """Lines that libmpg123 prints meanwhile; none if others decode at the same time.
+    """Lines that decoders print meanwhile about damage; none if others decode at the same time.
 
     The list is filled at the end.  Nothing happens on systems without what this needs.
     """
     heard: list[bytes] = []
     state = _state
     with state.lock:
-        if state.ear is None and not state.deaf:
+        if state.ears is None:
             try:
-                state.ear = _Ear()
+                state.ears = [_Ear("stdout", 1), _Ear("stderr", 2)]
             except (OSError, ValueError, AttributeError):
-                state.deaf = True
+                state.ears = []
         state.users += 1
-        if state.users > 1:
-            state.alone = False
-        elif state.ear is not None:
+        if state.users == 1:
             state.alone = True
-            state.ear.open()
+            for ear in state.ears:
+                ear.open()
+        else:
+            state.alone = False
     try:
         yield heard
     finally:
         with state.lock:
             state.users -= 1
-            lines = state.ear.close() if state.users == 0 and state.ear is not None else []
+            ears = state.ears or () if state.users == 0 else ()
+            lines = [line for ear in ears for line in ear.close()]
             if state.alone:
-                heard += [line for line in lines if _OURS in line]
-        if others := b"".join(line for line in lines if _OURS not in line):
-            os.write(2, others)
+                heard += [line for line in lines if _OF_DAMAGE.match(line)]

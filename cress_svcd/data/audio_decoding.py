@@ -36,10 +36,11 @@ _MOST_FRAMES = 1 << 40
 _HEADLESS_SUFFIXES = (".au", ".snd")
 # The last packet of a codec that counts none may give so many samples too many.
 _FILLED_SAMPLES = 64
+_LEAST_RATE = 1_000
 # How far apart two lengths must be to be told apart.
 _SAME_SECONDS = 0.01
 _REMEMBERED = 1 << 14
-_DAMAGED_FRAMES = "has damaged MP3 frames; some hundredths of a second are lost at each"
+_DAMAGED_PACKETS = "has damaged packets; some hundredths of a second are lost at each"
 
 
 class UndecodableError(Exception):
@@ -204,10 +205,15 @@ def _examine(path: str) -> Recording:
             if not sections:
                 raise AudioError(
                     f"{path}: is not audio that libsndfile can read ({reason}); "
-                    f"expected wav, flac, ogg or a waveform in .npy"
+                    f"expected wav, flac, ogg or a waveform in .npy: convert it"
                 ) from None
             losses.append(f"what follows cannot be read ({reason})")
             break
+        if found_rate < _LEAST_RATE:
+            raise AudioError(
+                f"{path}: its header says {found_rate} samples a second; expected {_LEAST_RATE} or "
+                f"more, for speech: fetch or convert it again"
+            )
         told = frames
         frames = told - stream.skip if stream.frames is None else stream.frames
         if stream.uncounted or frames > _MOST_FRAMES:
@@ -273,7 +279,7 @@ def _decode(
             for size in sizes:
                 wave = _read(sound, size, start)
                 if sound.complaints > before:
-                    warn_once(file_key(path), f"{path}: {_DAMAGED_FRAMES}", "damaged frames")
+                    warn_once(file_key(path), f"{path}: {_DAMAGED_PACKETS}", "damaged packets")
                 start += len(wave)
                 yield wave
             return

@@ -28,6 +28,7 @@ class _Header:
 
     info: bytes
     frames_at: int
+    mended: bool = False
 
     @property
     def block(self) -> int:
@@ -68,8 +69,22 @@ def _read_header(source: Source, start: int) -> _Header | None:
             info = source.at(at + 4, 34)
         at += 4 + size
         if head[0] & 128:
-            return _Header(info, at) if len(info) == 34 else None
+            return _by_first_frame(source, _Header(info, at)) if len(info) == 34 else None
     return None
+
+
+def _by_first_frame(source: Source, header: _Header) -> _Header:
+    """The header with the block size that the first frame has, if all have one.
+
+    A wrong one would give all frames wrong numbers, and wrong largest frames hinder seeking.
+    """
+    head = source.at(header.frames_at, _LONGEST_FRAME_HEADER)
+    frame = _parse_frame(head, header)
+    fixed = frame is not None and not head[1] & 1 and frame[0] == 0 and frame[1] < 1 << 16
+    if frame is None or not fixed or header.info[:2] == header.info[2:4]:
+        return header
+    block = frame[1].to_bytes(2, "big")
+    return _Header(block + block + bytes(6) + header.info[10:], header.frames_at, True)
 
 
 def _crc8(data: bytes) -> int:
@@ -142,7 +157,11 @@ def flac_streams(source: Source, start: int) -> list[Stream]:
     header = _read_header(source, start)
     if header is None:
         return []
-    if _seems_whole(source, header) and decodes_to(source.path, None, header.total):
+    if (
+        not header.mended
+        and _seems_whole(source, header)
+        and decodes_to(source.path, None, header.total)
+    ):
         return [Stream(start, source.size)]
     return _scanned(source, start, header)
 

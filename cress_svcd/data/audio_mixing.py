@@ -156,12 +156,13 @@ def _channels_that_add_up(wave: np.ndarray) -> list[int] | None:
     power = covariance.diagonal()
     # The first of those that are about as loud as the loudest: not one block this, the next that.
     kept = [int(np.argmax(power >= power.max() / 2))]
+    sum_before = power[kept[0]]
     for channel in range(wave.shape[1]):
         if channel == kept[0]:
             continue
-        sum_before = covariance[np.ix_(kept, kept)].sum()
-        together = [*kept, channel]
         apart = sum_before + power[channel]
-        if covariance[np.ix_(together, together)].sum() >= _CANCELLED * apart:
+        together = apart + 2 * covariance[channel, kept].sum()
+        if together >= _CANCELLED * apart:
             kept.append(channel)
+            sum_before = together
     return None if len(kept) == wave.shape[1] else sorted(kept)

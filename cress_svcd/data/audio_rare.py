@@ -31,8 +31,8 @@ def rare_stream(source: Source, start: int) -> Stream | None:
             if head.startswith(magic):
                 return parse(source, start, head)
         return _ircam(source, start, head)
-    except (struct.error, IndexError, ValueError):
-        return None  # cut within the header: libsndfile says so
+    except (struct.error, LookupError, ArithmeticError, ValueError):
+        return None  # cut or damaged within the header: libsndfile says so
 
 
 def _stream(source: Source, start: int, at: int, size: int, magic: bytes) -> Stream:

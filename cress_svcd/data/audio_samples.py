@@ -98,10 +98,10 @@ def to_float(wave: np.ndarray, scale: float) -> np.ndarray:
     """float32 of which 1 is what ``scale`` was."""
     with np.errstate(over="ignore", invalid="ignore"):
         part = np.array(wave, dtype=np.float32)
-    if wave.dtype == np.uint8:
-        part -= scale
-    if scale != 1:
-        part /= scale
+        if wave.dtype == np.uint8:
+            part -= scale
+        if scale != 1:
+            part /= scale
     return part
 
 

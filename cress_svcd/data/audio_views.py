@@ -81,7 +81,7 @@ class Sound(soundfile.SoundFile):
     one behind the last sample of a FLAC stream is an error.
 
     Attributes:
-        complaints: damaged MP3 frames in what was read, so far as they are known.
+        complaints: damaged packets in what was read, so far as they are known.
     """
 
     def __init__(self, path: str, parts: Sequence[Part] | None = None) -> None:
@@ -99,8 +99,6 @@ class Sound(soundfile.SoundFile):
         return False
 
     def read(self, *arguments: Any, **options: Any) -> np.ndarray:
-        if self.format != "MP3":
-            return super().read(*arguments, **options)
         with complaints() as heard:
             wave = super().read(*arguments, **options)
         self.complaints += len(heard)

@@ -18,7 +18,8 @@ import concurrent.futures, ctypes, os, sys
 from cress_svcd.data.audio import audio_info, read_audio
 libc = ctypes.CDLL(None)
 stream = ctypes.c_void_p.in_dll(libc, "stderr")
-before = stream.value
+out = ctypes.c_void_p.in_dll(libc, "stdout")
+before = stream.value, out.value
 
 def read(path):
     try:
@@ -30,13 +31,15 @@ def speak(number):
     os.write(2, b"descriptor\\n")
     sys.stderr.write("python\\n")
     libc.fputs(b"c\\n", ctypes.c_void_p(stream.value))
+    libc.fputs(b"printed\\n", ctypes.c_void_p(out.value))
 
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
     jobs = [pool.submit(read, path) for path in sys.argv[1:]]
     jobs += [pool.submit(speak, number) for number in range(50)]
     for job in jobs:
         job.result()
-assert stream.value == before
+assert (stream.value, out.value) == before
+libc.fflush(None)
 """
 
 
@@ -52,6 +55,11 @@ def damaged(tmp_path):
             content[place] = random.integers(256)
         paths.append(str(tmp_path / f"{number}.mp3"))
         (tmp_path / f"{number}.mp3").write_bytes(content)
+    packets = bytearray(encoded(sweep(1), "SDS", "PCM_16"))
+    for at in range(21 + 127 * 9, len(packets), 127 * 9):
+        packets[at] ^= 1
+    (tmp_path / "a.sds").write_bytes(packets)
+    paths.append(str(tmp_path / "a.sds"))
     (tmp_path / "noise.mp3").write_bytes(random.bytes(200_000))
     return [*paths, str(tmp_path / "noise.mp3")]
 
@@ -64,16 +72,18 @@ def test_nothing_of_it_is_shown_and_all_else_is(damaged):
     assert "mpg123" not in result.stderr
     for word in ("descriptor", "python", "c"):
         assert lines.count(word) == 50
-    assert "error:" in result.stdout and result.stdout.count("\n") == 1
+    assert result.stdout.count("error: ") == 1 and result.stdout.count("printed\n") == 50
+    assert result.stdout.count("\n") == 51
 
 
 def test_it_is_said_once_for_each_file(damaged, caplog, capfd):
-    for path in damaged[:8]:
+    for path in damaged[:9]:
         whole = read_audio(path)
         np.testing.assert_array_equal(np.concatenate(list(read_blocks(path, 0.7))), whole)
-    said = [line for line in caplog.messages if "has damaged MP3 frames" in line]
+    said = [line for line in caplog.messages if "has damaged packets" in line]
     assert len(said) > 2 and len(set(said)) == len(said)
-    assert "mpg123" not in capfd.readouterr().err
+    assert any("a.sds: has damaged packets" in line for line in said)
+    assert "mpg123" not in capfd.readouterr().err and not capfd.readouterr().out
 
 
 def test_a_child_of_the_moment_writes_where_its_parent_does(capfd):
@@ -84,13 +94,13 @@ def test_a_child_of_the_moment_writes_where_its_parent_does(capfd):
         assert stream.value != before
         child = os.fork()
         if child == 0:
-            libc.fputs(b"mpg123 of a child\n", ctypes.c_void_p(stream.value))
+            libc.fputs(b"of a child\n", ctypes.c_void_p(stream.value))
             with complaints():
-                libc.fputs(b"mpg123 that is heard\n", ctypes.c_void_p(stream.value))
+                libc.fputs(b"mpg123: that is heard\n", ctypes.c_void_p(stream.value))
             os._exit(stream.value != before)
         assert os.waitpid(child, 0)[1] == 0
     assert stream.value == before
-    assert capfd.readouterr().err == "mpg123 of a child\n"
+    assert capfd.readouterr().err == "of a child\n"
 
 
 def test_several_at_a_time():
@@ -104,11 +114,11 @@ def test_several_at_a_time():
         with complaints() as lines:
             inside.set()
             outside.wait(10)
-            libc.fputs(b"mpg123: whose?\n", ctypes.c_void_p(stream.value))
+            libc.fputs(b"[src/libmpg123/x.c] error: whose?\n", ctypes.c_void_p(stream.value))
         heard.append(lines)
 
     with complaints() as first:
-        libc.fputs(b"mpg123: mine\n", ctypes.c_void_p(stream.value))
+        libc.fputs(b"[src/libmpg123/x.c] error: mine\n", ctypes.c_void_p(stream.value))
         thread = threading.Thread(target=other)
         thread.start()
         inside.wait(10)
@@ -116,5 +126,5 @@ def test_several_at_a_time():
     thread.join(10)
     assert first == [] and heard == [[]]
     with complaints() as lines:
-        libc.fputs(b"mpg123: mine\n", ctypes.c_void_p(stream.value))
-    assert lines == [b"mpg123: mine\n"]
+        libc.fputs(b"[src/libmpg123/x.c] error: mine\n", ctypes.c_void_p(stream.value))
+    assert lines == [b"[src/libmpg123/x.c] error: mine\n"]

@@ -307,6 +307,13 @@ class TestFlac:
             "a.flac: 0.5 s at 0.8 s are missing or damaged: silence stands there"
         )
 
+    @pytest.mark.parametrize(
+        "sizes", [b"\x00\x10\x10\x00", b"\x10\x00\x00\x80", b"\x10\x98\x10\x00"]
+    )
+    def test_block_sizes_that_are_wrong(self, tmp_path, caplog, sizes):
+        odd = self.WHOLE[:8] + sizes + b"\xff" * 6 + self.WHOLE[18:]
+        check(tmp_path / "a.flac", odd, decoded(self.WHOLE), caplog)
+
     def test_begun_in_the_middle(self, tmp_path, caplog):
         frames = [match.start() for match in re.finditer(rb"\xff\xf8", self.WHOLE)]
         frame = next(at for at in frames if at > 90 and self.WHOLE[at + 4] == 3)
