@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if not curves:
         raise ConfigError(f"none of {left_out} logs has a curve; the reasons stand above")
     logged = {key for curve in curves for row in curve.entries for key in row}
-    logged |= {key for curve in curves for rows in curve.validation.values() for key in rows[0]}
+    logged |= {
+        key for curve in curves for rows in curve.validation.values() for row in rows for key in row
+    }
     unknown = [metric for metric in args.metrics if metric not in logged]
     if unknown and args.metrics != list(METRICS):
         raise ConfigError(

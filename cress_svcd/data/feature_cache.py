@@ -109,9 +109,10 @@ class FeatureCache:
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             _check_about(about)
             self.choose(variant)
+            _check_arrays(self._frames, self._ends)
             if len(self._frames) != (self._ends[-1] if len(self._ends) else 0):
                 raise ValueError("its frames are not those of its segments")
-        except (OSError, ValueError, RecursionError) as error:
+        except Exception as error:  # numpy raises a dozen kinds at a damaged header
             raise ConfigError(f"{path}: cannot be read ({error}); {AGAIN}") from None
         made = about.get("join_segments")
         if None not in (made, join_segments) and made != join_segments:
@@ -166,6 +167,14 @@ class FeatureCache:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._frames = np.load(self._path, mmap_mode="r")
+
+
+def _check_arrays(frames: np.ndarray, ends: np.ndarray) -> None:
+    """Raise ValueError unless these are frames by dimensions, and ends that rise."""
+    if frames.ndim != 2 or frames.dtype.kind != "f":
+        raise ValueError(f"it holds {frames.dtype} of the shape {frames.shape}")
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) < 0).any():
+        raise ValueError("its ends of segments are no numbers that rise")
 
 
 def _check_about(about: object) -> None:

@@ -72,7 +72,7 @@ class explained:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is None or not issubclass(kind, Exception) or issubclass(kind, CheckpointError):
+        if kind is None or not issubclass(kind, Exception) or issubclass(kind, CressError):
             return False
         if issubclass(kind, pickle.UnpicklingError):
             raise CheckpointError(
@@ -80,15 +80,14 @@ class explained:
                 f"checkpoint ({refused_part(str(error))}). Nothing in it was executed. Ask for a "
                 "checkpoint as fairseq saves it."
             ) from None
-        if issubclass(kind, UNREADABLE):
-            reason = str(error).strip().splitlines()
-            raise CheckpointError(
-                f"{self.path}: cannot be read as a checkpoint "
-                f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is missing, "
-                "truncated, or of another kind: expected a file written by fairseq-train or by "
-                "one of our commands."
-            ) from error
-        return False
+        # Damaged bytes make torch raise what it will: struct.error, OverflowError, zlib.error, …
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{self.path}: cannot be read as a checkpoint "
+            f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is missing, "
+            "truncated, or of another kind: expected a file written by fairseq-train or by "
+            "one of our commands."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -42,6 +42,14 @@ def require_sound(state: Mapping[str, Any], path: Any) -> None:
     for key in _TENSORS:
         if isinstance(state.get(key), Mapping):
             _require_tensors(path, key, state[key])
+    files = state.get("vocabulary")
+    _require(path, "vocabulary", files, (Mapping,))
+    for name, content in (files or {}).items():
+        _require(path, f"vocabulary.{name!s:.80}", content, (Tensor,))
+        if content is None or not isinstance(name, str) or content.dtype != torch.uint8:
+            raise CheckpointError(
+                f"{path}: vocabulary: {name!s:.80}: is no bytes of a file; it is damaged"
+            )
     if isinstance(state.get("model"), Mapping) and isinstance(sections.get("model"), Mapping):
         _require_size(path, sections["model"], state["model"])
 

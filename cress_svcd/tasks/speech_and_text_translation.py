@@ -51,6 +51,21 @@ def counted_bleu(meters: dict) -> float:
     return round(score.score, 2)
 
 
+def _built(build, data_cfg: DataConfig, key: str):
+    """fairseq's tokenizer that a key of the configuration describes.
+
+    Raises:
+        ConfigError: there is none of that description.
+    """
+    try:
+        return build(Namespace(**getattr(data_cfg, key)))
+    except Exception as error:  # a name that is not registered, options of another type, …
+        raise ConfigError(
+            f"{data_cfg.path}: key {key}: {data_cfg.config.get(key)!r:.80} cannot be used "
+            f"({type(error).__name__}); expected what prepare-mustc writes"
+        ) from error
+
+
 @register_task("speech_and_text_translation", dataclass=SpeechAndTextTranslationConfig)
 class SpeechAndTextTranslationTask(BatchingTask):
     """Translates speech and text with one model and one dictionary.
@@ -63,8 +78,8 @@ class SpeechAndTextTranslationTask(BatchingTask):
     def __init__(self, cfg, dictionary: Dictionary, data_cfg: DataConfig):
         super().__init__(cfg, dictionary, dictionary)
         self.data_cfg = data_cfg
-        self.bpe = encoders.build_bpe(Namespace(**data_cfg.bpe_tokenizer))
-        self.pre_tokenizer = encoders.build_tokenizer(Namespace(**data_cfg.pre_tokenizer))
+        self.bpe = _built(encoders.build_bpe, data_cfg, "bpe_tokenizer")
+        self.pre_tokenizer = _built(encoders.build_tokenizer, data_cfg, "pre_tokenizer")
         self.sequence_generator = None
         self.state.merge_state_dict({"dictionary_digest": dictionary_digest(dictionary)})
 

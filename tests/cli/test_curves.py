@@ -240,3 +240,10 @@ def test_numbers_that_are_none_are_passed_over(tmp_path):
     assert curves(tmp_path, tmp_path / "x.log", "--json", out, "--png", tmp_path / "x.png") == 0
     (found,) = json.loads(out.read_text())
     assert (found["updates"], found["last_loss"]) == (20, 11) and "validation" not in found
+
+
+def test_a_validation_without_a_number(tmp_path, capsys):
+    empty = entry(20, 1).replace("train_inner", "dev").split("{")[0] + "{}\n"
+    (tmp_path / "x.log").write_text(entry(10, 3) + empty + entry(20, 2))
+    assert curves(tmp_path, tmp_path / "x.log", "--png", tmp_path / "x.png") == 0
+    assert "x" in capsys.readouterr().out and (tmp_path / "x.png").is_file()

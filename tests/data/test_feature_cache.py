@@ -63,3 +63,27 @@ def test_a_truncated_file_is_a_clear_error(tmp_path, frame, segments):
     file.write_bytes(file.read_bytes()[:140])
     with pytest.raises(ConfigError, match="extract-features"):
         FeatureCache(tmp_path, "train", frame)
+
+
+@pytest.mark.parametrize("name", ["train.npy", "train.ends.npy"])
+@pytest.mark.parametrize("damage", [b"", 300 * b"(", b"{'descr': '|O', ", b"{'shape': (9,), '"])
+def test_a_damaged_header_is_a_clear_error(tmp_path, frame, segments, name, damage):
+    write(tmp_path, frame, segments)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(
+        content[:10] + damage + content[10 + len(damage) :] if damage else b""
+    )
+    with pytest.raises(ConfigError, match="train.npy: cannot be read .*extract-features"):
+        FeatureCache(tmp_path, "train", frame)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[2.0, 5.0, 9.0], [5, 2, 9], [[2, 5, 9]], [-1, 5, 9]],
+    ids=["float", "falls", "2d", "< 0"],
+)
+def test_ends_that_are_none(tmp_path, frame, segments, ends):
+    write(tmp_path, frame, segments)
+    np.save(tmp_path / "train.ends.npy", np.array(ends))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        FeatureCache(tmp_path, "train", frame)

@@ -25,6 +25,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+COMMANDS_SHARE = 4  # they take longer: one input for so many of other readers
 OWN_PROCESS = 8  # of so many batches of a command one input runs so as well
 
 
@@ -54,6 +55,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--commands", action="store_true", help="run all commands as processes of their own"
     )
+    parser.add_argument(
+        "--in-process", action="store_true", help="run no command as a process of its own"
+    )
     return parser.parse_args(argv)
 
 
@@ -65,6 +69,7 @@ class Fuzzer:
         self.world = args.world.resolve()
         self.scratch = self.world.parent / f"run-{os.getpid()}"
         self.runs = self.batches = 0
+        self.begun: set[str] = set()
         self.found: dict[tuple[str, str], Path] = {}
 
     def run(self, reader, contents: list[bytes], own_process: bool = False) -> list:
@@ -80,12 +85,16 @@ class Fuzzer:
     def attempt(self, reader, contents: list[bytes]) -> None:
         """Run inputs; what is new among their faults is saved and said."""
         own = self.args.commands and bool(reader.words)
-        for content, verdict in zip(contents, self.run(reader, contents, own), strict=True):
+        verdicts = self.run(reader, contents, own)
+        if reader.name not in self.begun and verdicts[0].status and not verdicts[0].fault:
+            verdicts[0].fault = "the sound file is refused"
+        self.begun.add(reader.name)
+        for content, verdict in zip(contents, verdicts, strict=True):
             if verdict.fault and (reader.name, verdict.fault) not in self.found:
-                if len(contents) > 1 and not own:
+                if len(contents) > 1 and not own and "the sound file" not in verdict.fault:
                     (verdict,) = self.run(reader, [content])  # alone, as it will be run again
                 self.note(reader, content, verdict)
-        if reader.words and not own:
+        if reader.words and not own and not self.args.in_process:
             self.batches += 1
             if self.batches % OWN_PROCESS == 0:
                 (verdict,) = self.run(reader, contents[-1:], own_process=True)
@@ -117,6 +126,8 @@ class Fuzzer:
         from tests.fuzz.mutations import KINDS
 
         sound = (self.world / reader.file).read_bytes()
+        if reader.words:
+            count = max(1, count // COMMANDS_SHARE)
 
         @seeded(seed)
         @settings(
@@ -130,7 +141,8 @@ class Fuzzer:
         def inputs(content: bytes) -> None:
             contents.append(content)
 
-        contents: list[bytes] = []
+        # The sound file first: if that is refused, nothing that follows means anything.
+        contents = [] if reader.name in self.begun else [sound]
         inputs()
         if time.monotonic() < end:
             self.attempt(reader, contents)
@@ -193,13 +205,6 @@ def campaign(fuzzer: Fuzzer, readers: list, args: argparse.Namespace) -> int:
     seed = random.randrange(10**6) if args.seed is None else args.seed
     print(f"seed {seed}, {len(readers)} readers", flush=True)
     end = time.monotonic() + (60 * args.minutes if args.turns is None else 1e9)
-    refused = []
-    for reader in readers:  # the sound file itself first, or nothing that follows means anything
-        (verdict,) = fuzzer.run(reader, [(fuzzer.world / reader.file).read_bytes()])
-        if verdict.status:
-            refused.append(f"{reader.name}: the sound file is refused\n{verdict.details}")
-    if refused:
-        sys.exit("fuzz: " + "\n".join(refused))
     turn = 0
     while time.monotonic() < end and turn != args.turns:
         for reader in readers:

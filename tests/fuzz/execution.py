@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
 import resource
@@ -114,6 +115,7 @@ def _run_until_crash(
         try:
             os.close(receiving)
             os.setsid()
+            faulthandler.disable()  # pytest's would print a page
             _read_all(reader, world, contents, scratch, sending)
         except BaseException:
             traceback.print_exc()

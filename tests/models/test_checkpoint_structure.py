@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import zipfile
 
 import pytest
 import torch
@@ -56,6 +57,8 @@ def test_a_sound_one_is_read(tmp_path):
         ),
         ("model/weight", torch.zeros(2, 2).to_sparse(), "weight: is a sparse tensor"),
         ("model/bias", torch.zeros(2, dtype=torch.complex64), "bias: holds complex numbers"),
+        ("vocabulary", {"spm.model": 3}, "'vocabulary.spm.model' is 3, expected Tensor"),
+        ("vocabulary", {"spm.model": torch.zeros(2)}, "spm.model: is no bytes of a file"),
         ("cfg/model/encoder_layers", 2**31, "encoder_layers is 2147483648, .* 2 tensors"),
         ("cfg/model/encoder_embed_dim", 1e12, "encoder_embed_dim is 1000000000000.0"),
     ],
@@ -66,6 +69,19 @@ def test_another_type_is_named(tmp_path, place, value, said):
     with pytest.raises(CheckpointError, match=said) as refused:
         read_checkpoint(path)
     assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("cut", range(100, 400, 25))
+def test_a_pickle_that_was_cut(tmp_path, cut):
+    """torch raises struct.error, IndexError, EOFError, …"""
+    torch.save(SOUND, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content[:cut] if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="x.pt: (cannot be read|refused)"):
+        read_checkpoint(tmp_path / "x.pt")
 
 
 @dataclasses.dataclass
