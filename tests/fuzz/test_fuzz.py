@@ -25,6 +25,7 @@ def fuzz(*options) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_every_reader_bears_a_few_damaged_files(tmp_path):
     places = ["--world", tmp_path / "world", "--findings", tmp_path / "findings"]
     result = fuzz("--turns", 1, "--inputs", 8, "--in-process", "--seed", 15, *places)
