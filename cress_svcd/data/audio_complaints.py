@@ -18,9 +18,11 @@ from contextlib import contextmanager
 _OF_DECODERS = re.compile(
     rb"\[src/libmpg123/|mpg123: |Warning: Xing "
     rb"|(?:Note|Warning): .*(?:MPEG|sync|input|stream|frame)"
-    rb"|Error [1A] : [0-9A-F]+$|bad end : [0-9A-F]+$|\s*$"
+    rb"|Error [1A] : [0-9A-F]+$|bad end : [0-9A-F]+$|alac_\w+ \d+ : |\s*$"
 )
-_OF_DAMAGE = re.compile(rb".*\berror: (?!Giving up searching)|Error [1A] : |bad end : ")
+_OF_DAMAGE = re.compile(
+    rb".*\berror: (?!Giving up searching)|Error [1A] : |bad end : |alac_\w+ \d+ : "
+)
 _UNBUFFERED = 2
 _MOST_BYTES = 1 << 20
 
