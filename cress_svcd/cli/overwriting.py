@@ -1,4 +1,4 @@
-"""No command writes over what it reads.
+"""No command writes over what it reads, or learns only after its work that it cannot write.
 
 Asked of every command before it runs: files may be named by any of its arguments, and what it is to
 write by those of WRITTEN.
@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cress_svcd.atomic_files import refuse_overwriting
-from cress_svcd.errors import ConfigError
+from cress_svcd.atomic_files import refuse_overwriting, require_writable
+from cress_svcd.errors import ConfigError, OutputError
 
 # Arguments that name what is written, by their names in the namespace.  What --trials names is read
 # and written on.
@@ -25,8 +25,13 @@ TRANSLATIONS = (".jsonl", ".srt", ".vtt")
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Raise ConfigError if a file that ``args`` name to write is one that they name to read, or
-    stands among the inputs in a folder that they name, or is named for something else to write."""
+    """Look at all that ``args`` name to write.
+
+    Raises:
+        ConfigError: it is a file that they name to read, or stands among the inputs in a folder
+            that they name, or is named for something else to write.
+        OutputError: it is a folder instead of a file, or in one that cannot be written to.
+    """
     given = {key: value for key, value in vars(args).items() if key not in WRITTEN}
     inputs = [path for value in given.values() for path in _paths(value)]
     folders = [path for path in inputs if os.path.isdir(path)]
@@ -45,10 +50,21 @@ def check_outputs(args: argparse.Namespace) -> None:
         if same:
             raise ConfigError(f"{option} {path}: {same[0]} writes there as well; name another file")
         written.append((option, path))
+        _require_writable(key, path)
         suffixes = READ_IN_FOLDERS + (() if key == "output" else TRANSLATIONS)
         read = os.path.basename(path) == CONFIG or path.lower().endswith(suffixes)
         if read and os.path.isfile(path) and any(_lies_in(path, folder) for folder in folders):
             raise ConfigError(f"{option} {path}: is there, among what is read; name another file")
+
+
+def _require_writable(key: str, path: str) -> None:
+    if os.path.isdir(path):
+        if key != "output":
+            raise OutputError(f"--{key} {path}: is a folder; name a file to write")
+        require_writable(path)
+    elif not os.path.exists(path) or (os.path.isfile(path) and key != "trials"):
+        # Files are replaced, so that their folder counts.
+        require_writable(os.path.dirname(os.path.realpath(path)))
 
 
 def _paths(value: Any) -> Iterator[str]:

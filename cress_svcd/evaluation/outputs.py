@@ -10,9 +10,9 @@ from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.bleu_chrf import measure
 
-LINE = re.compile(r"([TD])-(\d+)\t(.*)")
+LINE = re.compile(r"([TD])-([0-9]{1,18})\t(.*)")
 # fairseq-generate logs it at the end: the time of translating alone, without loading.
-TIME = re.compile(r"Translated [\d,]+ sentences \([\d,]+ tokens\) in ([\d.]+)s")
+TIME = re.compile(r"Translated [\d,]+ sentences \([\d,]+ tokens\) in ([0-9]{1,12}(?:\.[0-9]+)?)s")
 
 
 def read_output(path: Path) -> tuple[dict[int, str], dict[int, str], float | None]:

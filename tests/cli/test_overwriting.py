@@ -93,6 +93,21 @@ def error_of(capsys, *words) -> str:
     return line
 
 
+@pytest.mark.parametrize("name, output", sorted({case[:2] for case in cases()}), ids="-".join)
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(tmp_path, capsys, name, output):
+    """Before anything is read, too: no input is there."""
+    (tmp_path / "file").write_text("kept")
+    written, source = f"{tmp_path}/file/out.x", f"{tmp_path}/nothing"
+    assert main(command_line(name, output, written, "", source)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path}/file: cannot be written" in line and "Not a directory" in line
+    if output in ("json", "csv", "png"):
+        assert main(command_line(name, output, str(tmp_path), "", source)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"--{output} {tmp_path}: is a folder; name a file to write")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_two_outputs_are_two_files(tmp_path, capsys):
     log = tmp_path / "train.log"
     log.write_text("")

@@ -166,3 +166,16 @@ class TestErrors:
         with pytest.raises(SystemExit):
             run(output, "--tokenize", "nonsense")
         assert "13a" in capsys.readouterr().err
+
+
+def test_numbers_that_no_output_has_are_passed_over(tmp_path, capsys):
+    """Of a log that something else wrote into."""
+    strange = f"D-{'9' * 5_000}\t-1\tx\nTranslated 1 sentences (2 tokens) in 1.2.3s\n"
+    path = tmp_path / "out.txt"
+    path.write_text(strange + "T-0\tDas Haus\nD-0\t-1\tDas Haus\n", encoding="utf-8")
+    assert main(["score", str(path), "--json", str(tmp_path / "x.json")]) == 0
+    found = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert found["sentences"] == 1 and "seconds" not in found
+    path.write_text("T-0\t\nD-0\t-1\tDas Haus\n")
+    assert main(["score", str(path)]) == 2
+    assert "no reference in it has a word" in capsys.readouterr().err
