@@ -221,7 +221,6 @@ def test_output_folder_of_another_language_is_prepared_again(tmp_path):
     "options, message",
     [
         (["--vocab-size", "0"], "--vocab-size 0: expected 1 or more"),
-        (["--workers", "0"], "--workers 0: expected 1 or more"),
         (["--min-frames", "9", "--max-frames", "8"], "expected 1 <= min <= max"),
         (["--splits", "dev"], "without train among the splits (dev)"),
         (["--splits", "nowhere"], "no split nowhere; found dev train tst-COMMON"),

@@ -318,7 +318,6 @@ def test_phones_as_units(pretrained, tmp_path):
         (["--units", "phones"], "needs --phones train=FILE and --phones dev=FILE; found none"),
         (["--phones", "train=x"], "--phones is for --units phones"),
         (["--phones", "x"], "--phones x: expected SPLIT=FILE"),
-        (["--workers", "0"], "--workers 0: expected 1 or more"),
         (["--set", "model.encoder_layer=1"], "key model.encoder_layer: unknown"),
         (["--set", "units.clusters=5000"], "units.clusters: 5000 clusters of"),
         (["--features-from", "none.pt", "--layer", "1"], "none.pt: cannot be read"),

@@ -348,7 +348,6 @@ class TestBadRecordings:
     "flags, message",
     [
         (["--backend", "gpu"], "backend: gpu"),
-        (["--threads", "0"], "threads"),
         (["--max-segment-seconds", "0"], "max_seconds"),
         (["--text", "--from-list"], "give one of them"),
         (["--text", "--transcript"], "text is not said"),
