@@ -6,9 +6,9 @@
   fairseq-generate DATA --user-dir cress_svcd ... --path model.packed.pt
 
 Every quantised layer becomes a bit for each sign of its weight (ternary: two bits, k bits: k) and
-its scales; the rest goes into --dtype.  Latent weights, the optimizer, the teacher and the CTC
-head are left out.  Vocabulary and config are taken from the data folder into the file, so that
-'cress-svcd translate' needs nothing else.  The words are those of the checkpoint as long as --dtype
+its scales; the rest goes into --dtype.  Latent weights, the optimizer, the teacher and, without
+--keep-ctc-head, the CTC head are left out.  Vocabulary and config are taken from the data folder
+into the file, so that 'cress-svcd translate' needs nothing else.  The words are those of the checkpoint as long as --dtype
 fp32 is given; half precision and int8 round what is not packed, and 'cress-svcd unpack' gives the
 model that they leave.
 
@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "faster, and no longer exactly what was trained",
     )
     parser.add_argument(
+        "--keep-ctc-head",
+        action="store_true",
+        help="keep the CTC head, which 'cress-svcd translate --transcript' needs; it is as large "
+        "as an embedding",
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
@@ -72,7 +78,11 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.inference.packed_tensors import Precision
 
     precision = Precision(
-        args.dtype, args.int8_embeddings, args.int8_convolutions, args.bf16_convolutions
+        args.dtype,
+        args.int8_embeddings,
+        args.int8_convolutions,
+        args.bf16_convolutions,
+        args.keep_ctc_head,
     )
     report = pack_checkpoint(
         args.checkpoint, args.output, precision, data=args.data, allow_full=args.allow_full

@@ -54,6 +54,11 @@ def pack_checkpoint(
             f"{checkpoint}: holds no 'model' with its options ('cfg.model'); expected a "
             "checkpoint of fairseq-train"
         )
+    if precision.keep_ctc_head and not model.get("ctc_head"):
+        raise CheckpointError(
+            f"{checkpoint}: has no CTC head to keep; expected a training with --ctc-head, or leave "
+            "--keep-ctc-head out"
+        )
     layers = json.loads(model.get("quantization_map") or "{}")
     if not layers and not allow_full:
         raise CheckpointError(
@@ -76,7 +81,7 @@ def pack_checkpoint(
         output,
         {
             "args": None,
-            "cfg": {"task": task, "model": options(model, description)},
+            "cfg": {"task": task, "model": options(model, description, precision.keep_ctc_head)},
             "criterion": None,
             "extra_state": {"train_iterator": {"epoch": 1}},
             "model": tensors,
@@ -94,10 +99,10 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def options(model: dict, description: dict) -> dict:
+def options(model: dict, description: dict, ctc_head: bool) -> dict:
     """The model's options in the packed file."""
     kept = {name: None if name in FILES else value for name, value in model.items()}
-    kept["ctc_head"] = False
+    kept["ctc_head"] = ctc_head
     if "quantization_map" in kept:
         kept["quantization_map"] = ""
     return plain({**kept, "packed": json.dumps(description)})

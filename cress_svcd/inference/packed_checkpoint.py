@@ -17,7 +17,7 @@ more:
     task_state   the digest of the dictionary
     optimizer_history, extra_state, args, criterion: what fairseq's loader asks for
 
-Not in it: latent weights, optimizer, teacher, CTC head.
+Not in it: latent weights, optimizer, teacher; nor the CTC head, unless it was to be kept.
 
 Version 1 is the first.  A reader refuses versions that it does not know.
 """

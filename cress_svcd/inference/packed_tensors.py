@@ -19,10 +19,10 @@ from cress_svcd.quantization.packed_linear import PackedLinear
 from cress_svcd.quantization.policy import LayerSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TABLES = ("embed_tokens", "output_projection")
+TABLES = ("embed_tokens", "output_projection", "ctc_head")
 FRONT_END_PROJECTION = "post_extract_proj"  # from HuBERT's convolutions to its transformer
-# Only a loss needs it, and it is as large as an embedding.
-TRAINING_ONLY = ("encoder.ctc_head.",)
+# Only a loss and transcripts need it, and it is as large as an embedding.
+CTC_HEAD = "encoder.ctc_head."
 UNINITIALISED = "._float_tensor"  # buffers that older fairseq never fills
 
 Tensors = dict[str, Tensor]
@@ -38,12 +38,14 @@ class Precision:
         int8_convolutions: the speech encoder's and the subsampler's convolutions in int8, and the
             projection between the speech encoder's convolutions and its transformer.
         bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
+        keep_ctc_head: it stays, as embeddings are stored; transcripts need it.
     """
 
     dtype: str = "fp16"
     int8_embeddings: bool = False
     int8_convolutions: bool = False
     bf16_convolutions: bool = False
+    keep_ctc_head: bool = False
 
 
 def pack_tensors(
@@ -65,13 +67,12 @@ def pack_tensors(
         CheckpointError: tensors are missing, or a weight is broken.
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.
     """
-    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_ONLY)}
+    left_out = () if precision.keep_ctc_head else (CTC_HEAD,)
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
     rest = tie_equal(rest)
     packed: Tensors = {}
     described: dict[str, Any] = {}
-    layers = {
-        name: spec for name, spec in layers.items() if not f"{name}.".startswith(TRAINING_ONLY)
-    }
+    layers = {name: spec for name, spec in layers.items() if not f"{name}.".startswith(left_out)}
     for name, spec in tqdm(layers.items(), desc="packing", unit="layer", disable=None):
         own = _take(rest, name)
         try:

@@ -240,8 +240,8 @@ class Translator:
         if getattr(self.model.encoder, "ctc_head", None) is None:
             raise ConfigError(
                 "this model has no CTC head, which transcripts come from (--transcript): take one "
-                "that was trained with --ctc-head and --ctc-weight, not its packed form, which "
-                "leaves the head out"
+                "that was trained with --ctc-head and --ctc-weight; if it is packed, pack it with "
+                "--keep-ctc-head"
             )
 
     def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:

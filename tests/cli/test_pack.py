@@ -157,6 +157,31 @@ def test_a_packed_projection_leaves_the_embedding_alone(quantized, packed, waves
     torch.testing.assert_close(again[table], trained[table], rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("own_bits", [False, True], ids=["whole", "quantised"])
+@pytest.mark.parametrize("flags", [("--dtype", "fp32"), ("--int8-embeddings",)], ids=str)
+def test_a_ctc_head_is_kept_where_asked_for(own_bits, flags, prepared, hubert, waves, tmp_path):
+    start = make_checkpoint(tmp_path / "st.pt", prepared, hubert, "--ctc-head")
+    rules = [{"match": ["decoder.layers.*", *["encoder.ctc_head"] * own_bits]}]
+    trained = quantize(tmp_path / "trained.pt", prepared, start, rules, "--ctc-head")
+    command("pack", trained, "-o", tmp_path / "packed.pt", "--keep-ctc-head", *flags)
+    command("unpack", tmp_path / "packed.pt", "-o", tmp_path / "again.pt")
+
+    def heard(path):
+        translator = Translator.load(path, beam=3, max_len_b=12, device="cpu", transcripts=True)
+        return [one.transcript for one in translator.translate_batch(waves)]
+
+    assert any(heard(tmp_path / "packed.pt"))
+    assert heard(tmp_path / "packed.pt") == heard(tmp_path / "again.pt")
+    if flags[-1] == "fp32":
+        assert heard(tmp_path / "packed.pt") == heard(trained)
+
+
+def test_a_ctc_head_that_is_not_there(quantized, tmp_path, capsys):
+    out = tmp_path / "packed.pt"
+    assert main(["pack", str(quantized("projection")), "-o", str(out), "--keep-ctc-head"]) == 2
+    assert "has no CTC head to keep" in capsys.readouterr().err and not out.exists()
+
+
 def test_a_quantised_ctc_head_is_left_out(prepared, hubert, waves, tmp_path):
     start = make_checkpoint(tmp_path / "st.pt", prepared, hubert, "--ctc-head")
     rules = [{"match": ["decoder.layers.*", "encoder.ctc_head"]}]

@@ -10,10 +10,9 @@ What the noise is:
   pause, and if something is louder nearby.  Each part of a recording has its own.
 - A sound that stays as it is, with nothing louder, is noise if it is nearer to the quietest noise
   than to the loudest sound of the recording.
-
-- However loud, what hardly changes for STEADY_SECONDS is no speech: noise that is switched on, hum, a
-  held tone.  Syllables change their level by 10 dB and more.  Slow noise (brown) changes too, but not
-  in what changes from sample to sample, where it is white; so both are asked.
+- However loud, what hardly changes for STEADY_SECONDS is no speech: noise that is switched on, hum,
+  a held tone.  Syllables change their level by 10 dB and more.  Slow noise (brown) changes too, but
+  not in its differences from sample to sample, where it is white; so both are asked.
 
 Speech begins ``threshold_db`` above the noise, or half-way between the noise and the level of the
 speech where that is less.  Recordings are read in blocks, so that hours of sound need a few MB.
