@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import cress_svcd
-from cress_svcd.atomic_files import parse_yaml, read_yaml
+from cress_svcd.atomic_files import parse_yaml, read_text, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
@@ -147,7 +147,7 @@ def load_pretraining_config(
         ConfigError: naming file and key, for what cannot be right.
     """
     content = read_yaml(path, "sections as of fairseq (see configs/train)")
-    refuse_misread_numbers(Path(path).read_bytes(), path)
+    refuse_misread_numbers(read_text(path), path)
     for key, text in (changes or {}).items():
         _set(path, content, key, text)
     reader = _Reader(path, content)

@@ -180,3 +180,10 @@ def test_what_is_no_number_is_refused(tmp_path, number):
 def test_exponents(tmp_path):
     config = load(tmp_path, seed="1e3", units__sample_frames="2e6", ctc__optimization__lr="[1e-4]")
     assert (config.seed, config.units.sample_frames) == (1000, 2_000_000)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_whatever_encoding_a_mark_announces(tmp_path, encoding):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL), encoding=encoding)
+    assert load_pretraining_config(path).seed == 3
