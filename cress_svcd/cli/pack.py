@@ -8,9 +8,9 @@
 Every quantised layer becomes a bit for each sign of its weight (ternary: two bits, k bits: k) and
 its scales; the rest goes into --dtype.  Latent weights, the optimizer, the teacher and, without
 --keep-ctc-head, the CTC head are left out.  Vocabulary and config are taken from the data folder
-into the file, so that 'cress-svcd translate' needs nothing else.  The words are those of the checkpoint as long as --dtype
-fp32 is given; half precision and int8 round what is not packed, and 'cress-svcd unpack' gives the
-model that they leave.
+into the file, so that 'cress-svcd translate' needs nothing else.  The words are those of the
+checkpoint as long as --dtype fp32 is given; half precision and int8 round what is not packed, and
+'cress-svcd unpack' gives the model that they leave.
 
 It prints the sizes by part, the bits that a weight of the packed layers takes with the layers'
 scales, and how many times smaller than in fp32 and fp16 the model is.  The format is documented

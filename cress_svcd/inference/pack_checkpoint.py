@@ -54,11 +54,8 @@ def pack_checkpoint(
             f"{checkpoint}: holds no 'model' with its options ('cfg.model'); expected a "
             "checkpoint of fairseq-train"
         )
-    if precision.keep_ctc_head and not model.get("ctc_head"):
-        raise CheckpointError(
-            f"{checkpoint}: has no CTC head to keep; expected a training with --ctc-head, or leave "
-            "--keep-ctc-head out"
-        )
+    if precision.keep_ctc_head:
+        require_ctc_head(model, checkpoint)
     layers = json.loads(model.get("quantization_map") or "{}")
     if not layers and not allow_full:
         raise CheckpointError(
@@ -92,6 +89,14 @@ def pack_checkpoint(
         },
     )
     return size_report(tensors, description) | {"file_bytes": output.stat().st_size}
+
+
+def require_ctc_head(model: dict, checkpoint: Path) -> None:
+    if not model.get("ctc_head"):
+        raise CheckpointError(
+            f"{checkpoint}: has no CTC head to keep; expected a training with --ctc-head, or leave "
+            "--keep-ctc-head out"
+        )
 
 
 def plain(value: Any) -> Any:

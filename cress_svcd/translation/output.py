@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections import Counter
@@ -26,6 +27,8 @@ from cress_svcd.errors import AudioError, ConfigError, OutputError
 from cress_svcd.translation import subtitle_files
 from cress_svcd.translation.result import Translation, Word
 from cress_svcd.translation.subtitles import SubtitleLimits, broken_limits, make_cues
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,16 @@ class Subtitles:
         if end is not None:  # a header may say less than there is
             end = max([end, *(part.end for part in parts if part.end is not None)])
         cues = make_cues(parts, self.options.limits, end)
+        for cue in cues:
+            if broken_limits([cue], self.options.limits)["fast"]:
+                shown = (cue.end - cue.start) / 1000
+                logger.debug(
+                    "%.3f s: %d characters in %.3f s: %s",
+                    cue.start / 1000,
+                    cue.characters,
+                    shown,
+                    " ".join(cue.lines),
+                )
         self.options.broken.update(broken_limits(cues, self.options.limits))
         return subtitle_files.render(cues, self.name)
 

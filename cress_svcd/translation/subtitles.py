@@ -4,7 +4,8 @@ Where the limits are at odds, in this order: cues never overlap and no word is l
 are short enough; they are long enough, then slow enough to be read.  For the last two a cue stays
 in the silence after it until the next one comes, takes a neighbour in, or is shown up to a second
 late within its segment; then it begins in the silence before it, a quarter of a second early to be
-read, half a second if it would else flash by.  What is left is counted.
+read, half a second if it would else flash by or is still too fast.  For one that is still too fast
+the next one comes later, where this stays long enough.  What is left is counted.
 """
 
 import math
@@ -12,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.translation.phrases import (
@@ -312,6 +313,37 @@ def _timed(
         for needed, early in ((limits.shortest, EARLIEST), (limits.reading_time(characters), LEAD)):
             start = min(start, max(free, draft.start - early, end - needed))
         cues.append(Cue(start, end, lines))
+    return _slowed(cues, drafts, last, limits)
+
+
+def _slowed(
+    cues: list[Cue], drafts: Sequence[_Draft], last: float, limits: SubtitleLimits
+) -> list[Cue]:
+    """The cues, those that are too fast longer where silence or a neighbour has time to spare."""
+
+    def lacks(cue: Cue) -> int:
+        return limits.reading_time(cue.characters) - (cue.end - cue.start)
+
+    for number, (cue, draft) in enumerate(zip(cues, drafts)):
+        if lacks(cue) <= 0:
+            continue
+        free = cues[number - 1].end + limits.gap if number else 0
+        start = min(cue.start, max(free, draft.start - EARLIEST, cue.start - lacks(cue)))
+        cue = replace(cue, start=start)
+        if lacks(cue) > 0 and number + 1 < len(cues):
+            following, spoken = cues[number + 1], drafts[number + 1].start
+            until = last
+            if number + 2 < len(cues):
+                until = cues[number + 2].start - limits.gap
+            needed = following.end - following.start + min(0, lacks(following))
+            latest = min(until - needed, spoken + EARLIEST)
+            delay = math.floor(min(lacks(cue), latest - following.start))
+            if delay > 0:
+                start = following.start + delay
+                end = max(following.end, start + needed)
+                cues[number + 1] = replace(following, start=start, end=end)
+                cue = replace(cue, end=cue.end + delay)
+        cues[number] = cue
     return cues
 
 
