@@ -90,8 +90,15 @@ def find_name(line: str) -> str:
 
 def find_path(name: str) -> Path:
     """The file of a name, composed or decomposed: programs and file systems have their own ways."""
-    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
-    return Path(next(filter(os.path.lexists, forms), name))
+    # A list in Latin-1 may name files whose names are in UTF-8.
+    latin = os.fsencode(name).decode("latin-1") if not is_utf8(name) else name
+    names = (name, *(unicodedata.normalize(form, latin) for form in ("NFC", "NFD")))
+    return Path(next(filter(os.path.lexists, names), name))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name holds no bytes that are no text."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def is_name(text: str) -> bool:
@@ -103,7 +110,7 @@ def is_name(text: str) -> bool:
 def read_lines(name: str, undecodable: str = "strict") -> Iterator[str]:
     """Lines of a text file, or of standard input, without byte-order marks.
 
-    UTF-8, or what a byte-order mark announces.
+    UTF-8, what a byte-order mark announces, or UTF-16 without one.
 
     Args:
         undecodable: what becomes of bytes that are not UTF-8, see :func:`codecs.register_error`.
@@ -115,7 +122,7 @@ def read_lines(name: str, undecodable: str = "strict") -> Iterator[str]:
         try:
             file = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
             first = file.readline()
-            encoding = announced_encoding(first)
+            encoding = announced_encoding(first) or unannounced_encoding(first)
             if encoding not in (None, "utf-8-sig"):
                 whole = (first + file.read()).decode(encoding).removesuffix("\n")
                 yield from (line.removesuffix("\r") for line in whole.split("\n"))
@@ -129,8 +136,18 @@ def read_lines(name: str, undecodable: str = "strict") -> Iterator[str]:
         except UnicodeDecodeError as error:
             where = f":{number}" if number else ""
             raise ConfigError(
-                f"{name}{where}: is not {error.encoding.upper()} ({error.reason})"
+                f"{name}{where}: is not {error.encoding.upper()} ({error.reason}); expected "
+                "UTF-8, or UTF-16 with or without a byte-order mark: iconv converts what is something else"
             ) from None
+
+
+def unannounced_encoding(line: bytes) -> str | None:
+    """UTF-16, if most letters of a first line have a zero byte, always on the same side."""
+    even, odd = line[::2], line[1::2]
+    for encoding, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+        if 2 * zeros.count(0) > max(2, len(others)) and others.count(0) == 0:
+            return encoding
+    return None
 
 
 def expand(name: str) -> list[Source]:

@@ -14,6 +14,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.translation.inputs import (
     Unusable,
     expand,
+    expand_list,
     list_sources,
     read_lines,
     stem_of,
@@ -218,3 +219,34 @@ class TestLines:
 )
 def test_stems_of_outputs(name, stem):
     assert stem_of(Path(name)) == Path(stem)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_and_a_text_in_unicode(encoding, end, tmp_path):
+    names = [str(tmp_path / name) for name in ("a.wav", "Müller.wav", "東京.wav")]
+    path = tmp_path / "list.txt"
+    path.write_bytes("".join(name + end for name in names).encode(encoding))
+    assert list(read_lines(str(path))) == names
+    assert [source.name for source in expand_list(str(path))] == names
+
+
+def test_a_list_and_a_text_in_latin_1(tmp_path):
+    """A list finds its files, whichever way their names are written; a text says where it is not
+    readable."""
+    (tmp_path / "Müller.wav").touch()
+    path = tmp_path / "list.txt"
+    path.write_bytes(f"{tmp_path}/a.wav\n{tmp_path}/Müller.wav\n".encode("latin-1"))
+    _, source = expand_list(str(path))
+    assert source.path == tmp_path / "Müller.wav"
+    with pytest.raises(ConfigError, match=r"list.txt:2: is not UTF-8 .*iconv"):
+        list(read_lines(str(path)))
+
+
+def test_zeros_between_paths_are_told(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"a.wav\0b.wav\0")
+    (source,) = expand_list(str(path))
+    assert "find -print writes" in source.reason
