@@ -137,7 +137,7 @@ def read_lines(name: str, undecodable: str = "strict") -> Iterator[str]:
             where = f":{number}" if number else ""
             raise ConfigError(
                 f"{name}{where}: is not {error.encoding.upper()} ({error.reason}); expected "
-                "UTF-8, or UTF-16 with or without a byte-order mark: iconv converts what is something else"
+                "UTF-8, or UTF-16 with or without a byte-order mark: iconv converts others"
             ) from None
 
 
