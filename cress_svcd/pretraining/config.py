@@ -265,7 +265,7 @@ class _Reader:
         known = {key for key in schema.__dataclass_fields__ if not key.startswith("_")}
         for key, value in section.items():
             where = self._where(stage, name, key)
-            self.check_keys({key: value}, {*known, "_name"}, where.removesuffix(key))
+            self.check_keys({key: value}, {*known, "_name"}, where.removesuffix(str(key)))
             if key == "_name":
                 continue
             try:
@@ -289,7 +289,7 @@ class _Reader:
         if name not in registries:
             return FairseqConfig.__dataclass_fields__[name].type
         chosen = section.get("_name")
-        schema = registries[name].get(chosen)
+        schema = registries[name].get(chosen if isinstance(chosen, str) else str(chosen))
         if schema is None:
             there = ", ".join(sorted(map(str, registries[name])))
             raise self.error(

@@ -187,3 +187,9 @@ def test_whatever_encoding_a_mark_announces(tmp_path, encoding):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL), encoding=encoding)
     assert load_pretraining_config(path).seed == 3
+
+
+@pytest.mark.parametrize("section", [{3: 1}, {"_name": {"a": 1}}, {"_name": 3}])
+def test_keys_and_names_that_are_no_text(tmp_path, section):
+    with pytest.raises(ConfigError, match="small.yaml: .*optimizer"):
+        load(tmp_path, {**SMALL, "optimizer": section})

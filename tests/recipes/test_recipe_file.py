@@ -201,3 +201,10 @@ def test_parts_of_recipes_are_known_as_such():
         else:
             assert load_recipe(path).stages
     assert set(shipped_names("recipes")) == shipped_files("recipes").keys() - {*PARTS["recipes"]}
+
+
+def test_a_setting_whose_name_is_a_number(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("settings: {3: x, out: runs}\nstages: [{name: a, commands: [[echo]]}]\n")
+    with pytest.raises(ConfigError, match="no setting other; it has 3, out"):
+        load_recipe(path, {"other": "1"})
