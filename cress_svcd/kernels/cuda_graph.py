@@ -21,6 +21,12 @@ WARMING = 2  # calls before a capture: kernels are compiled and chosen, workspac
 _TURN = threading.Lock()  # torch captures one graph at a time
 
 
+def is_capturing() -> bool:
+    """Whether what runs now is being captured: nothing may be decided by values on the GPU, and
+    nothing may be kept for the next run that this one was to compute."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 class GraphCapture:
     """Captures functions without arguments and results on one device.
 

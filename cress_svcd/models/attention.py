@@ -104,6 +104,37 @@ class ReorderingDecoder(TransformerDecoderBase):
     fairseq looks for them in all modules at every step: 4 % of a packed model's time on a CPU.
     """
 
+    def extract_features_scriptable(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: dict[str, list[Tensor]] | None,
+        incremental_state: dict[str, dict[str, Tensor | None]] | None = None,
+        full_context_alignment: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+    ) -> tuple[Tensor, dict]:
+        """fairseq's; in training the layers always get the padding mask, and none gives the weights
+        of its attention.
+
+        fairseq gives the mask where there is padding, for which the host would wait for the GPU, or
+        for the sake of an attention that this decoder does not have; and asks the last layer for
+        weights that only alignments need.
+        """
+        if self.training and alignment_layer is None:
+            alignment_layer = self.num_layers  # one more than there is
+        self.cross_self_attention = self.training
+        try:
+            return super().extract_features_scriptable(
+                prev_output_tokens,
+                encoder_out,
+                incremental_state,
+                full_context_alignment,
+                alignment_layer,
+                alignment_heads,
+            )
+        finally:
+            self.cross_self_attention = False
+
     def reorder_incremental_state_scripting(
         self, incremental_state: dict[str, dict[str, Tensor | None]], new_order: Tensor
     ) -> None:

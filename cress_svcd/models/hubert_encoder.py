@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError
+from cress_svcd.kernels.cuda_graph import is_capturing
 from cress_svcd.models.checkpoints import shorten, transfer
 from cress_svcd.models.hubert_checkpoint import (
     HubertDescription,
@@ -222,13 +223,21 @@ class HubertEncoder(HubertModel):
         """
         batch, frames, channels = features.shape
         if self.mask_prob > 0:
-            masked = random_spans(batch, frames, self.mask_prob, self.mask_length)
+            masked = random_spans(
+                batch, frames, self.mask_prob, self.mask_length, features.device
+            )
             features = torch.where(
-                masked.to(features.device).unsqueeze(2), self.mask_emb.type_as(features), features
+                masked.unsqueeze(2), self.mask_emb.type_as(features), features
             )
         if self.mask_channel_prob > 0:
-            masked = random_spans(batch, channels, self.mask_channel_prob, self.mask_channel_length)
-            features = features.masked_fill(masked.to(features.device).unsqueeze(1), 0)
+            masked = random_spans(
+                batch,
+                channels,
+                self.mask_channel_prob,
+                self.mask_channel_length,
+                features.device,
+            )
+            features = features.masked_fill(masked.unsqueeze(1), 0)
         return features
 
 
@@ -251,15 +260,17 @@ def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> T
     return x
 
 
-def random_spans(rows: int, size: int, share: float, length: int) -> Tensor:
+def random_spans(
+    rows: int, size: int, share: float, length: int, device: torch.device | None = None
+) -> Tensor:
     """Random spans of ``length`` that cover about ``share`` of each row: bool (rows, size).
 
     Every place starts a span with the same probability (spans may overlap and run over the end),
-    drawn from torch's CPU generator, which the trainer seeds at every update.
+    drawn on the device, from torch's generator, which the trainer seeds at every update.
     """
     # A place is uncovered if none of the `length` places up to it starts a span.
     start = 1 - (1 - min(share, 1.0)) ** (1 / length)
-    starts = (torch.rand(rows, 1, size) < start).float()
+    starts = (torch.rand(rows, 1, size, device=device) < start).float()
     starts = nn.functional.pad(starts, (length - 1, 0))
     return nn.functional.max_pool1d(starts, length, stride=1).squeeze(1) > 0
 
@@ -278,7 +289,7 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
             "groups; HuBERT has one channel a group"
         )
     frames = x.size(2)
-    if bool((lengths == frames).all()):
+    if not is_capturing() and bool((lengths == frames).all()):
         return norm(x) if x.stride(1) != 1 else _channels_last_norm(x, norm)
     valid = (torch.arange(frames, device=x.device) < lengths.unsqueeze(1)).unsqueeze(1)
     count = lengths.view(-1, 1, 1).float()

@@ -114,6 +114,36 @@ class SpeechTextEncoder(TransformerEncoderBase):
         )
         return super().forward(places, lengths, return_all_hiddens, token_embeddings=x)
 
+    def forward_scriptable(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, list[Tensor]]:
+        """fairseq's; in training the layers always get the padding mask.
+
+        fairseq gives it only where there is padding: to know, the host waits for the GPU at every
+        batch.
+        """
+        if not self.training:
+            return super().forward_scriptable(
+                src_tokens, src_lengths, return_all_hiddens, token_embeddings
+            )
+        padding = src_tokens.eq(self.padding_idx)
+        x, embedded = self.forward_embedding(src_tokens, token_embeddings)
+        states = [x.masked_fill(padding.unsqueeze(-1), 0).transpose(0, 1)]
+        for layer in self.layers:
+            states.append(layer(states[-1], encoder_padding_mask=padding))
+        return {
+            "encoder_out": [states[-1] if self.layer_norm is None else self.layer_norm(states[-1])],
+            "encoder_padding_mask": [padding],
+            "encoder_embedding": [embedded],
+            "encoder_states": states if return_all_hiddens else [],
+            "src_tokens": [],
+            "src_lengths": [(~padding).sum(dim=1, keepdim=True, dtype=torch.int32)],
+        }
+
     def ctc_log_probs(self, encoder_out: dict[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
         """Log-probabilities (frames, batch, vocabulary) of source tokens; the frames of each
         utterance."""

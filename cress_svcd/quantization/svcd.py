@@ -35,6 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.kernels import dispatch
+from cress_svcd.kernels.cuda_graph import is_capturing
 from cress_svcd.quantization.base import Holder, QuantLinear
 from cress_svcd.quantization.binarize import (
     SURROGATE_GRADIENTS,
@@ -196,8 +197,9 @@ class BitLinear(QuantLinear):
             dtype: type of the result; the weight's own by default.
         """
         dtype = dtype or self.weight.dtype
-        if torch.compiler.is_compiling():  # a compiler fuses this, and cannot trace a cache
-            self.forget_sign_weights()  # the step being compiled may end in an update
+        # A compiler fuses this, and cannot trace a cache; a CUDA graph has to compute it anew.
+        if torch.compiler.is_compiling() or is_capturing():
+            self.forget_sign_weights()  # the step that is recorded may end in an update
             return self._make_sign_weights(dtype)
         if self.weight.is_inference():  # it has no version that would tell of a change
             return self._make_sign_weights(dtype)

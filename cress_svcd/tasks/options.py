@@ -114,6 +114,22 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "(half a second) on a GPU, else 1"
         },
     )
+    graph_training: bool = field(
+        default=False,
+        metadata={
+            "help": "train without waiting for the GPU: batches of a shape that has come before are "
+            "one CUDA graph each, and what is logged is read every --log-interval. Best with "
+            "--batch-shapes"
+        },
+    )
+    batch_shapes: int = field(
+        default=0,
+        metadata={
+            "help": "pad batches of speech to so many lengths, chosen from the corpus, each with a "
+            "number of segments of its own, so that few shapes come again and again; 0: each "
+            "batch is as long as its longest segment"
+        },
+    )
     eval_bleu_remove_bpe: Optional[str] = field(
         default="sentencepiece",
         metadata={"help": "tokens are joined in this way before BLEU", "argparse_const": "@@ "},

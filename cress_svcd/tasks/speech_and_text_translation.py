@@ -251,13 +251,21 @@ class SpeechAndTextTranslationTask(BatchingTask):
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """As fairseq's; the criterion gets the update's number, a schedule's state is logged."""
+        self.begin_step(model, criterion, update_num)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def begin_step(self, model, criterion, update_num: int) -> None:
+        """Put model and criterion into the state of this update."""
+        model.set_num_updates(update_num)
         if hasattr(criterion, "set_num_updates"):
             criterion.set_num_updates(update_num)
-        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         stage = getattr(model, "quantization_stage", None)
         if stage is not None:
             metrics.log_scalar("quant_mix", stage.mix, weight=0, round=3)
-        return result
+
+    def step_state(self, model, criterion) -> tuple:
+        """What a step depends on besides tensors: with other values it is another computation."""
+        return getattr(model, "quantization_stage", None), criterion.step_state
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         """As fairseq's, but the BLEU of empty translations, which a model may begin with, is 0.

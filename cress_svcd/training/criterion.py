@@ -124,7 +124,8 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         own, logged = self.translation_loss(model, net_output, sample, mode, reduce)
         # Every batch logs every key: summing over processes, fairseq takes the keys of the first
         # of several batches for those of all.
-        logging_output = {**dict.fromkeys(LOGGED, 0), **logged}
+        zero = own.new_zeros((), dtype=torch.float32).detach()
+        logging_output = {**dict.fromkeys(LOGGED, zero), **logged}
         loss = own
         if translate_text:
             text_output = net_output[1]["text_output"]
@@ -145,15 +146,27 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output.update(logged)
         if not model.training:
             loss = own
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         logging_output.update(
-            loss=utils.item(loss.detach()) if reduce else loss.detach(),
+            loss=loss.detach(),
             nll_loss=logging_output[f"{mode}_nll_loss"],
-            ntokens=sample["ntokens"],
-            nsentences=sample["target"].size(0),
-            sample_size=sample_size,
+            **self.plain_log(sample),
         )
-        return loss, sample_size, logging_output
+        return loss, logging_output["sample_size"], logging_output
+
+    def plain_log(self, sample: dict) -> dict[str, int]:
+        """What is logged of a batch that the host knows without running it."""
+        sentences = sample["target"].size(0)
+        return {
+            "ntokens": sample["ntokens"],
+            "nsentences": sentences,
+            "sample_size": sentences if self.sentence_avg else sample["ntokens"],
+        }
+
+    @property
+    def step_state(self) -> tuple:
+        """What the loss of a batch depends on besides tensors: other values, another computation"""
+        teacher = self.distillation
+        return () if teacher is None else teacher.weights(self.updates)
 
     @staticmethod
     def mode_of(sample: dict) -> str:
@@ -174,6 +187,15 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
             f"{mode}_correct": correct.detach(),
             f"{mode}_ntokens": total.detach(),
         }
+
+    def compute_accuracy(self, model, net_output, sample) -> tuple[Tensor, Tensor]:
+        """Tokens that are most probable where they stand, and all tokens.
+
+        fairseq's picks them out of the batch, for which the host waits for the GPU.
+        """
+        lprobs, target = self.get_lprobs_and_target(model, net_output, sample)
+        counted = target.ne(self.padding_idx)
+        return (lprobs.argmax(1).eq(target) & counted).sum(), counted.sum()
 
     def ctc_loss(self, net_output: tuple, text: dict) -> Tensor:
         """CTC loss of the transcripts, summed over the batch.

@@ -202,6 +202,10 @@ class Distillation:
         logged = {f"distill_{name}": value.detach() for name, value in terms.items()}
         return total, logged | {"distill_ntokens": ntokens * len(outputs)}
 
+    def weights(self, updates: int) -> tuple[float, ...]:
+        """Of all terms after so many updates."""
+        return tuple(self.weight(term, updates) for term in TERMS)
+
     def weight(self, term: str, updates: int) -> float:
         """Of a term after so many updates."""
         warmup = getattr(self.options, f"distill_{term}_warmup")

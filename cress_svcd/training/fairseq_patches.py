@@ -303,6 +303,8 @@ def shard_with_torch() -> None:
         if cls is Trainer and getattr(distributed, "ddp_backend", None) == "fully_sharded":
             # Here, since torch's sharding takes a second to import.
             from cress_svcd.training.sharded_trainer import ShardedTrainer as cls
+        elif cls is Trainer and getattr(getattr(cfg, "task", None), "graph_training", False):
+            from cress_svcd.training.graph_trainer import GraphTrainer as cls
         return object.__new__(cls)
 
     Trainer.__new__ = staticmethod(__new__)

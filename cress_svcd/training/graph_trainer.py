@@ -1,0 +1,202 @@
+"""Training at the speed of the card: ``--graph-training``.
+
+fairseq's trainer launches the kernels of a step one by one and reads a dozen numbers of each, so
+that the GPU stands still most of the time.  Here forward and backward pass of batches of a shape
+that has come before are one CUDA graph, the update is a few launches (:mod:`device_update`), and
+what is logged is read every --log-interval.
+
+    GraphTrainer.train_step
+      task.begin_step                what changes with the update's number
+      StepGraphs.run, each batch     replayed, or run as it is (step_graphs.py)
+      all-reduce                     of all gradients, in one row
+      DeviceUpdate.step              clip, Adam, loss scale (device_update.py)
+      StepRows                       what is logged (step_rows.py)
+
+It is put in the place of fairseq's trainer by ``fairseq_patches.choose_trainer``, and
+``why_not_captured`` says for which trainings it is not.
+"""
+
+import logging
+
+import torch
+from fairseq.logging import metrics
+from fairseq.trainer import Trainer
+from torch import distributed
+
+from cress_svcd.training import device_update
+from cress_svcd.training.device_update import DeviceUpdate
+from cress_svcd.training.step_graphs import StepGraphs
+from cress_svcd.training.step_rows import StepRows
+
+logger = logging.getLogger(__name__)
+
+
+def why_not_captured(cfg) -> str | None:
+    """What of a training's configuration this trainer does not do, or None."""
+    common, parallel = cfg.common, cfg.distributed_training
+    reasons = {
+        "--amp": common.amp,
+        "--memory-efficient-fp16": common.memory_efficient_fp16 or common.memory_efficient_bf16,
+        "--tpu": common.tpu,
+        f"--ddp-backend {parallel.ddp_backend}": parallel.ddp_backend in ("fully_sharded", "slowmo"),
+        "--pipeline-model-parallel": parallel.pipeline_model_parallel,
+        "--use-bmuf": cfg.optimization.use_bmuf,
+        "--store-ema": cfg.ema.store_ema,
+        "--zero-sharding": parallel.zero_sharding != "none",
+    }
+    return next((name for name, given in reasons.items() if given), None)
+
+
+class GraphTrainer(Trainer):
+    """fairseq's trainer, whose steps wait for nothing.
+
+    Differences: an update whose gradients overflow is skipped, but counted; parameters that a batch
+    does not use are moved on by their momentum in fp32 too, as fairseq does in fp16.
+    """
+
+    _update: DeviceUpdate | None = None
+    _rows: StepRows
+    _epoch_iterator = None
+
+    @property
+    def use_distributed_wrapper(self) -> bool:
+        """No: the gradients of all processes are summed here, in one piece."""
+        return False
+
+    def _build_optimizer(self):
+        super()._build_optimizer()
+        reason = device_update.why_not(self._optimizer)
+        if reason:
+            raise NotImplementedError(f"--graph-training does not go with {reason}")
+        self._update = None
+
+    def get_train_iterator(self, *args, **kwargs):
+        self._epoch_iterator = super().get_train_iterator(*args, **kwargs)
+        return self._epoch_iterator
+
+    def state_dict(self):
+        if self._update is not None:
+            self._update.store()
+        return super().state_dict()
+
+    @property
+    def update(self) -> DeviceUpdate:
+        """Made at the first step, after a checkpoint was loaded."""
+        if self._update is None:
+            self._update = DeviceUpdate(self.optimizer, self.cfg.optimization.clip_norm)
+            self._rows = StepRows(self.device)
+            self._graphs = StepGraphs(self, self._update)
+            if self.data_parallel_world_size > 1:
+                for leaf in self._update.leaves:
+                    distributed.broadcast(leaf.data, 0, group=self.data_parallel_process_group)
+        return self._update
+
+    @metrics.aggregate("train")
+    def train_step(self, samples, raise_oom=False):
+        """Forward, backward and update; what is logged comes later, see ``_log``."""
+        self._set_seed()
+        self.model.train()
+        self.criterion.train()
+        metrics.log_start_time("train_wall", priority=800, round=0)
+        update, number = self.update, self.get_num_updates()
+        inner = update.inner
+        if hasattr(inner, "set_num_updates"):
+            inner.set_num_updates(number)
+        self.task.begin_step(self.model, self.criterion, number)
+        update.zero_gradients()
+        size, plain, row, keys = 0.0, {}, None, ()
+        for sample in samples:
+            sample, is_dummy = self._prepare_sample(sample)
+            if is_dummy:
+                continue
+            done = self._graphs.run(sample, number)
+            size += float(done.size)
+            row = done.row if row is None else row + done.row
+            plain = {key: plain.get(key, 0) + value for key, value in done.plain.items()}
+            keys = done.keys
+        total = self._sum_over_processes(update, size)
+        norm = update.step(1 / total)
+        self._rows.add(
+            (*keys, "gnorm"), torch.cat([row, norm.double().view(1)]), plain | {"sample_size": size}
+        )
+        self.set_num_updates(number + 1)
+        if self._is_read_now():
+            self._log()
+        metrics.log_stop_time("train_wall")
+        return {}
+
+    def _sum_over_processes(self, update: DeviceUpdate, size: float) -> torch.Tensor:
+        """Sum the gradients; the number of tokens of all processes."""
+        total = torch.full((), size, device=self.device)
+        if self.data_parallel_world_size > 1:
+            group = self.data_parallel_process_group
+            distributed.all_reduce(update.gradients, group=group)
+            distributed.all_reduce(total, group=group)
+        return total
+
+    def _is_read_now(self) -> bool:
+        """Whether the numbers of the steps so far are wanted: for the log, or a checkpoint."""
+        number, cfg = self.get_num_updates(), self.cfg
+        intervals = (
+            cfg.common.log_interval,
+            cfg.checkpoint.save_interval_updates,
+            cfg.dataset.validate_interval_updates,
+        )
+        return (
+            any(interval > 0 and number % interval == 0 for interval in intervals)
+            or number == cfg.optimization.max_update
+            or self._epoch_iterator is None
+            or self._epoch_iterator.end_of_epoch()
+        )
+
+    def _log(self) -> None:
+        """Log what the steps since the last time left, as fairseq does after each of them."""
+        overflows = 0
+        rows = self._rows.take()
+        if self.data_parallel_world_size > 1:
+            rows = self._summed(rows)
+        for row in rows:
+            norm = torch.tensor(row.pop("gnorm"))
+            overflows += not bool(norm.isfinite())
+            self._reduce_and_log_stats([row], row["sample_size"], norm)
+        self._log_state()
+        if overflows:
+            self._report_overflows(overflows, len(rows))
+
+    def _log_state(self) -> None:
+        """The loss scale, and the memory that was free."""
+        scaler = self.update.scaler
+        if scaler is not None:
+            self.update.store()
+            metrics.log_scalar("loss_scale", scaler.loss_scale, priority=700, round=4, weight=0)
+        if self.cuda_env is not None:
+            used = torch.cuda.max_memory_allocated(self.device) / 2**30
+            free = self.cuda_env.total_memory_in_GB - used
+            metrics.log_scalar("gb_free", free, priority=1500, round=1, weight=0)
+
+    def _summed(self, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+        """Over the processes; the norm is that of all gradients already."""
+        keys = sorted(rows[0])
+        numbers = torch.tensor([[row[key] for key in keys] for row in rows], dtype=torch.float64)
+        numbers = numbers.to(self.device)
+        distributed.all_reduce(numbers, group=self.data_parallel_process_group)
+        numbers[:, keys.index("gnorm")] /= self.data_parallel_world_size
+        return [dict(zip(keys, row)) for row in numbers.tolist()]
+
+    def _report_overflows(self, overflows: int, steps: int) -> None:
+        """
+        Raises:
+            FloatingPointError: without a loss scale nothing will make the gradients finite again.
+        """
+        if self.update.scaler is None:
+            raise FloatingPointError(
+                f"the gradients of {overflows} of the last {steps} updates are infinite or NaN; "
+                "the weights were not changed by them: lower the learning rate, or clip the "
+                "gradients (--clip-norm)"
+            )
+        logger.info(
+            "NOTE: gradient overflow detected, %d of the last %d updates skipped, loss scale now %g",
+            overflows,
+            steps,
+            self.update.scaler.loss_scale,
+        )

@@ -1,0 +1,167 @@
+"""Forward and backward pass of batches, captured as CUDA graphs by their shapes.
+
+A shape is captured when it comes for the second time.  All graphs share one pool of memory, which
+takes what the largest of them needs.  Randomness is drawn on the device from torch's generator,
+whose seed a replay reads anew: a replay is no repetition.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.modules import LayerDropModuleList
+from torch import Tensor, nn
+
+from cress_svcd.kernels.cuda_graph import GraphCapture
+from cress_svcd.training.device_update import DeviceUpdate
+from cress_svcd.training.step_rows import StepRows
+
+logger = logging.getLogger(__name__)
+
+MAX_GRAPHS = 256  # shapes; each graph takes some ten megabytes of the host's memory
+SEEN = 1  # times that a shape has come before it is captured
+
+
+@dataclasses.dataclass
+class Done:
+    """What a batch gave, its gradients aside.
+
+    Attributes:
+        size: tokens of it (sentences with --sentence-avg).
+        keys, row: what is logged of it from the device, (keys).
+        plain: what is logged of it that the host knows.
+    """
+
+    size: float
+    keys: tuple[str, ...]
+    row: Tensor
+    plain: dict[str, float]
+
+
+class _Backward:
+    """In the place of fairseq's optimizer in ``task.train_step``, which only asks it for this."""
+
+    def __init__(self, update: DeviceUpdate):
+        self.update = update
+
+    def backward(self, loss: Tensor) -> None:
+        (loss * self.update.scale).backward()
+
+
+class _Graph:
+    """A captured step: where its batch is copied to, and what it logs."""
+
+    def __init__(self, sample: dict):
+        self.sample = utils.apply_to_sample(torch.clone, sample)
+        self.keys: tuple[str, ...] = ()
+        self.row: Tensor | None = None
+
+    def fill(self, sample: dict) -> None:
+        for own, new in zip(_tensors(self.sample), _tensors(sample), strict=True):
+            own.copy_(new, non_blocking=True)
+
+
+class StepGraphs:
+    """Runs batches of a trainer, by graphs where it can."""
+
+    def __init__(self, trainer, update: DeviceUpdate):
+        self.trainer, self.update = trainer, update
+        self.backward = _Backward(update)
+        self.capture = GraphCapture(trainer.device)
+        self._graphs: dict[tuple, tuple[_Graph, Any]] = {}
+        self._seen: dict[tuple, int] = {}
+        reason = why_not(trainer.model)
+        self.captures = reason is None
+        if reason:
+            logger.info("steps are not captured: %s", reason)
+
+    def run(self, sample: dict, number: int) -> Done:
+        """Add the gradients of ``sample`` to those of the parameters.
+
+        Args:
+            number: updates so far.
+        """
+        trainer = self.trainer
+        state = trainer.task.step_state(trainer.model, trainer.criterion)
+        key = (state, sample.get("mode"), tuple(_shapes(sample)))
+        found = self._graphs.get(key)
+        if found is None and self._is_worth(key):
+            found = self._graphs[key] = self._captured(sample, number)
+        if found is None:
+            return self._run(sample, number)
+        graph, replay = found
+        graph.fill(sample)
+        replay()
+        plain = trainer.criterion.plain_log(sample)
+        return Done(plain["sample_size"], graph.keys, graph.row.clone(), plain)
+
+    def _is_worth(self, key: tuple) -> bool:
+        """Whether to capture this shape now."""
+        if not self.captures or len(self._graphs) >= MAX_GRAPHS:
+            return False
+        self._seen[key] = seen = self._seen.get(key, 0) + 1
+        return seen > SEEN
+
+    def _run(self, sample: dict, number: int) -> Done:
+        trainer = self.trainer
+        loss, size, logged = trainer.task.train_step(
+            sample, trainer.model, trainer.criterion, self.backward, number
+        )
+        del loss
+        tensors, plain = StepRows.split(logged)
+        return Done(float(size), tuple(sorted(tensors)), StepRows.as_row(tensors), plain)
+
+    def _captured(self, sample: dict, number: int) -> tuple[_Graph, Any]:
+        """A graph of the step for batches like ``sample``, which is not run here."""
+        graph, gradients = _Graph(sample), self.update.gradients.clone()
+        states = torch.get_rng_state(), self._device_state()
+
+        def step() -> None:
+            done = self._run(graph.sample, number)
+            graph.keys = done.keys
+            if graph.row is None:
+                with torch.no_grad():
+                    graph.row = done.row.clone()
+            else:
+                graph.row.copy_(done.row)
+
+        replay = self.capture.capture(step)
+        self.captures = self.capture.captures or self.trainer.device.type != "cuda"
+        # The warming up before the capture has drawn and added.
+        self.update.gradients.copy_(gradients)
+        torch.set_rng_state(states[0])
+        if states[1] is not None:
+            torch.cuda.set_rng_state(states[1], self.trainer.device)
+        logger.info(
+            "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, _shapes(sample)))
+        )
+        return graph, replay
+
+    def _device_state(self) -> Tensor | None:
+        device = self.trainer.device
+        return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def why_not(model: nn.Module) -> str | None:
+    """What of ``model`` decides on the host at each step, or None."""
+    for name, module in model.named_modules():
+        drop = module.p if isinstance(module, LayerDropModuleList) else 0
+        drop = drop or getattr(module, "layerdrop", 0)
+        if isinstance(drop, float | int) and drop > 0:
+            return f"{name} leaves out layers at random (layerdrop {drop:g})"
+    return None
+
+
+def _tensors(sample: Any) -> list[Tensor]:
+    """All tensors of a batch, in the order of its keys."""
+    if isinstance(sample, Tensor):
+        return [sample]
+    if isinstance(sample, dict):
+        return [tensor for key in sorted(sample) for tensor in _tensors(sample[key])]
+    return []
+
+
+def _shapes(sample: dict) -> list[tuple]:
+    return [tuple(tensor.shape) for tensor in _tensors(sample)]

@@ -1,0 +1,92 @@
+"""Training without waiting for the device gives what fairseq's trainer gives."""
+
+import pytest
+
+from tests.helpers.fairseq_commands import (
+    Outcome,
+    measured,
+    records,
+    run_series,
+    svcd_command,
+    train_command,
+)
+
+pytestmark = pytest.mark.slow
+
+UPDATES = 12
+COMMON = [
+    *("--num-workers", "0", "--no-epoch-checkpoints", "--disable-validation"),
+    *("--update-freq", "1", "--batch-size", "6", "--clip-norm", "2"),
+    *("--lr", "0.002", "--warmup-updates", "4", "--log-interval", "4"),
+    *("--max-update", UPDATES),
+]
+GRAPHS = "--graph-training"
+
+
+def rounded(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
+    """What a training logged, in numbers that rounding in another order leaves alone."""
+    assert not outcome.failed, outcome.output[-3000:]
+    kept = [measured(record) for record in records(outcome.output, tag)]
+    return [
+        {name: pytest.approx(float(value), rel=2e-3, abs=2e-3) for name, value in record.items()}
+        for record in kept
+    ]
+
+
+def plain_numbers(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
+    return [
+        {name: float(value) for name, value in measured(record).items()}
+        for record in records(outcome.output, tag)
+    ]
+
+
+@pytest.fixture(scope="module")
+def outcomes(prepared, hubert, tmp_path_factory) -> dict[str, Outcome]:
+    """Of trainings with and without the option, all in one process."""
+    folder = tmp_path_factory.mktemp("graphs")
+
+    def command(name: str, *flags) -> list:
+        return train_command(
+            prepared, folder / name, *COMMON, "--hubert-model-path", hubert, *flags
+        )
+
+    ctc = ("--ctc-head", "--ctc-weight", "0.3", "--hubert-mask-prob", "0.3", "--dropout", "0.2")
+    start = folder / "plain" / "checkpoint_last.pt"
+    learning = [
+        *("--quant-policy", "decoder", "--optimizer", "quant_adam", "--weight-decay", "0.01"),
+        *("--teacher-model", start, "--distill-kl-weight", "1", "--distill-hidden-weight", "1"),
+        *("--quant-schedule", "fade", "--quant-warmup", "0.4", "--lr-scheduler", "fixed"),
+    ]
+
+    def svcd(name: str, *flags) -> list:
+        return svcd_command(prepared, folder / name, start, *COMMON, *learning, *flags)
+
+    commands = {
+        "plain": command("plain"),
+        "plain, graphs": command("plain-graphs", GRAPHS),
+        "ctc": command("ctc", *ctc),
+        "ctc, graphs": command("ctc-graphs", *ctc, GRAPHS),
+        "accumulated": command("accumulated", "--update-freq", "2", "--batch-size", "3"),
+        "accumulated, graphs": command(
+            "accumulated-graphs", "--update-freq", "2", "--batch-size", "3", GRAPHS
+        ),
+        "svcd": svcd("svcd"),
+        "svcd, graphs": svcd("svcd-graphs", GRAPHS),
+        "stopped": command("resumed", *ctc, GRAPHS, "--max-update", UPDATES // 2),
+        "resumed": command("resumed", *ctc, GRAPHS),
+    }
+    return run_series(commands, folder)
+
+
+@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd"])
+def test_the_same_is_logged_and_learnt(outcomes, name):
+    theirs, ours = outcomes[name], outcomes[f"{name}, graphs"]
+    wanted = rounded(theirs)
+    assert len(wanted) == UPDATES // 4
+    assert plain_numbers(ours) == wanted, ([r for r in plain_numbers(ours)], [r for r in plain_numbers(theirs)])
+    assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
+    assert "captured step" in ours.output and "captured step" not in theirs.output
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
+    assert plain_numbers(outcomes["resumed"])[-1] == rounded(outcomes["ctc, graphs"])[-1]
