@@ -17,6 +17,7 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
 from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.batch_shapes import BatchShapes
 from cress_svcd.data.cut_variation import (
     CutVariation,
     Plan,
@@ -129,6 +130,7 @@ SAMPLES_A_FRAME = 320  # of HuBERT's features
 # To what batches are padded on a GPU, in samples: cuDNN plans each convolution again for a new
 # length.
 GPU_LENGTH_MULTIPLE = 8000
+SHAPE_MULTIPLE = 1600  # of the lengths that --batch-shapes chooses, in samples; whole frames
 
 
 def round_up(length: int, multiple: int) -> int:
@@ -154,6 +156,7 @@ class SpeechTranslationDataset(FairseqDataset):
             frames that are made of them).
         places: of the segments, for messages.
         cuts: vary the cuts of the segments, in each epoch otherwise (``set_epoch``).
+        batch_shapes: lengths to which batches are padded (:class:`BatchShapes`); 0: any.
         longest: samples that no segment exceeds by what its varied cut adds.
         neighbours: let in what stands next to a segment in its file; False for files that hold
             segments one behind the other.
@@ -180,6 +183,7 @@ class SpeechTranslationDataset(FairseqDataset):
         cuts: CutVariation | None = None,
         longest: int | None = None,
         neighbours: bool = True,
+        batch_shapes: int = 0,
     ):
         self.features = features
         self.cuts, self.longest = cuts, longest
@@ -200,6 +204,12 @@ class SpeechTranslationDataset(FairseqDataset):
         if cuts is not None and features is None:
             self.surroundings = Surroundings(self.audio, neighbours)
         self.set_epoch(1)
+        self.shapes: BatchShapes | None = None
+        if batch_shapes:
+            # Those of the first epoch's cuts, whichever epoch training goes on in.
+            self.shapes = BatchShapes.choose(
+                self.lengths, self._tokens, batch_shapes, SHAPE_MULTIPLE
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the segments as in this epoch."""
@@ -278,6 +288,25 @@ class SpeechTranslationDataset(FairseqDataset):
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
         return order[np.argsort(self.lengths[order], kind="stable")]
 
+    @property
+    def _tokens(self) -> np.ndarray:
+        """Of each segment's translation or transcript, whichever has more."""
+        sides = [side.sizes for side in (self.targets, self.sources) if side]
+        return np.max(sides, axis=0) if sides else np.zeros_like(self.n_frames)
+
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ):
+        """fairseq's, or with ``batch_shapes`` those of :class:`BatchShapes`."""
+        if self.shapes is None or max_tokens is None:
+            return super().batch_by_size(
+                indices, max_tokens, max_sentences, required_batch_size_multiple
+            )
+        indices = np.asarray(indices)
+        return self.shapes.batches(
+            indices, self.lengths[indices], self._tokens[indices], max_tokens, max_sentences
+        )
+
     def filter_indices_by_size(self, indices, max_sizes):
         """Leave out what exceeds ``max_sizes`` (samples, tokens); returns (kept, left out)."""
         if max_sizes is None:
@@ -302,12 +331,8 @@ class SpeechTranslationDataset(FairseqDataset):
         order = torch.argsort(lengths, descending=True, stable=True)
         samples = [samples[i] for i in order.tolist()]
         lengths = lengths[order]
-        # Waveforms are one-dimensional, cached features two-dimensional.
-        longest, *dimensions = samples[0]["audio"].shape
-        multiple = self.length_multiple
-        if dimensions:
-            multiple = max(1, multiple // SAMPLES_A_FRAME)
-        waves = torch.zeros(len(samples), round_up(longest, multiple), *dimensions)
+        padded, tokens = self._padded_shape(samples)
+        waves = torch.zeros(len(samples), padded, *samples[0]["audio"].shape[1:])
         for row, sample in zip(waves, samples):
             row[: len(sample["audio"])] = sample["audio"]
         batch = {
@@ -318,18 +343,30 @@ class SpeechTranslationDataset(FairseqDataset):
         }
         if self.targets:
             targets = [sample["target"] for sample in samples]
-            batch["target"] = self._pad(targets)
+            batch["target"] = self._pad(targets, tokens)
             batch["ntokens"] = sum(len(target) for target in targets)
-            batch["net_input"]["prev_output_tokens"] = self._pad(targets, shift=True)
+            batch["net_input"]["prev_output_tokens"] = self._pad(targets, tokens, shift=True)
         if self.sources:
             sources = [sample["source"] for sample in samples]
             batch["source_text"] = {
-                "src_tokens": self._pad(sources),
+                "src_tokens": self._pad(sources, tokens),
                 "src_lengths": torch.tensor([len(source) for source in sources]),
             }
         return batch
 
-    def _pad(self, sentences: list[Tensor], shift: bool = False) -> Tensor:
+    def _padded_shape(self, samples: list[dict]) -> tuple[int, int | None]:
+        """Samples of audio, or frames of features, of a batch whose first is the longest; and its
+        tokens, None for as many as its longest text has."""
+        longest, *dimensions = samples[0]["audio"].shape  # features have two dimensions
+        unit = SAMPLES_A_FRAME if dimensions else 1
+        if self.shapes is None:
+            return round_up(longest, max(1, self.length_multiple // unit)), None
+        texts = [sample[side] for sample in samples for side in ("target", "source")]
+        tokens = max(len(text) for text in texts if text is not None)
+        length, tokens = self.shapes.shape(longest * unit, tokens)
+        return length // unit, tokens
+
+    def _pad(self, sentences: list[Tensor], tokens: int | None, shift: bool = False) -> Tensor:
         """(batch, time); with ``shift`` the end of sentence comes first: the decoder's input."""
         return data_utils.collate_tokens(
             sentences,
@@ -337,6 +374,7 @@ class SpeechTranslationDataset(FairseqDataset):
             self.dictionary.eos(),
             left_pad=False,
             move_eos_to_beginning=shift,
+            pad_to_length=tokens,
         )
 
 

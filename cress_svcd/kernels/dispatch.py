@@ -18,6 +18,7 @@ from cress_svcd.kernels import packed_layout, reference, torch_int8
 from cress_svcd.kernels.cpu import conv1d as cpu_conv1d
 from cress_svcd.kernels.cpu import sign_gemm as cpu_sign_gemm
 from cress_svcd.kernels.triton import conv1d as triton_conv1d
+from cress_svcd.kernels.triton import ctc as triton_ctc
 from cress_svcd.kernels.triton import (
     quantize,
     sign_gemm_bitplane,
@@ -360,6 +361,20 @@ TABLE: dict[str, tuple[Implementation, ...]] = {
         TRAINING_ON_GPU,
         Implementation("torch", how="its own operators"),
     ),
+    # (log_probs, targets)
+    "ctc_loss": (
+        Implementation(
+            "triton/ctc",
+            (
+                Condition(
+                    f"on CUDA with Triton, at most {triton_ctc.MOST_TOKENS} tokens",
+                    lambda log_probs, targets: triton_ctc.is_for(log_probs, targets),
+                ),
+            ),
+            run=triton_ctc.ctc_loss,
+        ),
+        Implementation("torch", run=reference.ctc_loss, how="the lengths are read by the host"),
+    ),
 }
 
 
@@ -397,6 +412,21 @@ def fused_sign_gemm(
     ``sign_gemm_bitplane``'s: 8-bit products on CUDA with what stands around them."""
     chosen = implementation("fused_sign_gemm", x, signs)
     return chosen.run(x, signs, g, h, bias, **fused)  # type: ignore[misc]
+
+
+def ctc_loss(
+    log_probs: Tensor, targets: Tensor, frames: Tensor, tokens: Tensor, blank: int
+) -> Tensor:
+    """The CTC loss of each utterance (batch) in float32; 0 where no path is long enough.
+
+    Args:
+        log_probs: (time, batch, vocabulary), float32.
+        targets: (batch, tokens), padded with anything.
+        frames, tokens: of each utterance, (batch).
+        blank: its index.
+    """
+    chosen = implementation("ctc_loss", log_probs, targets)
+    return chosen.run(log_probs, targets, frames, tokens, blank)  # type: ignore[misc]
 
 
 def training_kernels(x: Tensor, weight: Tensor) -> ModuleType | None:

@@ -8,6 +8,7 @@ Without rounding (``bits`` None), y = (signs @ (g * x)) * h + bias.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SMALLEST_SCALE = 1e-32  # as in training: its reciprocal is finite, so that a row of zeros gives 0
 
@@ -59,3 +60,19 @@ def sign_matmul(
         q, scale = quantize(x, g, 2 ** (bits - 1) - 1)
         product = (q @ signs.t()) * scale
     return scale_and_shift(product, h, bias).to(x.dtype)
+
+
+def ctc_loss(
+    log_probs: Tensor, targets: Tensor, frames: Tensor, tokens: Tensor, blank: int
+) -> Tensor:
+    """See ``dispatch.ctc_loss``; torch reads the lengths on the host."""
+    with torch.backends.cudnn.flags(enabled=False):  # its CTC is not deterministic
+        return F.ctc_loss(
+            log_probs,
+            targets,
+            frames,
+            tokens,
+            blank=blank,
+            reduction="none",
+            zero_infinity=True,
+        )

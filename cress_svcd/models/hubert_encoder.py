@@ -223,12 +223,8 @@ class HubertEncoder(HubertModel):
         """
         batch, frames, channels = features.shape
         if self.mask_prob > 0:
-            masked = random_spans(
-                batch, frames, self.mask_prob, self.mask_length, features.device
-            )
-            features = torch.where(
-                masked.unsqueeze(2), self.mask_emb.type_as(features), features
-            )
+            masked = random_spans(batch, frames, self.mask_prob, self.mask_length, features.device)
+            features = torch.where(masked.unsqueeze(2), self.mask_emb.type_as(features), features)
         if self.mask_channel_prob > 0:
             masked = random_spans(
                 batch,

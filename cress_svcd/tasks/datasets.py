@@ -167,6 +167,7 @@ class DataTask(TranslationTask):
             places=Places(manifests),
             cuts=cuts,
             longest=self._longest(features) if cuts else None,
+            batch_shapes=self.cfg.batch_shapes if training else 0,
             neighbours=neighbours,
         )
 

@@ -17,6 +17,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.kernels import dispatch
 from cress_svcd.training import distillation
 from cress_svcd.training.distillation import Distillation, DistillationOptions
 
@@ -206,16 +207,9 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         if net_output[1].get("ctc") is None:
             raise ConfigError("--ctc-weight needs a model with --ctc-head")
         log_probs, frames = net_output[1]["ctc"]
-        with torch.backends.cudnn.flags(enabled=False):  # its CTC is not deterministic
-            return nn.functional.ctc_loss(
-                log_probs.float(),
-                text["src_tokens"],
-                frames,
-                text["src_lengths"] - 1,  # without the end of sentence
-                blank=self.blank,
-                reduction="sum",
-                zero_infinity=True,
-            )
+        tokens = text["src_lengths"] - 1  # without the end of sentence
+        log_probs = log_probs.float()
+        return dispatch.ctc_loss(log_probs, text["src_tokens"], frames, tokens, self.blank).sum()
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict]) -> None:

@@ -38,7 +38,8 @@ def why_not_captured(cfg) -> str | None:
         "--amp": common.amp,
         "--memory-efficient-fp16": common.memory_efficient_fp16 or common.memory_efficient_bf16,
         "--tpu": common.tpu,
-        f"--ddp-backend {parallel.ddp_backend}": parallel.ddp_backend in ("fully_sharded", "slowmo"),
+        f"--ddp-backend {parallel.ddp_backend}": parallel.ddp_backend
+        in ("fully_sharded", "slowmo"),
         "--pipeline-model-parallel": parallel.pipeline_model_parallel,
         "--use-bmuf": cfg.optimization.use_bmuf,
         "--store-ema": cfg.ema.store_ema,
@@ -195,7 +196,7 @@ class GraphTrainer(Trainer):
                 "gradients (--clip-norm)"
             )
         logger.info(
-            "NOTE: gradient overflow detected, %d of the last %d updates skipped, loss scale now %g",
+            "NOTE: gradient overflow: %d of the last %d updates skipped, loss scale now %g",
             overflows,
             steps,
             self.update.scaler.loss_scale,

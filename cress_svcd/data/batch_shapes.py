@@ -1,0 +1,138 @@
+"""Few shapes for all batches of speech: ``--batch-shapes``.
+
+A batch that is as long as its longest segment has a shape of its own, and nothing that was made for
+a shape (a CUDA graph, cuDNN's plans, the allocator's blocks) is of use again.  Here a corpus gets
+some lengths to which batches are padded, each with as many segments as --max-tokens allows, and for
+each length a few numbers of tokens.
+"""
+
+import dataclasses
+
+import numpy as np
+
+TOKEN_SHAPES = 4  # numbers of tokens for each length
+TOKEN_MULTIPLE = 4
+CANDIDATES = 256  # among which lengths are chosen: the search takes their square
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchShapes:
+    """The lengths and the numbers of tokens to which batches are padded, ascending.
+
+    Attributes:
+        lengths: of speech, in samples.
+        tokens: for each length, of translations and transcripts, whichever are more.
+    """
+
+    lengths: np.ndarray
+    tokens: list[np.ndarray]
+
+    @classmethod
+    def choose(
+        cls, lengths: np.ndarray, tokens: np.ndarray, count: int, multiple: int
+    ) -> "BatchShapes":
+        """Those of a corpus that pad least.
+
+        Args:
+            lengths: of its segments, in samples.
+            tokens: of its segments.
+            count: lengths to choose.
+            multiple: of samples that each length is to be.
+        """
+        chosen = least_padding(lengths, count, multiple)
+        places = np.searchsorted(chosen, lengths)
+        of_each = [
+            least_padding(tokens[places == place], TOKEN_SHAPES, TOKEN_MULTIPLE)
+            for place in range(len(chosen))
+        ]
+        return cls(chosen, of_each)
+
+    def shape(self, longest: int, tokens: int) -> tuple[int, int]:
+        """Samples and tokens to which a batch with a segment of ``longest`` samples, and one of so
+        many tokens, is padded; beyond what is known, not at all."""
+        place = int(np.searchsorted(self.lengths, longest))
+        if place == len(self.lengths):
+            return longest, tokens
+        of_length = self.tokens[place]
+        column = int(np.searchsorted(of_length, tokens))
+        known = column < len(of_length)
+        return int(self.lengths[place]), int(of_length[column]) if known else tokens
+
+    def batches(
+        self,
+        indices: np.ndarray,
+        lengths: np.ndarray,
+        tokens: np.ndarray,
+        max_tokens: int,
+        max_sentences: int | None,
+    ) -> list[np.ndarray]:
+        """Batches of ``indices``, all but the last of a length with as many segments as fit.
+
+        Segments that do not fill a batch of their length go to the next longer one.  Within a
+        length, batches are made of segments with similar numbers of tokens.
+
+        Args:
+            indices: of segments, in the order in which equal ones are to be taken.
+            lengths, tokens: of these segments.
+            max_tokens: samples in a batch, padding included.
+            max_sentences: segments in a batch.
+        """
+        order = np.argsort(lengths, kind="stable")
+        places = np.searchsorted(self.lengths, lengths[order])
+        batches: list[np.ndarray] = []
+        waiting = order[:0]
+        for place in range(len(self.lengths) + 1):
+            # Those longer than all shapes are batches of one.
+            beyond = place == len(self.lengths)
+            size = 1 if beyond else max(1, max_tokens // int(self.lengths[place]))
+            size = min(size, max_sentences or size)
+            members = np.concatenate([waiting, order[places == place]])
+            full = len(members) // size * size
+            waiting = members[full:]
+            if beyond:
+                waiting, full = members[:0], len(members)
+            of_length = members[:full][np.argsort(tokens[members[:full]], kind="stable")]
+            batches += list(of_length.reshape(-1, size))
+            if place == len(self.lengths) - 1 and len(waiting):
+                batches.append(waiting)
+                waiting = waiting[:0]
+        return [indices[batch] for batch in batches]
+
+
+def least_padding(sizes: np.ndarray, count: int, multiple: int) -> np.ndarray:
+    """Up to ``count`` sizes, multiples of ``multiple``, to which all ``sizes`` are padded with the
+    least padding in all."""
+    rounded = -(-np.maximum(sizes, 1) // multiple) * multiple
+    candidates, counts = np.unique(rounded, return_counts=True)
+    if len(candidates) > CANDIDATES:
+        # Equal shares of the corpus's time.
+        shares = np.cumsum(candidates * counts) / np.sum(candidates * counts)
+        kept = np.unique(np.searchsorted(shares, np.arange(1, CANDIDATES + 1) / CANDIDATES))
+        kept = np.minimum(kept, len(candidates) - 1)
+        candidates = candidates[np.union1d(kept, [len(candidates) - 1])]
+        places = np.searchsorted(candidates, rounded)
+        counts = np.bincount(places, minlength=len(candidates))
+    if len(candidates) <= count:
+        return candidates
+    return candidates[_best_partition(candidates.astype(np.float64), counts, count)]
+
+
+def _best_partition(sizes: np.ndarray, counts: np.ndarray, parts: int) -> list[int]:
+    """Places of the ``parts`` sizes, the last among them, to which all are padded at least cost."""
+    last = len(sizes) - 1
+    up_to = np.concatenate([[0], np.cumsum(counts)])
+    # number[i, j]: of segments from the i-th size up to the j-th.
+    number = up_to[None, 1:] - up_to[:-1, None]
+    later = np.tri(last, last + 1, 0, dtype=bool)  # [i, j] where j <= i
+    cost = number[0] * sizes  # of padding all up to the j-th size to it
+    before: list[np.ndarray] = []
+    for _ in range(parts - 1):
+        # One more shape: those up to the i-th size by the shapes so far, the others by the j-th.
+        total = np.where(later, np.inf, cost[:-1, None] + number[1:] * sizes)
+        before.append(total.argmin(axis=0))
+        cost = np.concatenate([cost[:1], total.min(axis=0)[1:]])
+    places = [last]
+    for best in reversed(before):
+        if places[-1] > 0:
+            places.append(int(best[places[-1]]))
+    return sorted(set(places))
