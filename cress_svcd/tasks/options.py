@@ -117,8 +117,8 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
     graph_training: bool = field(
         default=False,
         metadata={
-            "help": "train without waiting for the GPU: batches of a shape that has come before are "
-            "one CUDA graph each, and what is logged is read every --log-interval. Best with "
+            "help": "train without waiting for the GPU: batches of a shape that has come before "
+            "are one CUDA graph each, and what is logged is read every --log-interval. Best with "
             "--batch-shapes"
         },
     )

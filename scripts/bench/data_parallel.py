@@ -18,6 +18,10 @@ Throughput is seconds of speech a second from the first log to the last; ``scali
 GPU times, ``idle_percent`` the share of time without any kernel, by nvidia-smi.  Writes
 data_parallel.json.
 
+Further options of the training stand behind --, as in
+
+    python scripts/bench/data_parallel.py -o runs/bench --gpus 1 -- --graph-training --batch-shapes 16
+
 --device cpu rehearses with processes of one thread, on small batches:
 
     python scripts/bench/data_parallel.py -o runs/rehearsal --device cpu --gpus 1 2 \\
@@ -101,6 +105,7 @@ def command(folder: Path, processes: int, args: argparse.Namespace) -> list[str]
         "json",
         "--log-interval",
         str(max(1, args.updates // LOGS)),
+        *args.options,
     ]
     if processes == 1:
         return ["fairseq-train", *train]
@@ -159,6 +164,9 @@ def main() -> int:
     parser.add_argument("--num-workers", type=int, default=4, help="that read audio, of a GPU")
     parser.add_argument("--batches", type=int, default=8, help="of an update, of all GPUs")
     parser.add_argument("--updates", type=int, default=32)
+    parser.add_argument(
+        "options", nargs="*", metavar="-- OPTION", help="further options of fairseq-train"
+    )
     args = parser.parse_args()
     if any(args.batches % processes for processes in args.gpus):
         parser.error(f"--batches {args.batches} is no multiple of each of --gpus {args.gpus}")
