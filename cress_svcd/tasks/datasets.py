@@ -109,7 +109,8 @@ class DataTask(TranslationTask):
             return self._load_external(split)
         return self._load_manifests(split, mode, training)
 
-    def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
+    def _read_manifests(self, split: str) -> tuple["pandas.DataFrame", list[tuple]]:
+        """The segments of ``split``, and the manifests with the ids that they hold."""
         import pandas
 
         frames, manifests = [], []
@@ -125,14 +126,17 @@ class DataTask(TranslationTask):
             check_language(frame, "src_lang", self.cfg.source_lang, str(path))
             frames.append(frame)
             manifests.append((path, frame["id"]))
-        frame = pandas.concat(frames, ignore_index=True)
+        return pandas.concat(frames, ignore_index=True), manifests
+
+    def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
+        frame, manifests = self._read_manifests(split)
         neighbours, join_segments = True, 0.0
         if mode == SPEECH and training:
             neighbours, join_segments = self._neighbours(frame["audio"])
             given = len(frame)
             frame = with_joined(frame, join_segments, self.data_cfg.absolute_audio_root)
             if len(frame) > given:
-                joined = path.parent / f"{split}, joined"
+                joined = manifests[-1][0].parent / f"{split}, joined"
                 manifests.append((joined, frame["id"][given:]))
         targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
         # Generation has no use for transcripts, and they may be in other words than training's.

@@ -168,8 +168,10 @@ def runs_hubert(model: nn.Module, sample: dict) -> bool:
     """Whether HuBERT's layers run for this batch."""
     hubert = getattr(getattr(model, "encoder", None), "hubert", None)
     speech = sample["net_input"]["src_tokens"]
-    return hubert is not None and speech.is_floating_point() and not (
-        hubert.frozen and speech.dim() == 3
+    return (
+        hubert is not None
+        and speech.is_floating_point()
+        and not (hubert.frozen and speech.dim() == 3)
     )
 
 

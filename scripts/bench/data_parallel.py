@@ -20,7 +20,7 @@ data_parallel.json.
 
 Further options of the training stand behind --, as in
 
-    python scripts/bench/data_parallel.py -o runs/bench --gpus 1 -- --graph-training --batch-shapes 16
+    python scripts/bench/data_parallel.py -o runs/bench --gpus 1 -- --batch-shapes 16
 
 --device cpu rehearses with processes of one thread, on small batches:
 

@@ -99,13 +99,14 @@ def together(make, elsewhere):
     """Trainings in the same two processes."""
     commands = {
         **{name: make("--update-freq", "1", "--ddp-backend", name) for name in BACKENDS},
+        "graphs": make("--update-freq", "1", "--graph-training"),
         "mixed": make("--update-freq", "2", mode=MIXED),
         "refused": make("--ddp-backend", "pytorch_ddp", mode=MIXED),
     }
     return torchrun_series(commands, elsewhere)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "graphs"])
 def test_two_processes_train_as_one_with_two_batches(alone, together, backend):
     outcome = together[backend]
     assert not outcome.failed, outcome.output[-5000:]
