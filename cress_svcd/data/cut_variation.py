@@ -282,7 +282,7 @@ def with_joined(frame: "pandas.DataFrame", share: float, root: str = "") -> "pan
     joined = [
         row
         for row in range(len(specs) - 1)
-        if _can_join(*specs[row : row + 2], rates[specs[row].path])
+        if _can_join(specs[row], specs[row + 1], rates[specs[row].path])
     ]
     random = np.random.default_rng(len(frame))  # the same rows for features and for training
     count = min(len(joined), round(share * len(frame)))
@@ -294,7 +294,8 @@ def with_joined(frame: "pandas.DataFrame", share: float, root: str = "") -> "pan
             rate = _rate(os.path.join(root, path))
         except AudioError:
             rate = rates[path]  # cached features are trained on without the recordings, too
-        rows.append(_join(frame.iloc[row], frame.iloc[row + 1], *specs[row : row + 2], rate))
+        pair = frame.iloc[row], frame.iloc[row + 1]
+        rows.append(_join(*pair, specs[row], specs[row + 1], rate))
     return pandas.concat([frame, pandas.DataFrame(rows, columns=frame.columns)], ignore_index=True)
 
 

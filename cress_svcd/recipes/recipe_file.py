@@ -286,7 +286,8 @@ def _settings(
     unknown = sorted(set(changes) - set(defaults))
     if unknown:
         raise ConfigError(
-            f"{path}: no setting {', '.join(unknown)}; it has {', '.join(sorted(map(str, defaults)))}"
+            f"{path}: no setting {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(map(str, defaults)))}"
         )
     settings: dict[str, Any] = {}
     for key, (origin, value) in defaults.items():

@@ -53,6 +53,14 @@ def read(path, content, caplog):
     return wave, "".join(lengths[-1:]).removeprefix(f"{path}: ")
 
 
+def read_or_refused(path, content: bytes, caplog) -> tuple[np.ndarray | None, str]:
+    """As ``read``; no waveform, and the error's words, where it is refused."""
+    try:
+        return read(path, content, caplog)
+    except AudioError as error:
+        return None, str(error)
+
+
 @pytest.mark.parametrize("format, subtype", FORMATS)
 def test_no_sound_is_lost_without_a_word(tmp_path, caplog, format, subtype):
     content = written(format, subtype)
@@ -70,13 +78,11 @@ def test_no_sound_is_lost_without_a_word(tmp_path, caplog, format, subtype):
     cases["zeros"] = content + bytes(4001)
     for case, odd in cases.items():
         path = tmp_path / f"{case}.{suffix}"
-        try:
-            wave, said = read(path, odd, caplog)
-        except AudioError as error:
+        wave, said = read_or_refused(path, odd, caplog)
+        if wave is None:
             # What ends within its header, or within its only page.
-            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
-            refused = format in REFUSED_WHEN_NOT_WHOLE or case.startswith("cut")
-            assert refused, error
+            assert said.startswith(f"{path}: ") and "\n" not in said
+            assert format in REFUSED_WHEN_NOT_WHOLE or case.startswith("cut"), said
             continue
         seconds = len(wave) / audio_info(path).sample_rate
         if case == "joined":
@@ -131,7 +137,5 @@ def test_headers_of_any_bytes(tmp_path, caplog, format):
         width = int(random.choice([1, 2, 4, 8]))
         odd[place : place + width] = random.choice([bytes(8), b"\xff" * 8, random.bytes(8)])[:width]
         path = tmp_path / f"{number}.{format.lower()}"
-        try:
-            read(path, odd, caplog)
-        except AudioError as error:
-            assert str(path) in str(error) and "\n" not in str(error)
+        wave, said = read_or_refused(path, odd, caplog)
+        assert wave is not None or (str(path) in said and "\n" not in said)

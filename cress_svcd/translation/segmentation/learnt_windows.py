@@ -60,7 +60,9 @@ def music(samples: int, generator: np.random.Generator) -> np.ndarray:
         length = min(int(generator.uniform(*NOTE_SECONDS) * SAMPLE_RATE), samples - start)
         time = np.arange(length, dtype=np.float32) / SAMPLE_RATE
         fading = np.exp(-generator.uniform(0, 6) * time)
-        for hertz in np.exp(generator.uniform(*np.log(NOTES_HERTZ), generator.integers(1, 4))):
+        lowest, highest = np.log(NOTES_HERTZ)
+        notes = int(generator.integers(1, 4))
+        for hertz in np.exp(generator.uniform(lowest, highest, notes)):
             for overtone in range(1, generator.integers(2, 6)):
                 sound[start : start + length] += (
                     np.sin(2 * np.pi * hertz * overtone * time) * fading / overtone
