@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -13,7 +14,7 @@ from cress_svcd.data.audio_containers import streams_of
 from cress_svcd.data.audio_flac import frames_behind, runs_of
 from cress_svcd.data.audio_mixing import (
     Look,
-    known_noise,
+    find_noise,
     mix_block,
     mixing_blocks,
     noise_remark,
@@ -110,8 +111,9 @@ def length_remark(there: float, announced: float) -> str:
 
 FileKey = tuple[str, int, int, int]
 _recordings: dict[FileKey, Recording] = {}
-_looked_for_gaps: set[FileKey] = set()
-_remarks: set[tuple[object, str]] = set()
+_noise: dict[FileKey, tuple[int, ...]] = {}
+# Hashes: a corpus may have a file for each of its 300,000 utterances, and each worker its own set.
+_done: set[int] = set()
 _lock = threading.Lock()
 
 
@@ -132,7 +134,7 @@ def open_recording(path: str, remark: bool = True) -> Recording:
     recording = _recordings.get(key)
     if recording is None:
         recording = _examine(path)
-        _remember(key, recording)
+        _remember(_recordings, key, recording)
     if remark:
         _say(key, recording)
     return recording
@@ -141,9 +143,8 @@ def open_recording(path: str, remark: bool = True) -> Recording:
 def say_gaps(recording: Recording) -> None:
     """Warn, once a file, of frames that are missing in FLAC, for which libFLAC gives silence."""
     key = file_key(recording.path)
-    if key in _looked_for_gaps:
+    if not _is_first(key, "gaps"):
         return
-    _looked_for_gaps.add(key)
     for section in recording.sections:
         gaps = [part.loss for part in runs_of(recording.path, section.stream) if part.loss]
         if gaps:
@@ -151,11 +152,11 @@ def say_gaps(recording: Recording) -> None:
             warn_once(key, f"{recording.path}: {loss}: silence stands there")
 
 
-def _remember(key: FileKey, recording: Recording) -> None:
+def _remember(known: dict[FileKey, Any], key: FileKey, value: Any) -> None:
     with _lock:
-        if len(_recordings) >= _REMEMBERED:
-            _recordings.clear()
-        _recordings[key] = recording
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        known[key] = value
 
 
 def _say(key: FileKey, recording: Recording) -> None:
@@ -165,11 +166,17 @@ def _say(key: FileKey, recording: Recording) -> None:
 
 def warn_once(file: object, remark: str, kind: str = "") -> None:
     """Log a remark on a file, unless this process has done so, or one of its kind."""
-    with _lock:
-        new = (file, kind or remark) not in _remarks
-        _remarks.add((file, kind or remark))
-    if new:
+    if _is_first(file, kind or remark):
         logger.warning("%s", remark)
+
+
+def _is_first(file: object, what: str) -> bool:
+    """Whether this process asks so for the first time."""
+    asked = hash((file, what))
+    with _lock:
+        first = asked not in _done
+        _done.add(asked)
+    return first
 
 
 def refuse_unless_file(path: str) -> None:
@@ -383,8 +390,13 @@ def _noise_in(recording: Recording, channels: int) -> tuple[int, ...]:
 
 def noise_in_file(path: str, frames: int, channels: int, rate: int, look: Look) -> tuple[int, ...]:
     """The channels of steady noise, which are found, and said to be left out, once."""
+    if channels == 1:
+        return ()
     key = file_key(path)
-    noise = known_noise(key, frames, channels, rate, look)
+    noise = _noise.get(key)
+    if noise is None:
+        noise = find_noise(frames, channels, rate, look)
+        _remember(_noise, key, noise)
     if noise:
         warn_once(key, f"{path}: {noise_remark(noise, channels)}", "noise")
     return noise
@@ -415,7 +427,7 @@ def shorten(recording: Recording, section: Section, error: UndecodableError) -> 
     loss = f"{lost:.1f} s {where} cannot be decoded ({error})"
     shorter = replace(recording, sections=tuple(sections), losses=(*recording.losses, loss))
     key = file_key(path)
-    _remember(key, shorter)
+    _remember(_recordings, key, shorter)
     _say(key, shorter)
     return shorter
 

@@ -12,7 +12,6 @@ is looked into at some places for that.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -38,9 +37,6 @@ _HARMLESS_DB = 30.0
 # Levels below are digital silence.
 _LEAST_DB = -100.0
 _EMPHASIS = 0.97
-_REMEMBERED = 1 << 14
-_noise: dict[object, tuple[int, ...]] = {}
-_lock = threading.Lock()
 
 
 def mixing_blocks(frames: int, rate: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -85,20 +81,6 @@ def mix(wave: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 Look = Callable[[int, int], np.ndarray]
 """Samples [start, stop) of a recording, of shape (samples, channels), float32."""
-
-
-def known_noise(key: object, frames: int, channels: int, rate: int, look: Look) -> tuple[int, ...]:
-    """As :func:`find_noise`, once for each file."""
-    if channels == 1:
-        return ()
-    found = _noise.get(key)
-    if found is None:
-        found = find_noise(frames, channels, rate, look)
-        with _lock:
-            if len(_noise) >= _REMEMBERED:
-                _noise.clear()
-            _noise[key] = found
-    return found
 
 
 def noise_remark(noise: tuple[int, ...], channels: int) -> str:

@@ -11,6 +11,7 @@ Everything follows from the seed, the epoch and the number of the segment: a res
 what an uninterrupted one would.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterable
@@ -287,16 +288,12 @@ def with_joined(frame: "pandas.DataFrame", share: float, root: str = "") -> "pan
     random = np.random.default_rng(len(frame))  # the same rows for features and for training
     count = min(len(joined), round(share * len(frame)))
     chosen = np.sort(random.permutation(joined)[:count]).astype(int)
-    rows = []
-    for row in chosen:
-        path = specs[row].path
-        try:
-            rate = _rate(os.path.join(root, path))
-        except AudioError:
-            rate = rates[path]  # cached features are trained on without the recordings, too
-        pair = frame.iloc[row], frame.iloc[row + 1]
-        rows.append(_join(*pair, specs[row], specs[row + 1], rate))
-    return pandas.concat([frame, pandas.DataFrame(rows, columns=frame.columns)], ignore_index=True)
+    pairs = [(specs[row], specs[row + 1]) for row in chosen]
+    for path in {first.path for first, _ in pairs}:
+        # Cached features are trained on without the recordings, too.
+        with contextlib.suppress(AudioError):
+            rates[path] = _rate(os.path.join(root, path))
+    return pandas.concat([frame, _join(frame, chosen, pairs, rates)], ignore_index=True)
 
 
 def _can_join(first: AudioSpec, second: AudioSpec, rate: int) -> bool:
@@ -308,13 +305,22 @@ def _can_join(first: AudioSpec, second: AudioSpec, rate: int) -> bool:
 
 
 def _join(
-    first: "pandas.Series", second: "pandas.Series", one: AudioSpec, two: AudioSpec, rate: int
-) -> dict:
-    frames = two.offset + two.frames - one.offset
-    row = first.to_dict()
-    row["id"] = f"{first['id']}+{second['id']}"
-    row["audio"] = str(AudioSpec(one.path, one.offset, frames))
-    row["n_frames"] = resampled_length(frames, rate)
+    frame: "pandas.DataFrame",
+    rows: np.ndarray,
+    pairs: list[tuple[AudioSpec, AudioSpec]],
+    rates: dict[str, int],
+) -> "pandas.DataFrame":
+    """A row for each of ``rows`` and the one after it, whose recordings are ``pairs``."""
+    joined, second = frame.iloc[rows].copy(), frame.iloc[rows + 1]
+    frames = [two.offset + two.frames - one.offset for one, two in pairs]
+    joined["id"] = [f"{one}+{two}" for one, two in zip(joined["id"], second["id"])]
+    joined["audio"] = [
+        str(AudioSpec(one.path, one.offset, length)) for (one, _), length in zip(pairs, frames)
+    ]
+    joined["n_frames"] = [
+        resampled_length(length, rates[one.path]) for (one, _), length in zip(pairs, frames)
+    ]
     for column in ("tgt_text", "src_text"):
-        row[column] = " ".join(filter(None, (first[column], second[column])))
-    return row
+        texts = zip(joined[column], second[column])
+        joined[column] = [" ".join(filter(None, two)) for two in texts]
+    return joined
