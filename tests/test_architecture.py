@@ -128,6 +128,7 @@ def test_the_lower_floors_need_no_fairseq(floor):
         "audio_chunks",
         "audio_complaints",
         "audio_containers",
+        "audio_damage",
         "audio_decoding",
         "audio_flac",
         "audio_mixing",

@@ -8,9 +8,9 @@
 A recipe is a YAML file, or the name of one that comes with the project.  A stage that has been done
 with the same commands is left out, and one that was stopped on its way takes up its work; where a
 stage runs again, all that follow do.  --dry-run prints every command as it would be run, an option
-a line, to be read or pasted into a shell.  Files and packages that are missing are told before any
-work.  What a command prints goes to the log of its stage.  At the end OUT/report.json holds scores,
-sizes and seconds, and a table is printed.
+a line, to be read or pasted into a shell.  Files and packages that are missing are reported before
+any work.  What a command prints goes to the log of its stage.  At the end OUT/report.json holds
+scores, sizes and seconds, and a table is printed.
 """
 
 import argparse

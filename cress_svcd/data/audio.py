@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from cress_svcd.data.audio_damage import say_gaps, shorten
 from cress_svcd.data.audio_decoding import (
     Recording,
     UndecodableError,
@@ -24,8 +25,6 @@ from cress_svcd.data.audio_decoding import (
     noise_in_file,
     open_recording,
     refuse_unless_file,
-    say_gaps,
-    shorten,
     warn_once,
 )
 from cress_svcd.data.audio_mixing import mix, mix_block, mixing_blocks
@@ -158,9 +157,9 @@ def read_audio(
     if isinstance(spec, str):
         spec = parse_audio_spec(spec)
     path = spelt_as_there(os.path.join(root, spec.path))
-    rate, pieces = _segment(path, spec)
+    rate, chunks = _segment(path, spec)
     broken, have, waves = 0, 0, []
-    for mono, flaws in pieces:
+    for mono, flaws in chunks:
         broken += _say_broken(path, flaws, spec.offset + have, rate)
         have += len(mono)
         waves.append(mono)
@@ -179,10 +178,10 @@ def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.n
     if no sample is sound, at the end.
     """
     path = spelt_as_there(os.fspath(path))
-    rate, pieces = _segment(path, AudioSpec(path))
+    rate, chunks = _segment(path, AudioSpec(path))
     block = max(1, round(seconds * rate))
     have, total, broken, waves = 0, 0, 0, []
-    for mono, flaws in pieces:
+    for mono, flaws in chunks:
         broken += _say_broken(path, flaws, total, rate)
         total += len(mono)
         while len(mono):
@@ -245,9 +244,9 @@ def _refuse_broken(broken: int, samples: int, where: str) -> None:
 
 
 def _say_broken(path: str, flaws: np.ndarray, start: int, rate: int) -> int:
-    """The number of broken samples in a piece; once for each file it is said that there are some.
+    """The number of broken samples in a chunk; once for each file it is said that there are some.
 
-    ``start``: samples before the piece.
+    ``start``: samples before the chunk.
     """
     broken = int(np.count_nonzero(flaws))
     if broken:
@@ -260,25 +259,25 @@ def _shown(path: str, spec: AudioSpec) -> str:
     return str(AudioSpec(path, spec.offset, spec.frames))
 
 
-_Pieces = Iterator[tuple[np.ndarray, np.ndarray]]
+_Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
 """(channels mixed, whether any channel of a sample was broken), one behind the other."""
 
 
-def _segment(path: str, spec: AudioSpec) -> tuple[int, _Pieces]:
+def _segment(path: str, spec: AudioSpec) -> tuple[int, _Chunks]:
     """Rate and samples of a segment."""
     if _is_npy(path):
         wave = _open_npy(path)
         _refuse_past_end(path, spec, len(wave), SAMPLE_RATE)
         stop = len(wave) if spec.frames == -1 else spec.offset + spec.frames
-        return SAMPLE_RATE, _npy_pieces(path, wave, spec.offset, stop)
+        return SAMPLE_RATE, _npy_chunks(path, wave, spec.offset, stop)
     recording = open_recording(path, remark=spec.frames == -1)
     _refuse_past_end(path, spec, recording.frames, recording.rate, recording.remark)
     if spec.frames == -1:
-        return recording.rate, _pieces_to_the_end(recording, spec.offset)
-    return recording.rate, _pieces(recording, spec)
+        return recording.rate, _chunks_to_the_end(recording, spec.offset)
+    return recording.rate, _chunks(recording, spec)
 
 
-def _pieces(recording: Recording, spec: AudioSpec) -> _Pieces:
+def _chunks(recording: Recording, spec: AudioSpec) -> _Chunks:
     """A segment, all of it or an error."""
     stop = spec.offset + spec.frames
     for section in recording.sections:
@@ -295,7 +294,7 @@ def _pieces(recording: Recording, spec: AudioSpec) -> _Pieces:
             ) from None
 
 
-def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
+def _chunks_to_the_end(recording: Recording, position: int) -> _Chunks:
     """All from ``position`` on that can be decoded."""
     while position < recording.frames:
         section = next(s for s in recording.sections if position < s.offset + s.frames)
@@ -309,7 +308,7 @@ def _pieces_to_the_end(recording: Recording, position: int) -> _Pieces:
     say_gaps(recording)
 
 
-def _npy_pieces(path: str, wave: np.ndarray, start: int, stop: int) -> _Pieces:
+def _npy_chunks(path: str, wave: np.ndarray, start: int, stop: int) -> _Chunks:
     scale = npy_scale(path)
 
     def look(begin: int, end: int) -> np.ndarray:

@@ -233,21 +233,25 @@ def _counted(source: Source, stream: Stream, samples: Samples) -> Stream:
     codec = source.at(comm + 26, 4)
     if place == -1 or comm > at or codec not in (b"GSM ", b"DWVW"):
         return stream
-    told = int.from_bytes(source.at(comm + 10, 4), "big")
+    announced = int.from_bytes(source.at(comm + 10, 4), "big")
     parts = stream.parts
     if parts is None:
         stop = stream.stop if is_unknown(samples.announced) else at + samples.announced
         parts = ((stream.start, min(stop, stream.stop)),)
     # Of DWVW, samples have no size of their own: they are counted by decoding.
     count = 0x7FFFFFFF if codec == b"DWVW" else max(0, parts_end(parts) - at) // 33 * 160
-    if codec == b"GSM " and count - 160 < told <= count and not stream.parts:
-        return replace(stream, told=told)
+    if codec == b"GSM " and count - 160 < announced <= count and not stream.parts:
+        return replace(stream, announced_frames=announced)
     first, *others = parts
     if not isinstance(first, tuple) or first[1] < comm + 14:
         return stream
     patched = (first[0], comm + 10), count.to_bytes(4, "big"), (comm + 14, first[1])
     return replace(
-        stream, parts=(*patched, *others), told=told, uncounted=codec == b"DWVW", announced=1.0
+        stream,
+        parts=(*patched, *others),
+        announced_frames=announced,
+        uncounted=codec == b"DWVW",
+        announced=1.0,
     )
 
 
@@ -300,9 +304,9 @@ def caf_stream(source: Source, start: int) -> Stream | None:
     if table == -1 or table > at - start:
         return stream
     # Packets of which some are missing are counted by a table that is not.
-    told = int.from_bytes(source.at(start + table + 20, 8), "big", signed=True)
+    announced = int.from_bytes(source.at(start + table + 20, 8), "big", signed=True)
     changed = bool(stream.parts) and announced != stream.stop - at - 16
-    return replace(stream, uncounted=changed, told=told if told > 0 else None)
+    return replace(stream, uncounted=changed, announced_frames=announced if announced > 0 else None)
 
 
 def nist_stream(source: Source, start: int) -> Stream | None:

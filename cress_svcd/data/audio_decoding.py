@@ -4,14 +4,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from cress_svcd.data.audio_containers import streams_of
-from cress_svcd.data.audio_flac import frames_behind, runs_of
 from cress_svcd.data.audio_mixing import (
     Look,
     find_noise,
@@ -38,7 +37,7 @@ _HEADLESS_SUFFIXES = (".au", ".snd")
 # The last packet of a codec that counts none may give so many samples too many.
 _FILLED_SAMPLES = 64
 _LEAST_RATE = 1_000
-# How far apart two lengths must be to be told apart.
+# How far apart two lengths must be to count as two.
 _SAME_SECONDS = 0.01
 _REMEMBERED = 1 << 14
 _DAMAGED_PACKETS = "has damaged packets; some hundredths of a second are lost at each"
@@ -140,23 +139,18 @@ def open_recording(path: str, remark: bool = True) -> Recording:
     return recording
 
 
-def say_gaps(recording: Recording) -> None:
-    """Warn, once a file, of frames that are missing in FLAC, for which libFLAC gives silence."""
-    key = file_key(recording.path)
-    if not _is_first(key, "gaps"):
-        return
-    for section in recording.sections:
-        gaps = [part.loss for part in runs_of(recording.path, section.stream) if part.loss]
-        if gaps:
-            loss = f"{len(gaps)} gaps, the first of {gaps[0]}" if gaps[1:] else gaps[0]
-            warn_once(key, f"{recording.path}: {loss}: silence stands there")
-
-
 def _remember(known: dict[FileKey, Any], key: FileKey, value: Any) -> None:
     with _lock:
         if len(known) >= _REMEMBERED:
             known.clear()
         known[key] = value
+
+
+def keep(recording: Recording) -> None:
+    """Take this for what is in the file from now on, and say what is to be said of it."""
+    key = file_key(recording.path)
+    _remember(_recordings, key, recording)
+    _say(key, recording)
 
 
 def _say(key: FileKey, recording: Recording) -> None:
@@ -166,11 +160,11 @@ def _say(key: FileKey, recording: Recording) -> None:
 
 def warn_once(file: object, remark: str, kind: str = "") -> None:
     """Log a remark on a file, unless this process has done so, or one of its kind."""
-    if _is_first(file, kind or remark):
+    if is_first(file, kind or remark):
         logger.warning("%s", remark)
 
 
-def _is_first(file: object, what: str) -> bool:
+def is_first(file: object, what: str) -> bool:
     """Whether this process asks so for the first time."""
     asked = hash((file, what))
     with _lock:
@@ -221,22 +215,22 @@ def _examine(path: str) -> Recording:
                 f"{path}: its header says {found_rate} samples a second; expected {_LEAST_RATE} or "
                 f"more, for speech: fetch or convert it again"
             )
-        told = frames
-        frames = told - stream.skip if stream.frames is None else stream.frames
+        by_decoder = frames
+        frames = by_decoder - stream.skip if stream.frames is None else stream.frames
         if stream.uncounted or frames > _MOST_FRAMES:
-            frames = _count(path, Section(stream, 0, frames, channels))
-            if stream.told and 0 <= frames - stream.told <= _FILLED_SAMPLES:
-                frames = stream.told
+            frames = count_samples(path, Section(stream, 0, frames, channels))
+            if stream.announced_frames and 0 <= frames - stream.announced_frames <= _FILLED_SAMPLES:
+                frames = stream.announced_frames
         if frames <= 0:
             continue
         if not sections:
             rate = found_rate
             if stream.announced is not None:
                 announced = stream.announced * frames / rate
-            if stream.told is not None:
-                announced = stream.told / rate if stream.told else None
+            if stream.announced_frames is not None:
+                announced = stream.announced_frames / rate if stream.announced_frames else None
             elif stream.uncounted and stream.announced == 1:
-                announced = told / rate
+                announced = by_decoder / rate
         if found_rate != rate:
             losses.append(
                 f"the {frames / found_rate:.1f} s behind it are not read, for their rate is "
@@ -317,7 +311,7 @@ def _place_before(sound: Sound, stream: Stream, target: int) -> int:
     return max(0, start)
 
 
-def _count(path: str, section: Section) -> int:
+def count_samples(path: str, section: Section) -> int:
     """Samples of a section that can be decoded from its beginning on.
 
     What a decoder gave before an error is lost with the error, so its last steps are small.
@@ -346,7 +340,7 @@ def _count(path: str, section: Section) -> int:
 def decode_mono(
     recording: Recording, section: Section, start: int, stop: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(channels mixed, which samples were broken) of a section, piece by piece.
+    """(channels mixed, which samples were broken) of a section, chunk by chunk.
 
     Raises UndecodableError.
     """
@@ -400,73 +394,3 @@ def noise_in_file(path: str, frames: int, channels: int, rate: int, look: Look) 
     if noise:
         warn_once(key, f"{path}: {noise_remark(noise, channels)}", "noise")
     return noise
-
-
-def shorten(recording: Recording, section: Section, error: UndecodableError) -> Recording:
-    """The recording without what cannot be decoded of a section; it is remembered and told so."""
-    path, rate = recording.path, recording.rate
-    kept, losses = _sound_of(path, section)
-    if not losses:
-        raise AudioError(f"{path}: is damaged ({error}); fetch or convert it again")
-    sections: list[Section] = []
-    offset = 0
-    for other in recording.sections:
-        for stream, length in kept if other == section else [(other.stream, other.frames)]:
-            if length:
-                sections.append(Section(stream, offset, length, other.channels))
-            offset += length
-    if not sections:
-        raise AudioError(
-            f"{path}: is damaged: nothing of it can be decoded ({error}); fetch or convert it again"
-        )
-    at = (section.offset + losses[0][0]) / rate
-    lost = sum(count for _, count in losses) / rate
-    where = (
-        f"from {at:.1f} s on" if len(losses) == 1 else f"in {len(losses)} places from {at:.1f} s on"
-    )
-    loss = f"{lost:.1f} s {where} cannot be decoded ({error})"
-    shorter = replace(recording, sections=tuple(sections), losses=(*recording.losses, loss))
-    key = file_key(path)
-    _remember(_recordings, key, shorter)
-    _say(key, shorter)
-    return shorter
-
-
-def _sound_of(
-    path: str, section: Section
-) -> tuple[list[tuple[Stream, int]], list[tuple[int, int]]]:
-    """What of a section decodes, as streams and their samples; and (place, samples) of what not."""
-    if len(runs := runs_of(path, section.stream)) > 1:
-        return _sound_of_runs(path, section, runs)
-    first, end = section.stream.skip, section.stream.skip + section.frames
-    stream, done = section.stream, _count(path, section)
-    kept, losses = [(stream, done)], []
-    others = frames_behind(path, replace(stream, frames=section.frames))
-    while (position := stream.skip + done) < end:
-        stream = next((other for other in others if other.skip > position), None)
-        behind = end if stream is None else stream.skip
-        losses.append((position - first, behind - position))
-        if stream is None:
-            break
-        done = _count(path, Section(stream, 0, end - stream.skip, section.channels))
-        kept.append((stream, done))
-    return kept, losses
-
-
-def _sound_of_runs(
-    path: str, section: Section, runs: list[Stream]
-) -> tuple[list[tuple[Stream, int]], list[tuple[int, int]]]:
-    """As :func:`_sound_of`, of a section that consists of runs of frames."""
-    kept: list[tuple[Stream, int]] = []
-    losses: list[tuple[int, int]] = []
-    end = 0
-    for run in runs:
-        if run.skip > end:
-            losses.append((end, run.skip - end))
-        run_kept, run_losses = _sound_of(path, Section(run, 0, run.frames or 0, section.channels))
-        kept += run_kept
-        losses += [(run.skip + place, count) for place, count in run_losses]
-        end = run.skip + (run.frames or 0)
-    if section.frames > end:
-        losses.append((end, section.frames - end))
-    return kept, losses

@@ -1,8 +1,8 @@
 """MPEG audio: its frames, one behind the other, and how many there are.
 
 libmpg123 reads a file as far as its header or a guess from its size says.  So the frames are
-counted here, by their headers, and libmpg123 is told: in the frame of tags (Xing, Info) with which
-most encoders begin, or in one that is put in front.
+counted here, by their headers, and libmpg123 is given the count: in the frame of tags (Xing, Info)
+with which most encoders begin, or in one that is put in front.
 """
 
 import mmap
@@ -253,8 +253,8 @@ def _stream(source: Source, run: _Run) -> Stream | None:
             skip=kind.samples - _DECODER_DELAY,
         )
     counted = int.from_bytes(first[tag + 8 : tag + 12], "big")
-    told = int.from_bytes(first[tag + 12 : tag + 16], "big") if flags & 2 else total + size
-    if counted == frames and not run.foreign and abs(told - total - size) * 100 <= total:
+    announced = int.from_bytes(first[tag + 12 : tag + 16], "big") if flags & 2 else total + size
+    if counted == frames and not run.foreign and abs(announced - total - size) * 100 <= total:
         return replace(stream, announced=1.0)
     patched = _patch_tag(first, tag, frames, total + size, counted)
     return replace(stream, parts=(patched, *ranges), announced=counted / frames)

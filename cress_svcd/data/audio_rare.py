@@ -22,7 +22,7 @@ _NO_LENGTH = (
 
 
 def rare_stream(source: Source, start: int) -> Stream | None:
-    """The stream that begins at ``start``; None if it is of another kind, or cannot be told."""
+    """The stream that begins at ``start``; None if of another kind, or damaged in its header."""
     head = source.at(start, 512)
     if not RARE_HEAD.match(head) and not (head[:4] == b"FORM" and head[8:12] in SVX_FORMS):
         return None
@@ -176,7 +176,7 @@ def _sds(source: Source, start: int, head: bytes) -> Stream:
     stream = in_file(source, start, samples, head[:4], header_of, frames % in_packet == 0)
     announced = packets * _SDS_PACKET
     whole = stream.parts is not None and parts_end(stream.parts) == start + 21 + announced
-    return replace(stream, told=frames, frames=frames if whole and frames else None)
+    return replace(stream, announced_frames=frames, frames=frames if whole and frames else None)
 
 
 _PARSERS = {

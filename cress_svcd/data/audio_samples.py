@@ -10,7 +10,7 @@ _FULL_SCALES = (float(1 << 15), float(1 << 23), float(1 << 31))
 _HEADROOM = 2
 # Floats up to here have a full scale of 1, or were scaled to unit variance.
 _LARGEST_FLOAT = 256
-# No full scale leaves room for this.
+# No full scale goes so far.
 _IMPOSSIBLE = float(1 << 33)
 # A sample is broken that is so many times as far out as all but the furthest hundredth around it.
 _FAR_BEYOND = 100.0

@@ -18,7 +18,8 @@ class Stream:
         uncounted: that neither can tell, and they are to be counted by decoding.
         announced: length that the header announces, as a share of what is there; None: the header
             does not know.
-        told: samples of a channel that it announces, where they are counted; 0: it does not know.
+        announced_frames: samples of a channel that it announces, where they are counted; 0: it
+            does not know.
         skip: samples that libsndfile counts before the first of the file.
         late: that decoders find the first sample by seeking only, as it is not that of time 0.
         inexact_tail: samples at the end that seeking does not find exactly.
@@ -31,7 +32,7 @@ class Stream:
     frames: int | None = None
     uncounted: bool = False
     announced: float | None = 1.0
-    told: int | None = None
+    announced_frames: int | None = None
     skip: int = 0
     late: bool = False
     inexact_tail: int = 0

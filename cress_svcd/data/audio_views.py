@@ -49,12 +49,12 @@ class FileView(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         done = 0
         while done < len(target):
-            piece = self._read_within_part(len(target) - done)
-            if not piece:
+            chunk = self._read_within_part(len(target) - done)
+            if not chunk:
                 break
-            target[done : done + len(piece)] = piece
-            done += len(piece)
-            self._position += len(piece)
+            target[done : done + len(chunk)] = chunk
+            done += len(chunk)
+            self._position += len(chunk)
         return done
 
     def _read_within_part(self, most: int) -> bytes:

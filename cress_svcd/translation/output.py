@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FormatOptions:
-    """What formats are told.
+    """What formats are given.
 
     limits: of subtitles.
     words: JSON lines have the words' times.
@@ -296,7 +296,7 @@ class FileEach:
 
 
 def recording_end(form: Format, source: Source) -> float | None:
-    """The seconds of a recording, if the format asks for times and they can be told."""
+    """The seconds of a recording, if the format asks for times and they are known."""
     if not form.timed:
         return None
     try:

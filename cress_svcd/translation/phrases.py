@@ -55,7 +55,7 @@ AFTER_SENTENCE, AFTER_CLAUSE, BEFORE_PHRASE, ANYWHERE, AFTER_BOUND = 0.0, 1.0, 2
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A word, or a part of one that is too long for a line, with its times in seconds.
 
     spaced: whether a space is before it.
@@ -67,7 +67,7 @@ class Piece:
     end: float
 
 
-def break_cost(before: Piece, after: Piece) -> float:
+def break_cost(before: Chunk, after: Chunk) -> float:
     """What it costs to part the text between two neighbours."""
     closed = before.text.rstrip("\"'”’»)]}」』）")
     if closed and closed[-1] in SENTENCE_ENDS:
@@ -81,17 +81,17 @@ def break_cost(before: Piece, after: Piece) -> float:
     return BEFORE_PHRASE if after.text.lower().strip(",.") in PHRASE_STARTS else ANYWHERE
 
 
-def join_pieces(pieces: Sequence[Piece]) -> str:
+def join_chunks(chunks: Sequence[Chunk]) -> str:
     """Their text."""
-    return "".join(" " * piece.spaced + piece.text for piece in pieces).strip()
+    return "".join(" " * chunk.spaced + chunk.text for chunk in chunks).strip()
 
 
-def cut_long(piece: Piece, longest: int) -> Iterator[Piece]:
-    """A piece in parts of at most ``longest`` characters, which share its time.
+def cut_long(chunk: Chunk, longest: int) -> Iterator[Chunk]:
+    """A chunk in parts of at most ``longest`` characters, which share its time.
 
     Letters keep their marks; only where a letter has more than fit into a line is the part longer.
     """
-    text = piece.text
+    text = chunk.text
     start = 0
     while start < len(text):
         stop = min(len(text), start + longest)
@@ -101,12 +101,12 @@ def cut_long(piece: Piece, longest: int) -> Iterator[Piece]:
             stop = start + 1
             while stop < len(text) and _belongs_to_letter(text[stop]):
                 stop += 1
-        share = (piece.end - piece.start) / len(text)
-        yield Piece(
+        share = (chunk.end - chunk.start) / len(text)
+        yield Chunk(
             text[start:stop],
-            piece.spaced and start == 0,
-            piece.start + share * start,
-            piece.start + share * stop,
+            chunk.spaced and start == 0,
+            chunk.start + share * start,
+            chunk.start + share * stop,
         )
         start = stop
 
@@ -138,30 +138,30 @@ def partition(count: int, cost: Callable[[int, int], float | None]) -> list[tupl
     return parts[::-1]
 
 
-def split_lines(pieces: Sequence[Piece], longest: int) -> list[str]:
+def split_lines(chunks: Sequence[Chunk], longest: int) -> list[str]:
     """The fewest lines of at most ``longest`` characters, parted well and of like length."""
-    text = join_pieces(pieces)
+    text = join_chunks(chunks)
     if len(text) <= longest:
         return [text]
-    mean = len(text) / count_lines(pieces, longest)
+    mean = len(text) / count_lines(chunks, longest)
 
     def cost(start: int, stop: int) -> float | None:
-        length = len(join_pieces(pieces[start:stop]))
+        length = len(join_chunks(chunks[start:stop]))
         if length > longest and stop > start + 1:
             return None
-        parting = break_cost(pieces[stop - 1], pieces[stop]) if stop < len(pieces) else 0.0
+        parting = break_cost(chunks[stop - 1], chunks[stop]) if stop < len(chunks) else 0.0
         # One line more costs more than all else.
         return 1000 + parting + 12 * (length / mean - 1) ** 2
 
-    return [join_pieces(pieces[start:stop]) for start, stop in partition(len(pieces), cost)]
+    return [join_chunks(chunks[start:stop]) for start, stop in partition(len(chunks), cost)]
 
 
-def count_lines(pieces: Sequence[Piece], longest: int) -> int:
-    """How many lines of at most ``longest`` characters they need; a longer piece has its own."""
+def count_lines(chunks: Sequence[Chunk], longest: int) -> int:
+    """How many lines of at most ``longest`` characters they need; a longer chunk has its own."""
     lines, length = 1, 0
-    for number, piece in enumerate(pieces):
-        added = len(piece.text) + (piece.spaced and length > 0)
+    for number, chunk in enumerate(chunks):
+        added = len(chunk.text) + (chunk.spaced and length > 0)
         if number and length + added > longest:
-            lines, length, added = lines + 1, 0, len(piece.text)
+            lines, length, added = lines + 1, 0, len(chunk.text)
         length += added
     return lines

@@ -93,7 +93,7 @@ def progress_bar(args: argparse.Namespace, sources: Iterable[Source]) -> tqdm:
 def translate_speech(
     translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
 ) -> None:
-    """Translate recordings; what fails with one of them is told, and the rest goes on.
+    """Translate recordings; what fails with one of them is reported, and the rest goes on.
 
     Raises:
         CressError: nothing at all can be translated by this model, or the disk is full.

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from cress_svcd.errors import ConfigError
 from cress_svcd.translation.phrases import (
     WITHOUT_SPACES,
-    Piece,
+    Chunk,
     break_cost,
     count_lines,
     cut_long,
-    join_pieces,
+    join_chunks,
     partition,
     split_lines,
 )
@@ -115,14 +115,14 @@ class Cue:
 class _Draft:
     """A cue whose times are those of its words, in milliseconds; it may span segments."""
 
-    def __init__(self, pieces: Sequence[Piece], first: int, last: int):
-        self.pieces, self.first_segment, self.last_segment = list(pieces), first, last
-        self.length = len(join_pieces(pieces))
-        self.start = max(0, round(1000 * pieces[0].start))
-        self.spoken_until = max(self.start, round(1000 * pieces[-1].end))
+    def __init__(self, chunks: Sequence[Chunk], first: int, last: int):
+        self.chunks, self.first_segment, self.last_segment = list(chunks), first, last
+        self.length = len(join_chunks(chunks))
+        self.start = max(0, round(1000 * chunks[0].start))
+        self.spoken_until = max(self.start, round(1000 * chunks[-1].end))
 
     def __add__(self, other: "_Draft") -> "_Draft":
-        return _Draft(self.pieces + other.pieces, self.first_segment, other.last_segment)
+        return _Draft(self.chunks + other.chunks, self.first_segment, other.last_segment)
 
 
 def make_cues(
@@ -139,13 +139,13 @@ def make_cues(
     Returns:
         cues in their order, none overlapping; none for a segment without words.
     """
-    texts = [pieces for part in parts if (pieces := _pieces(part, limits))]
+    texts = [chunks for part in parts if (chunks := _chunks(part, limits))]
     last = math.inf if end is None else 1000 * end
     drafts = []
-    for number, pieces in enumerate(texts):
+    for number, chunks in enumerate(texts):
         until = texts[number + 1][0].start if number + 1 < len(texts) else last / 1000
-        for first, stop in partition(len(pieces), _cost_of_cue(pieces, until, limits)):
-            drafts.append(_Draft(pieces[first:stop], number, number))
+        for first, stop in partition(len(chunks), _cost_of_cue(chunks, until, limits)):
+            drafts.append(_Draft(chunks[first:stop], number, number))
     _merge(drafts, last, limits)
     starts = _starts(drafts, last, limits)
     return _timed(drafts, starts, last, limits)
@@ -161,23 +161,23 @@ def _clean(text: str) -> str:
     )
 
 
-def _pieces(part: Translation, limits: SubtitleLimits) -> list[Piece]:
+def _chunks(part: Translation, limits: SubtitleLimits) -> list[Chunk]:
     assert part.start is not None and part.end is not None  # of speech
     words = part.words or _even_words(part.text, part.start, part.end)
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     place = 0
     for word in words:
         found = part.text.find(word.text, place)
         # Two segments in one cue stand apart as their sentences do.
         spaced = not WITHOUT_SPACES.match(word.text)
-        if pieces and found >= 0:
+        if chunks and found >= 0:
             spaced = any(map(str.isspace, part.text[place:found]))
         place = max(place, found + len(word.text))
         text = _clean(word.text)
         if text:
-            piece = Piece(text, spaced, word.start, word.end)
-            pieces += cut_long(piece, limits.max_line_characters)
-    return pieces
+            chunk = Chunk(text, spaced, word.start, word.end)
+            chunks += cut_long(chunk, limits.max_line_characters)
+    return chunks
 
 
 def _even_words(text: str, start: float, end: float) -> list[Word]:
@@ -190,23 +190,23 @@ def _even_words(text: str, start: float, end: float) -> list[Word]:
 
 
 def _cost_of_cue(
-    pieces: Sequence[Piece], until: float, limits: SubtitleLimits
+    chunks: Sequence[Chunk], until: float, limits: SubtitleLimits
 ) -> Callable[[int, int], float | None]:
     """See ``partition``; ``until``: seconds, when the next segment begins."""
     small = 0.4 * limits.max_lines * limits.max_line_characters
 
     def cost(first: int, stop: int) -> float | None:
-        part = pieces[first:stop]
+        part = chunks[first:stop]
         if len(part) > 1 and (
             count_lines(part, limits.max_line_characters) > limits.max_lines
             or part[-1].end - part[0].start > limits.max_cue_seconds
         ):
             return None
-        ends = stop == len(pieces)
-        length = len(join_pieces(part))
-        shown = 1000 * ((until if ends else pieces[stop].start) - part[0].start) - limits.gap
+        ends = stop == len(chunks)
+        length = len(join_chunks(part))
+        shown = 1000 * ((until if ends else chunks[stop].start) - part[0].start) - limits.gap
         hurry = 1 - shown / limits.reading_time(length)
-        parting = 0.0 if ends else break_cost(part[-1], pieces[stop])
+        parting = 0.0 if ends else break_cost(part[-1], chunks[stop])
         return 3 + parting + 4 * max(0.0, 1 - length / small) ** 2 + 6 * min(1.0, max(0.0, hurry))
 
     return cost
@@ -233,7 +233,7 @@ def _merge(drafts: list[_Draft], last: float, limits: SubtitleLimits) -> None:
         if (
             other.start - one.spoken_until > 1000 * PAUSE_SECONDS
             or both.spoken_until - both.start > limits.longest
-            or count_lines(both.pieces, limits.max_line_characters) > limits.max_lines
+            or count_lines(both.chunks, limits.max_line_characters) > limits.max_lines
         ):
             return 0.0
         apart = hurry(one, other.start) + hurry(other, until(first + 1))
@@ -251,7 +251,7 @@ def _merge(drafts: list[_Draft], last: float, limits: SubtitleLimits) -> None:
 
 def _starts(drafts: Sequence[_Draft], last: float, limits: SubtitleLimits) -> list[int]:
     """When cues come, in milliseconds: with their words, or later if one before needs the time."""
-    rooms = _rooms(drafts, last, limits)
+    latest = _latest_starts(drafts, last, limits)
     starts: list[int] = []
     for number, draft in enumerate(drafts):
         start = draft.start
@@ -261,7 +261,7 @@ def _starts(drafts: Sequence[_Draft], last: float, limits: SubtitleLimits) -> li
             before_it = starts[-1] + limits.gap
             late = start + LATEST
             flash = before_it + min(FLASH, max(1, limits.shortest))
-            stays = min(before_it + limits.shortest, max(late, rooms[number]) if inside else late)
+            stays = min(before_it + limits.shortest, max(late, latest[number]) if inside else late)
             is_read = min(before_it + limits.reading_time(before.length), late) if inside else 0
             start = math.floor(max(start, flash, stays, is_read))
         starts.append(start)
@@ -283,17 +283,17 @@ def _continues(before: _Draft, draft: _Draft) -> bool:
     return before.last_segment == draft.first_segment
 
 
-def _rooms(drafts: Sequence[_Draft], last: float, limits: SubtitleLimits) -> list[float]:
+def _latest_starts(drafts: Sequence[_Draft], last: float, limits: SubtitleLimits) -> list[float]:
     """When cues must come so that they and the rest of their segment stay long enough before the
     next segment."""
-    rooms: list[float] = []
+    latest: list[float] = []
     following = last + limits.gap
     for number in range(len(drafts) - 1, -1, -1):
         if number + 1 < len(drafts) and not _continues(drafts[number], drafts[number + 1]):
             following = drafts[number + 1].start
         following -= limits.shortest + limits.gap
-        rooms.append(following)
-    return rooms[::-1]
+        latest.append(following)
+    return latest[::-1]
 
 
 def _timed(
@@ -303,7 +303,7 @@ def _timed(
     for number, (draft, start) in enumerate(zip(drafts, starts)):
         following = drafts[number + 1] if number + 1 < len(drafts) else None
         latest = float(starts[number + 1] - limits.gap) if following else max(last, start + FLASH)
-        lines = tuple(split_lines(draft.pieces, limits.max_line_characters))
+        lines = tuple(split_lines(draft.chunks, limits.max_line_characters))
         characters = Cue(0, 0, lines).characters
         end = max(draft.spoken_until, start + limits.reading_time(characters))
         if following and _continues(draft, following) and latest - end < CHAINED:

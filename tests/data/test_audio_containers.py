@@ -587,7 +587,7 @@ def test_probing_decodes_nothing_where_header_and_structure_agree(tmp_path, monk
     from cress_svcd.data import audio_decoding
 
     monkeypatch.setattr(audio_decoding, "_read", None)
-    monkeypatch.setattr(audio_decoding, "_count", None)
+    monkeypatch.setattr(audio_decoding, "count_samples", None)
     for format in (*SAMPLES, "FLAC", "OGG", "MP3"):
         path = tmp_path / f"a.{format.lower()}"
         path.write_bytes(encoded(FOUR, format))

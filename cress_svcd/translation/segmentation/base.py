@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cress_svcd.translation.segmentation.divide import Frames, Limits, find_pieces, widen
+from cress_svcd.translation.segmentation.divide import Frames, Limits, find_chunks, widen
 from cress_svcd.translation.segmentation.options import Segmentation, Span
 
 # A recording with a longer silence than this before its speech, or than a pause after it, is cut,
@@ -62,9 +62,9 @@ class Segmenter:
         heard, limits = self.listen(blocks, rate), self.limits
         per_second = rate / heard.hop
         count = len(heard.probabilities)
-        pieces = find_pieces(heard.probabilities, per_second, limits)
-        if len(pieces) == 1 and heard.samples <= limits.max_seconds * rate:
-            start, stop = pieces[0]
+        chunks = find_chunks(heard.probabilities, per_second, limits)
+        if len(chunks) == 1 and heard.samples <= limits.max_seconds * rate:
+            start, stop = chunks[0]
             if (
                 start <= LONGEST_LEAD * per_second
                 and count - stop <= limits.pause_seconds * per_second
@@ -74,7 +74,7 @@ class Segmenter:
         before, after = (round(margin * per_second) for margin in (limits.before, limits.after))
         return [
             to_span(start, stop, heard)
-            for start, stop in widen(pieces, before, after, count, longest)
+            for start, stop in widen(chunks, before, after, count, longest)
         ]
 
 

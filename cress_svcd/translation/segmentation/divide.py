@@ -15,7 +15,7 @@ SHORTEST_SOUND = 0.05
 # Where nothing falls below the threshold, the least speech-like of such stretches is looked for.
 DIP_SECONDS = 0.1
 
-Piece = tuple[int, int]
+Chunk = tuple[int, int]
 """[start, stop) in frames."""
 
 
@@ -50,7 +50,7 @@ class Frames:
     samples: int
 
 
-def find_pieces(probabilities: np.ndarray, per_second: float, limits: Limits) -> list[Piece]:
+def find_chunks(probabilities: np.ndarray, per_second: float, limits: Limits) -> list[Chunk]:
     """Segments without their margins, in their order, apart; none longer than the limit.
 
     Args:
@@ -64,9 +64,9 @@ def find_pieces(probabilities: np.ndarray, per_second: float, limits: Limits) ->
     regions = _absorb_short(regions, shortest, longest)
     dip = frames(DIP_SECONDS, per_second)
     return [
-        piece
+        chunk
         for region in regions
-        for piece in divide(probabilities, region, longest, shortest, limits.threshold, dip)
+        for chunk in divide(probabilities, region, longest, shortest, limits.threshold, dip)
     ]
 
 
@@ -74,7 +74,7 @@ def frames(seconds: float, per_second: float) -> int:
     return max(1, round(seconds * per_second))
 
 
-def find_sounds(speech: np.ndarray, shortest: int = 1) -> list[Piece]:
+def find_sounds(speech: np.ndarray, shortest: int = 1) -> list[Chunk]:
     """Every stretch of at least ``shortest`` frames in which the booleans are true."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], speech.view(np.int8), [0]])))
     starts, stops = edges[::2], edges[1::2]
@@ -82,9 +82,9 @@ def find_sounds(speech: np.ndarray, shortest: int = 1) -> list[Piece]:
     return list(zip(starts[long_enough].tolist(), stops[long_enough].tolist()))
 
 
-def _join(sounds: list[Piece], pause: int) -> list[Piece]:
+def _join(sounds: list[Chunk], pause: int) -> list[Chunk]:
     """Sounds with less than a pause between them become one."""
-    regions: list[Piece] = []
+    regions: list[Chunk] = []
     for start, stop in sounds:
         if regions and start - regions[-1][1] < pause:
             regions[-1] = (regions[-1][0], stop)
@@ -93,8 +93,8 @@ def _join(sounds: list[Piece], pause: int) -> list[Piece]:
     return regions
 
 
-def _absorb_short(regions: list[Piece], shortest: int, longest: int) -> list[Piece]:
-    """Join each region shorter than ``shortest`` to the nearer neighbour that leaves it room."""
+def _absorb_short(regions: list[Chunk], shortest: int, longest: int) -> list[Chunk]:
+    """Join each region shorter than ``shortest`` to the nearer neighbour, up to ``longest``."""
     regions = list(regions)
     index = 0
     while index < len(regions):
@@ -116,19 +116,19 @@ def _absorb_short(regions: list[Piece], shortest: int, longest: int) -> list[Pie
 
 def divide(
     probabilities: np.ndarray,
-    region: Piece,
+    region: Chunk,
     longest: int,
     shortest: int,
     threshold: float = 0.5,
     dip: int = 1,
-) -> list[Piece]:
+) -> list[Chunk]:
     """Cut a region until nothing is longer than ``longest`` frames.
 
     Each cut is in the gap below the threshold that is longest and deepest; where there is none, in
     the middle of the ``dip`` frames that are least speech-like.  Parts of fewer than ``shortest``
     frames are avoided.
     """
-    done: list[Piece] = []
+    done: list[Chunk] = []
     waiting = [region]
     while waiting:
         start, stop = waiting.pop()
@@ -144,7 +144,7 @@ def divide(
 
 def _deepest_gap(
     probabilities: np.ndarray, start: int, stop: int, shortest: int, threshold: float
-) -> Piece | None:
+) -> Chunk | None:
     low, high = start + shortest, stop - shortest
     if low >= high:
         return None
@@ -164,7 +164,7 @@ def _deepest_gap(
 
 def _least_speech_like(
     probabilities: np.ndarray, start: int, stop: int, longest: int, dip: int
-) -> Piece:
+) -> Chunk:
     """A cut that leaves no more parts than are needed."""
     frames = stop - start
     parts = -(-frames // longest)
@@ -178,16 +178,16 @@ def _least_speech_like(
     return place, place
 
 
-def widen(pieces: list[Piece], before: int, after: int, frames: int, longest: int) -> list[Piece]:
-    """Give each piece up to so many frames of what lies on each side, half of it at most."""
+def widen(chunks: list[Chunk], before: int, after: int, frames: int, longest: int) -> list[Chunk]:
+    """Give each chunk up to so many frames of what lies on each side, half of it at most."""
     widened = []
-    for index, (start, stop) in enumerate(pieces):
-        previous = pieces[index - 1][1] if index else 0
-        following = pieces[index + 1][0] if index + 1 < len(pieces) else frames
+    for index, (start, stop) in enumerate(chunks):
+        previous = chunks[index - 1][1] if index else 0
+        following = chunks[index + 1][0] if index + 1 < len(chunks) else frames
         left = start - previous if index == 0 else (start - previous) // 2
-        right = following - stop if index + 1 == len(pieces) else (following - stop) // 2
-        room = max(0, longest - (stop - start))
-        left = min(left, before, room)
-        right = min(right, after, room - left)
+        right = following - stop if index + 1 == len(chunks) else (following - stop) // 2
+        budget = max(0, longest - (stop - start))
+        left = min(left, before, budget)
+        right = min(right, after, budget - left)
         widened.append((start - left, stop + right))
     return widened

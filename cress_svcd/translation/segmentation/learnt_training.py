@@ -24,7 +24,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.inference.packed_checkpoint import read_packed, write_packed
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed, read_mapped
 from cress_svcd.models.checkpoints import read_checkpoint
-from cress_svcd.translation.segmentation.divide import Limits, find_pieces
+from cress_svcd.translation.segmentation.divide import Limits, find_chunks
 from cress_svcd.translation.segmentation.learnt import (
     SEGMENTER,
     VERSION,
@@ -179,7 +179,7 @@ def tune(
         limits = Limits(30.0, shortest, pause, 0.0, 0.0, threshold)
         counts = np.zeros(3)
         for probabilities, per_second, segments in heard:
-            chunks = find_pieces(probabilities, per_second, limits)
+            chunks = find_chunks(probabilities, per_second, limits)
             found = [(start / per_second, stop / per_second) for start, stop in chunks]
             counts += matches(found, segments)
         score = 2 * counts[0] / max(1, counts[1] + counts[2])

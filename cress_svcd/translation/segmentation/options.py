@@ -13,8 +13,8 @@ class Segmentation:
 
     Args:
         max_seconds: no segment is longer.
-        min_seconds: speech that is shorter is joined to its nearest neighbour, if there is room;
-            None: as the segmenter has it.
+        min_seconds: speech that is shorter is joined to its nearest neighbour, if ``max_seconds``
+            allows it; None: as the segmenter has it.
         pause_seconds: silence that separates segments; None: as the segmenter has it.
         threshold_db: how far above the noise floor speech begins, at most: where speech is less
             loud, it begins half-way between the noise and its own level.  Of the energy alone.
