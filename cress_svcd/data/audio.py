@@ -165,9 +165,7 @@ def read_audio(
         waves.append(mono)
     mono = waves[0] if len(waves) == 1 else np.concatenate(waves)
     _refuse_broken(broken, len(mono), _shown(path, spec))
-    if rate == sample_rate:
-        return np.ascontiguousarray(mono)
-    return _resample(mono, rate, sample_rate)
+    return resample(mono, rate, sample_rate)
 
 
 def read_blocks(path: str | os.PathLike, seconds: float = 10.0) -> Iterator[np.ndarray]:
@@ -214,9 +212,7 @@ def mono_waveform(
     if broken := np.count_nonzero(flaws):
         _refuse_broken(broken, len(wave), "waveform")
         logger.warning("waveform: %s", _BROKEN.format(at=int(flaws.argmax()) / rate))
-    if rate == sample_rate:
-        return np.ascontiguousarray(mono)
-    return _resample(mono, rate, sample_rate)
+    return resample(mono, rate, sample_rate)
 
 
 def standardize(wave: np.ndarray) -> np.ndarray:
@@ -345,7 +341,10 @@ def _open_npy(path: str) -> np.ndarray:
     return wave
 
 
-def _resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
+def resample(wave: np.ndarray, rate: int, target: int = SAMPLE_RATE) -> np.ndarray:
+    """float32 samples at ``target`` Hz, :func:`resampled_length` of them."""
+    if rate == target:
+        return np.ascontiguousarray(wave)
     length = resampled_length(len(wave), rate, target)
     result = soxr.resample(wave, rate, target).astype(np.float32, copy=False)
     if len(result) < length:

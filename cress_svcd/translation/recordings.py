@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cress_svcd.data.audio import SAMPLE_RATE, AudioSpec, audio_info, mono_waveform, read_audio
+from cress_svcd.data.audio import (
+    SAMPLE_RATE,
+    AudioSpec,
+    audio_info,
+    mono_waveform,
+    read_audio,
+    resample,
+)
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 from cress_svcd.translation.segmentation.base import Segmenter
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
 """A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""
+
+BLOCK_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,17 @@ def read_segments(
         rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
         samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
         whole = mono_waveform(samples, rate, rate)
-        spans = cut([whole], rate, segmentation) if segmentation else [Span(0, len(whole))]
-        waves = (
-            mono_waveform(whole[span.offset : span.offset + span.frames], rate) for span in spans
-        )
+        spans = [Span(0, len(whole))]
+        if segmentation:
+            spans = cut(_blocks(whole, max(1, round(BLOCK_SECONDS * rate))), rate, segmentation)
+        waves = (resample(whole[span.offset : span.offset + span.frames], rate) for span in spans)
     for span, wave in zip(spans, waves):
         seconds = span.frames / rate if span.frames >= 0 else len(wave) / SAMPLE_RATE
         start = span.offset / rate
         yield Segment(wave, start, start + seconds, recording)
+
+
+def _blocks(wave: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """A waveform as if it was read from a file: segmenters take several times a block's memory."""
+    for start in range(0, len(wave), size):
+        yield wave[start : start + size]

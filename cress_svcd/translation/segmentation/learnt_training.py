@@ -1,5 +1,7 @@
 """Training the learnt segmenter: whole recordings, and where the corpus has its segments."""
 
+import bisect
+import functools
 import itertools
 import logging
 import os
@@ -81,10 +83,11 @@ def read_segmentation(folder: Path, split: str, tgt_lang: str | None = None) -> 
                 "the pauses that the segmenter learns from; give the folder that it was made of "
                 "(of prepare-mustc), or the release with --tgt-lang"
             )
+        rate_of = functools.cache(lambda path: audio_info(path).sample_rate)
         for spec in map(parse_audio_spec, audio):
             path = os.path.join(config.absolute_audio_root, spec.path)
             if spec.frames > 0:
-                rate = audio_info(path).sample_rate
+                rate = rate_of(path)
                 segment = (spec.offset / rate, (spec.offset + spec.frames) / rate)
                 found.setdefault(path, []).append(segment)
     else:
@@ -192,13 +195,20 @@ def matches(found: Segments, wanted: Segments) -> tuple[int, int, int]:
     """Edges that were found within the tolerance, all that were found, and all there are."""
     hits = 0
     for side in (0, 1):
-        rest = [segment[side] for segment in found]
+        rest = sorted(segment[side] for segment in found)
         for segment in wanted:
-            near = min(rest, key=lambda time: abs(time - segment[side]), default=None)
-            if near is not None and abs(near - segment[side]) <= TOLERANCE_SECONDS:
-                rest.remove(near)
+            near = _nearest(rest, segment[side])
+            if near is not None and abs(rest[near] - segment[side]) <= TOLERANCE_SECONDS:
+                del rest[near]
                 hits += 1
     return hits, 2 * len(found), 2 * len(wanted)
+
+
+def _nearest(times: list[float], wanted: float) -> int | None:
+    """The place of the time nearest to ``wanted`` among rising ones; None if there are none."""
+    after = bisect.bisect_left(times, wanted)
+    places = range(max(0, after - 1), min(len(times), after + 1))
+    return min(places, key=lambda place: abs(times[place] - wanted), default=None)
 
 
 def train_segmenter(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
+from cress_svcd.translation.recordings import read_segments
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 from cress_svcd.translation.segmentation.divide import divide
 
@@ -335,3 +336,15 @@ def test_a_long_region_is_divided_at_its_deepest_gaps():
 def test_an_unknown_segmenter_is_refused():
     with pytest.raises(ConfigError, match="'ear' is not known; expected auto, energy"):
         cut([noise(1)], RATE, Segmentation(segmenter="ear"))
+
+
+@pytest.mark.parametrize("rate", [11_025, 16_000])
+def test_a_waveform_is_cut_as_its_file_is(tmp_path, rate):
+    wave = recording([(1.0, 6.0), (7.0, 13.0), (14.5, 24.0)], 25, rate)
+    soundfile.write(tmp_path / "a.wav", wave, rate, subtype="FLOAT")
+    in_file = list(read_segments(tmp_path / "a.wav"))
+    in_memory = list(read_segments(wave, rate))
+    assert len(in_file) == len(in_memory) == 3
+    for one, other in zip(in_file, in_memory):
+        assert (one.start, one.end) == (other.start, other.end)
+        np.testing.assert_array_equal(one.wave, other.wave)
