@@ -16,12 +16,9 @@ from cress_svcd.errors import ConfigError, OutputError
 # and written on.
 WRITTEN = ("output", "json", "csv", "png", "trials")
 CONFIG = "config.yaml"
-# What commands read of a folder that they are given, and never write to a file of one's choice.
-READ_IN_FOLDERS = (
-    *(".tsv", ".model", ".vocab", ".en", ".phones"),
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".npy", ".w64"),
-)
-TRANSLATIONS = (".jsonl", ".srt", ".vtt")
+# What commands read of a folder that they are given, and never write to a file of one's choice; as
+# are recordings, and translations but for -o.
+READ_IN_FOLDERS = (".tsv", ".model", ".vocab", ".en", ".phones")
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -51,10 +48,20 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise ConfigError(f"{option} {path}: {same[0]} writes there as well; name another file")
         written.append((option, path))
         _require_writable(key, path)
-        suffixes = READ_IN_FOLDERS + (() if key == "output" else TRANSLATIONS)
-        read = os.path.basename(path) == CONFIG or path.lower().endswith(suffixes)
-        if read and os.path.isfile(path) and any(_lies_in(path, folder) for folder in folders):
+        among_inputs = os.path.isfile(path) and any(_lies_in(path, folder) for folder in folders)
+        if among_inputs and _is_read(path, key):
             raise ConfigError(f"{option} {path}: is there, among what is read; name another file")
+
+
+def _is_read(path: str, key: str) -> bool:
+    """Whether a file in a folder of inputs is one that commands read."""
+    # Not above: their import takes longer than most wrong options take to be answered.
+    from cress_svcd.data.audio import SUFFIXES as RECORDINGS
+    from cress_svcd.evaluation.subtitle_reading import SUFFIXES as SUBTITLES
+
+    translations = () if key == "output" else (".jsonl", *SUBTITLES)
+    read = (*READ_IN_FOLDERS, *RECORDINGS, *translations)
+    return os.path.basename(path) == CONFIG or path.lower().endswith(read)
 
 
 def _require_writable(key: str, path: str) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _OF_DECODERS = re.compile(
     rb"\[src/libmpg123/|mpg123: |Warning: Xing "
@@ -58,7 +58,10 @@ class _Ear:
         lines = text.splitlines(keepends=True)
         heard = [line for line in lines if _OF_DECODERS.match(line)]
         if others := b"".join(line for line in lines if not _OF_DECODERS.match(line)):
-            os.write(self._number, others)
+            with suppress(
+                OSError
+            ):  # of a reader that has gone: a print of C's would not fail either
+                os.write(self._number, others)
         return heard
 
     def forget(self) -> None:

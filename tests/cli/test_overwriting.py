@@ -123,20 +123,23 @@ def test_two_outputs_are_two_files(tmp_path, capsys):
 
 def test_what_stands_in_a_folder_that_is_read_is_not_written_over(tmp_path, capsys):
     manifest = tmp_path / "dev.tsv"
-    for name in ("dev.tsv", "config.yaml", "spm.model", "talk.wav", "talk.jsonl"):
+    translations, recordings = ("talk.jsonl", "talk.ttml"), ("talk.wav", "talk.caf")
+    for name in ("dev.tsv", "config.yaml", "spm.model", *recordings, *translations):
         (tmp_path / name).write_text("kept")
     for output in ("dev.tsv", "config.yaml", "spm.model"):
         line = error_of(
             capsys, "report", "model.pt", "--data", tmp_path, "--json", tmp_path / output
         )
         assert line.endswith(f"{output}: is there, among what is read; name another file")
-    line = error_of(capsys, "translate", "model.pt", tmp_path, "-o", tmp_path / "talk.wav")
-    assert line.endswith("talk.wav: is there, among what is read; name another file")
-    line = error_of(
-        capsys, "score", "--recordings", tmp_path, "--manifest", manifest,
-        "--json", tmp_path / "talk.jsonl",
-    )  # fmt: skip
-    assert line.endswith("talk.jsonl: is there, among what is read; name another file")
+    for name in recordings:
+        line = error_of(capsys, "translate", "model.pt", tmp_path, "-o", tmp_path / name)
+        assert line.endswith(f"{name}: is there, among what is read; name another file")
+    for name in translations:
+        line = error_of(
+            capsys, "score", "--recordings", tmp_path, "--manifest", manifest,
+            "--json", tmp_path / name,
+        )  # fmt: skip
+        assert line.endswith(f"{name}: is there, among what is read; name another file")
     line = error_of(
         capsys, "compare", "a", "b", "--manifest", manifest, "--json", tmp_path / "config.yaml"
     )

@@ -128,3 +128,21 @@ def test_several_at_a_time():
     with complaints() as lines:
         libc.fputs(b"[src/libmpg123/x.c] error: mine\n", ctypes.c_void_p(stream.value))
     assert lines == [b"[src/libmpg123/x.c] error: mine\n"]
+
+
+def test_a_reader_that_has_gone_leaves_all_in_order():
+    libc = ctypes.CDLL(None)
+    streams = [ctypes.c_void_p.in_dll(libc, name) for name in ("stdout", "stderr")]
+    before = [stream.value for stream in streams]
+    saved = os.dup(1)
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    try:
+        with complaints():
+            libc.fputs(b"of another library\n", ctypes.c_void_p(streams[0].value))
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(writing)
+    assert [stream.value for stream in streams] == before
