@@ -7,13 +7,13 @@ import os
 import shutil
 import sys
 import tempfile
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cress_svcd.atomic_files import announced_encoding, full_told
 from cress_svcd.data.audio import SUFFIXES, audio_info
+from cress_svcd.data.corpus.names import existing
 from cress_svcd.data.corpus.text import BYTE_ORDER_MARK, is_visible
 from cress_svcd.errors import ConfigError
 from cress_svcd.translation.output import Source
@@ -90,10 +90,11 @@ def find_name(line: str) -> str:
 
 def find_path(name: str) -> Path:
     """The file of a name, composed or decomposed: programs and file systems have their own ways."""
+    if is_utf8(name):
+        return existing(name)
     # A list in Latin-1 may name files whose names are in UTF-8.
-    latin = os.fsencode(name).decode("latin-1") if not is_utf8(name) else name
-    names = (name, *(unicodedata.normalize(form, latin) for form in ("NFC", "NFD")))
-    return Path(next(filter(os.path.lexists, names), name))
+    found = existing(os.fsencode(name).decode("latin-1"))
+    return found if os.path.lexists(found) and not os.path.lexists(name) else Path(name)
 
 
 def is_utf8(name: str) -> bool:

@@ -17,7 +17,8 @@ def composed(name: str) -> str:
 def existing(path: str | os.PathLike) -> Path:
     """The path, or one that is there and spelt otherwise; the path itself if there is none.
 
-    What is spelt exactly so comes first.  Where several others fit, none is taken.
+    What is spelt exactly so comes first, then what is composed or decomposed throughout.  Where
+    several fit alike, none is taken.
     """
     path = Path(path)
     if os.path.lexists(path) or path.parent == path:
@@ -27,9 +28,18 @@ def existing(path: str | os.PathLike) -> Path:
         return path
     if os.path.lexists(parent / path.name):
         return parent / path.name
-    try:
-        there = os.listdir(parent)
-    except OSError:
-        return path
-    same = [name for name in there if composed(name) == composed(path.name)]
+    same = _spellings(parent, path.name)
     return parent / (same[0] if len(same) == 1 else path.name)
+
+
+def _spellings(folder: Path, name: str) -> list[str]:
+    """What is in a folder under that name in other spellings."""
+    # To list the folder of a large corpus takes a second, and this is asked for each utterance.
+    usual = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
+    there = [each for each in sorted(usual) if os.path.lexists(folder / each)]
+    if there:
+        return there
+    try:
+        return [each for each in os.listdir(folder) if composed(each) == composed(name)]
+    except OSError:
+        return []

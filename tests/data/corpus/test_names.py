@@ -42,3 +42,17 @@ def test_none_of_several_is_taken(tmp_path):
     for name in ring:
         (tmp_path / name).touch()
     assert existing(tmp_path / "\u212b") == tmp_path / "\u212b"
+
+
+def test_a_large_folder_is_not_listed_for_each_name(tmp_path, monkeypatch):
+    (tmp_path / NFC).touch()
+    monkeypatch.setattr("os.listdir", None)
+    assert existing(tmp_path / NFD) == tmp_path / NFC
+
+
+def test_a_name_that_is_partly_composed_finds_the_file(tmp_path):
+    (tmp_path / NFC).touch()
+    assert existing(tmp_path / f"{NFD[:-2]}{NFC[-1]}") == tmp_path / NFC
+    (tmp_path / NFC).rename(tmp_path / f"{NFC[:2]}{NFD[3:]}")
+    assert len(list(tmp_path.iterdir())) == 1
+    assert existing(tmp_path / NFC).is_file() and existing(tmp_path / NFD).is_file()
