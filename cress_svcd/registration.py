@@ -9,9 +9,12 @@ importing the package does not import them.  It has :mod:`cress_svcd.plugin` imp
   whichever is asked for first, and make no circle.
 """
 
+import contextlib
 import importlib
 import importlib.util
+import logging
 import sys
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -37,6 +40,24 @@ def register_in_time() -> None:
         importlib.import_module(PLUGIN)
     else:
         sys.meta_path.insert(0, _Watch())
+
+
+@contextlib.contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """Context after which the root logger is as the program left it.
+
+    Modules of fairseq have it print all that anybody logs, as soon as they are imported, unless the
+    program has said before what it wants to see.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        if not handlers:
+            for handler in list(root.handlers):
+                root.removeHandler(handler)
+            root.setLevel(level)
 
 
 class _Watch:
@@ -67,6 +88,10 @@ class _Loader:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        with _logging_as_it_was():
+            self._load(module)
+
+    def _load(self, module: ModuleType) -> None:
         name = module.__name__
         module.__loader__ = self.loader
         if module.__spec__ is not None:

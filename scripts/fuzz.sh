@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
+case ${1-} in -h|--help) [ -x "$python" ] || python=python3 ;; esac  # help needs no environment
 [ -x "$python" ] || { scripts/setup.sh; python=.venv/bin/python; }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
 exec nice -n 10 "$python" -m tests.fuzz "$@"

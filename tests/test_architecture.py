@@ -253,6 +253,18 @@ def test_library_code_does_not_print():
     assert not printing
 
 
+def test_progress_bars_are_for_terminals():
+    always = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "tqdm"
+        and "disable" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not always
+
+
 def test_nothing_is_executed_that_comes_from_a_file():
     """No unsafe unpickling, no eval, no shell."""
     forbidden = []

@@ -118,3 +118,22 @@ def test_all_that_the_plug_in_imports_and_that_needs_fairseq_is_known():
     }
     assert not unknown
     assert all(path_of(name) for name in NEED_FAIRSEQ)
+
+
+def test_it_leaves_the_root_logger_as_it_was():
+    """Modules of fairseq would have it print whatever anybody logs."""
+    run(
+        "import logging\n"
+        "import cress_svcd\n"
+        "assert cress_svcd.Translator and 'fairseq' in sys.modules\n"
+        "root = logging.getLogger()\n"
+        "assert (root.level, root.handlers) == (logging.WARNING, []), root\n"
+    )
+    run(
+        "import logging\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "handlers = list(logging.getLogger().handlers)\n"
+        "from cress_svcd.translation.translator import Translator\n"
+        "root = logging.getLogger()\n"
+        "assert (root.level, root.handlers) == (logging.INFO, handlers), root\n"
+    )

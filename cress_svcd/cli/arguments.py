@@ -101,7 +101,7 @@ def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(AUTO, *SEGMENTERS),
         default=AUTO,
         help="what finds speech (default: %(default)s, the learnt one if the model has it, else "
-        "the energy): " + "; ".join(f"{name}: {what}" for name, what in SEGMENTERS.items()),
+        "energy). " + "; ".join(f"{name}: {what}" for name, what in SEGMENTERS.items()),
     )
     group.add_argument(
         "--no-segmentation", action="store_true", help="translate each recording as one segment"
@@ -115,7 +115,7 @@ def add_segmentation_arguments(parser: argparse.ArgumentParser) -> None:
             "--threshold-db",
             default.threshold_db,
             "DB",
-            "for the energy, speech begins at most so far above the noise",
+            "for energy: speech begins at most so far above the noise",
         ),
     ):
         group.add_argument(

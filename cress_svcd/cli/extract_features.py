@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for the output of the encoder's convolutions (--freeze-hubert-convolutions)",
     )
-    parser.add_argument(
-        "--splits", nargs="+", default=["train", "dev"], help="default: %(default)s"
-    )
+    parser.add_argument("--splits", nargs="+", default=["train", "dev"], help="default: train dev")
     parser.add_argument(
         "--workers",
         type=thread_count_or_none,

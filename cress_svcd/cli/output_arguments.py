@@ -42,8 +42,8 @@ def add_subtitle_arguments(parser: argparse.ArgumentParser) -> None:
     default = SubtitleLimits()
     group = parser.add_argument_group(
         "limits of subtitles",
-        "Cues never overlap and no word is lost; where speech is too fast for all the rest, a line "
-        "says how many cues break which limit.",
+        "Cues never overlap and no word is lost; where speech is too fast for all the rest,\n"
+        "a line says how many cues break which limit.",
     )
     for option, kind, value, unit, what in (
         ("--max-line-characters", int, default.max_line_characters, "N", "of a line"),

@@ -190,7 +190,14 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
             )
             for number, row in enumerate(rows):
                 top = row["bleu"] + bar_of(row)
-                panel.annotate(f"{row['bleu']:.1f}", (number, top), ha="center", va="bottom")
+                panel.annotate(
+                    f"{row['bleu']:.1f}",
+                    (number, top),
+                    xytext=(0, 2),  # clear of the cap of its interval
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                )
             panel.tick_params(axis="x", rotation=30)
             panel.margins(y=0.1)  # room for what stands above the bars
         panel.set(ylabel=explain_bars(rows), title=title)

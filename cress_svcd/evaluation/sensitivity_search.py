@@ -138,7 +138,7 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
     measurement = Measurement(model, sentences, device, args.beam if args.bleu else None)
     baseline = trials.get(BASELINE, lambda: measurement({}))
     found = {}
-    for group in tqdm(groups, desc="measuring", unit=args.by):
+    for group in tqdm(groups, desc="measuring", unit=args.by, disable=None):
         alone = {layer: specs[layer] for layer in group.layers}
         found[group.name] = trials.get(group.name, lambda alone=alone: measurement(alone))
     losses = {name: result["nll"] - baseline["nll"] for name, result in found.items()}

@@ -188,7 +188,9 @@ class Extraction:
             cuts.neighbours,
         )
         segments = encode(waves, self.encoders, list(wanted), self.workers)
-        progress = tqdm(segments, total=len(frame), desc=f"encoding {name}", unit="segment")
+        progress = tqdm(
+            segments, total=len(frame), desc=f"encoding {name}", unit="segment", disable=None
+        )
         dimensions = {
             OUTPUT: self.encoders[0].output_dim,
             CONVOLUTIONS: self.encoders[0].convolutions[-1][0],

@@ -77,7 +77,10 @@ class CudaGraphEnsemble(EnsembleModel):
                 self._encoder = CudaGraphEncoder(self.single_model)
             yield
             if reported != self.why_eager:
-                logger.info("decoder: %s", self.decoded_by)
+                # Elsewhere there is nothing to choose, and so nothing to tell.
+                on_gpu = next(self.single_model.parameters()).is_cuda
+                level = logging.INFO if on_gpu else logging.DEBUG
+                logger.log(level, "decoder: %s", self.decoded_by)
 
     @property
     def decoded_by(self) -> str:
@@ -97,7 +100,7 @@ class CudaGraphEnsemble(EnsembleModel):
             return "several models"
         device = next(model.parameters()).device
         if choose_decoder(device, self.decoder) == "eager":
-            return "chosen, or nothing is won on this device"
+            return f"the usual one on {device.type}" if device.type != "cuda" else "as chosen"
         if model.training or not getattr(model, "_is_generation_fast", False):
             return "the model may still be trained"  # a graph would not see it
         if torch.is_autocast_enabled(device.type):

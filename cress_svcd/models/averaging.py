@@ -24,9 +24,10 @@ def list_numbered(folder: Path, pattern: re.Pattern) -> list[Path]:
         raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from None
     found = [(int(match[1]), file) for file in files if (match := pattern.fullmatch(file.name))]
     if not found:
+        example = re.sub(r"\(?\\d\+\)?", "7", pattern.pattern).replace("\\", "")
         others = sorted(file.name for file in folder.glob("*.pt"))
         raise CheckpointError(
-            f"{folder}: no checkpoint named like {pattern.pattern!r} (found: "
+            f"{folder}: no checkpoint named like {example} (found: "
             f"{shorten(others) or 'no .pt file'}); train without --no-epoch-checkpoints, or give "
             "--by update with --save-interval-updates"
         )
@@ -46,7 +47,7 @@ def pick_last(files: list[Path], count: int, folder: Path) -> list[Path]:
 def pick_best(files: list[Path], count: int) -> list[Path]:
     """The ``count`` with the best validation metric, as the training itself compares them."""
     scored = []
-    for file in tqdm(files, desc="reading metrics", unit="file"):
+    for file in tqdm(files, desc="reading metrics", unit="file", disable=None):
         state = read_checkpoint(file)
         value = (state.get("extra_state") or {}).get("val_loss")
         if value is None:
@@ -72,7 +73,7 @@ def average(files: list[Path]) -> dict:
     """
     check_one_model(files)
     total: dict[str, torch.Tensor] = {}
-    for file in tqdm(files, desc="averaging", unit="file"):
+    for file in tqdm(files, desc="averaging", unit="file", disable=None):
         state = read_checkpoint(file)
         model = state["model"]
         for name, tensor in model.items():

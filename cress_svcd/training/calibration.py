@@ -52,7 +52,9 @@ def calibrate(
     inputs = [move_to_cuda(each) if on_gpu else each for each in _inputs(dataset, count)]
     training = model.training
     model.to(device).eval()
-    with tqdm(total=len(quantized_layers(model)) + 1, desc="fitting", unit="layer") as progress:
+    with tqdm(
+        total=len(quantized_layers(model)) + 1, desc="fitting", unit="layer", disable=None
+    ) as progress:
 
         def run(either: nn.Module) -> None:
             for each in inputs:

@@ -10,10 +10,10 @@ import copyreg
 import enum
 import functools
 import importlib.util
-import logging
 import os
 import shutil
 import sys
+import warnings
 
 import numpy as np
 import torch
@@ -398,11 +398,15 @@ def attend_without_cudnn() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+def expect_weight_norm() -> None:
+    """Keep torch from warning of what fairseq's HuBERT is made with, which no user can change."""
+    warnings.filterwarnings("ignore", ".*weight_norm.* is deprecated", FutureWarning)
+
+
 @functools.cache
 def apply() -> None:
     """Do all of the above once in this process."""
-    # It announces at every start that it misses a package, which only speech synthesis needs.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    expect_weight_norm()
     register_safe_globals()
     make_choices_picklable()
     explain_checkpoint_errors()

@@ -167,8 +167,17 @@ class TestErrors:
 
     def test_none_of_that_kind(self, tmp_path, capsys):
         write(tmp_path / "checkpoint_best.pt", 1)
-        for flags in ([], ["--last", "1"], ["--by", "update"]):
-            self.check(capsys, "checkpoint_best.pt", tmp_path, *flags, "-o", tmp_path / "out.pt")
+        output = ["-o", tmp_path / "out.pt"]
+        for flags in ([], ["--last", "1"]):
+            self.check(capsys, "named like checkpoint7.pt (", tmp_path, *flags, *output)
+        flags = ["--by", "update"]
+        self.check(
+            capsys,
+            "named like checkpoint_7_7.pt (found: checkpoint_best.pt)",
+            tmp_path,
+            *flags,
+            *output,
+        )
 
     def test_of_another_model(self, folder, tmp_path, capsys):
         for model in ({**weights(2), "more": torch.zeros(1)}, {"a.weight": torch.zeros(7, 5)}):

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -366,3 +367,12 @@ def test_importing_the_package_prints_nothing(tmp_path):
         [sys.executable, "-c", "import cress_svcd"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_what_fairseqs_hubert_uses_is_not_warned_of():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fairseq_patches.expect_weight_norm()
+        torch.nn.utils.weight_norm(torch.nn.Linear(2, 2))
+        warnings.warn("another", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["another"]

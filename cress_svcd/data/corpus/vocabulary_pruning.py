@@ -141,7 +141,7 @@ def _smaller_dictionary(entries: Dictionary, indices: list[int]) -> Dictionary:
 
 def _parts(sentences: Sequence[str], title: str) -> Iterable[list[str]]:
     """The sentences in parts, under a progress bar."""
-    with tqdm(total=len(sentences), desc=title, unit="lines", unit_scale=True) as bar:
+    with tqdm(total=len(sentences), desc=title, unit="lines", unit_scale=True, disable=None) as bar:
         for start in range(0, len(sentences), _LINES_AT_ONCE):
             part = list(sentences[start : start + _LINES_AT_ONCE])
             yield part

@@ -295,6 +295,7 @@ def _speak_talks(
         desc=f"speaking {text.split}",
         unit="segment",
         mininterval=1.0,
+        disable=None,
     ) as progress:
         for future in concurrent.futures.as_completed(futures):
             samples += future.result()
