@@ -100,7 +100,7 @@ class CudaGraphEnsemble(EnsembleModel):
             return "several models"
         device = next(model.parameters()).device
         if choose_decoder(device, self.decoder) == "eager":
-            return f"the usual one on {device.type}" if device.type != "cuda" else "as chosen"
+            return "chosen" if device.type in STATIC_ON else f"chosen, or usual on {device.type}"
         if model.training or not getattr(model, "_is_generation_fast", False):
             return "the model may still be trained"  # a graph would not see it
         if torch.is_autocast_enabled(device.type):
