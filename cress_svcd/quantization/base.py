@@ -63,7 +63,11 @@ class QuantLinear(nn.Linear):
     Attributes:
         mix: share of the quantised output in the layer's output, for warm-ups; 1 is the quantised
             layer alone, 0 the full-precision one.  Not stored in checkpoints.
+        mix_on_device: the same as a scalar tensor, where steps are captured as CUDA graphs, which
+            would keep the value of a number.
     """
+
+    mix_on_device: Tensor | None = None
 
     METHOD: ClassVar[str]
     WEIGHT_BITS: ClassVar[tuple[float, ...]]
@@ -252,7 +256,10 @@ class QuantLinear(nn.Linear):
         if self.mix >= 1:
             return self.quantized_forward(x)
         full = F.linear(x, self.weight, self.bias)
-        return full if self.mix <= 0 else torch.lerp(full, self.quantized_forward(x), self.mix)
+        if self.mix <= 0:
+            return full
+        mix = self.mix if self.mix_on_device is None else self.mix_on_device.to(full.dtype)
+        return torch.lerp(full, self.quantized_forward(x), mix)
 
     def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:
         """See ``kernels.explain``."""

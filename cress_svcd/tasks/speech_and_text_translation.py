@@ -265,7 +265,10 @@ class SpeechAndTextTranslationTask(BatchingTask):
 
     def step_state(self, model, criterion) -> tuple:
         """What a step depends on besides tensors: with other values it is another computation."""
-        return getattr(model, "quantization_stage", None), criterion.step_state
+        stage = getattr(model, "quantization_stage", None)
+        if stage is not None and 0 < stage.mix < 1:
+            stage = ("mixed", stage.ternary)  # by how much, the layers read from a tensor
+        return stage, criterion.step_state
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         """As fairseq's, but the BLEU of empty translations, which a model may begin with, is 0.

@@ -104,13 +104,14 @@ class GraphTrainer(Trainer):
         if hasattr(inner, "set_num_updates"):
             inner.set_num_updates(number)
         self.task.begin_step(self.model, self.criterion, number)
+        self._graphs.begin_step()
         update.zero_gradients()
         size, plain, row, keys = 0.0, {}, None, ()
         for sample in samples:
             sample, is_dummy = self._prepare_sample(sample)
             if is_dummy:
                 continue
-            done = self._graphs.run(sample, number)
+            done = self._graphs.run(sample)
             size += float(done.size)
             row = done.row if row is None else row + done.row
             plain = {key: plain.get(key, 0) + value for key, value in done.plain.items()}

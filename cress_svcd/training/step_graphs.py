@@ -15,6 +15,7 @@ from fairseq.modules import LayerDropModuleList
 from torch import Tensor, nn
 
 from cress_svcd.kernels.cuda_graph import GraphCapture
+from cress_svcd.quantization import quantized_layers
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.step_rows import StepRows
 
@@ -41,16 +42,6 @@ class Done:
     plain: dict[str, float]
 
 
-class _Backward:
-    """In the place of fairseq's optimizer in ``task.train_step``, which only asks it for this."""
-
-    def __init__(self, update: DeviceUpdate):
-        self.update = update
-
-    def backward(self, loss: Tensor) -> None:
-        (loss * self.update.scale).backward()
-
-
 class _Graph:
     """A captured step: where its batch is copied to, and what it logs."""
 
@@ -69,12 +60,20 @@ class StepGraphs:
 
     def __init__(self, trainer, update: DeviceUpdate):
         self.trainer, self.update = trainer, update
-        self.backward = _Backward(update)
         self.capture = GraphCapture(trainer.device)
         self._graphs: dict[tuple, tuple[_Graph, Any]] = {}
         self._seen: dict[tuple, int] = {}
         self.captures = True
         self._refuse(why_not(trainer.model))
+        self._mix = torch.ones((), device=trainer.device)
+        for layer in quantized_layers(trainer.model).values():
+            layer.mix_on_device = self._mix
+
+    def begin_step(self) -> None:
+        """Read what the schedule of quantised layers says of this update."""
+        stage = getattr(self.trainer.model, "quantization_stage", None)
+        if stage is not None:
+            self._mix.fill_(stage.mix)
 
     def _refuse(self, reason: str | None) -> None:
         """Capture nothing from now on, for this reason."""
@@ -82,12 +81,8 @@ class StepGraphs:
             logger.info("steps are not captured: %s", reason)
             self.captures = False
 
-    def run(self, sample: dict, number: int) -> Done:
-        """Add the gradients of ``sample`` to those of the parameters.
-
-        Args:
-            number: updates so far.
-        """
+    def run(self, sample: dict) -> Done:
+        """Add the gradients of ``sample`` to those of the parameters."""
         trainer = self.trainer
         state = trainer.task.step_state(trainer.model, trainer.criterion)
         key = (state, sample.get("mode"), tuple(_shapes(sample)))
@@ -96,9 +91,9 @@ class StepGraphs:
             # Capturing HuBERT's layers has failed on an H200; why is not known yet.
             self._refuse("HuBERT runs (with --freeze-hubert and --feature-cache it does not)")
         if found is None and self._is_worth(key):
-            found = self._graphs[key] = self._captured(sample, number)
+            found = self._graphs[key] = self._captured(sample)
         if found is None:
-            return self._run(sample, number)
+            return self._run(sample)
         graph, replay = found
         graph.fill(sample)
         replay()
@@ -114,22 +109,19 @@ class StepGraphs:
         self._seen[key] = seen = self._seen.get(key, 0) + 1
         return seen > SEEN
 
-    def _run(self, sample: dict, number: int) -> Done:
-        trainer = self.trainer
-        loss, size, logged = trainer.task.train_step(
-            sample, trainer.model, trainer.criterion, self.backward, number
-        )
-        del loss
+    def _run(self, sample: dict) -> Done:
+        loss, size, logged = self.trainer.criterion(self.trainer.model, sample)
+        (loss * self.update.scale).backward()
         tensors, plain = StepRows.split(logged)
         return Done(float(size), tuple(sorted(tensors)), StepRows.as_row(tensors), plain)
 
-    def _captured(self, sample: dict, number: int) -> tuple[_Graph, Any]:
+    def _captured(self, sample: dict) -> tuple[_Graph, Any]:
         """A graph of the step for batches like ``sample``, which is not run here."""
         graph, gradients = _Graph(sample), self.update.gradients.clone()
         states = torch.get_rng_state(), self._device_state()
 
         def step() -> None:
-            done = self._run(graph.sample, number)
+            done = self._run(graph.sample)
             graph.keys = done.keys
             if graph.row is None:
                 with torch.no_grad():

@@ -55,7 +55,7 @@ def outcomes(prepared, hubert, tmp_path_factory) -> dict[str, Outcome]:
     learning = [
         *("--quant-policy", "decoder", "--optimizer", "quant_adam", "--weight-decay", "0.01"),
         *("--teacher-model", start, "--distill-kl-weight", "1", "--distill-hidden-weight", "1"),
-        *("--quant-schedule", "fade", "--quant-warmup", "0.4", "--lr-scheduler", "fixed"),
+        *("--quant-schedule", "fade", "--quant-warmup", "1", "--lr-scheduler", "fixed"),
     ]
 
     def svcd(name: str, *flags) -> list:
@@ -90,6 +90,12 @@ def test_the_same_is_logged_and_learnt(outcomes, name):
     assert plain_numbers(ours) == wanted
     assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
     assert "captured step" in ours.output and "captured step" not in theirs.output
+
+
+def test_layers_that_are_led_in_are_captured_too(outcomes):
+    """The schedule ends with the training: the shapes of the first epoch come again before."""
+    output = outcomes["svcd, graphs"].output
+    assert "captured step 3" in output and plain_numbers(outcomes["svcd"])[-1]["quant_mix"] < 1
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
