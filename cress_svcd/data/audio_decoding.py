@@ -1,5 +1,6 @@
 """What can be decoded of a file, by libsndfile: its length, and the samples of any part of it."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -367,17 +368,15 @@ def _noise_in(recording: Recording, channels: int) -> tuple[int, ...]:
         return ()
 
     def look(start: int, stop: int) -> np.ndarray:
+        waves = [np.zeros((0, channels), np.float32)]
         for section in recording.sections:
-            if section.offset <= start < section.offset + section.frames:
-                at = start - section.offset
-                size = min(stop - start, section.frames - at)
-                try:
-                    if section.channels == channels:
-                        (wave,) = _decode(recording.path, section, at, [size])
-                        return mend(wave)[0]
-                except UndecodableError:
-                    break
-        return np.zeros((0, channels), np.float32)
+            first = max(0, start - section.offset)
+            size = min(stop - section.offset, section.frames) - first
+            if size > 0 and section.channels == channels:
+                with contextlib.suppress(UndecodableError):
+                    (wave,) = _decode(recording.path, section, first, [size])
+                    waves.append(mend(wave)[0])
+        return np.concatenate(waves)
 
     return noise_in_file(recording.path, recording.frames, channels, recording.rate, look)
 

@@ -100,8 +100,12 @@ def find_noise(frames: int, channels: int, rate: int, look: Look) -> tuple[int, 
     if channels == 1:
         return ()
     length = min(frames, max(1, round(_LOOK_SECONDS * rate)))
-    places = np.linspace(0, frames - length, min(_LOOKS, -(-frames // length)))
-    levels = _levels((look(int(at), int(at) + length) for at in places), rate)
+    places = np.linspace(0, frames - length, min(_LOOKS, -(-frames // length))).astype(int).tolist()
+    levels = np.zeros((0, channels))
+    if len(places) < _LOOKS:  # at once: each look decodes some seconds before it as well
+        levels = _levels([look(0, frames)], rate)
+    if len(levels) < 2:
+        levels = _levels((look(at, at + length) for at in places), rate)
     if len(levels) < 2:
         return ()
     quiet, loud = np.percentile(levels, (10, 99), axis=0)
