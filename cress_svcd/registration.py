@@ -49,15 +49,15 @@ def _logging_as_it_was() -> Iterator[None]:
     Modules of fairseq have it print all that anybody logs, as soon as they are imported, unless the
     program has said before what it wants to see.
     """
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    root, taken = logging.getLogger(), logging.NullHandler()
+    if root.handlers:
+        yield
+        return
+    root.addHandler(taken)  # with one there, logging.basicConfig does nothing
     try:
         yield
     finally:
-        if not handlers:
-            for handler in list(root.handlers):
-                root.removeHandler(handler)
-            root.setLevel(level)
+        root.removeHandler(taken)
 
 
 class _Watch:

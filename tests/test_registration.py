@@ -22,10 +22,12 @@ assert checkpoint_utils.load_checkpoint_to_cpu.explains_errors  # patched
 """
 
 
-def run(code: str) -> None:
+def run(code: str) -> str:
+    """What the code prints on standard error."""
     command = [sys.executable, "-c", f"import sys\n{code}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not result.returncode, result.stderr[-3000:]
+    return result.stderr
 
 
 @pytest.mark.parametrize(
@@ -122,13 +124,14 @@ def test_all_that_the_plug_in_imports_and_that_needs_fairseq_is_known():
 
 def test_it_leaves_the_root_logger_as_it_was():
     """Modules of fairseq would have it print whatever anybody logs."""
-    run(
+    printed = run(
         "import logging\n"
         "import cress_svcd\n"
         "assert cress_svcd.Translator and 'fairseq' in sys.modules\n"
         "root = logging.getLogger()\n"
         "assert (root.level, root.handlers) == (logging.WARNING, []), root\n"
     )
+    assert not printed
     run(
         "import logging\n"
         "logging.basicConfig(level=logging.INFO)\n"
