@@ -194,6 +194,20 @@ def read_text(path: str | os.PathLike, undecodable: str = "strict") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def require_text(path: str | os.PathLike) -> str:
+    """As :func:`read_text`.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
+
+
 def announced_encoding(content: bytes) -> str | None:
     """What the byte-order mark at the beginning of ``content`` says, if there is one.
 
@@ -364,12 +378,7 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         ConfigError: it cannot be read, is no text, or is not JSON, see :func:`parse_json`.
     """
-    try:
-        return parse_json(read_text(path), path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not JSON (no UTF-8: {error.reason})") from None
+    return parse_json(require_text(path), path)
 
 
 def read_yaml(

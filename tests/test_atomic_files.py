@@ -272,6 +272,6 @@ def test_json_and_yaml_of_every_encoding_with_a_mark(tmp_path, encoding):
 
 def test_json_that_is_no_text_or_not_there(tmp_path):
     (tmp_path / "f.json").write_bytes(b"\xff{}")
-    for name, message in (("f", "is not JSON .no UTF-8"), ("g", "cannot be read")):
+    for name, message in (("f", "is not UTF-8"), ("g", "cannot be read")):
         with pytest.raises(ConfigError, match=f"{name}.json: {message}"):
             read_json(tmp_path / f"{name}.json")

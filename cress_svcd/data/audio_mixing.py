@@ -6,8 +6,8 @@ for each second of a recording, counted from its first sample, so that a segment
 in the whole, and only what is next to it needs to be decoded.
 
 A channel that holds nothing but loud steady noise, of a line that hums or of an open input, is left
-out of a whole recording where another one is heard: their mean would drown the speech.  Noise tells
-itself by its level, which hardly changes, while that of speech falls in every gap.  The recording
+out of a whole recording where another one is heard: their mean would drown the speech.  Noise shows
+in its level, which hardly changes, while that of speech falls in every gap.  The recording
 is looked into at some places for that.
 """
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from cress_svcd.atomic_files import read_text
+from cress_svcd.atomic_files import require_text
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.bleu_chrf import measure
@@ -22,12 +22,7 @@ def read_output(path: Path) -> tuple[dict[int, str], dict[int, str], float | Non
     Raises:
         ConfigError: the file is missing, or not such an output.
     """
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
+    lines = require_text(path).split("\n")
     hypotheses: dict[int, str] = {}
     references: dict[int, str] = {}
     seconds = None

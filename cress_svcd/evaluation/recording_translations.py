@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cress_svcd.atomic_files import announced_encoding, is_number, parse_json, read_text
+from cress_svcd.atomic_files import announced_encoding, is_number, parse_json, require_text
 from cress_svcd.data.corpus.names import composed
 from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.subtitle_reading import SUFFIXES, Cue, read_subtitles
@@ -141,12 +141,7 @@ def _read_file(path: Path, name: Path) -> Iterator[tuple[Name, RecordingTranslat
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    try:
-        lines = read_text(path).split("\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
+    lines = require_text(path).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cress_svcd.atomic_files import read_text
+from cress_svcd.atomic_files import require_text
 from cress_svcd.errors import ConfigError
 
 SUFFIXES = (".srt", ".vtt", ".ttml")
@@ -44,12 +44,7 @@ def read_subtitles(path: Path) -> list[Cue]:
         ConfigError: it cannot be read, or something in it cannot (with its line): times that are
             none, or run backwards; words without times; a cue that stands there twice.
     """
-    try:
-        text = read_text(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 ({error.reason})") from None
+    text = require_text(path)
     form = path.suffix.lower()
     if form == ".ttml":
         return _read_ttml(text, path)

@@ -188,4 +188,5 @@ def test_scores_that_are_no_json(tmp_path, capsys, content):
     (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
     assert main(["chart", str(tmp_path / "x.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "x.json" in line and "is not JSON" in line
+    expected = "UTF-8" if content == "\xff" else "JSON"
+    assert f"x.json: is not {expected}" in line or f"x.json:1: is not {expected}" in line
