@@ -85,7 +85,8 @@ def progress_bar(args: argparse.Namespace, sources: Iterable[Source]) -> tqdm:
     if args.text:
         return tqdm(desc="translating", unit=" sentences", disable=None)
     total = None
-    if isinstance(sources, list):
+    # Where nobody looks, the first translation need not wait until all lengths are known.
+    if isinstance(sources, list) and sys.stderr.isatty():
         total = round(sum(duration(source.path) for source in sources))
     return SoundProgress(total, desc="translating", disable=None)
 
