@@ -14,6 +14,9 @@ import numpy as np
 SHORTEST_SOUND = 0.05
 # Where nothing falls below the threshold, the least speech-like of such stretches is looked for.
 DIP_SECONDS = 0.1
+# What is longer than so many segments is cut in its middle half: if hours lost a sentence at an end
+# with each cut, every one would look through nearly all of them.
+MANY = 8
 
 Chunk = tuple[int, int]
 """[start, stop) in frames."""
@@ -126,7 +129,7 @@ def divide(
 
     Each cut is in the gap below the threshold that is longest and deepest; where there is none, in
     the middle of the ``dip`` frames that are least speech-like.  Parts of fewer than ``shortest``
-    frames are avoided.
+    frames are avoided, and what is very long is cut in its middle half.
     """
     done: list[Chunk] = []
     waiting = [region]
@@ -135,9 +138,10 @@ def divide(
         if stop - start <= longest:
             done.append((start, stop))
             continue
+        edge = (stop - start) // 4 if stop - start > MANY * longest else 0
         end, begin = _deepest_gap(
-            probabilities, start, stop, shortest, threshold
-        ) or _least_speech_like(probabilities, start, stop, longest, dip)
+            probabilities, start, stop, max(edge, shortest), threshold
+        ) or _least_speech_like(probabilities, start, stop, longest, dip, edge)
         waiting += [(begin, stop), (start, end)]
     return done
 
@@ -163,16 +167,17 @@ def _deepest_gap(
 
 
 def _least_speech_like(
-    probabilities: np.ndarray, start: int, stop: int, longest: int, dip: int
+    probabilities: np.ndarray, start: int, stop: int, longest: int, dip: int, edge: int
 ) -> Chunk:
-    """A cut that leaves no more parts than are needed."""
+    """A cut that leaves no more parts than are needed, and more than ``edge`` frames on each
+    side."""
     frames = stop - start
     parts = -(-frames // longest)
     width = min(dip, longest)
     means = np.convolve(probabilities[start:stop], np.ones(width) / width, "valid")
     places = np.arange(len(means)) + width // 2  # of a cut, from the start
     allowed = -(-places // longest) - (-(frames - places) // longest) <= parts
-    allowed &= (places > 0) & (places < frames)
+    allowed &= (places > edge) & (places < frames - edge)
     best = np.flatnonzero(allowed & (means <= means[allowed].min()))
     place = start + int(places[best[np.argmin(np.abs(places[best] - frames / 2))]])
     return place, place

@@ -11,6 +11,7 @@ from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.translation.recordings import read_segments
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+from cress_svcd.translation.segmentation import divide as divide_module
 from cress_svcd.translation.segmentation.divide import divide
 
 RATE = 16_000
@@ -348,3 +349,26 @@ def test_a_waveform_is_cut_as_its_file_is(tmp_path, rate):
     for one, other in zip(in_file, in_memory):
         assert (one.start, one.end) == (other.start, other.end)
         np.testing.assert_array_equal(one.wave, other.wave)
+
+
+@pytest.mark.parametrize("deepest", ["gaps at the end", "dips at the beginning"])
+def test_hours_without_a_pause_are_not_looked_through_for_each_cut(deepest, monkeypatch):
+    """Each gap is deeper than those before it, or nothing falls below the threshold."""
+    count = 3 * 360_000
+    gaps = np.arange(count) % 300 < 20
+    rising = np.linspace(0, 0.3, count)
+    probabilities = 0.6 + rising
+    if deepest == "gaps at the end":
+        probabilities = np.where(gaps, 0.4 - rising, 0.9)
+    looked = []
+    for name in ("_deepest_gap", "_least_speech_like"):
+        search = getattr(divide_module, name)
+
+        def counted(values, start, stop, *rest, search=search):
+            looked.append(stop - start)
+            return search(values, start, stop, *rest)
+
+        monkeypatch.setattr(divide_module, name, counted)
+    chunks = divide(probabilities.astype(np.float32), (0, count), 3000, 50)
+    assert max(stop - start for start, stop in chunks) <= 3000
+    assert sum(looked) < 100 * count
