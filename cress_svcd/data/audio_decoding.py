@@ -178,7 +178,8 @@ def refuse_unless_file(path: str) -> None:
     if not os.path.isfile(path):
         problem = "is no regular file" if os.path.exists(path) else "does not exist"
         raise AudioError(
-            f"{path}: {problem}; expected an audio file (check audio_root and the path)"
+            f"{path}: {problem}; expected an audio file (check the path, and in prepared data "
+            "the key audio_root)"
         )
     if os.path.getsize(path) == 0:
         raise AudioError(f"{path}: is empty (0 bytes); fetch or convert it again")

@@ -80,12 +80,19 @@ class explained:
                 f"checkpoint ({refused_part(str(error))}). Nothing in it was executed. Ask for a "
                 "checkpoint as fairseq saves it."
             ) from None
+        nowhere = issubclass(kind, FileNotFoundError | IsADirectoryError)
+        if nowhere and not os.path.isfile(self.path):
+            found = "is a folder" if os.path.isdir(self.path) else "does not exist"
+            raise CheckpointError(
+                f"{self.path}: {found}; expected a checkpoint, a file written by fairseq-train or "
+                "by one of our commands: check the path"
+            ) from None
         # Damaged bytes make torch raise what it will: struct.error, OverflowError, zlib.error, …
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{self.path}: cannot be read as a checkpoint "
-            f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is missing, "
-            "truncated, or of another kind: expected a file written by fairseq-train or by "
+            f"({kind.__name__}: {reason[0] if reason else 'no details'}). It is "
+            "truncated or of another kind: expected a file written by fairseq-train or by "
             "one of our commands."
         ) from error
 

@@ -73,9 +73,9 @@ class TestReading:
                 read(tmp_path / "x.pt")
 
     def test_a_missing_file_and_a_folder_are_named(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"nowhere.pt: .*FileNotFoundError"):
+        with pytest.raises(CheckpointError, match=r"nowhere.pt: does not exist; expected a"):
             read_mapped(tmp_path / "nowhere.pt")
-        with pytest.raises(CheckpointError, match=r"IsADirectoryError"):
+        with pytest.raises(CheckpointError, match=r"is a folder; expected a checkpoint"):
             read_mapped(tmp_path)
 
     def test_text_is_named(self, tmp_path):
