@@ -204,8 +204,7 @@ def mono_waveform(
     scale of 1, signed integers, or uint8 around 128.  Wide integers, and floats beyond 256, have a
     full scale of 16, 24 or 32 bits, by their peak.  Raises AudioError for anything else.
     """
-    if rate <= 0:
-        raise AudioError(f"sampling rate {rate}: expected a positive number of samples a second")
+    rate = whole_rate(rate)
     wave = samples_by_channels(np.asarray(samples), "waveform")
     wave = to_float(wave, full_scale(wave, "waveform"))
     mono, flaws = mix(wave, rate)
@@ -213,6 +212,16 @@ def mono_waveform(
         _refuse_broken(broken, len(wave), "waveform")
         logger.warning("waveform: %s", _BROKEN.format(at=int(flaws.argmax()) / rate))
     return resample(mono, rate, sample_rate)
+
+
+def whole_rate(rate: float) -> int:
+    """A sampling rate that somebody gave; AudioError unless it is a whole positive number."""
+    try:
+        if int(rate) == rate and rate > 0:
+            return int(rate)
+    except (TypeError, ValueError, OverflowError):  # text, None, NaN, infinite
+        pass
+    raise AudioError(f"sampling rate {rate!r}: expected a positive number of samples a second")
 
 
 def standardize(wave: np.ndarray) -> np.ndarray:

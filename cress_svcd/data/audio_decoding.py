@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -174,9 +175,22 @@ def is_first(file: object, what: str) -> bool:
     return first
 
 
+def _mode(path: str) -> int:
+    """What kind of file it is; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
 def refuse_unless_file(path: str) -> None:
     if not os.path.isfile(path):
         problem = "is no regular file" if os.path.exists(path) else "does not exist"
+        if stat.S_ISFIFO(_mode(path)):
+            raise AudioError(
+                f"{path}: is a pipe; expected a file: write the sound to one, or give it to a "
+                f"command's standard input"
+            )
         raise AudioError(
             f"{path}: {problem}; expected an audio file (check the path, and in prepared data "
             "the key audio_root)"

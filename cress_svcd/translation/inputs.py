@@ -50,16 +50,29 @@ def list_sources(
         return (source for name in inputs for source in expand_list(name))
     sources: list[Source] = []
     for name in inputs:
-        if name == STDIN:
+        if name == STDIN or is_open_pipe(name):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cress-svcd-"))
             path = Path(folder) / "stdin"
             # Audio is read by seeking, which a pipe cannot.
-            with full_told(path), open(path, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-            sources.append(Source("standard input", path, Path("stdin")))
+            with contextlib.ExitStack() as opened:
+                opened.enter_context(full_told(path))
+                copy = opened.enter_context(open(path, "wb"))
+                pipe = sys.stdin.buffer if name == STDIN else opened.enter_context(open(name, "rb"))
+                shutil.copyfileobj(pipe, copy)
+            said = "standard input" if name == STDIN else name
+            sources.append(Source(said, path, Path("stdin" if name == STDIN else Path(name).name)))
         else:
             sources += expand(name)
     return sources
+
+
+def is_open_pipe(name: str) -> bool:
+    """Whether it is a pipe that somebody else has opened, as shells' ``<(command)`` are.
+
+    A named one may have no writer, and nobody knows how long to wait.
+    """
+    opened = name == "/dev/stdin" or name.startswith(("/dev/fd/", "/proc/self/fd/"))
+    return opened and Path(name).is_fifo()
 
 
 def stem_of(path: Path) -> Path:

@@ -15,6 +15,7 @@ from cress_svcd.data.audio import (
     mono_waveform,
     read_audio,
     resample,
+    whole_rate,
 )
 from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
 from cress_svcd.translation.segmentation.base import Segmenter
@@ -64,8 +65,11 @@ def read_segments(
         spans = find_segments(path, segmentation) if segmentation else [Span(0, -1)]
         waves = (read_audio(AudioSpec(path, span.offset, span.frames)) for span in spans)
     else:
-        rate = SAMPLE_RATE if sampling_rate is None else sampling_rate
-        samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
+        rate = SAMPLE_RATE if sampling_rate is None else whole_rate(sampling_rate)
+        # float: numpy has no bfloat16.
+        half = isinstance(audio, Tensor) and audio.is_floating_point() and audio.itemsize == 2
+        samples = audio.float() if half else audio
+        samples = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
         whole = mono_waveform(samples, rate, rate)
         spans = [Span(0, len(whole))]
         if segmentation:

@@ -333,3 +333,14 @@ def test_a_name_may_have_its_letters_composed_otherwise(tmp_path, there, asked, 
     np.testing.assert_array_equal(np.concatenate(list(read_blocks(tmp_path / other))), wave[:, 0])
     with pytest.raises(AudioError, match="does not exist"):
         read_audio(f"{other}x", tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 8000.5, "16000", None, float("nan"), float("inf")])
+def test_sampling_rates_that_are_none_are_refused(rate):
+    with pytest.raises(AudioError, match="sampling rate .*: expected a positive number"):
+        mono_waveform(np.zeros(100, np.float32), rate)
+
+
+def test_a_sampling_rate_may_be_a_whole_float():
+    wave = np.ones(100, np.float32)
+    assert np.array_equal(mono_waveform(wave, 16_000.0), mono_waveform(wave, 16_000))

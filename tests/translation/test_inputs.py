@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cress_svcd.errors import ConfigError
+from cress_svcd.data.audio import audio_info
+from cress_svcd.errors import AudioError, ConfigError
 from cress_svcd.translation.inputs import (
     Unusable,
     expand,
@@ -250,3 +251,19 @@ def test_zeros_between_paths_are_told(tmp_path):
     path.write_bytes(b"a.wav\0b.wav\0")
     (source,) = expand_list(str(path))
     assert "find -print writes" in source.reason
+
+
+def test_pipes_of_shells_are_read_and_named_ones_refused(tmp_path):
+    """What ``<(command)`` names is open already; a named pipe may never have a writer."""
+    reading, writing = os.pipe()
+    os.write(writing, b"sound")
+    os.close(writing)
+    named = tmp_path / "named.wav"
+    os.mkfifo(named)
+    args = argparse.Namespace(text=False, from_list=False)
+    with contextlib.ExitStack() as stack:
+        source, other = list_sources(args, [f"/dev/fd/{reading}", str(named)], stack)
+        assert source.path.read_bytes() == b"sound" and source.stem == Path(str(reading))
+    os.close(reading)
+    with pytest.raises(AudioError, match=r"named.wav: is a pipe; expected a file"):
+        audio_info(other.path)

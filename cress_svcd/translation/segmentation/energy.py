@@ -10,6 +10,7 @@ What the noise is:
   pause, and if something is louder nearby.  Each part of a recording has its own.
 - A sound that stays as it is, with nothing louder, is noise if it is nearer to the quietest noise
   than to the loudest sound of the recording.
+- In a recording that is far too quiet throughout, digital silence lies as much lower.
 - However loud, what hardly changes for STEADY_SECONDS is no speech: noise that is switched on, hum,
   a held tone.  Syllables change their level by 10 dB and more.  Slow noise (brown) changes too, but
   not in its differences from sample to sample, where it is white; so both are asked.
@@ -31,6 +32,11 @@ FRAME_SECONDS = 0.01
 SILENCE_DB = -80.0
 """Lower levels (full scale is 0 dB) are digital silence: about 3 steps of 16 bit."""
 
+LOWEST_DB = SILENCE_DB - 60.0
+
+# A recording of which nothing is louder is raised to this level: by so much at most, and not what
+# may be nothing but the last step of 16 bit.  As loud as that is what lasts for LOUD_FRAMES in all.
+QUIET_RECORDING_DB, MOST_RAISE_DB, LAST_STEP_DB, LOUD_FRAMES = -50.0, 40.0, -88.0, 30
 SMOOTHED_FRAMES = 5
 BLOCK_FRAMES, STEP_FRAMES = 500, 100
 FEWEST_FRAMES = 50  # that are not digital silence, for a block to say anything
@@ -62,7 +68,7 @@ def make(options: Segmentation, model: Any = None) -> Segmenter:
 class EnergySegmenter(Segmenter):
     def listen(self, blocks: Iterable[np.ndarray], rate: int) -> Frames:
         hop = max(1, round(FRAME_SECONDS * rate))
-        measured = measure_levels(blocks, hop)
+        measured = raise_quiet(measure_levels(blocks, hop))
         probabilities = speech_probabilities(measured.levels, self.options.threshold_db)
         probabilities[find_steady(measured, hop)] = 0
         return Frames(probabilities, hop, measured.samples)
@@ -105,7 +111,23 @@ def measure_levels(blocks: Iterable[np.ndarray], hop: int) -> Measured:
 
 def _levels(frames: np.ndarray) -> np.ndarray:
     power = frames.var(axis=1, dtype=np.float64)
-    return (10 * np.log10(np.maximum(power, 10 ** (SILENCE_DB / 10)))).astype(np.float32)
+    return (10 * np.log10(np.maximum(power, 10 ** (LOWEST_DB / 10)))).astype(np.float32)
+
+
+def raise_quiet(measured: Measured) -> Measured:
+    """Levels of SILENCE_DB or more: in a recording of quiet speech, after raising them all."""
+    count = len(measured.levels)
+    raised = 0.0
+    if count:
+        rank = max(0, count - LOUD_FRAMES)
+        loud = float(np.partition(measured.levels, rank)[rank])
+        if LAST_STEP_DB < loud < QUIET_RECORDING_DB:
+            raised = min(QUIET_RECORDING_DB - loud, MOST_RAISE_DB)
+    levels, differences = (
+        np.maximum(of_frames + np.float32(raised), np.float32(SILENCE_DB))
+        for of_frames in (measured.levels, measured.differences)
+    )
+    return Measured(levels, differences, measured.samples)
 
 
 def find_steady(measured: Measured, hop: int) -> np.ndarray:

@@ -50,6 +50,24 @@ def test_cuts_lie_in_the_pauses(rate):
         assert 0.05 <= start - begin <= 0.15 and 0.15 <= end - stop <= 0.25
 
 
+@pytest.mark.parametrize("lower_db", [30, 45, 60])
+@pytest.mark.parametrize("integers", [False, True])
+def test_quiet_recordings_are_cut_as_others_are(lower_db, integers):
+    """Of 16 bits, the softest sound has few steps left: it is heard all the same."""
+    wave = recording([(1.0, 4.0), (5.0, 8.0)], 9.5)
+    quiet = wave * 10 ** (-lower_db / 20)
+    if integers:
+        quiet = np.round(quiet * 32768) / 32768
+    expected, found = times(cut([wave], RATE)), times(cut([quiet.astype(np.float32)], RATE))
+    assert np.allclose(found, expected, atol=0.06)
+
+
+def test_the_last_step_of_16_bits_alone_is_no_speech():
+    blips = np.zeros(10 * RATE, np.float32)
+    blips[3 * RATE : 5 * RATE : 3] = 1 / 32768
+    assert cut([blips], RATE) == []
+
+
 def test_what_is_short_and_without_pause_stays_whole():
     """As fairseq-generate would take it: its silences at both ends are kept."""
     wave = recording([(0.2, 5.0), (5.3, 6.0)], 6.3)
