@@ -28,7 +28,7 @@ def fuzz(*options) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_every_reader_bears_a_few_damaged_files(tmp_path):
     places = ["--world", tmp_path / "world", "--findings", tmp_path / "findings"]
-    result = fuzz("--turns", 1, "--inputs", 8, "--in-process", "--seed", 15, *places)
+    result = fuzz("--turns", 1, "--inputs", 4, "--in-process", "--seed", 15, *places)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"seed 15, {len(READERS)} readers" in result.stdout and "0 findings" in result.stdout
     assert not (tmp_path / "findings").exists()
