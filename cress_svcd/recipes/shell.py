@@ -9,6 +9,7 @@ from cress_svcd.recipes.recipe_file import Recipe
 from cress_svcd.recipes.runner import with_shipped_script
 
 OPTION = re.compile(r"--?[A-Za-z]")
+WIDTH = 100  # a longer line is broken between its words
 
 
 def script(recipe: Recipe, first: int, last: int) -> Iterator[str]:
@@ -36,7 +37,7 @@ def one_option_a_line(command: list[str], end: str = "") -> str:
     """The command quoted for a shell, with a line for each option and its values, then ``end``."""
     lines = [[command[0]]]
     for word in command[1:]:
-        if OPTION.match(word):
+        if OPTION.match(word) or len(shlex.join([*lines[-1], word])) > WIDTH:
             lines.append([])
         lines[-1].append(word)
     return " \\\n  ".join([*map(shlex.join, lines), *filter(None, [end])])

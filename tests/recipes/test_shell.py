@@ -1,5 +1,6 @@
 """Recipes as a script: an option a line, each stage's words where the recipe keeps them."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -46,6 +47,14 @@ def recipe(tmp_path, monkeypatch):
     content = {"settings": {"out": "my runs/out"}, "stages": stages}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return load_recipe("r.yaml")
+
+
+def test_many_values_take_several_lines():
+    values = [f"system{number}=results/system{number}/generate.txt" for number in range(9)]
+    command = ["cress-svcd", "compare", *values, "--json", "a b.json"]
+    lines = one_option_a_line(command).split(" \\\n  ")
+    assert max(map(len, lines)) <= 100 and lines[-1] == "--json 'a b.json'"
+    assert shlex.split(" ".join(lines)) == command
 
 
 def test_the_lines_of_a_recipe(recipe):
