@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from cress_svcd.data.audio_streams import Stream, skip_id3
+from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3
 from cress_svcd.data.audio_views import Source
 
 _BITRATES = {
@@ -25,9 +25,10 @@ _BITRATES = {
 _RATES = (44_100, 48_000, 32_000)
 # Sync is found where so many frames follow each other, or fewer to the end.
 _SURE_FRAMES = 3
+_UNDOUBTED_FRAMES = 12
 _TAG_FRAME_BYTES = 160
 # By this libsndfile tells that it is MP3, whatever lies next to the file or in the folder.
-_EMPTY_ID3 = b"ID3\3\0\0\0\0\0\x0a" + bytes(10)
+EMPTY_ID3 = b"ID3\3\0\0\0\0\0\x0a" + bytes(10)
 # Of layer III in libmpg123, which takes it off where a file has a tag.
 _DECODER_DELAY = 529
 # From a frame's first byte to the name of its tag: header, side information, perhaps a checksum.
@@ -98,17 +99,33 @@ class _Run:
 def mp3_streams(source: Source, start: int, stop: int | None = None) -> list[Stream]:
     """The streams of the frames from ``start`` on; none if there are no frames."""
     stop = source.size if stop is None else stop
-    runs, loss = _runs(source, start, stop)
+    runs, loss, end = _runs(source, start, stop)
     streams = [_stream(source, run) for run in runs]
     streams = [stream for stream in streams if stream is not None]
     if streams and loss:
         streams[-1] = replace(streams[-1], loss=loss)
-    if len(streams) == 1 and not streams[0].parts:
+    if begins_container(source, end):
+        streams[-1:] = [replace(stream, stop=end) for stream in streams[-1:]]
+    elif len(streams) == 1 and not streams[0].parts:
         return [replace(streams[0], start=start, stop=source.size)]
     return [
-        replace(stream, parts=(_EMPTY_ID3, *(stream.parts or ((stream.start, stream.stop),))))
+        replace(stream, parts=(EMPTY_ID3, *(stream.parts or ((stream.start, stream.stop),))))
         for stream in streams
     ]
+
+
+def find_mp3(source: Source, start: int) -> int | None:
+    """Where so many frames follow each other that they are no picture in a tag."""
+    while (found := _sync(source.data, start, source.size)) is not None:
+        frames, at = 0, found
+        first = frame = _frame_at(source.data, at, source.size)
+        while first and frame and frame[1] == first[1] and frames < _UNDOUBTED_FRAMES:
+            frames, at = frames + 1, at + frame[0]
+            frame = _frame_at(source.data, at, source.size)
+        if frames == _UNDOUBTED_FRAMES or at == source.size:
+            return found
+        start = found + 1
+    return None
 
 
 def is_mp3(source: Source, at: int) -> bool:
@@ -116,8 +133,9 @@ def is_mp3(source: Source, at: int) -> bool:
     return source.at(at, 1) == b"\xff" and _is_sync(source.data, at, source.size)
 
 
-def _runs(source: Source, start: int, stop: int) -> tuple[list[_Run], str]:
-    """All frames, in runs of one key, of which a frame of tags begins another; and what is lost."""
+def _runs(source: Source, start: int, stop: int) -> tuple[list[_Run], str, int]:
+    """All frames, in runs of one key, of which a frame of tags begins another; what is lost; and
+    where they end, and the tags behind them."""
     data = source.data
     tagged = _places_of_tags(source, start, stop)
     runs: list[_Run] = []
@@ -126,7 +144,8 @@ def _runs(source: Source, start: int, stop: int) -> tuple[list[_Run], str]:
         frame = _frame_at(data, at, stop)
         if frame is None or (runs and frame[1] != runs[-1].key and not _is_sync(data, at, stop)):
             behind = min(_skip_tags(source, at), stop)
-            found = _sync(data, behind, stop)
+            # Behind all tags: another file may follow, in which frames would be found by chance.
+            found = None if begins_container(source, behind) else _sync(data, behind, stop)
             if found is None:
                 break
             if runs and source.at(behind, found - behind).strip(b"\0"):
@@ -140,7 +159,7 @@ def _runs(source: Source, start: int, stop: int) -> tuple[list[_Run], str]:
         runs[-1].add(at, size)
         at += size
     cut = runs and data[at : at + 1] == b"\xff" and _frame_at(data, at, stop + (1 << 16), stop)
-    return runs, "its last frame is cut" if cut else ""
+    return runs, "its last frame is cut" if cut else "", min(_skip_tags(source, at), stop)
 
 
 def _frame_at(

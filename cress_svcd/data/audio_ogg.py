@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cress_svcd.data.audio_flac import decodes_to, first_sample, flac_header
-from cress_svcd.data.audio_streams import Stream
+from cress_svcd.data.audio_streams import Stream, begins_container
 from cress_svcd.data.audio_views import Part, Source
 
 _HEADER_BYTES = 27
@@ -89,7 +89,8 @@ def ogg_streams(source: Source, start: int) -> list[Stream]:
         return []
     if source.data.find(b"OggS", stop) != -1:
         streams[-1] = replace(streams[-1], loss="its last Ogg page is cut or damaged")
-    if len(streams) == 1 and streams[0].start == start and not streams[0].parts:
+    alone = len(streams) == 1 and streams[0].start == start and not streams[0].parts
+    if alone and not begins_container(source, stop):
         return [replace(streams[0], stop=source.size)]
     return streams
 

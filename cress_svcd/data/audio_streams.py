@@ -45,6 +45,7 @@ _NOT_SOUND_BYTES = 1 << 16
 # More zero bytes than these are silence.
 _MOST_PADDING = 1 << 24
 _NOT_ZERO = re.compile(rb"[^\0]")
+_COMMON_MAGIC = re.compile(rb"RIFF|RIFX|RF64|BW64|FORM|fLaC|OggS|caff|riff")
 SVX_FORMS = b"8SVX", b"16SV"
 RARE_HEAD = re.compile(
     # AVR, VOC, WVE, PVF, PAF, MAT5, XI; MAT4, MPC2K, SDS, IRCAM
@@ -96,6 +97,14 @@ def find_container(source: Source, magic: bytes, start: int, stop: int) -> int |
     while at != -1 and not begins_container(source, at):
         at = source.data.find(magic, at + 1, stop)
     return None if at == -1 else at
+
+
+def next_container(source: Source, start: int, stop: int) -> int | None:
+    """Where the next header of a common kind stands."""
+    for found in _COMMON_MAGIC.finditer(source.data, start, min(stop, source.size)):
+        if begins_container(source, found.start()):
+            return found.start()
+    return None
 
 
 def is_no_sound(source: Source, start: int, stop: int) -> bool:

@@ -607,3 +607,28 @@ def test_a_file_that_changes_is_examined_again(tmp_path, caplog):
         path.write_bytes(with_total(encoded(wave, "FLAC", "PCM_16"), 10_000))
         assert audio_info(path).frames == audio_info(path).frames == len(wave)
     assert len(caplog.records) == 2
+
+
+FRONTS = {
+    "tag, too long": id3(100_000)[:200],
+    "tag, too short": id3(100) + bytes(3000),
+    "tag, no size": b"ID3\3\0\0\xff\xff\xff\xff" + bytes(40),
+    "head of HTTP": b"HTTP/1.1 200 OK\r\nContent-Type: audio/x\r\n\r\n",
+    "line": b"\r\n",
+    "mark": b"\xef\xbb\xbf",
+}
+
+
+@pytest.mark.parametrize("front", list(FRONTS))
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "AIFF", "MP3"])
+def test_what_stands_in_front_and_is_no_tag_loses_no_sound(tmp_path, caplog, format, front):
+    whole = encoded(FOUR, format)
+    check(tmp_path / f"a.{format.lower()}", FRONTS[front] + whole, decoded(whole), caplog)
+
+
+@pytest.mark.parametrize("first, other", [("MP3", "WAV"), ("OGG", "FLAC"), ("WAV", "OGG")])
+def test_files_of_two_formats_that_were_joined_are_both_read(tmp_path, caplog, first, other):
+    one, two = encoded(FOUR, first), encoded(EIGHT, other)
+    expected = np.concatenate([decoded(one), decoded(two)])
+    said = r"has 4.8 s, which are read, though its header announces 1.6 s$"
+    check(tmp_path / f"a.{first.lower()}", one + two, expected, caplog, said)
