@@ -66,11 +66,7 @@ def read_segments(
         waves = (read_audio(AudioSpec(path, span.offset, span.frames)) for span in spans)
     else:
         rate = SAMPLE_RATE if sampling_rate is None else whole_rate(sampling_rate)
-        # float: numpy has no bfloat16.
-        half = isinstance(audio, Tensor) and audio.is_floating_point() and audio.itemsize == 2
-        samples = audio.float() if half else audio
-        samples = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
-        whole = mono_waveform(samples, rate, rate)
+        whole = mono_waveform(_as_array(audio), rate, rate)
         spans = [Span(0, len(whole))]
         if segmentation:
             spans = cut(_blocks(whole, max(1, round(BLOCK_SECONDS * rate))), rate, segmentation)
@@ -79,6 +75,14 @@ def read_segments(
         seconds = span.frames / rate if span.frames >= 0 else len(wave) / SAMPLE_RATE
         start = span.offset / rate
         yield Segment(wave, start, start + seconds, recording)
+
+
+def _as_array(waveform: np.ndarray | Tensor) -> np.ndarray:
+    if not isinstance(waveform, Tensor):
+        return waveform
+    half = waveform.is_floating_point() and waveform.itemsize == 2
+    # numpy has no bfloat16.
+    return (waveform.float() if half else waveform).detach().cpu().numpy()
 
 
 def _blocks(wave: np.ndarray, size: int) -> Iterator[np.ndarray]:
