@@ -32,7 +32,7 @@ from cress_svcd import kernels
 from cress_svcd.data.audio import SAMPLE_RATE, standardize
 from cress_svcd.data.config import find_data
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
-from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.errors import CheckpointError, ConfigError, OutputError
 from cress_svcd.inference.generator import choose_decoder
 from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
@@ -96,7 +96,7 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
     own = state.get("vocabulary")  # of a packed model
     with contextlib.ExitStack() as stack:
         if own and not data:
-            folder = write_vocabulary(own, stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = write_vocabulary(own, stack)
         else:
             folder = find_data(path, task_cfg.get("data", ""), task_cfg["config_yaml"], data)
         with open_dict(task_cfg):
@@ -111,11 +111,23 @@ def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
     return model, task
 
 
-def write_vocabulary(files: Mapping[str, Tensor], folder: str) -> Path:
-    """Write the files that a packed model brings along (name -> bytes) to ``folder``."""
-    for name, content in files.items():
-        Path(folder, Path(name).name).write_bytes(content.numpy().tobytes())
-    return Path(folder)
+def write_vocabulary(files: Mapping[str, Tensor], stack: contextlib.ExitStack) -> Path:
+    """Write the files that a packed model brings along (name -> bytes) to a folder that is there
+    as long as ``stack``.
+
+    Raises:
+        OutputError: there is no room for them.
+    """
+    try:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name, content in files.items():
+            (folder / Path(name).name).write_bytes(content.numpy().tobytes())
+    except OSError as error:
+        raise OutputError(
+            f"the vocabulary of a packed model cannot be written to the folder of temporary files "
+            f"({error.strerror}): TMPDIR names another"
+        ) from error
+    return folder
 
 
 def return_memory() -> None:

@@ -1,5 +1,6 @@
 """The Python class: words, cuts, where the vocabulary comes from, what is refused."""
 
+import contextlib
 import re
 import shutil
 import sys
@@ -14,13 +15,13 @@ from fairseq_cli import generate
 
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
+from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError, OutputError
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.translation import repetition
 from cress_svcd.translation.result import Translation, join
 from cress_svcd.translation.segmentation import Segmentation
-from cress_svcd.translation.translator import Translator
+from cress_svcd.translation.translator import Translator, write_vocabulary
 from tests.helpers.fairseq_commands import generate_command
 from tests.helpers.hubert_files import make_hubert
 from tests.helpers.packed_layers import pack_model
@@ -362,3 +363,10 @@ class TestRefusals:
         one = np.arange(len(waves[0])) == 7
         flawed, mended = (np.where(one, value, waves[0]) for value in (np.nan, 0))
         assert translator.translate(flawed).text == translator.translate(mended).text
+
+
+def test_no_room_for_a_packed_vocabulary_is_told(full_disk):
+    files = {"spm.model": torch.zeros(5_000, dtype=torch.uint8)}
+    with contextlib.ExitStack() as stack:
+        with full_disk(1_000), pytest.raises(OutputError, match="TMPDIR names another"):
+            write_vocabulary(files, stack)
