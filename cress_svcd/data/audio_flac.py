@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import soundfile
 
-from cress_svcd.data.audio_streams import Stream, begins_container, skip_id3
+from cress_svcd.data.audio_streams import Stream, begins_container, next_container, skip_id3
 from cress_svcd.data.audio_views import Part, Sound, Source
 
 # Larger than any frame of usual sound.
 _WINDOW_BYTES = 1 << 16
 _PROBES = 6
 _SYNC = re.compile(rb"\xff[\xf8\xf9]")
-_SYNC_OR_HEADER = re.compile(rb"\xff[\xf8\xf9]|fLaC\x00\x00\x00\x22|fLaC\x80\x00\x00\x22")
+_SYNC_OR_HEADER = re.compile(rb"\xff[\xf8\xf9]|fLaC\x00\x00\x00\x22|fLaC\x80\x00\x00\x22|RIFF|OggS")
 _LONGEST_FRAME_HEADER = 17
 
 
@@ -174,7 +174,8 @@ def _seems_whole(source: Source, header: _Header) -> bool:
     window = max(_WINDOW_BYTES, 2 * header.largest_frame)
     tail = max(header.frames_at, source.size - window)
     ends = [first + samples for first, samples in _frames_in(source.at(tail, window), header)]
-    if header.total == 0 or header.total not in ends:
+    followed = next_container(source, tail, source.size) is not None
+    if followed or header.total == 0 or header.total not in ends:
         return False
     step = (source.size - header.frames_at) // (_PROBES + 1)
     starts: list[int] = []
@@ -208,7 +209,7 @@ def _runs(source: Source, header: _Header) -> tuple[list[_Run], int]:
     alone: _Run | None = None
     for match in _SYNC_OR_HEADER.finditer(source.data, header.frames_at):
         at = match.start()
-        if match[0][0] == ord("f"):
+        if match[0][0] != 0xFF:
             if begins_container(source, at):
                 stop = at
                 break

@@ -626,7 +626,9 @@ def test_what_stands_in_front_and_is_no_tag_loses_no_sound(tmp_path, caplog, for
     check(tmp_path / f"a.{format.lower()}", FRONTS[front] + whole, decoded(whole), caplog)
 
 
-@pytest.mark.parametrize("first, other", [("MP3", "WAV"), ("OGG", "FLAC"), ("WAV", "OGG")])
+@pytest.mark.parametrize(
+    "first, other", [("MP3", "WAV"), ("OGG", "FLAC"), ("WAV", "OGG"), ("FLAC", "OGG")]
+)
 def test_files_of_two_formats_that_were_joined_are_both_read(tmp_path, caplog, first, other):
     one, two = encoded(FOUR, first), encoded(EIGHT, other)
     expected = np.concatenate([decoded(one), decoded(two)])
