@@ -320,7 +320,7 @@ def test_phones_as_units(pretrained, tmp_path):
         (["--phones", "x"], "--phones x: expected SPLIT=FILE"),
         (["--set", "model.encoder_layer=1"], "key model.encoder_layer: unknown"),
         (["--set", "units.clusters=5000"], "units.clusters: 5000 clusters of"),
-        (["--features-from", "none.pt", "--layer", "1"], "none.pt: cannot be read"),
+        (["--features-from", "none.pt", "--layer", "1"], "none.pt: does not exist"),
     ],
 )
 def test_mistakes_are_told_in_one_line(pretrained, tmp_path, capsys, options, message):
