@@ -295,7 +295,7 @@ class TestStart:
     def test_that_is_no_checkpoint_is_refused(self, task, hubert, tmp_path):
         (tmp_path / "text.pt").write_text("no checkpoint")
         for path, message in (
-            (tmp_path / "nowhere.pt", "nowhere.pt: cannot be read"),
+            (tmp_path / "nowhere.pt", "nowhere.pt: does not exist"),
             (tmp_path / "text.pt", "text.pt: "),
             (hubert, "is of arch hubert"),
         ):
