@@ -17,7 +17,7 @@ from cress_svcd.data.audio import (
     resample,
     whole_rate,
 )
-from cress_svcd.translation.segmentation import Segmentation, Span, cut, find_segments
+from cress_svcd.translation.segmentation import Segmentation, Span, cut_by_either, find_segments
 from cress_svcd.translation.segmentation.base import Segmenter
 
 Audio = str | os.PathLike[str] | np.ndarray | Tensor
@@ -69,7 +69,8 @@ def read_segments(
         whole = mono_waveform(_as_array(audio), rate, rate)
         spans = [Span(0, len(whole))]
         if segmentation:
-            spans = cut(_blocks(whole, max(1, round(BLOCK_SECONDS * rate))), rate, segmentation)
+            size = max(1, round(BLOCK_SECONDS * rate))
+            spans = cut_by_either(lambda: _blocks(whole, size), rate, segmentation)
         waves = (resample(whole[span.offset : span.offset + span.frames], rate) for span in spans)
     for span, wave in zip(spans, waves):
         seconds = span.frames / rate if span.frames >= 0 else len(wave) / SAMPLE_RATE

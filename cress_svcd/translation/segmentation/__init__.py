@@ -10,8 +10,9 @@ To add one: a file NAME.py here with a function ``make(options, model)`` that re
 """
 
 import importlib
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from cress_svcd.errors import ConfigError
@@ -29,9 +30,12 @@ __all__ = [
     "Segmentation",
     "Span",
     "cut",
+    "cut_by_either",
     "find_segments",
     "make_segmenter",
 ]
+
+logger = logging.getLogger(__name__)
 
 SEGMENTERS = {
     "energy": "by loudness above the noise; any sound counts",
@@ -55,8 +59,14 @@ def make_segmenter(options: Segmentation, model: Any = None) -> "Segmenter":
         ConfigError: there is none of this name, or it cannot work here.
     """
     name = options.segmenter
-    if name == AUTO:
-        name = CARRIED if getattr(model, CHECKPOINT_KEY, None) is not None else DEFAULT
+    if name == AUTO and getattr(model, CHECKPOINT_KEY, None) is not None:
+        segmenter = _make(CARRIED, options, model)
+        segmenter.second = _make(DEFAULT, options, model)
+        return segmenter
+    return _make(DEFAULT if name == AUTO else name, options, model)
+
+
+def _make(name: str, options: Segmentation, model: Any) -> "Segmenter":
     if name not in SEGMENTERS:
         raise ConfigError(
             f"segmenter {name!r} is not known; expected {', '.join((AUTO, *SEGMENTERS))}"
@@ -77,7 +87,7 @@ def find_segments(
     from cress_svcd.data.audio import audio_info, read_blocks
 
     info = audio_info(path)
-    return cut(read_blocks(path), info.sample_rate, how)
+    return cut_by_either(lambda: read_blocks(path), info.sample_rate, how, os.fspath(path))
 
 
 def cut(
@@ -94,3 +104,31 @@ def cut(
     """
     segmenter = make_segmenter(how) if isinstance(how, Segmentation) else how
     return segmenter.cut(blocks, rate)
+
+
+def cut_by_either(
+    blocks: "Callable[[], Iterable[np.ndarray]]",
+    rate: int,
+    how: "Segmentation | Segmenter",
+    name: str = "the recording",
+) -> list[Span]:
+    """As :func:`cut`; where the segmenter hears nothing at all, its second one is asked.
+
+    The learnt segmenter knows the voices and the rooms of its corpus alone.
+
+    Args:
+        blocks: gives the blocks from the beginning.
+        name: of the recording, for messages.
+    """
+    segmenter = make_segmenter(how) if isinstance(how, Segmentation) else how
+    spans = segmenter.cut(blocks(), rate)
+    if spans or segmenter.second is None:
+        return spans
+    spans = segmenter.second.cut(blocks(), rate)
+    if spans:
+        logger.warning(
+            "%s: the model's segmenter hears no speech in it; cut by its loudness instead "
+            "(--segmenter learnt leaves it out)",
+            name,
+        )
+    return spans

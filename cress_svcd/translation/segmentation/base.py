@@ -19,7 +19,10 @@ class Segmenter:
         PAUSE, MIN: seconds, where the options leave them open.
         BEFORE, AFTER: of what surrounds a segment, so many seconds are left to it.
         THRESHOLD: probability above which a frame is speech.
+        second: cuts the recordings in which this one hears nothing; None: they have no segments.
     """
+
+    second: "Segmenter | None" = None
 
     PAUSE, MIN = 0.4, 0.5
     BEFORE, AFTER = 0.1, 0.2

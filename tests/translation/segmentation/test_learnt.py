@@ -11,6 +11,7 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.translation.recordings import read_segments
 from cress_svcd.translation.segmentation import Segmentation, cut, make_segmenter
 from cress_svcd.translation.segmentation.learnt import Head, finer, frame_stride, read_head
 from cress_svcd.translation.segmentation.learnt_training import (
@@ -165,6 +166,26 @@ class TestCheckpoint:
             assert type(translator.segmentation).__name__ == name
         with pytest.raises(ConfigError, match="train-segmenter"):
             make_segmenter(Segmentation(segmenter="learnt"), load_model(checkpoint, prepared)[0])
+
+    def test_where_it_hears_nothing_loudness_cuts(self, trained, prepared, tmp_path, caplog):
+        translator = Translator.load(trained, data=prepared, device="cpu")
+        with torch.no_grad():
+            translator.segmentation.head.output.bias.fill_(-100)
+        time = np.arange(8 * RATE) / RATE
+        wave = (0.3 * np.sin(2 * np.pi * 440 * time) * (time % 2 > 1)).astype(np.float32)
+        soundfile.write(tmp_path / "buzz.wav", wave, RATE)
+        for audio in (wave, tmp_path / "buzz.wav"):
+            caplog.clear()
+            spans = list(read_segments(audio, segmentation=translator.segmentation))
+            assert [round(span.start) for span in spans] == [1, 3, 5, 7]
+            assert caplog.text.count("hears no speech in it; cut by its loudness instead") == 1
+            name = "the recording" if audio is wave else str(audio)
+            assert f"{name}: " in caplog.text
+        caplog.clear()
+        assert not list(read_segments(0 * wave, segmentation=translator.segmentation))
+        insisting = make_segmenter(Segmentation(segmenter="learnt"), translator.model)
+        insisting.head = translator.segmentation.head
+        assert not list(read_segments(wave, segmentation=insisting)) and not caplog.text
 
     def test_every_frame_of_a_long_recording_is_heard_once_at_any_rate(self, trained, prepared):
         model, _ = load_model(trained, prepared)
