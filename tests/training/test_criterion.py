@@ -72,10 +72,10 @@ def test_speech_translation(make):
     batch = setting.batch(0, 1, 2, 3)
     loss, size, log = setting.run(batch)
     wanted, nll, hits = expected(logits_of(setting, batch), batch["target"])
-    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
     assert size == batch["ntokens"] == log["st_ntokens"] == (batch["target"] != PAD).sum()
-    assert log["loss"] == pytest.approx(wanted, rel=1e-5)
-    assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-5)
+    assert log["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-4)
     assert log["st_correct"] == hits
 
 
@@ -87,11 +87,11 @@ def test_text_of_the_same_pairs_is_added_in_training_only(make, training):
     speech, nll, _ = expected(logits_of(setting, batch), batch["target"])
     text, text_nll, hits = expected(logits_of(setting, batch, text=True), batch["target"])
     assert loss.item() == pytest.approx(speech + text if training else speech, rel=1e-4)
-    assert log["st_loss"].item() == pytest.approx(speech, rel=1e-5)
-    assert log["mt_loss"].item() == pytest.approx(text, rel=1e-5)
-    assert log["mt_nll_loss"].item() == pytest.approx(text_nll, rel=1e-5)
+    assert log["st_loss"].item() == pytest.approx(speech, rel=1e-4)
+    assert log["mt_loss"].item() == pytest.approx(text, rel=1e-4)
+    assert log["mt_nll_loss"].item() == pytest.approx(text_nll, rel=1e-4)
     assert log["mt_correct"] == hits
-    assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-5)
+    assert log["nll_loss"].item() == pytest.approx(nll, rel=1e-4)
 
 
 def test_without_smoothing_it_is_the_likelihood(make):
@@ -107,8 +107,8 @@ def test_a_batch_of_text_counts_for_its_mode(make, mode):
     batch = setting.batch(0, 1, 2, mode=mode)
     loss, _, log = setting.run(batch)
     wanted, _, _ = expected(logits_of(setting, batch), batch["target"])
-    assert loss.item() == pytest.approx(wanted, rel=1e-5)
-    assert log[f"{mode}_loss"].item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
+    assert log[f"{mode}_loss"].item() == pytest.approx(wanted, rel=1e-4)
     assert {name for name, value in reduced(setting, log).items() if name.endswith("t_loss")} == {
         f"{mode}_loss"
     }
