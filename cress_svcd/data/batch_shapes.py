@@ -81,21 +81,19 @@ class BatchShapes:
         places = np.searchsorted(self.lengths, lengths[order])
         batches: list[np.ndarray] = []
         waiting = order[:0]
-        for place in range(len(self.lengths) + 1):
-            # Those longer than all shapes are batches of one.
-            beyond = place == len(self.lengths)
-            size = 1 if beyond else max(1, max_tokens // int(self.lengths[place]))
+        for place, length in enumerate(self.lengths):
+            size = max(1, max_tokens // int(length))
             size = min(size, max_sentences or size)
             members = np.concatenate([waiting, order[places == place]])
             full = len(members) // size * size
-            waiting = members[full:]
-            if beyond:
-                waiting, full = members[:0], len(members)
-            of_length = members[:full][np.argsort(tokens[members[:full]], kind="stable")]
-            batches += list(of_length.reshape(-1, size))
-            if place == len(self.lengths) - 1 and len(waiting):
-                batches.append(waiting)
-                waiting = waiting[:0]
+            members, waiting = members[:full], members[full:]
+            members = members[np.argsort(tokens[members], kind="stable")]
+            batches += list(members.reshape(-1, size))
+        if len(waiting):
+            batches.append(waiting)
+        # Those longer than all shapes are batches of one.
+        beyond = order[places == len(self.lengths)]
+        batches += list(beyond[np.argsort(tokens[beyond], kind="stable")].reshape(-1, 1))
         return [indices[batch] for batch in batches]
 
 

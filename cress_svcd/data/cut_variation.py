@@ -159,6 +159,35 @@ class Surroundings:
         return self.gaps[:, index] + np.minimum(self.neighbours[:, index], most)
 
 
+def read_segment(
+    audio: str,
+    root: str,
+    n_frames: int,
+    sample_rate: int,
+    index: int,
+    epoch: int,
+    cuts: CutVariation | None,
+    plan: Plan | None,
+    surroundings: Surroundings | None,
+) -> np.ndarray:
+    """A segment as long as was announced, cut as in this epoch if there is a ``plan`` for it.
+
+    Args:
+        audio: ``path[:offset:frames]``; ``root`` is put before relative paths.
+        n_frames: samples of the segment at ``sample_rate``.
+        index: of the segment in the plan and the surroundings.
+    Raises:
+        AudioError: as ``read_audio``.
+        ManifestError: the segment has not the length that ``n_frames`` says.
+    """
+    if plan is None:
+        wave = read_audio(audio, root, sample_rate)
+        check_length(len(wave), n_frames, audio, sample_rate)
+        return wave
+    random = np.random.default_rng([cuts.seed, epoch, index])
+    return read_varied(audio, root, n_frames, plan, surroundings, index, random)
+
+
 def read_varied(
     audio: str,
     root: str,

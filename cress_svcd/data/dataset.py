@@ -16,15 +16,9 @@ from fairseq.data import Dictionary, FairseqDataset, LanguagePairDataset, data_u
 from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
-from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.audio import standardize
 from cress_svcd.data.batch_shapes import BatchShapes
-from cress_svcd.data.cut_variation import (
-    CutVariation,
-    Plan,
-    Surroundings,
-    check_length,
-    read_varied,
-)
+from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_segment
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
@@ -248,25 +242,19 @@ class SpeechTranslationDataset(FairseqDataset):
         """The waveform of a segment, which is as long as was announced."""
         place = f"{self.places[index]}: " if self.places else ""
         try:
-            if self.plan is not None:
-                return self._read_varied(index)
-            audio, expected = self.audio[index], int(self.n_frames[index])
-            wave = read_audio(audio, root=self.audio_root, sample_rate=self.sample_rate)
-            check_length(len(wave), expected, audio, self.sample_rate)
-            return wave
+            return read_segment(
+                self.audio[index],
+                self.audio_root,
+                int(self.n_frames[index]),
+                self.sample_rate,
+                index,
+                self.epoch,
+                self.cuts,
+                self.plan,
+                self.surroundings,
+            )
         except (AudioError, ManifestError) as error:
             raise type(error)(f"{place}{error}") from None
-
-    def _read_varied(self, index: int) -> np.ndarray:
-        return read_varied(
-            self.audio[index],
-            self.audio_root,
-            int(self.n_frames[index]),
-            self.plan,
-            self.surroundings,
-            index,
-            np.random.default_rng([self.cuts.seed, self.epoch, index]),
-        )
 
     @property
     def sizes(self) -> np.ndarray:

@@ -6,14 +6,7 @@ from fairseq.data import HubertDataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from cress_svcd.data.audio import read_audio
-from cress_svcd.data.cut_variation import (
-    CutVariation,
-    Plan,
-    Surroundings,
-    check_length,
-    read_varied,
-)
+from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_segment
 from cress_svcd.data.dataset import PackedStrings, round_up
 from cress_svcd.errors import AudioError, ManifestError
 
@@ -56,9 +49,11 @@ class SegmentHubertDataset(HubertDataset):
         ]
         self.cuts, self.n_frames = cuts, self.sizes
         self.plan: Plan | None = None
+        self.surroundings: Surroundings | None = None
+        self.epoch = 1
         if cuts is not None:
             self.surroundings = Surroundings(self.audio_names, neighbours)
-            self.set_epoch(1)
+            self.set_epoch(self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the segments as in this epoch."""
@@ -75,26 +70,20 @@ class SegmentHubertDataset(HubertDataset):
     def get_audio(self, index: int) -> Tensor:
         """The waveform of a segment, float32 of shape (samples,)."""
         try:
-            wave = self._read(index)
+            wave = read_segment(
+                self.audio_names[index],
+                self.audio_root,
+                int(self.n_frames[index]),
+                self.sample_rate,
+                index,
+                self.epoch,
+                self.cuts,
+                self.plan,
+                self.surroundings,
+            )
         except (AudioError, ManifestError) as error:
             raise type(error)(f"{self.manifest_path}: {error}") from None
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
-
-    def _read(self, index: int) -> np.ndarray:
-        audio, n_frames = self.audio_names[index], int(self.n_frames[index])
-        if self.plan is None:
-            wave = read_audio(audio, self.audio_root, self.sample_rate)
-            check_length(len(wave), n_frames, audio, self.sample_rate)
-            return wave
-        return read_varied(
-            audio,
-            self.audio_root,
-            n_frames,
-            self.plan,
-            self.surroundings,
-            index,
-            np.random.default_rng([self.cuts.seed, self.epoch, index]),
-        )
 
     def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:
         return super().collater_audio(audios, round_up(audio_size, self.length_multiple))

@@ -85,7 +85,7 @@ class GraphTrainer(Trainer):
         """Made at the first step, after a checkpoint was loaded."""
         if self._update is None:
             self._update = DeviceUpdate(self.optimizer, self.cfg.optimization.clip_norm)
-            self._rows = StepRows(self.device)
+            self._rows = StepRows()
             self._graphs = StepGraphs(self, self._update)
             if self.data_parallel_world_size > 1:
                 for leaf in self._update.leaves:

@@ -13,14 +13,10 @@ class StepRows:
     criterion logs every key at every batch, as fairseq asks for.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self) -> None:
         self._rows: list[Tensor] = []
         self._plain: list[dict[str, float]] = []
         self._keys: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     @staticmethod
     def split(logged: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
