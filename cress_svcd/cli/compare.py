@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
 
 def format_comparison(report: dict) -> str:
     """The table for people."""
+    from cress_svcd.evaluation.bleu_chrf import without_4grams
+
     width = max(len(row["name"]) for row in report["systems"]) + 2
     head = "".join(f"{name:>14}{'diff.':>8}{'p':>9}" for name in ("BLEU", "chrF2"))
     lines = [f"{'':<{width}}{head}{'length':>8}{'same':>7}"]
@@ -72,6 +74,9 @@ def format_comparison(report: dict) -> str:
         f"{report['systems'][0]['sentences']} sentences; differences, p and equal translations are "
         f"against {report['baseline']}"
     )
+    for row in report["systems"]:
+        if warning := without_4grams(row):
+            lines.append(f"{row['name']}: {warning}")
     return "\n".join([*lines, report["bleu_signature"], report["chrf_signature"]])
 
 

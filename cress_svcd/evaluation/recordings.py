@@ -16,7 +16,7 @@ from cress_svcd.data.audio_shards import is_sharded
 from cress_svcd.data.corpus.manifest import estimated_rates, read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
 from cress_svcd.errors import ConfigError
-from cress_svcd.evaluation.bleu_chrf import measure
+from cress_svcd.evaluation.bleu_chrf import measure, without_4grams
 from cress_svcd.evaluation.outputs import require_references, score_output
 from cress_svcd.evaluation.realignment import UNSPACED, realign, require_extra, signature
 from cress_svcd.evaluation.recording_translations import RecordingTranslation
@@ -222,6 +222,8 @@ def format_scores(scores: dict) -> str:
         f"BLEU {scores['bleu']:.2f}   chrF2 {scores['chrf']:.2f}   "
         f"length ratio {scores['length_ratio']:.3f}   sentences {scores['sentences']}"
     ]
+    if warning := without_4grams(scores):
+        lines.append(warning)
     signatures = [scores["bleu_signature"], scores["chrf_signature"]]
     if "recordings" in scores:
         lines[0] += f"   recordings {scores['recordings']}"

@@ -131,6 +131,18 @@ def test_another_tokenizer(output, tmp_path):
     assert "tok:char" in result["bleu_signature"]
 
 
+def test_one_word_references(tmp_path, capsys):
+    digits = ["eins", "zwei", "drei"]
+    path = tmp_path / "digits.txt"
+    path.write_text("\n".join(lines(hypotheses=digits, references=digits)), encoding="utf-8")
+    result = report(tmp_path, path)
+    assert (result["bleu"], result["exact_match"], result["chrf"]) == (0, 100, 100)
+    warning = "BLEU means nothing here, as no reference has four tokens; exact match 100.00 %"
+    assert warning in capsys.readouterr().out
+    assert main(["compare", f"a={path}", f"b={path}", "--resamples", "20"]) == 0
+    assert capsys.readouterr().out.count(warning) == 2
+
+
 class TestErrors:
     def check(self, capsys, message, *arguments):
         assert run(*arguments) == 2
