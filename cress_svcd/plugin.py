@@ -10,6 +10,7 @@ fairseq_patches.apply()
 
 from cress_svcd import models, tasks  # noqa: E402, F401
 from cress_svcd.evaluation import bleu_chrf  # noqa: E402, F401
+from cress_svcd.inference import cress_file  # noqa: E402, F401
 from cress_svcd.pretraining import (  # noqa: E402, F401
     ctc_and_units,
     ctc_hubert,

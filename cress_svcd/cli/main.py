@@ -32,6 +32,7 @@ COMMANDS = {
     "train-segmenter": "learn to cut recordings as the corpus is cut",
     "average": "average the weights of several checkpoints",
     "pack": "pack a quantised checkpoint: a bit a weight",
+    "export": "write a packed model as a file that is mapped into memory",
     "unpack": "turn a packed model back into a checkpoint",
     "translate": "translate recordings: text, JSON lines or subtitles",
     "curves": "curves of trainings: loss, gradient norm, loss scale, overflows",

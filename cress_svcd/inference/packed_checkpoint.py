@@ -39,6 +39,7 @@ from cress_svcd.models.checkpoint_files import (
     check_before_reading,
     explained,
     is_packed,
+    read_other_format,
 )
 from cress_svcd.models.checkpoint_structure import require_sound
 
@@ -64,6 +65,9 @@ def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
     Raises:
         CheckpointError: missing, damaged, newer, or no packed model.
     """
+    other = read_other_format(path)
+    if other is not None:
+        return other
     with explained(path):
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not is_packed(state):

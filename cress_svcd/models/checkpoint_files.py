@@ -36,6 +36,20 @@ def run_checks(path: str) -> None:
         check(path)
 
 
+_readers: list[tuple[Callable[[Any], bool], Callable[[Any], dict]]] = []
+
+
+def register_reader(is_mine: Callable[[Any], bool], read: Callable[[Any], dict]) -> None:
+    """Have checkpoints of another format than torch's read by ``read`` where ``is_mine``, of the
+    path."""
+    _readers.append((is_mine, read))
+
+
+def read_other_format(path) -> dict | None:
+    """The checkpoint at ``path`` if it is of a registered format, else None."""
+    return next((read(path) for is_mine, read in _readers if is_mine(path)), None)
+
+
 # What readers raise at bytes that are no checkpoint, or at one without what it should hold.
 UNREADABLE = (
     RuntimeError,
@@ -164,6 +178,9 @@ def read_mapped(path) -> dict:
 
     Raises CheckpointError if it cannot be read.
     """
+    other = read_other_format(path)
+    if other is not None:
+        return other
     with explained(path):
         mapped = zipfile.is_zipfile(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

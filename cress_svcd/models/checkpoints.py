@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cress_svcd.errors import CheckpointError
-from cress_svcd.models.checkpoint_files import explained, is_packed, read_mapped
+from cress_svcd.models.checkpoint_files import explained, is_packed, read_mapped, read_other_format
 from cress_svcd.models.checkpoint_structure import require_sound
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain data.
     """
     with explained(path):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_other_format(path)
+        if state is None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise CheckpointError(
             f"{path}: holds a {type(state).__name__}, expected the dictionary of a checkpoint"

@@ -25,6 +25,7 @@ from cress_svcd.models.checkpoint_files import (
     explained,
     explained_model,
     read_mapped,
+    read_other_format,
     refuse_other_model,
     run_checks,
 )
@@ -100,7 +101,11 @@ def explain_checkpoint_errors() -> None:
         run_checks(path)
         with explained(path):
             try:
-                state = read(path, *args, **kwargs)
+                other = read_other_format(path)
+                if other is None:
+                    state = read(path, *args, **kwargs)
+                else:
+                    state = _as_fairseq_has_it(other, *args)
                 require_sound(state, path)
                 return state
             except KeyError as error:
@@ -119,6 +124,18 @@ def explain_checkpoint_errors() -> None:
     load_checkpoint_to_cpu.explains_errors = True
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+def _as_fairseq_has_it(state: dict, arg_overrides: dict | None = None, *_) -> dict:
+    """What fairseq makes of a checkpoint that it has read."""
+    from fairseq import checkpoint_utils
+    from fairseq.dataclass.utils import overwrite_args_by_name
+    from omegaconf import OmegaConf
+
+    state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    if arg_overrides is not None:
+        overwrite_args_by_name(state["cfg"], arg_overrides)
+    return checkpoint_utils._upgrade_state_dict(state)
 
 
 def keep_checkpoints_whole() -> None:

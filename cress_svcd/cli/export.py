@@ -1,0 +1,41 @@
+"""Write a packed model as a .cress file, which is mapped into memory and used there.
+
+  cress-svcd export model.packed.pt -o model.cress
+  cress translate model.cress talk.wav
+  cress-svcd translate model.cress talk.flac
+
+The file is for the native engine (native/), which needs neither Python nor torch.  The commands of
+this package and fairseq-generate --path read it as well, with the words of the packed model: it
+holds everything that the packed file holds.  The format is safetensors; docs/runtime.md describes
+it.
+
+It needs the package safetensors: pip install 'cress_svcd[export]'.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("packed", type=Path, metavar="PACKED", help="a file of 'cress-svcd pack'")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="file to write")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with config.yaml and dictionary, for a packed model that has none of its own",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from cress_svcd.inference.cress_file import write_cress
+    from cress_svcd.inference.engine_plan import make_plan, token_tensors
+    from cress_svcd.inference.packed_checkpoint import read_packed
+    from cress_svcd.translation.translator import load_model
+
+    state = read_packed(args.packed)
+    model, task = load_model(args.packed, args.data)
+    dictionary = task.target_dictionary
+    plan = make_plan(model.eval(), dictionary, task.data_cfg.normalize)
+    write_cress(args.output, state, plan, token_tensors(dictionary))
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

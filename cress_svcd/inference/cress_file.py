@@ -1,0 +1,199 @@
+"""The file of the native engine, ``.cress``: a packed model that is mapped into memory and used there.
+
+It is a safetensors file; ``docs/runtime.md`` describes it byte by byte.  Its metadata, all strings:
+
+    format      "cress"
+    version     "1"; a reader refuses versions that it does not know
+    state       JSON: the packed file (``packed_checkpoint``) with {"": 0} for each tensor
+    ties        JSON: name -> name of the tensor in the file that it shares
+    plan        JSON: what the engine computes with which tensors (``engine_plan``)
+
+A tensor of the model has its own name, any other its place in ``state``, joined by "/".  Signs of
+packed layers are in the layout of the C kernels (``kernels.packed_layout``, "tiles"), weights of
+convolutions are (out, kernel_size, channels).  ``engine/`` holds what only the engine reads.  So the file holds the whole packed file, its digest included.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cress_svcd.atomic_files import replacing
+from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.inference.packed_checkpoint import check
+from cress_svcd.inference.packed_model import read_description
+from cress_svcd.kernels.packed_layout import from_tiles, to_tiles
+from cress_svcd.models.checkpoint_files import explained, register_reader
+
+FORMAT, VERSION = "cress", "1"
+ENGINE = "engine/"
+MOST_HEADER = 100_000_000  # bytes, as in safetensors itself
+_REMEDY = "export the packed model again with 'cress-svcd export'"
+
+Tensors = dict[str, Tensor]
+
+
+def write_cress(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    engine: Mapping[str, Tensor],
+) -> None:
+    """Write the packed model ``state`` (see ``read_packed``), all or nothing.
+
+    Args:
+        plan: see ``engine_plan.make_plan``.
+        engine: further tensors, by the names that the plan uses.
+    Raises:
+        ConfigError: safetensors is not installed.
+    """
+    save = _safetensors().save
+    tensors, ties = _untied(_named(state))
+    tensors = {name: _frames_first(tensor) for name, tensor in tensors.items()}
+    for name, layer in _layers(state).items():
+        key = f"{name}.signs"
+        if key in tensors:
+            tensors[key] = to_tiles(tensors[key], layer["in_features"])
+    tensors |= {ENGINE + name: tensor for name, tensor in engine.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "state": json.dumps(_plain(state)),
+        "ties": json.dumps(ties),
+        "plan": json.dumps(plan),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    content = save(tensors, metadata)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def is_cress(path: str | os.PathLike[str]) -> bool:
+    """Whether the file at ``path`` is of this format, of any version, sound or not."""
+    return (_metadata(path) or {}).get("format") == FORMAT
+
+
+def read_cress(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The packed model in a file of ``write_cress``, as ``read_packed`` returns it.
+
+    Raises:
+        CheckpointError: damaged or of another version.
+        ConfigError: safetensors is not installed.
+    """
+    load_file = _safetensors().load_file
+    metadata = _metadata(path) or {}
+    version = metadata.get("version")
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: is a .cress file of version {version!r}, and this program reads version "
+            f"{VERSION}: update cress_svcd, or {_REMEDY}"
+        )
+    with explained(path):
+        tensors = load_file(str(path))
+        state, ties = json.loads(metadata["state"]), json.loads(metadata["ties"])
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(ENGINE)}
+        signs: Tensors = {}
+        for name, layer in _layers(state).items():
+            key, planes = f"{name}.signs", layer["planes"]
+            if key in tensors:
+                rows = planes * layer["out_features"]
+                signs[key] = from_tiles(tensors[key], rows, layer["in_features"])
+        tensors = {name: _frames_first(tensor) for name, tensor in tensors.items()} | signs
+        tensors |= {name: tensors[first] for name, first in ties.items()}
+        state = _filled(state, tensors, ())
+    check(state, path)
+    return state
+
+
+def _frames_first(tensor: Tensor) -> Tensor:
+    """A convolution's weight (out, channels, kernel_size) as (out, kernel_size, channels), in which
+    order a window of frames lies in memory, and back; any other tensor as it is."""
+    return tensor.transpose(1, 2).contiguous() if tensor.dim() == 3 else tensor
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ConfigError(
+            "a .cress file needs the package safetensors: pip install 'cress_svcd[export]'"
+        ) from None
+    return safetensors.torch
+
+
+def _metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The metadata of a safetensors file; None where it is none."""
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if not 2 <= size <= MOST_HEADER or file.read(1) != b"{":
+                return None
+            header = json.loads(b"{" + file.read(size - 1))
+    except (OSError, ValueError, struct.error, RecursionError):
+        return None
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return metadata if isinstance(metadata, dict) else None
+
+
+def _layers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> description of the packed layers of a packed file."""
+    return read_description(state["cfg"]["model"]["packed"])["layers"]
+
+
+def _places(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _places(item, (*place, str(key)))
+
+
+def _name(place: tuple[str, ...]) -> str:
+    return place[1] if place[0] == "model" else "/".join(place)
+
+
+def _named(state: Mapping[str, Any]) -> Tensors:
+    return {_name(place): tensor for place, tensor in _places(state)}
+
+
+def _untied(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
+    """Those that share no memory, and the name of the one that each of the others is."""
+    first: dict[tuple, str] = {}
+    kept: Tensors = {}
+    ties: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        key = tensor.data_ptr(), tuple(tensor.shape), tensor.dtype
+        if tensor.numel() and key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            kept[name] = tensor
+    return kept, ties
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"": 0}  # a place for a tensor: no dictionary of ours has an empty key
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _filled(value: Any, tensors: Tensors, place: tuple[str, ...]) -> Any:
+    if value == {"": 0}:
+        return tensors[_name(place)]
+    if isinstance(value, dict):
+        return {key: _filled(item, tensors, (*place, key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, tensors, (*place, str(n))) for n, item in enumerate(value)]
+    return value
+
+
+register_reader(is_cress, read_cress)
