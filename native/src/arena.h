@@ -1,0 +1,30 @@
+/* Memory that is freed together, and errors that leave the call that made it. */
+#ifndef CRESS_ARENA_H
+#define CRESS_ARENA_H
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct block;
+
+/* Every API call that can fail sets ``escape`` first; ``fail`` jumps there with a message. */
+struct arena {
+    struct block *blocks;
+    jmp_buf escape;
+    char message[512];
+};
+
+/* 64-byte aligned, of ``count`` elements; never NULL. */
+void *take(struct arena *arena, size_t count, size_t element);
+/* The same, all zeros. */
+void *take_zeros(struct arena *arena, size_t count, size_t element);
+
+/* A place to return to: ``release`` frees what was taken since. */
+struct block *mark(const struct arena *arena);
+void release(struct arena *arena, struct block *mark);
+
+_Noreturn void fail(struct arena *arena, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,51 @@
+/* What layers are made of, on rows of float32. */
+#ifndef CRESS_COMPUTE_H
+#define CRESS_COMPUTE_H
+
+#include "cress.h"
+#include "model.h"
+
+/* One translation: its memory, its threads, who listens. */
+struct run {
+    const struct cress_model *model;
+    struct arena *arena;
+    int isa, threads;
+    cress_trace *trace;
+    void *trace_data;
+};
+
+void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
+            int64_t columns);
+
+/* y (rows x out) of x (rows x in). */
+void apply_linear(struct run *run, const struct linear *linear, const float *x, int64_t rows,
+                  float *y);
+
+/* In place where y is x. */
+void apply_norm(const struct norm *norm, const float *x, int64_t rows, float *y);
+
+void activate(enum activation activation, float *values, int64_t count);
+
+/* act(convolution(x) * scale + bias): frames x channels -> count x out, in time order. ``x`` has
+ * ``frames`` frames; padding is the convolution's own. */
+int64_t output_frames(const struct convolution *conv, int64_t frames);
+void convolve(struct run *run, const struct convolution *conv, const float *x, int64_t frames,
+              const float *scale, const float *bias, int gelu, float *y);
+
+/* The weight of an output as float32, kernel x channels. */
+void output_weight(const struct convolution *conv, int64_t output, float *to);
+
+/* Attention of queries (rows x width) over keys and values; row ``i`` of either is at
+ * keys + i * width.  ``mixed``: rows x width. */
+void attend(struct run *run, int heads, int64_t width, const float *queries, int64_t rows,
+            const float *keys, const float *values, int64_t count, float *mixed);
+
+float dot(const float *a, const float *b, int64_t count);
+void softmax(float *values, int64_t count);
+/* values - max - log(sum exp) */
+void log_softmax(float *values, int64_t count);
+
+/* Runs ``work`` in ``threads`` threads, as GOMP_parallel does. */
+void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags);
+
+#endif

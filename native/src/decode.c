@@ -1,0 +1,182 @@
+/* The decoder, a token at a time, for all beams of an utterance. */
+#include <math.h>
+#include <string.h>
+
+#include "translate.h"
+
+/* Keys and values of one attention. */
+struct cache {
+    float *keys, *values; /* self: step x beams x width; source: frames x width */
+};
+
+struct decoder {
+    int beams;
+    int64_t frames, step, most;
+    struct cache **caches; /* of each layer's blocks */
+    int32_t *history;      /* beams x most: which row of a step each beam's past has */
+    int32_t *former;
+    float *logits;
+};
+
+static float *floats(struct run *run, int64_t count)
+{
+    return take(run->arena, (size_t)count + 16, sizeof(float));
+}
+
+struct decoder *decoder_begin(struct run *run, const float *states, int64_t frames, int beams,
+                              int64_t most)
+{
+    const struct stack *stack = &run->model->decoder;
+    struct decoder *decoder = take_zeros(run->arena, 1, sizeof *decoder);
+    decoder->beams = beams;
+    decoder->frames = frames;
+    decoder->most = most;
+    decoder->history = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
+    decoder->former = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
+    decoder->logits = floats(run, beams * run->model->vocabulary);
+    decoder->caches = take_zeros(run->arena, (size_t)stack->count + 1, sizeof *decoder->caches);
+    for (int i = 0; i < stack->count; i++) {
+        const struct layer *layer = &stack->layers[i];
+        decoder->caches[i] =
+            take_zeros(run->arena, (size_t)layer->count + 1, sizeof *decoder->caches[i]);
+        for (int b = 0; b < layer->count; b++) {
+            const struct block_plan *block = &layer->blocks[b];
+            struct cache *cache = &decoder->caches[i][b];
+            if (block->kind == BLOCK_FEED_FORWARD)
+                continue;
+            int64_t rows = block->kind == BLOCK_SOURCE ? frames : most * beams;
+            cache->keys = floats(run, rows * stack->width);
+            cache->values = floats(run, rows * stack->width);
+            if (block->kind == BLOCK_SOURCE) {
+                apply_linear(run, &block->k, states, frames, cache->keys);
+                apply_linear(run, &block->v, states, frames, cache->values);
+            }
+        }
+    }
+    return decoder;
+}
+
+/* Each beam's query over its own past, which lies in the rows that ``history`` names. */
+static void attend_past(struct run *run, const struct decoder *decoder, int heads,
+                        const float *queries, const struct cache *cache, float *mixed)
+{
+    int64_t width = run->model->decoder.width, size = width / heads, count = decoder->step + 1;
+    float *scores = floats(run, count), scale = 1.0f / sqrtf((float)size);
+    for (int b = 0; b < decoder->beams; b++) {
+        const int32_t *rows = decoder->history + b * decoder->most;
+        for (int head = 0; head < heads; head++) {
+            const float *query = queries + b * width + head * size;
+            float *to = mixed + b * width + head * size;
+            for (int64_t i = 0; i < count; i++) {
+                int64_t row = i * decoder->beams + rows[i];
+                scores[i] = dot(query, cache->keys + row * width + head * size, size) * scale;
+            }
+            softmax(scores, count);
+            memset(to, 0, (size_t)size * sizeof *to);
+            for (int64_t i = 0; i < count; i++) {
+                int64_t row = i * decoder->beams + rows[i];
+                const float *value = cache->values + row * width + head * size;
+                for (int64_t c = 0; c < size; c++)
+                    to[c] += scores[i] * value[c];
+            }
+        }
+    }
+}
+
+static void run_block(struct run *run, const struct decoder *decoder, const struct layer *layer,
+                      const struct block_plan *block, const struct cache *cache,
+                      const float *input, float *y)
+{
+    int beams = decoder->beams;
+    int64_t width = run->model->decoder.width;
+    if (block->kind == BLOCK_FEED_FORWARD) {
+        float *hidden = floats(run, beams * block->first.out);
+        apply_linear(run, &block->first, input, beams, hidden);
+        activate(layer->activation, hidden, beams * block->first.out);
+        apply_linear(run, &block->second, hidden, beams, y);
+        return;
+    }
+    float *q = floats(run, beams * width), *mixed = floats(run, beams * width);
+    apply_linear(run, &block->q, input, beams, q);
+    if (block->kind == BLOCK_SOURCE) {
+        attend(run, block->heads, width, q, beams, cache->keys, cache->values, decoder->frames,
+               mixed);
+    } else {
+        int64_t place = decoder->step * beams * width;
+        apply_linear(run, &block->k, input, beams, cache->keys + place);
+        apply_linear(run, &block->v, input, beams, cache->values + place);
+        attend_past(run, decoder, block->heads, q, cache, mixed);
+    }
+    apply_linear(run, &block->output, mixed, beams, y);
+}
+
+static void look_up(const struct cress_model *model, int32_t token, float *to)
+{
+    int64_t width = model->decoder.width;
+    float scale = 1;
+    to_floats(model->embedding, token * width, width, to);
+    if (model->embedding_scale)
+        to_floats(model->embedding_scale, token, 1, &scale);
+    for (int64_t i = 0; i < width; i++) /* two roundings, as in Python */
+        to[i] = to[i] * scale * model->decoder.scale;
+}
+
+static void reorder(struct decoder *decoder, const int32_t *sources)
+{
+    int64_t count = decoder->step;
+    memcpy(decoder->former, decoder->history,
+           (size_t)(decoder->beams * decoder->most) * sizeof *decoder->history);
+    for (int b = 0; b < decoder->beams; b++)
+        memcpy(decoder->history + b * decoder->most, decoder->former + sources[b] * decoder->most,
+               (size_t)count * sizeof *decoder->history);
+}
+
+const float *decoder_step(struct run *run, struct decoder *decoder, const int32_t *tokens,
+                          const int32_t *sources)
+{
+    const struct cress_model *model = run->model;
+    const struct stack *stack = &model->decoder;
+    struct block *before = mark(run->arena);
+    int64_t width = stack->width, total = decoder->beams * width;
+    float *x = floats(run, total), *normed = floats(run, total), *y = floats(run, total);
+    if (decoder->step >= decoder->most)
+        fail(run->arena, "the decoder has no room for another token");
+    if (sources)
+        reorder(decoder, sources);
+    for (int b = 0; b < decoder->beams; b++) {
+        decoder->history[b * decoder->most + decoder->step] = b;
+        look_up(model, tokens[b], x + b * width);
+        add_positions(run, stack, x + b * width, 1, decoder->step);
+    }
+    if (stack->embedding_norm.width)
+        apply_norm(&stack->embedding_norm, x, decoder->beams, x);
+    for (int i = 0; i < stack->count; i++) {
+        const struct layer *layer = &stack->layers[i];
+        for (int b = 0; b < layer->count; b++) {
+            const struct block_plan *block = &layer->blocks[b];
+            struct block *inner = mark(run->arena);
+            if (layer->pre_norm)
+                apply_norm(&block->norm, x, decoder->beams, normed);
+            run_block(run, decoder, layer, block, &decoder->caches[i][b],
+                      layer->pre_norm ? normed : x, y);
+            for (int64_t c = 0; c < total; c++)
+                x[c] += y[c];
+            if (!layer->pre_norm)
+                apply_norm(&block->norm, x, decoder->beams, x);
+            release(run->arena, inner);
+        }
+    }
+    if (stack->norm.width)
+        apply_norm(&stack->norm, x, decoder->beams, x);
+    if (!decoder->step)
+        traced(run, "decoder", x, decoder->beams, width);
+    apply_linear(run, &model->output, x, decoder->beams, decoder->logits);
+    for (int b = 0; b < decoder->beams; b++)
+        log_softmax(decoder->logits + b * model->vocabulary, model->vocabulary);
+    if (!decoder->step)
+        traced(run, "decoder.log_probabilities", decoder->logits, decoder->beams,
+               model->vocabulary);
+    release(run->arena, before);
+    decoder->step++;
+    return decoder->logits;
+}

@@ -1,0 +1,96 @@
+/* A model as its file's plan describes it: which tensors make which step. */
+#ifndef CRESS_MODEL_H
+#define CRESS_MODEL_H
+
+#include "file.h"
+
+struct norm {
+    int64_t width;
+    const float *weight, *bias; /* bias: NULL for none */
+    float eps;
+};
+
+enum linear_kind { LINEAR_PACKED, LINEAR_INT8, LINEAR_DENSE };
+
+struct linear {
+    const char *name;
+    enum linear_kind kind;
+    int64_t in, out;
+    const float *bias; /* or NULL */
+    /* packed */
+    const uint8_t *tiles;
+    const float *g, *h; /* or NULL; h of all planes */
+    int planes, parts;  /* parts of a rounded input: 1 is 8 bits, 2 a split of 16 */
+    struct norm norm;   /* before the product; width 0: none */
+    int is_rms;
+    /* int8, dense */
+    const struct tensor *weight;
+    const float *scale;
+};
+
+struct convolution {
+    int64_t out, channels, kernel, groups, stride, padding; /* out of all, channels of a group */
+    const struct tensor *weight; /* (out, kernel, channels), or NULL where ``normalised`` is set */
+    const float *normalised;     /* a weight of which direction and length stand apart, multiplied */
+    const float *scale, *bias;   /* scale: ones where the file has none; bias may be NULL */
+    struct norm norm;            /* after it, over time or channels; width 0: none */
+    int norm_over_time;
+};
+
+enum block_kind { BLOCK_SELF, BLOCK_SOURCE, BLOCK_FEED_FORWARD };
+
+struct block_plan {
+    enum block_kind kind;
+    struct norm norm;
+    int heads;
+    struct linear q, k, v, output;   /* attention */
+    struct linear first, second;     /* feed-forward */
+};
+
+enum activation { RELU, GELU };
+
+struct layer {
+    int pre_norm;
+    enum activation activation;
+    int count;
+    struct block_plan *blocks;
+};
+
+enum positions { POSITIONS_NONE, POSITIONS_SINUSOIDAL, POSITIONS_LEARNED };
+
+/* An encoder's or decoder's stack of layers. */
+struct stack {
+    int64_t width;
+    float scale;
+    enum positions positions;
+    int64_t first_position;
+    const struct tensor *places; /* learned: (positions, width) */
+    struct norm embedding_norm, norm;
+    int count;
+    struct layer *layers;
+};
+
+struct cress_model {
+    struct arena arena;
+    struct file file;
+    int normalize;
+    int64_t pad, eos, unk, bos, vocabulary;
+    /* speech */
+    int convolutions, subsamplings;
+    struct convolution *convolution, *subsampling, positions;
+    struct norm features_norm;
+    struct linear projection; /* in 0: none */
+    int norm_first;
+    struct stack speech, encoder, decoder;
+    /* decoder */
+    const struct tensor *embedding, *embedding_scale; /* scale: NULL where it is floating */
+    struct linear output;
+    int64_t most_positions;
+    const char *tokens;
+    const int32_t *token_offsets; /* vocabulary + 1 */
+};
+
+/* Fills in a model whose arena is empty and whose file is open. */
+void model_read(struct cress_model *model);
+
+#endif
