@@ -45,6 +45,7 @@ MAY_IMPORT = {
 }
 TOP_LEVEL = {
     "cress_svcd",
+    "native",
     "configs",
     "scripts",
     "tests",

@@ -70,11 +70,11 @@ def _speech(encoder: nn.Module, names: dict[nn.Module, str]) -> Plan | None:
     positions = hubert.encoder.pos_conv
     stack = hubert.encoder
     return {
-        "convolutions": [_conv_block(block, names) for block in hubert.feature_extractor.conv_layers],
+        "convolutions": [
+            _conv_block(block, names) for block in hubert.feature_extractor.conv_layers
+        ],
         "norm": _norm(hubert.layer_norm, names),
-        "projection": None
-        if hubert.post_extract_proj is None
-        else names[hubert.post_extract_proj],
+        "projection": None if hubert.post_extract_proj is None else names[hubert.post_extract_proj],
         "positions": _convolution(positions[0], names),
         "norm_first": stack.layer_norm_first,
         "stack_norm": _norm(stack.layer_norm, names),
@@ -208,4 +208,3 @@ def _linear(module: Any) -> Plan:
         "scales_in_product": method.scales_in_product,
         "not_computed": unknown,
     }
-

@@ -19,32 +19,15 @@ from cress_svcd.inference.packed_tensors import pack_tensors
 from cress_svcd.inference.size_report import size_report
 from cress_svcd.models.checkpoint_files import PACKED_HEADER
 from cress_svcd.models.checkpoints import model_options, read_checkpoint
-from cress_svcd.quantization import METHODS, Policy, quantized_layers
+from cress_svcd.quantization import METHODS, quantized_layers
 from cress_svcd.quantization.packing import packed_layers
 from cress_svcd.quantization.policy import LayerSpec
 from cress_svcd.translation.translator import Translator
 from tests.helpers.fairseq_commands import generate_command
-from tests.helpers.training_options import make_task, parse, save_checkpoint
+from tests.helpers.quantized_checkpoints import RULES, quantize
 from tests.helpers.translation_model import make_checkpoint
 
 SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
-EVERYWHERE = ["decoder.layers.*", "encoder.layers.*", "encoder.hubert.encoder.layers.*"]
-MIXED = [
-    {"match": "decoder.layers.*.encoder_attn.*"},
-    {"match": "decoder.layers.*.fc*", "bits": 1.58},
-    {"match": "encoder.layers.*", "method": "uniform", "bits": 4},
-    {"match": "encoder.hubert.encoder.layers.*.fc1", "activation_bits": None},
-    {"match": "encoder.hubert.encoder.layers.*.fc2", "options": {"variant": "paper"}},
-]
-RULES = {
-    "svcd": [{"match": EVERYWHERE, "method": "svcd"}],
-    "unrounded": [{"match": EVERYWHERE, "method": "svcd", "activation_bits": None}],
-    "mixed": MIXED,
-    "projection": [{"match": "decoder.output_projection"}],
-    "everything": [{"match": ["*", "*.output_projection"]}],
-    **{name: [{"match": EVERYWHERE, "method": name}] for name in METHODS if name != "svcd"},
-}
-
 CPU_BACKENDS = [
     name for name, found in kernels.backends().items() if found.available and name != "gpu"
 ]
@@ -54,31 +37,6 @@ CPU_BACKENDS = [
 def full(prepared, hubert, tmp_path_factory):
     """A full-precision checkpoint."""
     return make_checkpoint(tmp_path_factory.mktemp("full") / "st.pt", prepared, hubert)
-
-
-def quantize(path, prepared, start, rules, *flags):
-    """Write a quantised checkpoint of these rules, its scales not at their initial values."""
-    policy = path.with_suffix(".yaml")
-    Policy.from_dict({"rules": rules}).save(policy)
-    cfg = parse(
-        prepared,
-        "--finetuned-st-model",
-        start,
-        "--quant-policy",
-        policy,
-        *flags,
-        arch="quant_transformer",
-    )
-    task = make_task(prepared)
-    torch.manual_seed(4)
-    model = task.build_model(cfg.model)
-    with torch.no_grad():
-        for layer in quantized_layers(model).values():
-            if hasattr(layer, "calibrate"):
-                layer.calibrate(torch.randn(50, layer.in_features))
-            for scale in layer.scale_parameters().values():
-                scale.mul_(torch.rand_like(scale) + 0.5)
-    return save_checkpoint(path, cfg, task, model)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""The engine, built once, and models for it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cress_svcd.cli.main import main
+from tests.helpers.quantized_checkpoints import RULES, quantize
+from tests.helpers.translation_model import make_checkpoint
+
+NATIVE = Path(__file__).parents[2] / "native"
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    """The command ``cress``."""
+    if not shutil.which("make") or not shutil.which("cc"):
+        pytest.skip("no C compiler or no make")
+    folder = tmp_path_factory.mktemp("engine")
+    subprocess.run(["make", "-s", "-C", NATIVE, f"BUILD={folder}"], check=True)
+    return folder / "cress"
+
+
+@pytest.fixture(scope="session")
+def translate(engine):
+    """Hypotheses (score, text) of recordings, a list for each, by the engine."""
+
+    def run(model, inputs, *options) -> list[list[tuple[float, str]]]:
+        command = [engine, "translate", model, *inputs, "--format", "json", *options]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+        found: list[list[tuple[float, str]]] = []
+        for line in done.stdout.splitlines():
+            record = json.loads(line)
+            if record["number"] == 0:
+                found.append([])
+            found[-1].append((record["score"], record["text"]))
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(prepared, hubert, tmp_path_factory):
+    """Packs and exports the checkpoint of a name in RULES, or "full", with options; each once.
+
+    Returns the paths of both files."""
+    folder = tmp_path_factory.mktemp("exported")
+    full = make_checkpoint(folder / "full.pt", prepared, hubert)
+
+    def make(name, *options) -> tuple[Path, Path]:
+        checkpoint = folder / f"{name}.pt"
+        if not checkpoint.exists():
+            quantize(checkpoint, prepared, full, RULES[name])
+        stem = f"{name}{''.join(options)}"
+        packed, exported = folder / f"{stem}.packed.pt", folder / f"{stem}.cress"
+        if not exported.exists():
+            assert main(["pack", str(checkpoint), "-o", str(packed), *options]) == 0
+            assert main(["export", str(packed), "-o", str(exported)]) == 0
+        return packed, exported
+
+    return make

@@ -1,0 +1,80 @@
+"""The engine against fairseq's search over the Python model: the same words and scores."""
+
+import math
+
+import pytest
+import soundfile
+import torch
+
+from cress_svcd.data.audio import read_audio, standardize
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.translation.translator import Translator
+
+BEAM, LENGTH = 3, 12
+OPTIONS = ("--beam", BEAM, "--max-len-b", LENGTH, "--nbest", BEAM)
+COMPACT = ("--int8-embeddings", "--int8-convolutions")
+
+
+@pytest.fixture(scope="module")
+def recordings(prepared, release, tmp_path_factory):
+    """Segments of the test set, a WAV file each."""
+    folder = tmp_path_factory.mktemp("recordings")
+    paths = []
+    for number, spec in enumerate(read_manifest(prepared / "tst-COMMON.tsv")["audio"][:5]):
+        wave = read_audio(spec, root=release / "en-de" / "data")
+        paths.append(folder / f"{number}.wav")
+        soundfile.write(paths[-1], wave, 16000, subtype="FLOAT")
+    return paths
+
+
+def by_fairseq(path, recordings) -> list[list[tuple[float, str]]]:
+    """Scores and texts of each recording's hypotheses, as fairseq-generate makes them."""
+    translator = Translator.load(path, beam=BEAM, max_len_b=LENGTH, device="cpu")
+    results = []
+    for recording in recordings:
+        wave, _ = soundfile.read(recording, dtype="float32")
+        if translator.task.data_cfg.normalize:
+            wave = standardize(wave)
+        batch = {
+            "src_tokens": torch.from_numpy(wave)[None],
+            "src_lengths": torch.tensor([len(wave)]),
+        }
+        with torch.no_grad():
+            (found,) = translator.generator.generate([translator.model], {"net_input": batch})
+        tokens = [translator.task.tgt_dict.string(one["tokens"]) for one in found]
+        scores = [float(one["score"]) / math.log(2) for one in found]
+        results.append(list(zip(scores, map(translator.search.text_of, tokens), strict=True)))
+    return results
+
+
+def require_same(expected, found, tolerance=1e-3):
+    assert [[text for _, text in each] for each in found] == [
+        [text for _, text in each] for each in expected
+    ]
+    for one, other in zip(sum(expected, []), sum(found, []), strict=True):
+        assert other[0] == pytest.approx(one[0], abs=tolerance)
+
+
+PRECISIONS = [("--dtype", "fp32"), ("--dtype", "bf16"), (), COMPACT]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=" ".join)
+def test_a_model_in_full_precision_says_the_same(exported, recordings, translate, precision):
+    packed, cress = exported("full", "--allow-full", *precision)
+    found = translate(cress, recordings, *OPTIONS)
+    require_same(by_fairseq(packed, recordings), found, 1e-2 if precision == COMPACT else 1e-3)
+
+
+def test_rows_that_are_split_into_two_bytes_say_the_same(exported, recordings, translate):
+    packed, cress = exported("unrounded", "--dtype", "fp32")
+    require_same(by_fairseq(packed, recordings), translate(cress, recordings, *OPTIONS), 1e-2)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_vnni"])
+def test_instruction_sets_agree(exported, recordings, translate, engine, isa):
+    _, cress = exported("full", "--allow-full", *COMPACT)
+    try:
+        found = translate(cress, recordings, *OPTIONS, "--isa", isa)
+    except Exception:
+        pytest.skip(f"this processor has no {isa}")
+    require_same(translate(cress, recordings, *OPTIONS), found, 1e-2)
