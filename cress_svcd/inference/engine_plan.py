@@ -20,7 +20,6 @@ from cress_svcd.models.decoder_blocks import (
     SelfAttention,
     decoder_blocks,
 )
-from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.packed_linear import PackedLinear
 
 ACTIVATIONS = {F.relu: "relu", gelu: "gelu"}
@@ -194,9 +193,7 @@ def _linear(module: Any) -> Plan:
     if not isinstance(module, PackedLinear):
         return {"kind": "dense", **shape}
     method = module.method
-    own_input = type(method).prepare_input is not QuantLinear.prepare_input
-    rounds_itself = own_input and method.product_bits is None and bool(method.activation_bits)
-    unknown = method.METHOD if rounds_itself or method.finishes_output else None
+    steps = method.steps_around_product()
     return {
         "kind": "packed",
         **shape,
@@ -205,6 +202,6 @@ def _linear(module: Any) -> Plan:
         "bits": method.product_bits,
         "norm": method.normalization,
         "eps": getattr(module.norm, "eps", None),
-        "scales_in_product": method.scales_in_product,
-        "not_computed": unknown,
+        "not_computed": method.METHOD if steps is None else None,
+        **(steps or {}),
     }

@@ -213,6 +213,13 @@ class QuantLinear(nn.Linear):
         """Whether the packed product adds the bias, not ``finish_output``."""
         return True
 
+    def steps_around_product(self) -> dict[str, Any] | None:
+        """What ``prepare_input`` and ``finish_output`` do, as plain data for an engine without this
+        code (``docs/native.md`` has the words); None where that cannot be said."""
+        if self.finishes_output or self.product_bits != self.activation_bits:
+            return None
+        return {}
+
     def set_progress(self, mix: float, ternary: float) -> None:
         """Enter a state of a schedule.
 

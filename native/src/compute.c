@@ -65,7 +65,8 @@ VECTORS float dot(const float *a, const float *b, int64_t count)
 static inline float exponential(float x)
 {
     /* 2^n times e^r, r in -ln 2 / 2 .. ln 2 / 2; within 2 units of the last place. */
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    x = x > -87.0f ? x : -87.0f; /* NaN, too */
+    x = x < 88.0f ? x : 88.0f;
     float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -75,7 +76,7 @@ static inline float exponential(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
+    int32_t bits = ((int32_t)n + 127) * (1 << 23);
     float power;
     memcpy(&power, &bits, sizeof power);
     return p * power;
@@ -173,6 +174,71 @@ static void require(struct run *run, int status)
                                                  : "a kernel refused a product");
 }
 
+enum { LARGEST_BLOCK = 128 }; /* of a rotation */
+
+/* Rows of Hadamard matrices, the largest power of two up to 128 that divides the width. */
+static void rotate(float *x, int64_t width, int64_t rows)
+{
+    int64_t size = width & -width;
+    size = size < LARGEST_BLOCK ? size : LARGEST_BLOCK;
+    float scale = 1.0f / sqrtf((float)size);
+    for (float *block = x; block < x + rows * width; block += size) {
+        for (int64_t half = 1; half < size; half *= 2)
+            for (int64_t i = 0; i < size; i++)
+                if (!(i & half)) {
+                    float a = block[i], b = block[i + half];
+                    block[i] = a + b;
+                    block[i + half] = a - b;
+                }
+        for (int64_t i = 0; i < size; i++)
+            block[i] *= scale;
+    }
+}
+
+static float limited(float value, float low, float high)
+{
+    return value > low ? value < high ? value : high : low;
+}
+
+/* What the method does to the input, in place. */
+static void prepare_input(const struct linear *linear, float *x, int64_t rows)
+{
+    int64_t width = linear->in;
+    if (linear->input >= INPUT_ROTATION)
+        rotate(x, width, rows);
+    for (int64_t r = 0; r < rows && linear->input != INPUT_ROTATION; r++, x += width) {
+        float step = linear->step;
+        if (linear->input == INPUT_ROTATED_GRID)
+            step *= sqrtf(dot(x, x, width) / (float)width);
+        for (int64_t i = 0; i < width; i++) {
+            float ratio = x[i] / (linear->input == INPUT_ROTATED_GRID && step < 1e-30f ? 1e-30f : step);
+            if (linear->input == INPUT_SIGNS)
+                x[i] = ratio < 0 ? -step : step;
+            else if (linear->input == INPUT_STEPS)
+                x[i] = limited(rintf(ratio), linear->low, linear->high) * step;
+            else
+                x[i] = (limited(floorf(ratio), linear->low, linear->high - 1) + 0.5f) * step;
+        }
+    }
+}
+
+/* A norm over the outputs without scales, then the bias. */
+static void finish_output(const struct linear *linear, float *y, int64_t rows)
+{
+    int64_t width = linear->out;
+    for (int64_t r = 0; r < rows; r++, y += width) {
+        double mean = 0, squares = 0;
+        for (int64_t i = 0; i < width; i++)
+            mean += y[i];
+        mean /= (double)width;
+        for (int64_t i = 0; i < width; i++)
+            squares += (y[i] - mean) * (y[i] - mean);
+        float scale = (float)(1.0 / sqrt(squares / (double)width + 1e-5));
+        for (int64_t i = 0; i < width; i++)
+            y[i] = (y[i] - (float)mean) * scale + (linear->bias ? linear->bias[i] : 0);
+    }
+}
+
 static void apply_packed(struct run *run, const struct linear *linear, const float *x,
                          int64_t rows, float *y)
 {
@@ -183,21 +249,28 @@ static void apply_packed(struct run *run, const struct linear *linear, const flo
         normalise(&linear->norm, linear->is_rms, x, rows, normed);
         x = normed;
     }
+    if (linear->input != INPUT_PLAIN) {
+        float *changed = take(run->arena, (size_t)(rows * linear->in) + 1, sizeof *changed);
+        memcpy(changed, x, (size_t)(rows * linear->in) * sizeof *changed);
+        prepare_input(linear, changed, rows);
+        x = changed;
+    }
+    const float *bias = linear->output_norm ? NULL : linear->bias;
     if (linear->planes > 1)
         parts = take(run->arena, (size_t)(rows * out), sizeof *parts);
     require(run, cress_sign_gemm(x, rows, linear->in, linear->tiles, linear->in, out, linear->g,
-                                 linear->h, linear->planes > 1 ? NULL : linear->bias, parts,
+                                 linear->h, linear->planes > 1 ? NULL : bias, parts,
                                  linear->parts, run->isa,
                                  threads_for(run, rows * linear->in * out), run_parallel));
-    if (linear->planes == 1)
-        return;
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows && linear->planes > 1; r++)
         for (int64_t o = 0; o < linear->out; o++) {
             float total = 0;
             for (int plane = 0; plane < linear->planes; plane++)
                 total += parts[r * out + plane * linear->out + o];
-            y[r * linear->out + o] = linear->bias ? total + linear->bias[o] : total;
+            y[r * linear->out + o] = bias ? total + bias[o] : total;
         }
+    if (linear->output_norm)
+        finish_output(linear, y, rows);
 }
 
 VECTORS static int32_t dot_bytes(const int8_t *a, const int8_t *b, int64_t count)

@@ -57,6 +57,28 @@ static const struct json *norm_plan(struct cress_model *model, const struct json
     return json_object_or_null(arena_of(model), plan, key);
 }
 
+/* The steps around a packed product. */
+static void read_steps(struct cress_model *model, const struct json *plan, struct linear *linear)
+{
+    static const char *const words[] = {"plain", "steps", "signs", "rotation", "rotated grid"};
+    struct arena *arena = arena_of(model);
+    const struct json *input = json_find(plan, "input"), *output = json_find(plan, "output");
+    for (int i = 0; input && i < 5; i++)
+        if (input->kind == JSON_STRING && !strcmp(words[i], input->text))
+            linear->input = (enum input_step)i;
+    if ((input && linear->input == INPUT_PLAIN) ||
+        (output && (output->kind != JSON_STRING || strcmp(output->text, "norm"))))
+        fail(arena, "%s: a step around its product is not known", linear->name);
+    linear->output_norm = output != NULL;
+    if (linear->input == INPUT_PLAIN || linear->input == INPUT_ROTATION)
+        return;
+    linear->low = (float)json_real(arena, plan, "low");
+    linear->high = (float)json_real(arena, plan, "high");
+    linear->step = linear->input == INPUT_ROTATED_GRID
+                       ? (float)json_real(arena, plan, "step")
+                       : vector(model, linear->name, "step", 1)[0];
+}
+
 static void read_packed(struct cress_model *model, const struct json *plan, struct linear *linear)
 {
     struct arena *arena = arena_of(model);
@@ -64,6 +86,7 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
     if (unknown && unknown->kind == JSON_STRING)
         fail(arena, "%s: its method %s rounds in a way that this library does not compute; "
                     "translate it in Python", linear->name, unknown->text);
+    read_steps(model, plan, linear);
     linear->planes = (int)json_integer(arena, plan, "planes", 1, 16);
     const struct json *scales = json_get(arena, plan, "plane_scales", JSON_LIST);
     const struct json *bits = json_find(plan, "bits");

@@ -10,6 +10,9 @@ struct norm {
     float eps;
 };
 
+/* What a method does to the input of a packed product: see docs/native.md. */
+enum input_step { INPUT_PLAIN, INPUT_STEPS, INPUT_SIGNS, INPUT_ROTATION, INPUT_ROTATED_GRID };
+
 enum linear_kind { LINEAR_PACKED, LINEAR_INT8, LINEAR_DENSE };
 
 struct linear {
@@ -23,6 +26,9 @@ struct linear {
     int planes, parts;  /* parts of a rounded input: 1 is 8 bits, 2 a split of 16 */
     struct norm norm;   /* before the product; width 0: none */
     int is_rms;
+    enum input_step input;
+    float low, high, step; /* of the input's values, in steps */
+    int output_norm;       /* over the outputs, before the bias */
     /* int8, dense */
     const struct tensor *weight;
     const float *scale;

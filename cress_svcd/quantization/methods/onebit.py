@@ -96,6 +96,9 @@ class OneBitLinear(QuantLinear):
     def bias_in_product(self) -> bool:
         return not self.output_norm
 
+    def steps_around_product(self) -> dict[str, Any]:
+        return {"output": "norm"} if self.output_norm else {}
+
     def finish_output(self, y: Tensor, holder: Holder) -> Tensor:
         if self.output_norm:
             y = F.layer_norm(y, (self.out_features,))

@@ -85,6 +85,13 @@ class QuESTLinear(QuantLinear):
     def product_bits(self) -> None:
         return None
 
+    def steps_around_product(self) -> dict[str, Any]:
+        bits = self.activation_bits
+        if bits is None:
+            return {"input": "rotation"}
+        half = 2 ** (bits - 1)
+        return {"input": "rotated grid", "high": half, "low": -half, "step": gaussian_scale(bits)}
+
     def estimated_weight(self) -> Tensor:
         """The rotated weight, quantised, to be multiplied with rotated inputs."""
         return _TrustQuantize.apply(rotate(self.weight), self.bits)

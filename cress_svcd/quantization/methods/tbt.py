@@ -133,6 +133,14 @@ class TBTLinear(QuantLinear):
     def product_bits(self) -> None:
         return None
 
+    def steps_around_product(self) -> dict[str, Any]:
+        bits = self.activation_bits
+        if bits is None:
+            return {}
+        low, high = self.q_range()
+        signs = bits == 1 and low < 0
+        return {"input": "signs" if signs else "steps", "low": low, "high": high}
+
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
