@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "conv1d.h"
+#include "vectors.h"
 
 /* The kernels' entries, which no header of theirs declares: Python calls them. */
 int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_t *tiles,
@@ -14,13 +15,6 @@ int cress_conv1d(const struct conv1d *w, int isa, int threads, parallel_function
 int cress_conv1d_supported(int isa);
 
 enum { LANES = 16, THREAD_WORK = 1 << 22, MOST_THREADS = 64 };
-
-/* Compiled for each kind of vectors, chosen when the program starts. */
-#if defined(CRESS_X86) && defined(__linux__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define VECTORS
-#endif
 
 void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
             int64_t columns)
@@ -42,7 +36,7 @@ void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned f
         pthread_join(others[--started], NULL);
 }
 
-static int threads_for(const struct run *run, int64_t work)
+int threads_for(const struct run *run, int64_t work)
 {
     int64_t most = work / THREAD_WORK;
     return most < 2 ? 1 : most < run->threads ? (int)most : run->threads;
@@ -421,56 +415,5 @@ void convolve(struct run *run, const struct convolution *conv, const float *x, i
         if (act)
             gelu(y, count * conv->out);
     }
-    release(run->arena, before);
-}
-
-/* Attention */
-
-struct attention {
-    int heads;
-    int64_t width, rows, count;
-    const float *queries, *keys, *values;
-    float *mixed, *scores; /* scores: count for each head */
-    int64_t next;
-};
-
-VECTORS static void attend_head(const struct attention *all, int64_t head)
-{
-    int64_t size = all->width / all->heads, first = head * size;
-    float *scores = all->scores + head * all->count;
-    float scale = 1.0f / sqrtf((float)size);
-    for (int64_t r = 0; r < all->rows; r++) {
-        const float *query = all->queries + r * all->width + first;
-        float *mixed = all->mixed + r * all->width + first;
-        for (int64_t i = 0; i < all->count; i++)
-            scores[i] = dot(query, all->keys + i * all->width + first, size) * scale;
-        softmax(scores, all->count);
-        memset(mixed, 0, (size_t)size * sizeof *mixed);
-        for (int64_t i = 0; i < all->count; i++) {
-            const float *value = all->values + i * all->width + first;
-            for (int64_t c = 0; c < size; c++)
-                mixed[c] += scores[i] * value[c];
-        }
-    }
-}
-
-static void attend_heads(void *data)
-{
-    struct attention *all = data;
-    int64_t head;
-    while ((head = __atomic_fetch_add(&all->next, 1, __ATOMIC_RELAXED)) < all->heads)
-        attend_head(all, head);
-}
-
-void attend(struct run *run, int heads, int64_t width, const float *queries, int64_t rows,
-            const float *keys, const float *values, int64_t count, float *mixed)
-{
-    struct block *before = mark(run->arena);
-    struct attention all = {
-        .heads = heads, .width = width, .rows = rows, .count = count, .queries = queries,
-        .keys = keys, .values = values, .mixed = mixed,
-        .scores = take(run->arena, (size_t)(heads * count) + 1, sizeof(float)),
-    };
-    run_parallel(attend_heads, &all, (unsigned)threads_for(run, 2 * rows * count * width), 0);
     release(run->arena, before);
 }

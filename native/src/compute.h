@@ -45,6 +45,9 @@ void softmax(float *values, int64_t count);
 /* values - max - log(sum exp) */
 void log_softmax(float *values, int64_t count);
 
+/* Threads that so many products are worth. */
+int threads_for(const struct run *run, int64_t work);
+
 /* Runs ``work`` in ``threads`` threads, as GOMP_parallel does. */
 void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 

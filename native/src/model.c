@@ -100,10 +100,10 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
     linear->tiles = signs->data;
     linear->g = vector_or_null(model, linear->name, "g", linear->in);
     const float *h = vector(model, linear->name, "h", linear->out);
-    if (linear->planes > 1) {
+    if (linear->planes > 1 || scales->items->number != 1) {
         float *all = take(arena, (size_t)rows, sizeof *all), *to = all;
         for (const struct json *scale = scales->items; scale; scale = scale->next)
-            for (int64_t i = 0; i < linear->out; i++)
+            for (int64_t i = 0; i < linear->out && scale->kind == JSON_NUMBER; i++)
                 *to++ = h[i] * (float)scale->number;
         h = all;
     }
