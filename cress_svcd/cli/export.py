@@ -6,7 +6,7 @@
 
 The file is for the native engine (native/), which needs neither Python nor torch.  The commands of
 this package and fairseq-generate --path read it as well, with the words of the packed model: it
-holds everything that the packed file holds.  The format is safetensors; docs/runtime.md describes
+holds everything that the packed file holds.  The format is safetensors; docs/native.md describes
 it.
 
 It needs the package safetensors: pip install 'cress_svcd[export]'.

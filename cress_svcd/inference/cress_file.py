@@ -1,6 +1,6 @@
-"""The file of the native engine, ``.cress``: a packed model that is mapped into memory and used there.
+"""The file ``.cress``: a packed model that the native engine maps into memory and uses there.
 
-It is a safetensors file; ``docs/runtime.md`` describes it byte by byte.  Its metadata, all strings:
+It is a safetensors file; ``docs/native.md`` describes it byte by byte.  Its metadata, all strings:
 
     format      "cress"
     version     "1"; a reader refuses versions that it does not know
@@ -10,7 +10,8 @@ It is a safetensors file; ``docs/runtime.md`` describes it byte by byte.  Its me
 
 A tensor of the model has its own name, any other its place in ``state``, joined by "/".  Signs of
 packed layers are in the layout of the C kernels (``kernels.packed_layout``, "tiles"), weights of
-convolutions are (out, kernel_size, channels).  ``engine/`` holds what only the engine reads.  So the file holds the whole packed file, its digest included.
+convolutions are (out, kernel_size, channels).  ``engine/`` holds what only the engine reads.  So
+the file holds the whole packed file, its digest included.
 """
 
 import json
@@ -19,7 +20,6 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cress_svcd.atomic_files import replacing

@@ -1,7 +1,7 @@
 """What the native engine computes with the tensors of a ``.cress`` file, as plain data.
 
 The plan is read off a packed model's modules, not off its options: whatever arch made them, blocks,
-widths, scales and norms are named one by one, and the engine knows no arch.  ``docs/runtime.md``
+widths, scales and norms are named one by one, and the engine knows no arch.  ``docs/native.md``
 describes it.
 """
 
