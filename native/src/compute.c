@@ -23,13 +23,26 @@ void traced(const struct run *run, const char *stage, const float *values, int64
         run->trace(run->trace_data, stage, values, (size_t)rows, (size_t)columns);
 }
 
+struct task {
+    void (*work)(void *);
+    void *data;
+};
+
+static void *start(void *given)
+{
+    const struct task *task = given;
+    task->work(task->data);
+    return NULL;
+}
+
 void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags)
 {
+    struct task task = {work, data};
     pthread_t others[MOST_THREADS];
     unsigned started = 0;
     (void)flags;
     while (started + 1 < threads && started < MOST_THREADS &&
-           !pthread_create(&others[started], NULL, (void *(*)(void *))(void (*)(void))work, data))
+           !pthread_create(&others[started], NULL, start, &task))
         started++;
     work(data);
     while (started)
