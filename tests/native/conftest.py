@@ -47,6 +47,7 @@ def exported(prepared, hubert, tmp_path_factory):
     """Packs and exports the checkpoint of a name in RULES, or "full", with options; each once.
 
     Returns the paths of both files."""
+    pytest.importorskip("safetensors", reason="pip install 'cress_svcd[export]'")
     folder = tmp_path_factory.mktemp("exported")
     full = make_checkpoint(folder / "full.pt", prepared, hubert)
 
