@@ -23,9 +23,10 @@ the same --vary-cuts and --join-segments takes in turn, an epoch each.  It is no
 audio: of 3 variants the fourth epoch hears the cuts of the first again, and the --seed of this
 command decides them, not that of training.
 
---hubert-model-path also takes a speech translation checkpoint, whose encoder was trained on: what
-is then trained from that checkpoint (quant_transformer, --finetuned-st-model) with --freeze-hubert
-can read those features.
+--hubert-model-path also takes a folder as Hugging Face stores HuBERT (config.json, and
+model.safetensors or pytorch_model.bin), and a speech translation checkpoint, whose encoder was
+trained on: what is then trained from that checkpoint (quant_transformer, --finetuned-st-model) with
+--freeze-hubert can read those features.
 """
 
 import argparse
@@ -37,7 +38,9 @@ from cress_svcd.errors import ConfigError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="output of prepare-mustc")
-    parser.add_argument("--hubert-model-path", type=Path, required=True, help="the checkpoint")
+    parser.add_argument(
+        "--hubert-model-path", type=Path, required=True, help="the checkpoint, or a folder"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, help="folder for the encoder's output (--freeze-hubert)"
     )
@@ -96,9 +99,8 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.data.corpus.manifest import read_manifest
     from cress_svcd.data.corpus.prepared import audio_folder, read_config
     from cress_svcd.data.cut_variation import CutVariation, with_joined
-    from cress_svcd.data.feature_cache import file_digest
     from cress_svcd.inference.feature_extraction import Cuts, Extraction, devices, frozen_encoder
-    from cress_svcd.models.hubert_checkpoint import read_hubert
+    from cress_svcd.models.hubert_checkpoint import hubert_digest, read_hubert
     from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 
     folders = {OUTPUT: args.output, CONVOLUTIONS: args.convolutions}
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
             f"was pretrained with normalize={description.normalize}: set the key to that"
         )
     encoders = [frozen_encoder(args.hubert_model_path).to(device) for device in devices()]
-    digest = file_digest(args.hubert_model_path)
+    digest = hubert_digest(args.hubert_model_path)
     if args.variants < 1:
         raise ConfigError(f"--variants is {args.variants}, expected 1 or more")
     variation = CutVariation(args.vary_cuts, args.seed) if args.vary_cuts else None

@@ -71,7 +71,7 @@ def refused_part(message: str) -> str:
     reason = message.split("WeightsUnpickler error:")[-1].strip()
     named = re.search(r"GLOBAL (\S+)", reason) or re.search(r"\bgot (<class .*?>)", reason)
     if named:
-        return named[1]
+        return named[1][:200]  # of a damaged file it may be a page of one letter
     (first, *_) = reason.splitlines() or ["no details"]
     return "objects of its own" if "safe_globals" in first or "weights_only" in first else first
 

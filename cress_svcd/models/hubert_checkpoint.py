@@ -9,8 +9,10 @@ import os
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint, shorten
+from cress_svcd.models.hubert_huggingface import SAMPLE_RATE, files_in, read_folder
 
 IN_TRANSLATION_MODEL = "encoder.hubert."  # what the encoder's tensors are called there
 
@@ -89,16 +91,33 @@ def _plain(config) -> dict:
     return dict(vars(config)) if hasattr(config, "__dict__") else dict(config)
 
 
+def hubert_digest(path: str | os.PathLike) -> str:
+    """Identity of what ``read_hubert`` reads.
+
+    Raises:
+        OSError: it cannot be read.
+        CheckpointError: a folder without a HuBERT.
+    """
+    if not os.path.isdir(path):
+        return file_digest(path)
+    return "-".join(map(file_digest, files_in(path)))
+
+
 def read_hubert(path: str | os.PathLike) -> tuple[HubertDescription, dict[str, Tensor]]:
     """Read a HuBERT checkpoint as fairseq's pretraining writes it (or as released).
 
-    A speech translation checkpoint gives the speech encoder that was trained with it.
+    A speech translation checkpoint gives the speech encoder that was trained with it; a folder is
+    read as Hugging Face stores HuBERT (``hubert_huggingface``).
 
     Returns:
         the description, and the model's tensors by name.
     Raises:
         CheckpointError: not a checkpoint, not of a HuBERT model, or damaged.
     """
+    if os.path.isdir(path):
+        model, normalize, tensors = read_folder(path)
+        rate = model["label_rate"]
+        return HubertDescription(model, normalize, SAMPLE_RATE, rate, ()), tensors
     state = read_checkpoint(path)
     if not isinstance(state.get("cfg"), dict) or "model" not in state:
         raise CheckpointError(

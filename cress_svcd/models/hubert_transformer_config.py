@@ -15,10 +15,10 @@ class HubertTransformerConfig(FairseqDataclass):
     hubert_model_path: Optional[str] = field(
         default=None,
         metadata={
-            "help": "HuBERT checkpoint for the speech encoder (hubert_base_ls960.pt, or the output "
-            "of 'cress-svcd pretrain-hubert'). Its dimensions are read from it. Needed to train "
-            "with speech; not needed to train on text alone, nor to generate, since a trained "
-            "checkpoint carries the speech encoder"
+            "help": "HuBERT checkpoint for the speech encoder (hubert_base_ls960.pt, the output of "
+            "'cress-svcd pretrain-hubert', or a folder as Hugging Face stores HuBERT). Its "
+            "dimensions are read from it. Needed to train with speech; not needed to train on text "
+            "alone, nor to generate, since a trained checkpoint carries the speech encoder"
         },
     )
     hubert_description: str = field(

@@ -16,9 +16,9 @@ from cress_svcd.atomic_files import read_text, read_yaml, write_json, write_text
 from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
-from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError
 from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.models.hubert_checkpoint import hubert_digest
 from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, PretrainingConfig
 from cress_svcd.pretraining.corpus import (
     LETTERS,
@@ -428,6 +428,6 @@ def _digest(data: Any) -> str:
 def _digest_file(path: str | os.PathLike) -> str:
     """Of the content; "absent" for a file that is not there (whoever reads it says so)."""
     try:
-        return file_digest(path)
+        return hubert_digest(path)
     except OSError:
         return "absent"

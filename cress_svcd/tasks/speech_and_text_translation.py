@@ -19,11 +19,11 @@ from torch import distributed
 from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
 from cress_svcd.data.config import DataConfig, dictionary_digest, load_dictionary
 from cress_svcd.data.dataset import SpeechTranslationDataset
-from cress_svcd.data.feature_cache import file_digest
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import CudaGraphGenerator
 from cress_svcd.inference.install import install
 from cress_svcd.inference.packed_model import build_packed, read_description
+from cress_svcd.models.hubert_checkpoint import hubert_digest
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.tasks.batching import BatchingTask
 from cress_svcd.tasks.options import SPEECH, SpeechAndTextTranslationConfig
@@ -235,7 +235,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
                 "features"
             )
         self.cached_layer = OUTPUT if cfg.freeze_hubert else CONVOLUTIONS
-        self.hubert_digest = file_digest(cfg.hubert_model_path)
+        self.hubert_digest = hubert_digest(cfg.hubert_model_path)
         self.cached_encoder = cfg.hubert_model_path
 
     def _check_normalization(self, model) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,12 +301,16 @@ def logged_losses(output: str) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "folder, frozen",
-    [("--output", "--freeze-hubert"), ("--convolutions", "--freeze-hubert-convolutions")],
+    "folder, frozen, stored",
+    [
+        ("--output", "--freeze-hubert", None),
+        ("--convolutions", "--freeze-hubert-convolutions", "hubert_huggingface/base"),
+    ],
 )
 def test_training_from_features_equals_training_from_audio(
-    prepared, hubert, tmp_path, run, folder, frozen
+    prepared, hubert, tmp_path, run, folder, frozen, stored
 ):
+    hubert = Path(__file__).parents[1] / "fixtures" / stored if stored else hubert
     run("cress-svcd", "extract-features", prepared, "--hubert-model-path", hubert, folder, tmp_path)
     common = ["fairseq-train", prepared, "--hubert-model-path", hubert, frozen, *TRAIN]
     from_audio = run(*common)

@@ -313,6 +313,14 @@ def read_speech_encoder(case: Case) -> None:
     read_hubert(case.file)
 
 
+@function("hubert folder", "checkpoint", "huggingface/pytorch_model.bin")
+@function("hubert configuration", "yaml", "huggingface/config.json")
+def read_folder_of_speech_encoder(case: Case) -> None:
+    from cress_svcd.models.hubert_checkpoint import read_hubert
+
+    read_hubert(case.file.parent)
+
+
 @function("deltalm", "checkpoint", "models/deltalm.pt")
 def read_text_model(case: Case) -> None:
     from cress_svcd.models.deltalm_checkpoint import read_deltalm

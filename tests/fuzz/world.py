@@ -144,6 +144,7 @@ def _make_models(folder: Path, prepared: Path) -> None:
     quantised = save_checkpoint(folder / "quantised.pt", cfg, task, make_model(cfg, task))
     command("pack", quantised, "-o", folder / "packed.pt", "--data", prepared, "-q")
     shutil.copy(TINY, folder / "deltalm.pt")
+    shutil.copytree(ROOT / "tests/fixtures/hubert_huggingface/base", folder.parent / "huggingface")
 
 
 def _make_features(folder: Path, prepared: Path) -> None:

@@ -140,6 +140,12 @@ class TestExplaining:
         with pytest.raises(CheckpointError, match=r"\(EOFError: no details\)"):
             raise_within(explained("x.pt"), EOFError())
 
+    def test_refused_content_of_a_damaged_file_stays_short(self):
+        advice = f"WeightsUnpickler error: Unsupported global: GLOBAL torch.{'(' * 5000} was not"
+        with pytest.raises(CheckpointError, match="x.pt: refused") as caught:
+            raise_within(explained("x.pt"), pickle.UnpicklingError(advice))
+        assert len(str(caught.value)) < 500
+
     def test_refused_content_hides_torchs_advice(self):
         advice = "use weights_only=False\nWeightsUnpickler error: GLOBAL os.system was not allowed"
         with pytest.raises(CheckpointError, match=r"x.pt: refused: .*\(os.system\)") as caught:
