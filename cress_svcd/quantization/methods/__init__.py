@@ -8,6 +8,7 @@ from cress_svcd.quantization import svcd_paper  # noqa: F401 - registers itself 
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.methods.bitnet import BitNetLinear
 from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear
+from cress_svcd.quantization.methods.bitnet158_reloaded import BitNet158ReloadedLinear
 from cress_svcd.quantization.methods.onebit import OneBitLinear
 from cress_svcd.quantization.methods.quest import QuESTLinear
 from cress_svcd.quantization.methods.tbt import TBTLinear
@@ -20,6 +21,7 @@ METHODS: dict[str, type[QuantLinear]] = {
         BitLinear,
         BitNetLinear,
         BitNet158Linear,
+        BitNet158ReloadedLinear,
         OneBitLinear,
         TBTLinear,
         QuESTLinear,

@@ -22,10 +22,15 @@ class BitNet158Linear(QuantLinear):
     DEFAULT_BITS = 1.58
     DEFAULT_NORMALIZATION = "rmsnorm"
 
+    @staticmethod
+    def scale_of(weight: Tensor) -> Tensor:
+        """gamma of a weight (out, in)."""
+        return weight.abs().mean()
+
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
-        gamma = weight.abs().mean().clamp_min(SMALLEST_SCALE)
+        gamma = self.scale_of(weight).clamp_min(SMALLEST_SCALE)
         ternary = (weight / gamma).round_().clamp_(-1, 1)
         return ternary.mul_(gamma).to(self.weight.dtype)
 

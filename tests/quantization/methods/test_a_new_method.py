@@ -3,6 +3,7 @@ translates."""
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -116,6 +117,43 @@ def test_from_training_to_a_translation(prepared, hubert, tmp_path, monkeypatch)
     ]
     assert found[0].text and found[0].text == found[1].text == found[2].text
     assert found[1].score == pytest.approx(found[0].score, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_all_methods_in_one_model_from_training_to_a_translation(
+    prepared, hubert, tmp_path, monkeypatch
+):
+    """Each on some layers of its own; what has been packed translates as what has been trained."""
+    full = make_checkpoint(tmp_path / "full.pt", prepared, hubert, "--layernorm-embedding")
+    names = [
+        name
+        for name, module in read_checkpoint(full)["model"].items()
+        if re.search(r"coder\.layers\..*(_proj|fc.)\.weight$", name)
+    ]
+    assert len(names) >= len(METHODS)
+    rules = [
+        {"match": [each.removesuffix(".weight") for each in names[number :: len(METHODS)]]}
+        | {"method": method}
+        for number, method in enumerate(METHODS)
+    ]
+    policy = tmp_path / "policy.yaml"
+    Policy.from_dict({"rules": rules}).save(policy)
+    command = svcd_command(
+        prepared, tmp_path / "run", full, "--quant-policy", policy, "--max-update", "2"
+    )
+    trained = train([str(word) for word in command if word != "--fp16"], monkeypatch)
+    layers = json.loads(read_checkpoint(trained)["cfg"]["model"]["quantization_map"])
+    assert {spec["method"] for spec in layers.values()} == METHODS.keys()
+    packed = tmp_path / "packed.pt"
+    assert main(["pack", str(trained), "-o", str(packed), "--data", str(prepared)]) == 0
+    wave = torch.sin(torch.arange(24_000) / 7).numpy()
+    found = [
+        Translator.load(path, data=prepared, device="cpu", beam=3, max_len_b=12, segmentation=None)
+        for path in (trained, packed)
+    ]
+    texts = [translator.translate(wave) for translator in found]
+    assert texts[0].text and texts[0].text == texts[1].text
+    assert texts[1].score == pytest.approx(texts[0].score, rel=2e-2)
 
 
 def train(command: list[str], monkeypatch) -> Path:

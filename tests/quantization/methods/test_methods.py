@@ -64,6 +64,21 @@ def test_bitnet158(linear, x):
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-9)
 
 
+def test_bitnet158_reloaded(linear, x):
+    """The median of the magnitudes, lower of two; layer norm; gradient straight through."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    gamma = np.sort(np.abs(weight), axis=None)[(weight.size - 1) // 2]
+    q = np.maximum(-1, np.minimum(1, np.round(weight / gamma)))
+    assert 0 < (q == 0).mean() < 0.5
+    normed = (x_ - x_.mean(-1, keepdims=True)) / np.sqrt(x_.var(-1, keepdims=True) + 1e-5)
+    expected = absmax_8_bit(normed) @ (q * gamma).T + bias
+    layer = METHODS["bitnet158_reloaded"].from_linear(linear)
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-9)
+    layer(x).sum().backward()
+    straight = torch.from_numpy(absmax_8_bit(normed)).sum(0).expand_as(layer.weight)
+    torch.testing.assert_close(layer.weight.grad, straight)
+
+
 def test_onebit(linear, x):
     """Eq. 2 and 3: LN([(X * g) W1^T] * h), scales from the SVID of |W|, no parameters in LN."""
     weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
