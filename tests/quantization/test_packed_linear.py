@@ -28,6 +28,7 @@ VARIANTS = [
     {"method": "tbt", "signed": False},
     {"method": "quest", "activation_bits": None},
     {"method": "uniform", "scale": "absmax", "bits": 2},
+    {"method": "biper", "frequency": 20.0},
 ]
 BITS = {"bits", "method"}
 

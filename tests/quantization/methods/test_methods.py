@@ -152,6 +152,32 @@ QUEST_SCALES = {
 }
 
 
+@pytest.mark.parametrize("frequency", [20, None])
+def test_biper(linear, x, frequency):
+    """sign(sin(f W)) forward, f cos(f W) backward, a scale a row."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    f = frequency or np.pi / 2 / np.abs(weight).max()
+    scale = np.abs(weight).mean(1)
+    signs = np.sign(np.sin(f * weight))
+    assert (signs == np.sign(weight)).all() == (frequency is None)
+    layer = METHODS["biper"].from_linear(linear, frequency=frequency)
+    y = layer(x)
+    expected = absmax_8_bit(x_) @ (signs * scale[:, None]).T + bias
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-7)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = upstream.numpy().T @ absmax_8_bit(x_)
+    gradient = straight * scale[:, None] * f * np.cos(f * weight)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), gradient, atol=1e-6)
+    np.testing.assert_allclose(layer.h.grad.numpy(), (straight * signs).sum(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("frequency", [0, -1, "20", math.inf, True])
+def test_a_frequency_is_a_number_above_0(frequency):
+    with pytest.raises(ConfigError, match="frequency"):
+        METHODS["biper"](4, 4, frequency=frequency)
+
+
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
     scale = QUEST_SCALES[bits] * np.sqrt((rows**2).mean(-1, keepdims=True))
     step = 2 * scale / (2**bits - 1)

@@ -1,0 +1,104 @@
+"""BiPer's layer (Vargas et al. 2024, arXiv:2404.01278): a periodic function in place of sign."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.sign_planes import SignPlanes
+
+SMALLEST_MAGNITUDE = 1e-8  # of a matrix of zeros
+
+
+class _SquareWave(torch.autograd.Function):
+    """sign(sin(f w)) with ties +1; its derivative is taken to be that of sin(f w)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, frequency: Tensor) -> Tensor:
+        angle = weight.to(frequency.dtype) * frequency
+        ctx.save_for_backward(angle, frequency)
+        return (torch.sin(angle) >= 0).to(weight.dtype) * 2 - 1 + weight * 0
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        angle, frequency = ctx.saved_tensors
+        return (grad * (frequency * torch.cos(angle))).to(grad.dtype), None
+
+
+class BiPerLinear(QuantLinear):
+    """y = h * (sign(sin(f W)) Q(x)) + b with a trained scale h a row.
+
+    As in the paper, a square wave forward and the sine of the same period backward, so that the
+    surrogate gradient f cos(f W) turns round where a weight is far from 0.  The paper trains with
+    sin(f W) itself at first and draws h; here h begins at a row's mean magnitude, and a trained
+    checkpoint takes the place of that first stage.  Activations are rounded to 8 bits per token
+    (the paper: to their sign).
+
+    Options:
+        frequency: f; the paper has 20, for weights it drew itself.  None takes pi / (2 max |W|) of
+            the present weights: no trained weight changes its sign, and f W is within the quarter
+            of the wave where it rises.
+
+    Parameters: ``h`` (out).
+    """
+
+    METHOD = "biper"
+    WEIGHT_BITS = (1,)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        frequency: float | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
+        is_number = type(frequency) in (int, float) and 0 < frequency < math.inf
+        if frequency is not None and not is_number:
+            raise ConfigError(f"frequency: found {frequency!r}, expected a number above 0, or null")
+        self.frequency = frequency
+        self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        self.reset_scales()
+
+    @torch.no_grad()
+    def reset_scales(self) -> None:
+        super().reset_scales()
+        if not self.h.is_meta:
+            self.h.copy_(self.weight.abs().mean(dim=1, dtype=torch.float32))
+
+    @torch.no_grad()
+    def _frequency(self) -> Tensor:
+        """f (1, 1), in the accumulation type."""
+        weight = self.weight
+        exact = accumulation_dtype(weight.dtype)
+        if self.frequency is not None:
+            return torch.full((1, 1), self.frequency, dtype=exact, device=weight.device)
+        largest = weight.abs().amax().to(exact).clamp_min(SMALLEST_MAGNITUDE)
+        return (math.pi / 2 / largest).view(1, 1)
+
+    def estimated_weight(self) -> Tensor:
+        return _SquareWave.apply(self.weight, self._frequency()) * self.h.unsqueeze(1)
+
+    @torch.no_grad()
+    def quantized_weight(self) -> Tensor:
+        return self.estimated_weight()
+
+    @torch.no_grad()
+    def to_sign_planes(self) -> SignPlanes:
+        return SignPlanes(_SquareWave.apply(self.weight, self._frequency()), self.h.detach())
+
+    @torch.no_grad()
+    def from_sign_planes(self, planes: SignPlanes) -> None:
+        """The crests of the wave."""
+        crest = 1.0 if self.frequency is None else math.pi / 2 / self.frequency
+        self.weight.copy_(planes.q * crest)
