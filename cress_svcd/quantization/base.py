@@ -6,6 +6,7 @@ A method is a subclass of ``QuantLinear`` in a file of its own under ``methods/`
     quantized_weight                    the matrix that stands for the weight, in training
     to_sign_planes, from_sign_planes    what a packed file stores of the weight, and the way back
     prepare_input, finish_output        what is done around the product, trained and packed alike
+    beside_product                      what is added to it
 
 Nothing outside of its file knows a method by name.
 """
@@ -30,6 +31,8 @@ class Holder(Protocol):
     bias: Any
     h: Any
     step: Any
+    up: Any
+    down: Any
 
 
 def _normalization(kind: str, features: int, **factory: Any) -> nn.Module:
@@ -82,6 +85,8 @@ class QuantLinear(nn.Linear):
     AUTOCAST_LOWERS_OUTPUT: ClassVar[bool] = True
     # Whether one token's output depends on the other tokens of a batch.
     DEPENDS_ON_BATCH: ClassVar[bool] = False
+    # Whether something is added to the product, by ``beside_product``.
+    ADDS_BESIDE_PRODUCT: ClassVar[bool] = False
     # Whether the output is linear in an input scale g and an output scale h, so that calibration
     # can fit these in closed form.
     FITS_SCALES: ClassVar[bool] = False
@@ -194,6 +199,11 @@ class QuantLinear(nn.Linear):
         """Bits to which the product rounds its input; None where ``prepare_input`` has done it."""
         return self.activation_bits
 
+    def beside_product(self, x: Tensor, holder: Holder) -> Tensor:
+        """What is added to the product, (…, out), of the normalised input x (…, in); called where
+        ADDS_BESIDE_PRODUCT."""
+        raise NotImplementedError
+
     def finish_output(self, y: Tensor, holder: Holder) -> Tensor:
         """What the method does to the product (…, out); called where ``finishes_output``."""
         return y
@@ -216,7 +226,8 @@ class QuantLinear(nn.Linear):
     def steps_around_product(self) -> dict[str, Any] | None:
         """What ``prepare_input`` and ``finish_output`` do, as plain data for an engine without this
         code (``docs/native.md`` has the words); None where that cannot be said."""
-        if self.finishes_output or self.product_bits != self.activation_bits:
+        rounds = self.product_bits == self.activation_bits
+        if self.finishes_output or self.ADDS_BESIDE_PRODUCT or not rounds:
             return None
         return {}
 
@@ -255,9 +266,10 @@ class QuantLinear(nn.Linear):
 
     def quantized_forward(self, x: Tensor) -> Tensor:
         """The output (…, out) of the quantised layer for x (…, in), ``mix`` aside."""
-        x = self.prepare_input(self.norm(x), self)
-        x = fake_quantize_tokens(x, self.product_bits)
-        return F.linear(x, self.estimated_weight(), self.bias)
+        normed = self.norm(x)
+        x = fake_quantize_tokens(self.prepare_input(normed, self), self.product_bits)
+        y = F.linear(x, self.estimated_weight(), self.bias)
+        return y + self.beside_product(normed, self) if self.ADDS_BESIDE_PRODUCT else y
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mix >= 1:

@@ -181,7 +181,7 @@ class PackedLinear(nn.Module):
             self.bias.to(_EXACT) if self.bias is not None and self._adds_bias else None,
         )
         self._bits = method.product_bits
-        self._is_done = one and not method.finishes_output
+        self._is_done = one and not (method.finishes_output or method.ADDS_BESIDE_PRODUCT)
 
     @property
     def depends_on_batch(self) -> bool:
@@ -204,8 +204,9 @@ class PackedLinear(nn.Module):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x: found {tuple(x.shape)}, expected (…, {self.in_features})")
         lower = autocast_dtype(x)
+        x = self._normalize(x)
         y = kernels.sign_matmul(
-            self.method.prepare_input(self._normalize(x), self),
+            self.method.prepare_input(x, self),
             # Found at once: torch looks for an attribute elsewhere first.
             cast(Tensor, self._buffers["signs"]),
             self.planes * self.out_features,
@@ -213,7 +214,7 @@ class PackedLinear(nn.Module):
             self._bits,
             checked=True,
         )
-        y = y if self._is_done else self._finish(y)
+        y = y if self._is_done else self._finish(y, x)
         if lower is None:
             return y
         return y.to(lower if self.method.AUTOCAST_LOWERS_OUTPUT else _EXACT)
@@ -239,13 +240,16 @@ class PackedLinear(nn.Module):
             return F.rms_norm(x, shape, weight, self.norm.eps)
         return F.layer_norm(x, shape, weight, self.norm.bias.to(x.dtype), self.norm.eps)
 
-    def _finish(self, y: Tensor) -> Tensor:
-        """Planes added up, then what the method does after the product; in y's type."""
+    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
+        """Planes added up, then what the method adds to the product of the normalised x and does
+        after it; in y's type."""
         dtype = y.dtype
         if self.planes > 1:
             y = y.unflatten(-1, (self.planes, self.out_features)).sum(-2)
         if self.bias is not None and self.method.bias_in_product and not self._adds_bias:
             y = y + self.bias.to(y.dtype)
+        if self.method.ADDS_BESIDE_PRODUCT:
+            y = y + self.method.beside_product(x, self)
         if self.method.finishes_output:
             y = self.method.finish_output(y, self)
         return y.to(dtype)

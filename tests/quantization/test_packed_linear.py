@@ -29,6 +29,7 @@ VARIANTS = [
     {"method": "quest", "activation_bits": None},
     {"method": "uniform", "scale": "absmax", "bits": 2},
     {"method": "biper", "frequency": 20.0},
+    {"method": "bipft", "rank": 3, "normalization": "layernorm"},
 ]
 BITS = {"bits", "method"}
 

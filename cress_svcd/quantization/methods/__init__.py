@@ -7,6 +7,7 @@ line in METHODS.
 from cress_svcd.quantization import svcd_paper  # noqa: F401 - registers itself as a variant
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.methods.biper import BiPerLinear
+from cress_svcd.quantization.methods.bipft import BiPFTLinear
 from cress_svcd.quantization.methods.bitnet import BitNetLinear
 from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear
 from cress_svcd.quantization.methods.bitnet158_reloaded import BitNet158ReloadedLinear
@@ -28,5 +29,6 @@ METHODS: dict[str, type[QuantLinear]] = {
         QuESTLinear,
         UniformLinear,
         BiPerLinear,
+        BiPFTLinear,
     )
 }

@@ -63,8 +63,8 @@ class BiPerLinear(QuantLinear):
         **common: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
-        is_number = type(frequency) in (int, float) and 0 < frequency < math.inf
-        if frequency is not None and not is_number:
+        is_number = isinstance(frequency, int | float) and not isinstance(frequency, bool)
+        if frequency is not None and not (is_number and 0 < frequency < math.inf):
             raise ConfigError(f"frequency: found {frequency!r}, expected a number above 0, or null")
         self.frequency = frequency
         self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))

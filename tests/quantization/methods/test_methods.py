@@ -178,6 +178,31 @@ def test_a_frequency_is_a_number_above_0(frequency):
         METHODS["biper"](4, 4, frequency=frequency)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 40])
+def test_bipft(linear, x, rank):
+    """a sign(W) Q(x) and the best estimate of rank r of the rest, which is trained."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    binary = np.abs(weight).mean(1, keepdims=True) * np.sign(weight)
+    u, s, v = np.linalg.svd(weight - binary, full_matrices=False)
+    estimate = (u[:, :rank] * s[:rank]) @ v[:rank]
+    layer = METHODS["bipft"].from_linear(linear, rank=rank)
+    y = layer(x)
+    expected = absmax_8_bit(x_) @ binary.T + x_ @ estimate.T + bias
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-9)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = upstream.numpy().T @ absmax_8_bit(x_)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), straight, atol=1e-9)
+    np.testing.assert_allclose(layer.up.grad, upstream.T @ (x @ layer.down.T).detach(), atol=1e-9)
+    np.testing.assert_allclose(layer.down.grad, (upstream @ layer.up).T.detach() @ x, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [0, 1.0, "1"])
+def test_a_rank_is_a_whole_number_above_0(rank):
+    with pytest.raises(ConfigError, match="rank"):
+        METHODS["bipft"](4, 4, rank=rank)
+
+
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
     scale = QUEST_SCALES[bits] * np.sqrt((rows**2).mean(-1, keepdims=True))
     step = 2 * scale / (2**bits - 1)
@@ -270,6 +295,8 @@ class TestAllMethods:
         weight = layer.quantized_weight()
         if name == "quest":
             weight = rotate(weight)
+        if name == "bipft":
+            weight = weight - layer.up @ layer.down
         if name in ("svcd", "onebit"):
             weight = weight / (layer.h.unsqueeze(1) * layer.g)
         levels = 3 if bits == 1.58 else 2**bits
