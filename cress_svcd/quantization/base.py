@@ -30,6 +30,7 @@ class Holder(Protocol):
 
     bias: Any
     h: Any
+    h2: Any
     step: Any
     up: Any
     down: Any
@@ -185,6 +186,11 @@ class QuantLinear(nn.Linear):
     def plane_scales(planes: int) -> tuple[float, ...]:
         """The factor of each of so many sign planes in q (see ``sign_planes``)."""
         return ternary_plane_scales(planes)
+
+    def product_scales(self, holder: Holder, planes: int) -> Tensor | None:
+        """The scales (planes * out) of the rows of all planes in the packed product; None for
+        ``plane_scales`` times the scale of a row."""
+        return None
 
     def prepare_input(self, x: Tensor, holder: Holder) -> Tensor:
         """What the method does to the normalised input (…, in) before the product.

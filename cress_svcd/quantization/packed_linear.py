@@ -172,7 +172,9 @@ class PackedLinear(nn.Module):
         method, one = self.method, self.planes == 1
         h = self.h.to(_EXACT) if method.scales_in_product else torch.ones_like(self.h, dtype=_EXACT)
         scales = method.plane_scales(self.planes)
-        if scales != (1,):  # else it is the buffer itself, no copy
+        if (own := method.product_scales(self, self.planes)) is not None:
+            h = own.to(_EXACT)
+        elif scales != (1,):  # else it is the buffer itself, no copy
             h = torch.cat([h * scale for scale in scales])
         self._adds_bias = self.bias is not None and one and method.bias_in_product
         self._operands = (

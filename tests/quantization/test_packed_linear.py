@@ -184,6 +184,19 @@ def test_published_ties_take_a_second_plane():
     assert distance(packed(x), layer(x)) < 8e-5
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_two_binaries_of_which_one_is_always_set_take_one_plane(single):
+    layer = make_layer({"method": "db_llm"})
+    with torch.no_grad():
+        layer.weight.copy_(torch.where(layer.weight > 0, 1.0, -1.0) * 4 * layer.h.unsqueeze(1))
+        layer.weight[0, 0] *= single
+    packed = PackedLinear.from_layer(layer)
+    assert packed.planes == 2 - single
+    x = torch.randn(5, 75)
+    assert distance(packed(x), layer(x)) < 1e-5
+    assert distance(packed.to_layer()(x), layer(x)) < 1e-5
+
+
 def test_gradients_reach_the_input():
     layer = make_layer({"method": "svcd"})
     packed = PackedLinear.from_layer(layer)

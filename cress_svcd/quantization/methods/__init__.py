@@ -11,6 +11,7 @@ from cress_svcd.quantization.methods.bipft import BiPFTLinear
 from cress_svcd.quantization.methods.bitnet import BitNetLinear
 from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear
 from cress_svcd.quantization.methods.bitnet158_reloaded import BitNet158ReloadedLinear
+from cress_svcd.quantization.methods.db_llm import DBLLMLinear
 from cress_svcd.quantization.methods.onebit import OneBitLinear
 from cress_svcd.quantization.methods.quest import QuESTLinear
 from cress_svcd.quantization.methods.tbt import TBTLinear
@@ -30,5 +31,6 @@ METHODS: dict[str, type[QuantLinear]] = {
         UniformLinear,
         BiPerLinear,
         BiPFTLinear,
+        DBLLMLinear,
     )
 }

@@ -203,6 +203,45 @@ def test_a_rank_is_a_whole_number_above_0(rank):
         METHODS["bipft"](4, 4, rank=rank)
 
 
+def test_db_llm(linear, x):
+    """Two binaries by the paper's thresholds, from the grid -s, 0, s, 2 s; scales are trained."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    layer = METHODS["db_llm"].from_linear(linear)
+    h, h2 = numpy_of(layer.h, layer.h2)
+    np.testing.assert_allclose(h, -2 * h2)
+    grid = np.array([-1, 0, 1, 2]) * -h2[:, None]
+    nearest = np.abs(weight[:, :, None] - grid[:, None]).min(-1)
+    np.testing.assert_allclose(np.abs(layer.quantized_weight().numpy() - weight), nearest)
+    with torch.no_grad():
+        layer.h *= 1.2
+        layer.h2 *= 0.7
+    h, h2 = (each[:, None] for each in numpy_of(layer.h, layer.h2))
+    first = (weight - (h + h2) / 2 >= 0) * 1.0
+    second = (-(weight - h * first - h2 / 2) >= 0) * 1.0
+    assert all(((first == a) & (second == b)).any() for a in (0, 1) for b in (0, 1))
+    y = layer(x)
+    expected = absmax_8_bit(x_) @ (h * first + h2 * second).T + bias
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-9)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = upstream.numpy().T @ absmax_8_bit(x_)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), straight, atol=1e-9)
+    np.testing.assert_allclose(layer.h.grad.numpy(), (straight * first).sum(1), atol=1e-9)
+    np.testing.assert_allclose(layer.h2.grad.numpy(), (straight * second).sum(1), atol=1e-9)
+
+
+def test_db_llm_starts_at_the_least_error(linear):
+    weight = linear.weight.detach()
+    layer = METHODS["db_llm"].from_linear(linear)
+    best = (layer.quantized_weight() - weight).square().sum(1)
+    for factor in (0.8, 0.9, 1.1, 1.25):
+        with torch.no_grad():
+            layer.reset_scales()
+            layer.h *= factor
+            layer.h2 *= factor
+        assert ((layer.quantized_weight() - weight).square().sum(1) >= 0.98 * best).all()
+
+
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
     scale = QUEST_SCALES[bits] * np.sqrt((rows**2).mean(-1, keepdims=True))
     step = 2 * scale / (2**bits - 1)
