@@ -79,6 +79,8 @@ class QuantLinear(nn.Linear):
     ACTIVATION_BITS: ClassVar[tuple[int | None, ...]] = (8, 16, None)
     DEFAULT_ACTIVATION_BITS: ClassVar[int | None] = 8
     DEFAULT_NORMALIZATION: ClassVar[str] = "none"
+    # Why a packed file has no form for it, as the rest of a sentence; empty where it has one.
+    NOT_PACKED: ClassVar[str] = ""
     # Parameters besides bias and norm of a packed layer: "g" multiplies the product's input.
     PACKED_PARAMETERS: ClassVar[tuple[str, ...]] = ()
     # Whether under autocast the output has its lower type.  It has not where parameters, which

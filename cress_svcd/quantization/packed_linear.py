@@ -113,13 +113,19 @@ class PackedLinear(nn.Module):
             dtype: of the scales (default: the weight's own).
 
         Raises:
-            ConfigError: the method is none of METHODS, or a schedule still mixes in full precision.
+            ConfigError: the method is none of METHODS, or one without a packed form, or a schedule
+                still mixes in full precision.
             CheckpointError: the weight is broken (NaN or infinity).
         """
         if layer.mix < 1:
             raise ConfigError(
                 f"packing: the layer is still mixed with its full-precision self (mix "
                 f"{layer.mix:.2f}); set_progress(model, 1) ends the schedule"
+            )
+        if layer.NOT_PACKED:
+            raise ConfigError(
+                f"packing: method {layer.METHOD} {layer.NOT_PACKED}, for which packed files have "
+                "no form; translate with the checkpoint, or train with another method"
             )
         spec = LayerSpec(layer.METHOD, layer.settings()).to_dict()
         quantized = layer.to_sign_planes()

@@ -19,7 +19,11 @@ RULES = {
     "mixed": MIXED,
     "projection": [{"match": "decoder.output_projection"}],
     "everything": [{"match": ["*", "*.output_projection"]}],
-    **{name: [{"match": EVERYWHERE, "method": name}] for name in METHODS if name != "svcd"},
+    **{
+        name: [{"match": EVERYWHERE, "method": name}]
+        for name, method in METHODS.items()
+        if name != "svcd" and not method.NOT_PACKED
+    },
 }
 
 

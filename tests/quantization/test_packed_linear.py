@@ -17,7 +17,10 @@ from tests.helpers.packed_layers import pack_model
 
 AVAILABLE = [name for name, found in kernels.backends().items() if found.available]
 VARIANTS = [
-    {"method": name, "bits": bits} for name, kind in METHODS.items() for bits in kind.WEIGHT_BITS
+    {"method": name, "bits": bits}
+    for name, kind in METHODS.items()
+    for bits in kind.WEIGHT_BITS
+    if not kind.NOT_PACKED
 ] + [
     {"method": "svcd", "variant": "paper", "num_groups": 3},
     {"method": "svcd", "num_groups": 4, "normalization": "rmsnorm"},
@@ -235,6 +238,12 @@ def test_what_cannot_be_packed(options):
         layer.weight[0, 0] = float("nan")
     with pytest.raises(CheckpointError, match="NaN or infinity"):
         PackedLinear.from_layer(layer)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.NOT_PACKED])
+def test_a_method_without_a_packed_form_says_why(name):
+    with pytest.raises(ConfigError, match=f"packing: method {name} .* packed files have no form"):
+        PackedLinear.from_layer(METHODS[name].from_linear(nn.Linear(8, 8)))
 
 
 def test_an_unknown_method_is_named():

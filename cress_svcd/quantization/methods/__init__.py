@@ -13,6 +13,7 @@ from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear
 from cress_svcd.quantization.methods.bitnet158_reloaded import BitNet158ReloadedLinear
 from cress_svcd.quantization.methods.db_llm import DBLLMLinear
 from cress_svcd.quantization.methods.onebit import OneBitLinear
+from cress_svcd.quantization.methods.pb_llm import PBLLMLinear
 from cress_svcd.quantization.methods.quest import QuESTLinear
 from cress_svcd.quantization.methods.tbt import TBTLinear
 from cress_svcd.quantization.methods.uniform import UniformLinear
@@ -32,5 +33,6 @@ METHODS: dict[str, type[QuantLinear]] = {
         BiPerLinear,
         BiPFTLinear,
         DBLLMLinear,
+        PBLLMLinear,
     )
 }

@@ -242,6 +242,39 @@ def test_db_llm_starts_at_the_least_error(linear):
         assert ((layer.quantized_weight() - weight).square().sum(1) >= 0.98 * best).all()
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_pb_llm(linear, x, share):
+    """The largest magnitudes in 8 bits and frozen, the others a sign times their mean magnitude."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    salient = np.abs(weight) >= np.sort(np.abs(weight), axis=None)[-round(share * weight.size)]
+    expected = np.zeros_like(weight)
+    for row, mask, out in zip(weight, salient, expected):
+        out[~mask] = np.abs(row[~mask]).mean() * np.sign(row[~mask])
+        if mask.any():
+            step = np.abs(row[mask]).max() / 127
+            out[mask] = np.round(row[mask] / step) * step
+    layer = METHODS["pb_llm"].from_linear(linear, share=share)
+    np.testing.assert_allclose(layer.quantized_weight().numpy(), expected, atol=1e-12)
+    y = layer(x)
+    np.testing.assert_allclose(y.detach().numpy(), absmax_8_bit(x_) @ expected.T + bias, atol=1e-9)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = (upstream.numpy().T @ absmax_8_bit(x_)) * ~salient
+    np.testing.assert_allclose(layer.weight.grad.numpy(), straight, atol=1e-9)
+    with torch.no_grad():
+        layer.weight.mul_(torch.from_numpy(np.where(salient, 1, 50)))
+    assert (layer.salient.numpy() == salient).all()
+    kept = layer.quantized_weight().numpy()[salient]
+    np.testing.assert_allclose(kept, expected[salient], atol=1e-12)
+    assert layer.weight_bits == pytest.approx(2 + 7 * share)
+
+
+@pytest.mark.parametrize("share", [0, 1.0, -0.1, "0.1", math.nan])
+def test_a_share_is_between_0_and_1(share):
+    with pytest.raises(ConfigError, match="share"):
+        METHODS["pb_llm"](4, 4, share=share)
+
+
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
     scale = QUEST_SCALES[bits] * np.sqrt((rows**2).mean(-1, keepdims=True))
     step = 2 * scale / (2**bits - 1)
@@ -339,6 +372,9 @@ class TestAllMethods:
         if name in ("svcd", "onebit"):
             weight = weight / (layer.h.unsqueeze(1) * layer.g)
         levels = 3 if bits == 1.58 else 2**bits
+        if name == "pb_llm":
+            weight = weight * ~layer.salient
+            levels += 1
         for row in weight:
             assert len(row.detach().mul(1e6).round().unique()) <= levels
 
