@@ -31,11 +31,13 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.inference.cress_file import write_cress
     from cress_svcd.inference.engine_plan import make_plan, token_tensors
     from cress_svcd.inference.packed_checkpoint import read_packed
+    from cress_svcd.translation.segmentation import CHECKPOINT_KEY
     from cress_svcd.translation.translator import load_model
 
     state = read_packed(args.packed)
     model, task = load_model(args.packed, args.data)
     dictionary = task.target_dictionary
-    plan = make_plan(model.eval(), dictionary, task.data_cfg.normalize)
+    segmenter = (state.get(CHECKPOINT_KEY) or {}).get("numbers")
+    plan = make_plan(model.eval(), dictionary, task.data_cfg.normalize, segmenter)
     write_cress(args.output, state, plan, token_tensors(dictionary))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

@@ -27,12 +27,15 @@ ACTIVATIONS = {F.relu: "relu", gelu: "gelu"}
 Plan = dict[str, Any]
 
 
-def make_plan(model: nn.Module, dictionary: Dictionary, normalize: bool) -> Plan:
+def make_plan(
+    model: nn.Module, dictionary: Dictionary, normalize: bool, segmenter: Plan | None = None
+) -> Plan:
     """The plan of a packed model.
 
     Args:
         dictionary: of the target language.
         normalize: its waveforms are brought to mean 0 and variance 1.
+        segmenter: numbers of the one that the model carries.
     """
     names = {module: name for name, module in model.named_modules()}
     encoder = model.get_submodule("encoder")
@@ -43,6 +46,7 @@ def make_plan(model: nn.Module, dictionary: Dictionary, normalize: bool) -> Plan
         "pad": dictionary.pad(),
         "eos": dictionary.eos(),
         "unk": dictionary.unk(),
+        "segmenter": segmenter and {**segmenter, "normalize": bool(segmenter["normalize"])},
         "speech": _speech(encoder, names),
         "encoder": _stack(encoder, names),
         "decoder": _decoder(model.get_submodule("decoder"), names),

@@ -2,7 +2,16 @@
  *
  * A model is loaded once and may be used by any number of translators, each in one thread at a
  * time.  There is no global state.  A function that can fail returns 0, or -1 with a message in
- * words.  Samples are mono, 16,000 a second, full scale 1. */
+ * words.  Samples are mono, full scale 1.
+ *
+ *     cress_model_load("model.cress", &model, message, sizeof message);
+ *     cress_translator_create(model, NULL, &translator, message, sizeof message);
+ *     cress_begin(translator, 44100);
+ *     while (more())
+ *         cress_feed(translator, samples, count);
+ *     for (cress_finish(translator); cress_next(translator) == 1;)
+ *         puts(cress_text(translator, 0));
+ */
 #ifndef CRESS_H
 #define CRESS_H
 
@@ -27,8 +36,17 @@ struct cress_options {
     float length_penalty; /* as fairseq's --lenpen (1) */
     int max_length;       /* tokens at most, as --max-len-b (200) */
     int best;             /* hypotheses to keep (1) */
-    int threads;          /* of a product (1) */
+    int threads;          /* of the translator, with the one that calls (1) */
     const char *isa;      /* "portable", "avx2", "avx512_vnni", "amx"; NULL: the fastest here */
+    int no_repeat;        /* let no so many tokens in a row come twice; 0: they may (0) */
+    /* How recordings are cut. */
+    int whole;            /* not at all: a recording is one segment, whatever is in it (0) */
+    double max_seconds;   /* no segment is longer (20) */
+    double min_seconds;   /* shorter speech joins its neighbour; -1: the segmenter's own (-1) */
+    double pause_seconds; /* silence that separates segments; -1: the segmenter's own (-1) */
+    double threshold_db;  /* for energy: speech begins at most so far above the noise (10) */
+    const char *segmenter; /* "energy": by loudness; "learnt": the model's; NULL, "auto": the model's
+                              if it carries one, by loudness where that hears nothing (NULL) */
 };
 
 CRESS_API void cress_default_options(struct cress_options *options);
@@ -43,10 +61,29 @@ CRESS_API int cress_translator_create(const cress_model *model, const struct cre
                                       cress_translator **translator, char *message, size_t size);
 CRESS_API void cress_translator_free(cress_translator *translator);
 
-/* Translates one segment; its hypotheses are kept until the next call. */
+/* Translates one segment, of 16,000 samples a second; its hypotheses are kept until the next call. */
 CRESS_API int cress_translate(cress_translator *translator, const float *samples, size_t count);
 
-/* Why the last call of cress_translate failed. */
+/* A recording in pieces: begin (``rate``: samples a second), feed any number of times, finish.
+ * Then cress_next translates one segment after the other, with the words and times of "cress-svcd
+ * translate"; it returns 1, or 0 when there is none left (none at all: nothing is heard), -1. */
+CRESS_API int cress_begin(cress_translator *translator, int rate);
+CRESS_API int cress_feed(cress_translator *translator, const float *samples, size_t count);
+CRESS_API int cress_finish(cress_translator *translator);
+CRESS_API int cress_next(cress_translator *translator);
+
+/* Of the recording: how many segments it has, its seconds so far.  Of the last segment: its seconds
+ * from the beginning of the recording; whether its first translation repeated itself, and this is
+ * the second. */
+CRESS_API int cress_segments(const cress_translator *translator);
+/* 1: the model's segmenter heard nothing in it, and it is cut by loudness. */
+CRESS_API int cress_cut_by_loudness(const cress_translator *translator);
+CRESS_API double cress_seconds(const cress_translator *translator);
+CRESS_API double cress_start(const cress_translator *translator);
+CRESS_API double cress_end(const cress_translator *translator);
+CRESS_API int cress_decoded_again(const cress_translator *translator);
+
+/* Why the last call failed. */
 CRESS_API const char *cress_error(const cress_translator *translator);
 
 /* Hypotheses, the best first: how many, text (UTF-8), score (base 2, as fairseq-generate prints
@@ -56,14 +93,20 @@ CRESS_API const char *cress_text(const cress_translator *translator, int number)
 CRESS_API double cress_score(const cress_translator *translator, int number);
 CRESS_API const int32_t *cress_tokens(const cress_translator *translator, int number, int *count);
 
+/* An entry of the vocabulary, ``length`` bytes of UTF-8 without a zero behind them; NULL: none. */
+CRESS_API const char *cress_token(const cress_model *model, int32_t token, size_t *length);
+
 /* Have ``trace`` called with what each stage gives, rows x columns; for tests.  NULL: no more. */
 typedef void cress_trace(void *data, const char *stage, const float *values, size_t rows,
                          size_t columns);
 CRESS_API void cress_set_trace(cress_translator *translator, cress_trace *trace, void *data);
 
-/* The samples of a WAV file (8 to 32 bits, or float; channels are averaged), to be freed with
- * cress_free_samples. */
-CRESS_API int cress_read_wav(const char *path, float **samples, size_t *count, char *message,
+/* The samples of a WAV file (8 to 32 bits, or float; "-": standard input), its channels mixed; to be
+ * freed with cress_free_samples. */
+CRESS_API int cress_read_wav(const char *path, float **samples, size_t *count, int *rate,
+                             char *message, size_t size);
+/* Those of a file without a header: 16 bits, little-endian, one channel. */
+CRESS_API int cress_read_raw(const char *path, float **samples, size_t *count, char *message,
                              size_t size);
 CRESS_API void cress_free_samples(float *samples);
 

@@ -1,12 +1,14 @@
 /* WAV files: RIFF chunks, integers of 8 to 32 bits or floats, any number of channels. */
-#include <errno.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cress.h"
 
-enum { RATE = 16000, MOST_CHANNELS = 64, PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe };
+enum { MOST_CHANNELS = 64, LEAST_RATE = 100, MOST_RATE = 10000000, PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe };
+
+static const double CANCELLED = 0.25; /* of their power: a channel that cancels others */
 
 struct form {
     unsigned kind, channels, rate, bits;
@@ -82,29 +84,100 @@ static const char *check(const struct form *form)
         return "its samples are compressed or of an unknown form; expected PCM or float";
     if (!form->channels || form->channels > MOST_CHANNELS)
         return "it has no channels, or more than 64";
-    if (form->rate != RATE)
-        return "its rate is not 16000 samples a second; convert it first";
+    if (form->rate < LEAST_RATE || form->rate > MOST_RATE)
+        return "its rate is not from 100 to 10,000,000 samples a second";
     return NULL;
 }
 
-static int decode(const unsigned char *data, size_t bytes, const struct form *form,
-                  float **samples, size_t *count)
+/* Whether a channel adds to the sum of those before it: of opposite poles the mean is silence.
+ * data/audio_mixing.py, ``_channels_that_add_up``; ``values``: count x channels. */
+static unsigned choose_channels(const float *values, size_t count, unsigned channels,
+                                char *kept)
 {
-    size_t width = form->bits / 8, frame = width * form->channels;
-    *count = bytes / frame;
-    *samples = malloc((*count + 1) * sizeof **samples);
-    if (!*samples)
-        return -1;
-    for (size_t i = 0; i < *count; i++) {
-        float total = 0;
-        for (unsigned c = 0; c < form->channels; c++)
-            total += sample(data + i * frame + c * width, form);
-        (*samples)[i] = form->channels == 1 ? total : total / (float)form->channels;
+    double mean[MOST_CHANNELS] = {0}, covariance[MOST_CHANNELS], power[MOST_CHANNELS] = {0}, most = 0;
+    unsigned first = 0, chosen = 1;
+    for (size_t i = 0; i < count; i++)
+        for (unsigned c = 0; c < channels; c++)
+            mean[c] += values[i * channels + c] / (double)count;
+    for (unsigned c = 0; c < channels; c++) {
+        for (size_t i = 0; i < count; i++) {
+            double value = values[i * channels + c] - mean[c];
+            power[c] += value * value;
+        }
+        most = power[c] > most ? power[c] : most;
+        kept[c] = 0;
     }
-    return 0;
+    while (power[first] < most / 2)
+        first++;
+    kept[first] = 1;
+    double before = power[first];
+    for (unsigned c = 0; c < channels; c++) {
+        if (c == first)
+            continue;
+        memset(covariance, 0, sizeof covariance);
+        for (size_t i = 0; i < count; i++)
+            for (unsigned other = 0; other < channels; other++)
+                if (kept[other])
+                    covariance[other] += (values[i * channels + c] - mean[c]) *
+                                         (values[i * channels + other] - mean[other]);
+        double apart = before + power[c], together = apart;
+        for (unsigned other = 0; other < channels; other++)
+            together += 2 * covariance[other];
+        if (together >= CANCELLED * apart) {
+            kept[c] = 1;
+            chosen++;
+            before = together;
+        }
+    }
+    return chosen;
 }
 
-int cress_read_wav(const char *path, float **samples, size_t *count, char *message, size_t size)
+/* A second of sound, its channels averaged; the number of broken samples. */
+static size_t mix(const unsigned char *data, size_t count, const struct form *form, float *values,
+                  float *mono)
+{
+    size_t width = form->bits / 8, broken = 0;
+    unsigned channels = form->channels, chosen = channels;
+    char kept[MOST_CHANNELS];
+    memset(kept, 1, sizeof kept);
+    for (size_t i = 0; i < count * channels; i++) {
+        values[i] = sample(data + i * width, form);
+        if (!(values[i] <= FLT_MAX && values[i] >= -FLT_MAX)) { /* silence in its place */
+            values[i] = 0;
+            broken++;
+        }
+    }
+    if (channels > 1)
+        chosen = choose_channels(values, count, channels, kept);
+    for (size_t i = 0; i < count; i++) {
+        float total = 0;
+        for (unsigned c = 0; c < channels; c++)
+            total += kept[c] ? values[i * channels + c] : 0;
+        mono[i] = chosen == 1 ? total : total / (float)chosen;
+    }
+    return broken;
+}
+
+static const char *decode(const unsigned char *data, size_t bytes, const struct form *form,
+                          float **samples, size_t *count)
+{
+    size_t frame = form->bits / 8 * form->channels, broken = 0;
+    *count = bytes / frame;
+    *samples = malloc((*count + 1) * sizeof **samples);
+    size_t block = 2 * (size_t)form->rate;
+    float *values = malloc((block < *count ? block : *count + 1) * form->channels * sizeof *values);
+    for (size_t at = 0, size; *samples && values && at < *count; at += size) {
+        size = *count - at < block ? *count - at : form->rate; /* the last takes the rest */
+        broken += mix(data + at * frame, size, form, values, *samples + at);
+    }
+    free(values);
+    if (!*samples || !values)
+        return "is too long for the memory";
+    return 2 * broken > *count * form->channels ? "most samples are NaN or infinite" : NULL;
+}
+
+int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, char *message,
+                   size_t size)
 {
     size_t length, at = 12;
     unsigned char *bytes = read_all(path, &length);
@@ -130,14 +203,32 @@ int cress_read_wav(const char *path, float **samples, size_t *count, char *messa
         }
         if (is_data) { /* a stream's length may be unknown: up to the file's end then */
             problem = check(&form);
-            if (!problem && decode(content, chunk < rest ? chunk : rest, &form, samples, count))
-                problem = "is too long for the memory";
+            if (!problem)
+                problem = decode(content, chunk < rest ? chunk : rest, &form, samples, count);
             break;
         }
         if (chunk > rest || chunk + (chunk & 1) > rest)
             break;
         at += 8 + chunk + (chunk & 1);
     }
+    free(bytes);
+    *rate = (int)form.rate;
+    if (!problem)
+        return 0;
+    free(*samples);
+    *samples = NULL;
+    return wrong(message, size, path, problem);
+}
+
+int cress_read_raw(const char *path, float **samples, size_t *count, char *message, size_t size)
+{
+    const struct form form = {.kind = PCM, .channels = 1, .rate = 16000, .bits = 16};
+    size_t length;
+    unsigned char *bytes = read_all(path, &length);
+    *samples = NULL;
+    if (!bytes)
+        return wrong(message, size, path, "cannot be read");
+    const char *problem = decode(bytes, length, &form, samples, count);
     free(bytes);
     return problem ? wrong(message, size, path, problem) : 0;
 }

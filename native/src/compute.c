@@ -1,7 +1,6 @@
 #include "compute.h"
 
 #include <math.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "conv1d.h"
@@ -14,39 +13,13 @@ int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_
 int cress_conv1d(const struct conv1d *w, int isa, int threads, parallel_function *parallel);
 int cress_conv1d_supported(int isa);
 
-enum { LANES = 16, THREAD_WORK = 1 << 22, MOST_THREADS = 64 };
+enum { LANES = 16, THREAD_WORK = 1 << 22 };
 
 void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
             int64_t columns)
 {
     if (run->trace)
         run->trace(run->trace_data, stage, values, (size_t)rows, (size_t)columns);
-}
-
-struct task {
-    void (*work)(void *);
-    void *data;
-};
-
-static void *start(void *given)
-{
-    const struct task *task = given;
-    task->work(task->data);
-    return NULL;
-}
-
-void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags)
-{
-    struct task task = {work, data};
-    pthread_t others[MOST_THREADS];
-    unsigned started = 0;
-    (void)flags;
-    while (started + 1 < threads && started < MOST_THREADS &&
-           !pthread_create(&others[started], NULL, start, &task))
-        started++;
-    work(data);
-    while (started)
-        pthread_join(others[--started], NULL);
 }
 
 int threads_for(const struct run *run, int64_t work)

@@ -4,6 +4,7 @@
 
 #include "cress.h"
 #include "model.h"
+#include "pool.h"
 
 /* One translation: its memory, its threads, who listens. */
 struct run {
@@ -47,8 +48,5 @@ void log_softmax(float *values, int64_t count);
 
 /* Threads that so many products are worth. */
 int threads_for(const struct run *run, int64_t work);
-
-/* Runs ``work`` in ``threads`` threads, as GOMP_parallel does. */
-void run_parallel(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 
 #endif

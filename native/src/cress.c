@@ -6,14 +6,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hearing.h"
+#include "levels.h"
 #include "runtime.h"
 #include "translate.h"
+
+enum { RATE = 16000, MOST_RATE = 10000000 };
+static const double MOST_SECONDS = 3600; /* of a segment */
+
+struct recording {
+    float *samples;
+    int64_t count, room, rate;
+    struct span *spans;
+    int64_t segments, next;
+    int finished, by_second; /* cut by loudness, since the model's segmenter heard nothing */
+};
 
 struct cress_translator {
     struct arena arena;
     const struct cress_model *model;
     struct cress_options options;
-    int isa, count;
+    int isa, segmenter, count, again;
+    struct pool *pool;
+    struct recording recording;
+    double start, end;
     struct hypothesis *found;
     char **texts;
     cress_trace *trace;
@@ -31,6 +47,7 @@ void cress_default_options(struct cress_options *options)
 {
     *options = (struct cress_options){
         .beam = 5, .length_penalty = 1, .max_length = 200, .best = 1, .threads = 1,
+        .max_seconds = 20, .min_seconds = -1, .pause_seconds = -1, .threshold_db = 10,
     };
 }
 
@@ -77,6 +94,33 @@ static int find_isa(const char *name)
     return -1;
 }
 
+static const char *check_options(const struct cress_options *o)
+{
+    if (o->beam < 1 || o->beam > 1000 || o->max_length < 1 || o->best < 1 || o->threads < 1 ||
+        o->max_length > 1000000 || o->no_repeat < 0 || o->no_repeat > 1000 ||
+        !isfinite(o->length_penalty))
+        return "options: beam (1 to 1000), max_length, best and threads are positive, no_repeat is "
+               "0 to 1000, length_penalty is a number";
+    if (!(o->max_seconds >= 1 && o->max_seconds <= MOST_SECONDS && o->threshold_db >= 1 &&
+          o->threshold_db <= 1000 &&
+          (o->min_seconds == -1 || (o->min_seconds >= 0 && o->min_seconds <= o->max_seconds / 2)) &&
+          (o->pause_seconds == -1 ||
+           (o->pause_seconds >= 0.05 && o->pause_seconds <= MOST_SECONDS))))
+        return "options: expected max_seconds from 1 to 3600, min_seconds from 0 to half of it, "
+               "pause_seconds from 0.05, threshold_db from 1 on";
+    return NULL;
+}
+
+enum { BY_EITHER, BY_ENERGY, BY_LEARNT };
+
+/* A number of the enumeration, or -1. */
+static int find_segmenter(const char *name)
+{
+    if (!name || !strcmp(name, "auto"))
+        return BY_EITHER;
+    return !strcmp(name, "energy") ? BY_ENERGY : !strcmp(name, "learnt") ? BY_LEARNT : -1;
+}
+
 int cress_translator_create(const cress_model *model, const struct cress_options *options,
                             cress_translator **translator, char *message, size_t size)
 {
@@ -85,10 +129,13 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     cress_default_options(&chosen);
     if (options)
         chosen = *options;
-    if (chosen.beam < 1 || chosen.beam > 1000 || chosen.max_length < 1 || chosen.best < 1 ||
-        chosen.max_length > 1000000 || chosen.threads < 1 || !isfinite(chosen.length_penalty))
-        return report(message, size, "options: beam (1 to 1000), max_length, best and threads are "
-                                     "positive, length_penalty is a number");
+    const char *problem = check_options(&chosen);
+    if (problem)
+        return report(message, size, problem);
+    int segmenter = find_segmenter(chosen.segmenter);
+    if (segmenter < 0 || (segmenter == BY_LEARNT && !model->hearing))
+        return report(message, size, "segmenter: expected auto, energy, or learnt, which the model "
+                                     "must carry");
     int isa = chosen.isa ? find_isa(chosen.isa) : fastest_isa();
     if (isa < 0)
         return report(message, size, "isa: expected portable, avx2, avx512_vnni or amx, one that "
@@ -99,6 +146,8 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     made->model = model;
     made->options = chosen;
     made->isa = isa;
+    made->segmenter = segmenter;
+    made->pool = pool_create(chosen.threads);
     *translator = made;
     return 0;
 }
@@ -107,6 +156,9 @@ void cress_translator_free(cress_translator *translator)
 {
     if (!translator)
         return;
+    pool_free(translator->pool);
+    free(translator->recording.spans);
+    free(translator->recording.samples);
     release(&translator->arena, NULL);
     free(translator);
 }
@@ -117,41 +169,277 @@ void cress_set_trace(cress_translator *translator, cress_trace *trace, void *dat
     translator->trace_data = data;
 }
 
-int cress_translate(cress_translator *translator, const float *samples, size_t count)
+/* As fairseq shows tokens: without the beginning and the end of a sentence. */
+static void strip(const struct cress_model *model, struct hypothesis *hypothesis)
 {
-    struct arena *arena = &translator->arena;
-    release(arena, NULL);
-    translator->count = 0;
-    translator->found = NULL;
-    arena->message[0] = 0;
-    if (setjmp(arena->escape)) {
-        release(arena, NULL);
-        translator->count = 0;
-        return -1;
+    int count = 0;
+    for (int i = 0; i < hypothesis->count; i++)
+        if (hypothesis->tokens[i] != model->bos && hypothesis->tokens[i] != model->eos)
+            hypothesis->tokens[count++] = hypothesis->tokens[i];
+    hypothesis->count = count;
+}
+
+static void run_search(struct cress_translator *translator, struct run *run, const float *states,
+                       int64_t frames, int no_repeat)
+{
+    int found = search(run, states, frames, &translator->options, no_repeat, &translator->found);
+    translator->texts = take(run->arena, (size_t)found + 1, sizeof *translator->texts);
+    for (int i = 0; i < found; i++) {
+        strip(run->model, &translator->found[i]);
+        translator->texts[i] = detokenise(run, &translator->found[i]);
     }
-    if (count > (size_t)16000 * 3600)
-        fail(arena, "a segment of %zu samples is too long; an hour is the most", count);
+    translator->count = found;
+}
+
+/* Of a search that forbids less: what repeats itself is searched again. */
+enum { NO_REPEAT = 3 };
+
+static struct run begin_run(struct cress_translator *translator)
+{
+    pool_use(translator->pool);
+    return (struct run){
+        .model = translator->model, .arena = &translator->arena, .isa = translator->isa,
+        .threads = translator->options.threads,
+    };
+}
+
+static void translate_segment(struct cress_translator *translator, const float *samples,
+                              int64_t count)
+{
+    struct run run = begin_run(translator);
+    run.trace = translator->trace;
+    run.trace_data = translator->trace_data;
+    int64_t frames;
+    int no_repeat = translator->options.no_repeat;
+    const float *states = encode(&run, samples, count, &frames);
+    run_search(translator, &run, states, frames, no_repeat);
+    if ((!no_repeat || no_repeat > NO_REPEAT) && translator->count &&
+        repeats_itself(&run, translator->found, translator->texts[0])) {
+        run_search(translator, &run, states, frames, NO_REPEAT);
+        translator->again = 1;
+    }
+    pool_use(NULL);
+}
+
+/* Forgets the last segment. */
+static void clear(struct cress_translator *translator)
+{
+    pool_use(NULL);
+    release(&translator->arena, NULL);
+    translator->count = translator->again = 0;
+    translator->found = NULL;
+    translator->start = translator->end = 0;
+}
+
+static void check_samples(struct arena *arena, const float *samples, size_t count)
+{
     for (size_t i = 0; i < count; i++)
         if (!isfinite(samples[i]))
             fail(arena, "sample %zu is NaN or infinite", i);
-    struct run run = {
-        .model = translator->model, .arena = arena, .isa = translator->isa,
-        .threads = translator->options.threads, .trace = translator->trace,
-        .trace_data = translator->trace_data,
-    };
-    int64_t frames;
-    const float *states = encode(&run, samples, (int64_t)count, &frames);
-    int found = search(&run, states, frames, &translator->options, &translator->found);
-    translator->texts = take(arena, (size_t)found + 1, sizeof *translator->texts);
-    for (int i = 0; i < found; i++)
-        translator->texts[i] = detokenise(&run, &translator->found[i]);
-    translator->count = found;
+}
+
+int cress_translate(cress_translator *translator, const float *samples, size_t count)
+{
+    struct arena *arena = &translator->arena;
+    clear(translator);
+    arena->message[0] = 0;
+    if (setjmp(arena->escape)) {
+        clear(translator);
+        return -1;
+    }
+    if (count > (size_t)(RATE * MOST_SECONDS))
+        fail(arena, "a segment of %zu samples is too long; an hour is the most", count);
+    check_samples(arena, samples, count);
+    translate_segment(translator, samples, (int64_t)count);
     return 0;
+}
+
+/* Recordings */
+
+static int refuse(struct cress_translator *translator, const char *message)
+{
+    snprintf(translator->arena.message, sizeof translator->arena.message, "%s", message);
+    return -1;
+}
+
+int cress_begin(cress_translator *translator, int rate)
+{
+    struct recording *recording = &translator->recording;
+    clear(translator);
+    recording->count = recording->segments = recording->next = 0;
+    recording->finished = recording->by_second = 0;
+    recording->rate = 0;
+    if (rate < 100 || rate > MOST_RATE)
+        return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
+    recording->rate = rate;
+    return 0;
+}
+
+int cress_feed(cress_translator *translator, const float *samples, size_t count)
+{
+    struct recording *recording = &translator->recording;
+    int64_t room = recording->room ? recording->room : 1 << 16;
+    if (!recording->rate || recording->finished)
+        return refuse(translator, "cress_begin comes before cress_feed");
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(samples[i]))
+            return refuse(translator, "a sample is NaN or infinite");
+    if (count > (size_t)1 << 36)
+        return refuse(translator, "out of memory");
+    while (room - recording->count < (int64_t)count)
+        room += room / 2;
+    if (room > recording->room) {
+        float *more = realloc(recording->samples, (size_t)room * sizeof *more);
+        if (!more)
+            return refuse(translator, "out of memory");
+        recording->samples = more;
+        recording->room = room;
+    }
+    if (count)
+        memcpy(recording->samples + recording->count, samples, count * sizeof *samples);
+    recording->count += (int64_t)count;
+    return 0;
+}
+
+/* The segments by one of the segmenters; in the translator's arena. */
+static int64_t cut(struct cress_translator *translator, int learnt, struct span **spans)
+{
+    const struct recording *recording = &translator->recording;
+    const struct cress_options *options = &translator->options;
+    const struct hearing *hearing = translator->model->hearing;
+    struct arena *arena = &translator->arena;
+    int64_t rate = recording->rate, frames, whole = (int64_t)rint((double)rate / 100);
+    double hop = (double)(whole < 1 ? 1 : whole);
+    float *probabilities = NULL;
+    struct cutting how = {options->max_seconds, 0.5, 0.4, options->threshold_db, 0.5f, 0.1, 0.2};
+    if (learnt) {
+        struct run run = begin_run(translator);
+        frames = hear(&run, recording->samples, recording->count, rate, &probabilities, &hop);
+        pool_use(NULL);
+        how = (struct cutting){options->max_seconds, hearing->min_seconds, hearing->pause_seconds,
+                               options->threshold_db, hearing->threshold, 0, 0};
+    } else {
+        frames = hear_speech(arena, recording->samples, recording->count, (int64_t)hop,
+                             how.threshold_db, &probabilities);
+    }
+    if (options->min_seconds >= 0)
+        how.min_seconds = options->min_seconds;
+    if (options->pause_seconds >= 0)
+        how.pause_seconds = options->pause_seconds;
+    return find_segments(arena, &how, probabilities, frames, hop, recording->count, rate, spans);
+}
+
+/* By the learnt segmenter where there is one, and by loudness where it hears nothing. */
+static int64_t cut_by_either(struct cress_translator *translator, struct span **spans)
+{
+    int64_t count = 0;
+    int learnt = translator->segmenter != BY_ENERGY && translator->model->hearing;
+    if (learnt)
+        count = cut(translator, 1, spans);
+    if (!count && translator->segmenter != BY_LEARNT) {
+        count = cut(translator, 0, spans);
+        translator->recording.by_second = learnt && count;
+    }
+    return count;
+}
+
+int cress_finish(cress_translator *translator)
+{
+    struct recording *recording = &translator->recording;
+    struct span all = {0, recording->count}, *spans = &all;
+    clear(translator);
+    if (!recording->rate || recording->finished)
+        return refuse(translator, "cress_begin comes before cress_finish");
+    if (setjmp(translator->arena.escape)) {
+        clear(translator);
+        return -1;
+    }
+    int64_t count = translator->options.whole ? 1 : cut_by_either(translator, &spans);
+    free(recording->spans);
+    recording->spans = malloc(((size_t)count + 1) * sizeof *spans);
+    if (!recording->spans)
+        fail(&translator->arena, "out of memory");
+    memcpy(recording->spans, spans, (size_t)count * sizeof *spans);
+    clear(translator);
+    recording->segments = count;
+    recording->finished = 1;
+    return 0;
+}
+
+int cress_next(cress_translator *translator)
+{
+    struct recording *recording = &translator->recording;
+    struct arena *arena = &translator->arena;
+    clear(translator);
+    if (!recording->finished)
+        return refuse(translator, "cress_finish comes before cress_next");
+    if (recording->next == recording->segments)
+        return 0;
+    struct span span = recording->spans[recording->next++];
+    if (setjmp(arena->escape)) {
+        clear(translator);
+        return -1;
+    }
+    int64_t length = resampled_length(span.count, recording->rate);
+    if ((double)length > RATE * MOST_SECONDS)
+        fail(arena, "a segment of %lld samples is too long; an hour is the most",
+             (long long)length);
+    const float *samples = recording->samples + span.first;
+    float *wave = take_zeros(arena, (size_t)length, sizeof *wave);
+    if (recording->rate == RATE && span.count)
+        memcpy(wave, samples, (size_t)span.count * sizeof *wave);
+    else if (span.count)
+        wave = resample(arena, samples, span.count, recording->rate);
+    at_usual_loudness(wave, span.count ? length : 0);
+    translate_segment(translator, wave, length);
+    translator->start = (double)span.first / (double)recording->rate;
+    translator->end = translator->start + (double)span.count / (double)recording->rate;
+    return 1;
+}
+
+int cress_segments(const cress_translator *translator)
+{
+    return (int)translator->recording.segments;
+}
+
+int cress_cut_by_loudness(const cress_translator *translator)
+{
+    return translator->recording.by_second;
+}
+
+double cress_seconds(const cress_translator *translator)
+{
+    const struct recording *recording = &translator->recording;
+    return recording->rate ? (double)recording->count / (double)recording->rate : 0;
+}
+
+double cress_start(const cress_translator *translator)
+{
+    return translator->start;
+}
+
+double cress_end(const cress_translator *translator)
+{
+    return translator->end;
+}
+
+int cress_decoded_again(const cress_translator *translator)
+{
+    return translator->again;
 }
 
 const char *cress_error(const cress_translator *translator)
 {
     return translator->arena.message;
+}
+
+const char *cress_token(const cress_model *model, int32_t token, size_t *length)
+{
+    *length = 0;
+    if (token < 0 || token >= model->vocabulary)
+        return NULL;
+    *length = (size_t)(model->token_offsets[token + 1] - model->token_offsets[token]);
+    return model->tokens + model->token_offsets[token];
 }
 
 int cress_count(const cress_translator *translator)

@@ -252,18 +252,26 @@ static int64_t receptive_field(const struct cress_model *model)
     return field;
 }
 
-const float *encode(struct run *run, const float *samples, int64_t count, int64_t *frames)
+float *encode_speech(struct run *run, const float *samples, int64_t count, int normalize,
+                     int64_t *frames)
 {
     const struct cress_model *model = run->model;
     int64_t shortest = receptive_field(model), length = count < shortest ? shortest : count;
     float *wave = take_zeros(run->arena, (size_t)length + 64, sizeof *wave);
     memcpy(wave, samples, (size_t)count * sizeof *wave);
-    if (model->normalize && count)
+    if (normalize && count)
         standardise(wave, count);
     float *features = front_end(run, wave, length, frames);
     traced(run, "hubert.convolutions", features, *frames, model->features_norm.width);
     float *x = transform(run, features, *frames);
     traced(run, "hubert", x, *frames, model->speech.width);
+    return x;
+}
+
+const float *encode(struct run *run, const float *samples, int64_t count, int64_t *frames)
+{
+    const struct cress_model *model = run->model;
+    float *x = encode_speech(run, samples, count, model->normalize, frames);
     x = subsample(run, x, frames);
     const struct stack *stack = &model->encoder;
     int64_t total = *frames * stack->width;

@@ -1,32 +1,47 @@
 /* The command: cress translate MODEL FILE.wav... */
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cress.h"
+#include "output.h"
 
 static const char usage[] =
-    "usage: cress translate [options] MODEL FILE.wav[:FIRST:COUNT]...\n"
+    "usage: cress translate [options] MODEL [FILE.wav[:FIRST:COUNT]...]\n"
     "\n"
-    "Translates speech: WAV files of 16,000 samples a second, \"-\" for standard input.  FIRST and\n"
-    "COUNT are samples, as in the manifests of cress-svcd.\n"
+    "Translates speech: WAV files of any rate, length and number of channels; \"-\", or none, is\n"
+    "standard input.  FIRST and COUNT are samples of the file, as in the manifests of cress-svcd.\n"
     "\n"
-    "  --beam N       hypotheses in the search (5)\n"
-    "  --lenpen X     length penalty (1)\n"
-    "  --max-len-b N  tokens at most (200)\n"
-    "  --nbest N      print so many hypotheses (1)\n"
-    "  --threads N    (1)\n"
-    "  --isa NAME     portable, avx2, avx512_vnni or amx (default: the fastest)\n"
-    "  --format NAME  text or json (text)\n"
-    "  --list FILE    further inputs, one a line\n"
-    "  --trace DIR    write what each stage gives: rows and columns (int64), then float32\n";
+    "  --beam N                  hypotheses in the search (5)\n"
+    "  --lenpen X                length penalty (1)\n"
+    "  --max-len-b N             tokens at most (200)\n"
+    "  --no-repeat-ngram-size N  let no N tokens in a row come twice (0: they may)\n"
+    "  --nbest N                 print so many hypotheses of each segment (1)\n"
+    "  --no-segmentation         translate each recording as one segment\n"
+    "  --max-segment-seconds S   longest segment (20)\n"
+    "  --min-segment-seconds S   shorter speech joins its neighbour (the segmenter's own)\n"
+    "  --pause-seconds S         silence that separates segments (the segmenter's own)\n"
+    "  --threshold-db DB         for energy: speech begins at most so far above the noise (10)\n"
+    "  --segmenter NAME          energy: by loudness; learnt: the model's; auto: the model's if it\n"
+    "                            carries one, by loudness where that hears nothing (auto)\n"
+    "  --output-format NAME      text or jsonl (text)\n"
+    "  --raw RATE                the inputs have no header: 16 bits, one channel, RATE a second\n"
+    "  --list FILE               further inputs, one a line\n"
+    "  --threads N               (1)\n"
+    "  --isa NAME                portable, avx2, avx512_vnni or amx (default: the fastest)\n"
+    "  --trace DIR               write what each stage gives: rows and columns (int64), float32\n"
+    "\n"
+    "The status is 0 if all went well, 1 if something could not be translated or nothing is heard\n"
+    "in any recording, 2 if the command is wrong.\n";
 
 struct command {
     struct cress_options options;
-    const char *model, *list, *trace;
-    int json, printed;
+    enum format format;
+    const char *model_path, *list, *trace;
+    int raw, recordings, failed, silent;
+    cress_model *model;
+    cress_translator *translator;
 };
 
 static void complain(const char *message)
@@ -46,36 +61,6 @@ static void write_stage(void *data, const char *stage, const float *values, size
     fwrite(shape, sizeof shape, 1, file);
     fwrite(values, sizeof *values, rows * columns, file);
     fclose(file);
-}
-
-static void print_json_string(const char *text)
-{
-    putchar('"');
-    for (; *text; text++)
-        if (*text == '"' || *text == '\\')
-            printf("\\%c", *text);
-        else if ((unsigned char)*text < 32)
-            printf("\\u%04x", (unsigned)*text);
-        else
-            putchar(*text);
-    putchar('"');
-}
-
-static void print_found(const struct command *command, const char *input,
-                        const cress_translator *translator)
-{
-    for (int i = 0; i < cress_count(translator); i++) {
-        if (!command->json) {
-            printf("%s\n", cress_text(translator, i));
-            continue;
-        }
-        printf("{\"input\": ");
-        print_json_string(input);
-        printf(", \"number\": %d, \"score\": %.6f, \"text\": ", i, cress_score(translator, i));
-        print_json_string(cress_text(translator, i));
-        printf("}\n");
-    }
-    fflush(stdout);
 }
 
 /* "file.wav:first:count" -> its parts. */
@@ -108,72 +93,86 @@ static int divide(const char *input, char *path, size_t size, size_t *first, siz
     return 0;
 }
 
-/* Speech far too quiet or loud is brought to -26 dB: translation/loudness.py. */
-static void at_usual_loudness(float *samples, size_t count)
+static int fail(struct command *command, const char *input, const char *reason)
 {
-    double squares = 0, mean = 0, peak = 0;
-    for (size_t i = 0; i < count; i++) {
-        squares += (double)samples[i] * samples[i];
-        mean += samples[i];
-    }
-    if (!count)
-        return;
-    for (size_t i = 0; i < count; i++)
-        peak = fmax(peak, fabs(samples[i] - mean / (double)count));
-    double level = 20 * log10(fmax(1e-12, sqrt(squares / (double)count)));
-    if ((level >= -40 && level <= -12) || peak < 1e-4)
-        return;
-    float gain = (float)pow(10, (-26 - level) / 20);
-    for (size_t i = 0; i < count; i++)
-        samples[i] *= gain;
+    fprintf(stderr, "cress: error: %s: %s\n", input, reason);
+    command->failed++;
+    return -1;
 }
 
-static int translate_input(struct command *command, cress_translator *translator,
-                           const char *input)
+/* Samples of a recording; 0 where they can be had. */
+static int read_samples(const struct command *command, const char *path, float **samples,
+                        size_t *count, int *rate, char *message, size_t size)
+{
+    *rate = command->raw;
+    if (command->raw)
+        return cress_read_raw(path, samples, count, message, size);
+    return cress_read_wav(path, samples, count, rate, message, size);
+}
+
+static int translate_samples(struct command *command, const char *input, const float *samples,
+                             size_t count, int rate)
+{
+    cress_translator *translator = command->translator;
+    int more;
+    if (cress_begin(translator, rate) || cress_feed(translator, samples, count) ||
+        cress_finish(translator))
+        return fail(command, input, cress_error(translator));
+    if (cress_cut_by_loudness(translator))
+        fprintf(stderr, "cress: %s: the model's segmenter hears no speech in it; cut by its loudness "
+                        "instead (--segmenter learnt leaves it out)\n", input);
+    for (int number = 0; (more = cress_next(translator)) == 1; number++)
+        write_segment(stdout, command->format, command->model, translator, input, number);
+    if (more)
+        return fail(command, input, cress_error(translator));
+    if (!cress_segments(translator)) {
+        fprintf(stderr, "cress: %s: nothing is heard above its noise; --no-segmentation translates "
+                        "it all the same, a --threshold-db below %g hears what is less loud\n",
+                input, command->options.threshold_db);
+        command->silent++;
+    }
+    return 0;
+}
+
+static void translate_input(struct command *command, const char *input)
 {
     char message[512], path[4096];
     size_t first, wanted, count;
     float *samples;
+    int rate;
+    command->recordings++;
     if (divide(input, path, sizeof path, &first, &wanted)) {
-        complain("a path is too long");
-        return -1;
+        fail(command, input, "the path is too long");
+        return;
     }
-    if (cress_read_wav(path, &samples, &count, message, sizeof message)) {
+    if (read_samples(command, path, &samples, &count, &rate, message, sizeof message)) {
         complain(message);
-        return -1;
+        command->failed++;
+        return;
     }
     if (first > count)
         first = count;
     if (wanted > count - first)
         wanted = count - first;
-    at_usual_loudness(samples + first, wanted);
-    int status = cress_translate(translator, samples + first, wanted);
-    if (status) {
-        snprintf(message, sizeof message, "%.200s: %.300s", input, cress_error(translator));
-        complain(message);
-    } else {
-        print_found(command, input, translator);
-    }
+    translate_samples(command, input, samples + first, wanted, rate);
     cress_free_samples(samples);
-    return status;
 }
 
-static int translate_list(struct command *command, cress_translator *translator)
+static int translate_list(struct command *command)
 {
     char line[4096];
-    int status = 0;
     FILE *file = fopen(command->list, "r");
     if (!file) {
-        complain("the list cannot be read");
+        fprintf(stderr, "cress: error: %s: %s\n", command->list, strerror(errno));
         return -1;
     }
-    while (!status && fgets(line, sizeof line, file)) {
+    while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\r\n")] = 0;
         if (*line)
-            status = translate_input(command, translator, line);
+            translate_input(command, line);
     }
     fclose(file);
-    return status;
+    return 0;
 }
 
 /* The whole number after an option; exits where it is none. */
@@ -189,80 +188,127 @@ static int number(const char *option, const char *text)
     return (int)value;
 }
 
-static int set_option(struct command *command, const char *name, const char *value)
+static double real(const char *option, const char *text)
 {
     char *end;
+    double value = strtod(text, &end);
+    if (*end || end == text) {
+        fprintf(stderr, "cress: error: %s: found %s, expected a number\n", option, text);
+        exit(2);
+    }
+    return value;
+}
+
+static int set_search_option(struct cress_options *options, const char *name, const char *value)
+{
     if (!strcmp(name, "--beam"))
-        command->options.beam = number(name, value);
+        options->beam = number(name, value);
     else if (!strcmp(name, "--max-len-b"))
-        command->options.max_length = number(name, value);
+        options->max_length = number(name, value);
     else if (!strcmp(name, "--nbest"))
-        command->options.best = number(name, value);
+        options->best = number(name, value);
+    else if (!strcmp(name, "--no-repeat-ngram-size"))
+        options->no_repeat = strcmp(value, "0") ? number(name, value) : 0;
     else if (!strcmp(name, "--threads"))
-        command->options.threads = number(name, value);
+        options->threads = number(name, value);
     else if (!strcmp(name, "--isa"))
-        command->options.isa = value;
-    else if (!strcmp(name, "--list"))
-        command->list = value;
-    else if (!strcmp(name, "--trace"))
-        command->trace = value;
-    else if (!strcmp(name, "--format") && (!strcmp(value, "json") || !strcmp(value, "text")))
-        command->json = !strcmp(value, "json");
+        options->isa = value;
+    else if (!strcmp(name, "--segmenter"))
+        options->segmenter = value;
     else if (!strcmp(name, "--lenpen"))
-        command->options.length_penalty = strtof(value, &end);
+        options->length_penalty = (float)real(name, value);
+    else if (!strcmp(name, "--max-segment-seconds"))
+        options->max_seconds = real(name, value);
+    else if (!strcmp(name, "--min-segment-seconds"))
+        options->min_seconds = real(name, value);
+    else if (!strcmp(name, "--pause-seconds"))
+        options->pause_seconds = real(name, value);
+    else if (!strcmp(name, "--threshold-db"))
+        options->threshold_db = real(name, value);
     else
         return -1;
     return 0;
 }
 
+static int set_option(struct command *command, const char *name, const char *value)
+{
+    if (!strcmp(name, "--list"))
+        command->list = value;
+    else if (!strcmp(name, "--trace"))
+        command->trace = value;
+    else if (!strcmp(name, "--raw"))
+        command->raw = number(name, value);
+    else if (!strcmp(name, "--output-format") && !strcmp(value, "text"))
+        command->format = FORMAT_TEXT;
+    else if (!strcmp(name, "--output-format") && !strcmp(value, "jsonl"))
+        command->format = FORMAT_JSON_LINES;
+    else
+        return set_search_option(&command->options, name, value);
+    return 0;
+}
+
 static int translate(struct command *command, char **inputs, int count)
 {
-    char message[512];
-    cress_model *model;
-    cress_translator *translator;
-    if (cress_model_load(command->model, &model, message, sizeof message)) {
+    char message[512], standard_input[] = "-", *only[] = {standard_input};
+    if (cress_model_load(command->model_path, &command->model, message, sizeof message)) {
         complain(message);
-        return 1;
+        return 2;
     }
-    int status = cress_translator_create(model, &command->options, &translator, message,
-                                         sizeof message);
+    int status = cress_translator_create(command->model, &command->options, &command->translator,
+                                         message, sizeof message);
+    if (!count && !command->list)
+        inputs = only, count = 1;
     if (status)
         complain(message);
     if (!status && command->trace)
-        cress_set_trace(translator, write_stage, (void *)command->trace);
+        cress_set_trace(command->translator, write_stage, (void *)command->trace);
     for (int i = 0; i < count && !status; i++)
-        status = translate_input(command, translator, inputs[i]);
+        translate_input(command, inputs[i]);
     if (!status && command->list)
-        status = translate_list(command, translator);
-    cress_translator_free(translator);
-    cress_model_free(model);
-    return status ? 1 : 0;
+        status = translate_list(command);
+    cress_translator_free(command->translator);
+    cress_model_free(command->model);
+    if (fflush(stdout) || ferror(stdout)) {
+        complain("the output cannot be written");
+        return 1;
+    }
+    if (status || (command->failed && command->failed == command->recordings))
+        return 2;
+    return command->failed || (command->silent && command->silent == command->recordings);
 }
 
 int main(int count, char **arguments)
 {
     struct command command = {0};
-    int at = 2, positional = 0;
+    int positional = 0;
     cress_default_options(&command.options);
-    if (count < 2 || strcmp(arguments[1], "translate")) {
-        int asked = count > 1 && !strcmp(arguments[1], "--help");
-        fputs(usage, asked ? stdout : stderr);
-        return asked ? 0 : 2;
+    for (int at = 1; at < count; at++)
+        if (!strcmp(arguments[at], "--help") || !strcmp(arguments[at], "-h")) {
+            fputs(usage, stdout);
+            return 0;
+        }
+    if (count < 3 || strcmp(arguments[1], "translate")) {
+        fputs(usage, stderr);
+        return 2;
     }
-    for (; at < count; at++) {
+    for (int at = 2; at < count; at++) {
         if (arguments[at][0] != '-' || !arguments[at][1]) {
             arguments[positional++] = arguments[at];
+        } else if (!strcmp(arguments[at], "--no-segmentation")) {
+            command.options.whole = 1;
         } else if (at + 1 == count || set_option(&command, arguments[at], arguments[at + 1])) {
-            fprintf(stderr, "cress: error: %s: no such option or value\n%s", arguments[at], usage);
+            fprintf(stderr, "cress: error: %s%s%s: no such option or value; see cress --help\n",
+                    arguments[at], at + 1 < count ? " " : "",
+                    at + 1 < count ? arguments[at + 1] : "");
             return 2;
         } else {
             at++;
         }
     }
-    if (positional < 1 || (positional < 2 && !command.list)) {
-        fputs(usage, stderr);
+    if (!positional) {
+        complain("no model is named; see cress --help");
         return 2;
     }
-    command.model = arguments[0];
+    command.model_path = arguments[0];
     return translate(&command, arguments + 1, positional - 1);
 }

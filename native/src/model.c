@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "hearing.h"
 #include "sign_gemm.h"
 
 enum { WIDEST = 1 << 16, MOST_LAYERS = 1000, LONGEST_NAME = 480 };
@@ -410,4 +411,5 @@ void model_read(struct cress_model *model)
     model->unk = json_integer(arena, plan, "unk", 0, model->vocabulary - 1);
     model->bos = json_integer(arena, plan, "bos", 0, model->vocabulary - 1);
     read_vocabulary(model);
+    model->hearing = hearing_read(model);
 }

@@ -94,6 +94,7 @@ struct cress_model {
     int64_t most_positions;
     const char *tokens;
     const int32_t *token_offsets; /* vocabulary + 1 */
+    struct hearing *hearing; /* the segmenter that it carries, or NULL */
 };
 
 /* Fills in a model whose arena is empty and whose file is open. */

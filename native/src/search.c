@@ -57,6 +57,20 @@ static void forbid(const struct cress_model *model, float *log_probs, int rows, 
     }
 }
 
+/* Forbids what would make ``size`` tokens in a row come twice: class NoRepeat in
+ * translation/search.py.  ``tokens`` begin with the end of sentence. */
+static void forbid_repeats(const int32_t *tokens, int count, int size, float *log_probs)
+{
+    int32_t first = tokens[0];
+    float first_log_prob = log_probs[first];
+    for (int next = size > 1 ? size - 1 : 1; next < count; next++) {
+        const int32_t *before = tokens + next - (size - 1);
+        if (!memcmp(before, tokens + count - (size - 1), (size_t)(size - 1) * sizeof *tokens))
+            log_probs[tokens[next]] = -INFINITY;
+    }
+    log_probs[first] = first_log_prob;
+}
+
 static void finish(struct run *run, struct beams *all, const struct candidate *candidate, int step,
                    float length_penalty)
 {
@@ -110,7 +124,7 @@ static void sort(struct hypothesis *found, int count)
 }
 
 int search(struct run *run, const float *states, int64_t frames,
-           const struct cress_options *options, struct hypothesis **found)
+           const struct cress_options *options, int no_repeat, struct hypothesis **found)
 {
     const struct cress_model *model = run->model;
     int beam = options->beam, most = options->max_length;
@@ -139,6 +153,9 @@ int search(struct run *run, const float *states, int64_t frames,
         float *log_probs = (float *)decoder_step(run, decoder, last, step ? sources : NULL);
         int rows = step ? beam : 1;
         forbid(model, log_probs, beam, step, most);
+        for (int b = 0; b < beam && no_repeat; b++)
+            forbid_repeats(all.tokens + b * all.room, step + 1, no_repeat,
+                           log_probs + b * model->vocabulary);
         int count = best_candidates(log_probs, all.scores, all.room, step, rows,
                                     model->vocabulary, wanted, candidates);
         for (int i = 0; i < count; i++) {
@@ -170,8 +187,6 @@ char *detokenise(struct run *run, const struct hypothesis *hypothesis)
         int32_t token = hypothesis->tokens[i];
         const char *at = model->tokens + model->token_offsets[token];
         const char *end = model->tokens + model->token_offsets[token + 1];
-        if (token == model->bos || token == model->eos)
-            continue;
         while (at < end) {
             if (end - at >= 3 && !memcmp(at, "\xe2\x96\x81", 3)) { /* a word begins */
                 *to++ = ' ';

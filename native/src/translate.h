@@ -5,10 +5,14 @@
 #include "compute.h"
 
 struct hypothesis {
-    int32_t *tokens; /* without the end of sentence */
+    int32_t *tokens; /* without beginning and end of a sentence, once stripped */
     int count;
     double score;    /* natural logarithm, over count + 1 to the power of the length penalty */
 };
+
+/* Waveform -> features of HuBERT (frames x its width). */
+float *encode_speech(struct run *run, const float *samples, int64_t count, int normalize,
+                     int64_t *frames);
 
 /* Waveform -> the encoder's states (frames x width of the encoder). */
 const float *encode(struct run *run, const float *samples, int64_t count, int64_t *frames);
@@ -22,9 +26,13 @@ struct decoder *decoder_begin(struct run *run, const float *states, int64_t fram
 const float *decoder_step(struct run *run, struct decoder *decoder, const int32_t *tokens,
                           const int32_t *sources);
 
-/* fairseq's beam search; hypotheses in memory of the run's arena, the best first. */
+/* fairseq's beam search, in which no ``no_repeat`` tokens in a row come twice (0: they may);
+ * hypotheses in memory of the run's arena, the best first. */
 int search(struct run *run, const float *states, int64_t frames, const struct cress_options *options,
-           struct hypothesis **found);
+           int no_repeat, struct hypothesis **found);
+
+/* Whether a hypothesis repeats itself: translation/repetition.py. */
+int repeats_itself(struct run *run, const struct hypothesis *hypothesis, const char *text);
 
 /* The text of tokens, as fairseq-generate prints it, in memory of the arena. */
 char *detokenise(struct run *run, const struct hypothesis *hypothesis);

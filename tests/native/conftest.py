@@ -6,8 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from cress_svcd.cli.main import main
+from cress_svcd.translation.segmentation.learnt import NUMBERS, SEGMENTER, Head
 from tests.helpers.quantized_checkpoints import RULES, quantize
 from tests.helpers.translation_model import make_checkpoint
 
@@ -29,17 +31,32 @@ def translate(engine):
     """Hypotheses (score, text) of recordings, a list for each, by the engine."""
 
     def run(model, inputs, *options) -> list[list[tuple[float, str]]]:
-        command = [engine, "translate", model, *inputs, "--format", "json", *options]
+        command = [engine, "translate", model, *inputs, "--output-format", "jsonl"]
+        command += ["--no-segmentation", *options]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
         found: list[list[tuple[float, str]]] = []
         for line in done.stdout.splitlines():
             record = json.loads(line)
-            if record["number"] == 0:
+            if "hypothesis" not in record:
                 found.append([])
             found[-1].append((record["score"], record["text"]))
         return found
 
     return run
+
+
+def add_segmenter(checkpoint: Path) -> None:
+    """A segmenter of random weights, which hears speech here and there."""
+    state = torch.load(checkpoint, weights_only=False)
+    dim = state["model"]["encoder.hubert.encoder.layer_norm.weight"].numel()
+    head = Head(dim, 16)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in head.parameters():
+        parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
+    values = (dim, 16, 0.5, 0.1, 0.3, 0)
+    numbers = dict(zip(NUMBERS, values, strict=True))
+    state[SEGMENTER] = {"version": 1, "tensors": head.state_dict(), "numbers": numbers}
+    torch.save(state, checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +67,7 @@ def exported(prepared, hubert, tmp_path_factory):
     pytest.importorskip("safetensors", reason="pip install 'cress_svcd[export]'")
     folder = tmp_path_factory.mktemp("exported")
     full = make_checkpoint(folder / "full.pt", prepared, hubert)
+    add_segmenter(full)
 
     def make(name, *options) -> tuple[Path, Path]:
         checkpoint = folder / f"{name}.pt"
