@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
+from fairseq.dataclass import ChoiceEnum
 from torch import Tensor, nn
 
 from cress_svcd.errors import ConfigError
@@ -22,10 +23,16 @@ from cress_svcd.models.states import (
 )
 from cress_svcd.models.trained import load_trained
 from cress_svcd.quantization import quantized_layers
-from cress_svcd.training.distillation_losses import hidden_state_loss, relation_loss, token_kl
+from cress_svcd.training.distillation_losses import (
+    direction_loss,
+    hidden_state_loss,
+    relation_loss,
+    token_kl,
+)
 
 logger = logging.getLogger(__name__)
 
+RELATIONS = {"softmax": relation_loss, "direction": direction_loss}
 TERMS = ("kl", "hidden", "relation")
 LOGGED = tuple(f"distill_{term}" for term in TERMS)
 
@@ -84,6 +91,13 @@ class DistillationOptions:
     distill_relation_layers: str = field(
         default="decoder.layers.-1.self_attn",
         metadata={"help": "self-attentions of --distill-relation-weight, comma separated"},
+    )
+    distill_relation_form: ChoiceEnum(tuple(RELATIONS)) = field(
+        default="softmax",
+        metadata={
+            "help": "how --distill-relation-weight compares relations: softmax (their "
+            "distributions, MiniLMv2) or direction (their directions, BiBERT)"
+        },
     )
     distill_relation_warmup: int = field(
         default=0, metadata={"help": "updates in which --distill-relation-weight grows from 0"}
@@ -194,7 +208,10 @@ class Distillation:
             terms["hidden"] = ntokens * hidden_term(watched.layers, their_watched.layers)
         if options.distill_relation_weight > 0:
             terms["relation"] = ntokens * relation_term(
-                watched.projections, their_watched.projections, self.student_parts[1]
+                watched.projections,
+                their_watched.projections,
+                self.student_parts[1],
+                RELATIONS[str(options.distill_relation_form)],
             )
         total = torch.zeros((), device=target.device)
         for name, value in terms.items():
@@ -266,13 +283,17 @@ def hidden_term(ours: dict[str, Calls], theirs: dict[str, Calls]) -> Tensor:
 
 
 def relation_term(
-    ours: dict[str, Calls], theirs: dict[str, Calls], attentions: dict[str, nn.Module]
+    ours: dict[str, Calls],
+    theirs: dict[str, Calls],
+    attentions: dict[str, nn.Module],
+    loss: Callable[..., Tensor] = relation_loss,
 ) -> Tensor:
-    """The same for the relations of each projection of ``attentions``, (time, batch, channels)."""
+    """The same for the relations of each projection of ``attentions``, (time, batch, channels), by
+    a ``loss`` of RELATIONS."""
     return _mean(
         [
             sum(
-                relation_loss(
+                loss(
                     [state.transpose(0, 1)],
                     [their.transpose(0, 1)],
                     attentions[name.rpartition(".")[0]].num_heads,

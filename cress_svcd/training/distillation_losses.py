@@ -117,8 +117,51 @@ def relation_loss(
     return total / (heads * len(student_projections))
 
 
+def direction_loss(
+    student_projections: Sequence[Tensor],
+    teacher_projections: Sequence[Tensor],
+    heads: int,
+    padding: Tensor | None = None,
+) -> Tensor:
+    """Squared distance of the directions of the teacher's and the student's self-relations.
+
+    The relation of a slice A (time, d) of a projection is P = A A^T / ||A A^T||, in the Frobenius
+    norm; the term is ||P_teacher - P_student||^2 of each sentence, times its positions, averaged
+    over heads and projections.  Unlike ``relation_loss`` it sees activations whose sizes are lost.
+
+    Source: direction-matching distillation of BiBERT (Qin et al. 2022, section 3.4).
+
+    Args, Raises: see ``relation_loss``.
+    """
+    if not student_projections or len(student_projections) != len(teacher_projections):
+        raise ValueError("relations: expected as many projections of the teacher as of the student")
+    total = torch.zeros((), device=student_projections[0].device)
+    for student, teacher in zip(student_projections, teacher_projections):
+        _require_same_shape("relations", student[..., 0], teacher[..., 0])
+        ours = _direction(_relation(student, heads, padding).flatten(2))
+        theirs = _direction(_relation(teacher.detach(), heads, padding).flatten(2))
+        positions = ours.new_full((len(ours), 1), student.shape[1])
+        if padding is not None:
+            positions = (~padding).sum(1, keepdim=True)
+        total = total + ((ours - theirs).square().sum(2) * positions).sum()
+    return total / (heads * len(student_projections))
+
+
 def _log_relation(projection: Tensor, heads: int, padding: Tensor | None) -> Tensor:
     """log softmax(A A^T / sqrt(d)), (batch, heads, time, time).
+
+    Args:
+        projection: (batch, time, channels).
+    """
+    scores = _relation(projection, heads, padding) / math.sqrt(projection.shape[2] // heads)
+    if padding is not None:
+        # A finite number: a row of nothing but padding must not become NaN.
+        scores = scores.masked_fill(padding[:, None, None, :], torch.finfo(scores.dtype).min)
+    return F.log_softmax(scores, dim=-1)
+
+
+def _relation(projection: Tensor, heads: int, padding: Tensor | None) -> Tensor:
+    """A A^T of each head, (batch, heads, time, time), 0 at padding.
 
     Args:
         projection: (batch, time, channels).
@@ -126,13 +169,9 @@ def _log_relation(projection: Tensor, heads: int, padding: Tensor | None) -> Ten
     batch, length, channels = projection.shape
     if channels % heads:
         raise ValueError(f"relations: found {channels} channels, expected a multiple of {heads}")
-    width = channels // heads
-    split = _exact(_blank(projection, padding)).reshape(batch, length, heads, width).transpose(1, 2)
-    scores = split @ split.transpose(2, 3) / math.sqrt(width)
-    if padding is not None:
-        # A finite number: a row of nothing but padding must not become NaN.
-        scores = scores.masked_fill(padding[:, None, None, :], torch.finfo(scores.dtype).min)
-    return F.log_softmax(scores, dim=-1)
+    shape = batch, length, heads, channels // heads
+    split = _exact(_blank(projection, padding)).reshape(shape).transpose(1, 2)
+    return split @ split.transpose(2, 3)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ VARIANTS = [
     {"method": "quest", "activation_bits": None},
     {"method": "uniform", "scale": "absmax", "bits": 2},
     {"method": "biper", "frequency": 20.0},
+    {"method": "bibert", "activation_bits": 1},
     {"method": "bipft", "rank": 3, "normalization": "layernorm"},
 ]
 BITS = {"bits", "method"}

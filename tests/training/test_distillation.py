@@ -131,8 +131,10 @@ def test_hidden_states_of_the_named_layers(make):
     assert "distill_kl" not in log
 
 
-def test_relations(make):
-    setting = make("--distill-kl-weight", "0", "--distill-relation-weight", "2")
+@pytest.mark.parametrize("form", ["softmax", "direction"])
+def test_relations(make, form):
+    options = ["--distill-relation-weight", "2", "--distill-relation-form", form]
+    setting = make("--distill-kl-weight", "0", *options)
     loss, log = setting.run()
     plain, _ = make(distill=False).run()
     added = 2 * log["distill_relation"].item()

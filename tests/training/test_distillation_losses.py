@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cress_svcd.training.distillation_losses import hidden_state_loss, relation_loss, token_kl
+from cress_svcd.training.distillation_losses import (
+    direction_loss,
+    hidden_state_loss,
+    relation_loss,
+    token_kl,
+)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -172,3 +177,43 @@ class TestRelations:
             relation_loss([torch.randn(1, 2, 6)], [torch.randn(1, 3, 6)], 2)
         with pytest.raises(ValueError, match="projections"):
             relation_loss([torch.randn(1, 2, 6)], [], 2)
+
+
+class TestDirections:
+    @pytest.mark.parametrize("heads", [1, 2])
+    def test_is_the_formula(self, heads, padding):
+        students, teachers = zip(*[pair(2, 4, 6) for _ in range(3)])
+        expected = 0.0
+        for student, teacher in zip(students, teachers):
+            for b in range(2):
+                keep = ~padding.numpy()[b]
+                for part in np.split(np.arange(6), heads):
+                    relations = []
+                    for side in (teacher, student):
+                        a = side.detach().numpy()[b][keep][:, part]
+                        relations.append(a @ a.T / np.linalg.norm(a @ a.T))
+                    distance = ((relations[0] - relations[1]) ** 2).sum()
+                    expected += distance * keep.sum() / (heads * 3)
+        found = direction_loss(students, teachers, heads, padding)
+        assert found.item() == pytest.approx(expected)
+
+    def test_scales_do_not_matter_and_gradients_reach_the_student_only(self, padding):
+        student, teacher = pair(2, 4, 6)
+        loss = direction_loss([student], [teacher], 2, padding)
+        torch.testing.assert_close(direction_loss([3 * student], [teacher / 7], 2, padding), loss)
+        loss.backward()
+        assert teacher.grad is None and (student.grad[~padding] != 0).any()
+        assert (student.grad[padding] == 0).all()
+
+    def test_zeros_and_padding_alone_are_harmless(self):
+        student = torch.zeros(1, 3, 4, requires_grad=True)
+        loss = direction_loss([student], [torch.randn(1, 3, 4)], 2)
+        loss.backward()
+        assert student.grad.isfinite().all()
+        assert direction_loss([student], [student], 2, torch.ones(1, 3, dtype=torch.bool)) == 0
+
+    def test_shapes_must_fit(self):
+        with pytest.raises(ValueError, match="multiple of 4"):
+            direction_loss([torch.randn(1, 2, 6)], [torch.randn(1, 2, 6)], 4)
+        with pytest.raises(ValueError, match="projections"):
+            direction_loss([torch.randn(1, 2, 6)], [], 2)

@@ -6,11 +6,13 @@ line in METHODS.
 
 from cress_svcd.quantization import svcd_paper  # noqa: F401 - registers itself as a variant
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.methods.bibert import BiBERTLinear
 from cress_svcd.quantization.methods.biper import BiPerLinear
 from cress_svcd.quantization.methods.bipft import BiPFTLinear
 from cress_svcd.quantization.methods.bitnet import BitNetLinear
 from cress_svcd.quantization.methods.bitnet158 import BitNet158Linear
 from cress_svcd.quantization.methods.bitnet158_reloaded import BitNet158ReloadedLinear
+from cress_svcd.quantization.methods.bivit import BiViTLinear
 from cress_svcd.quantization.methods.db_llm import DBLLMLinear
 from cress_svcd.quantization.methods.onebit import OneBitLinear
 from cress_svcd.quantization.methods.pb_llm import PBLLMLinear
@@ -34,5 +36,7 @@ METHODS: dict[str, type[QuantLinear]] = {
         BiPFTLinear,
         DBLLMLinear,
         PBLLMLinear,
+        BiBERTLinear,
+        BiViTLinear,
     )
 }

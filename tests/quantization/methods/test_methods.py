@@ -275,6 +275,53 @@ def test_a_share_is_between_0_and_1(share):
         METHODS["pb_llm"](4, 4, share=share)
 
 
+@pytest.mark.parametrize("bits", [8, 1])
+def test_bibert(linear, x, bits):
+    """mean|W| sign(W - mean W) by rows; gradients are those of what is clipped to [-1, 1]."""
+    with torch.no_grad():
+        linear.weight *= 8
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    signs = np.where(weight >= weight.mean(1, keepdims=True), 1, -1)
+    scale = np.abs(weight).mean(1, keepdims=True)
+    q = np.where(x_ >= 0, 1, -1) if bits == 1 else absmax_8_bit(x_)
+    layer = METHODS["bibert"].from_linear(linear, activation_bits=bits)
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    np.testing.assert_allclose(y.detach().numpy(), q @ (signs * scale).T + bias, atol=1e-9)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    inside = np.abs(weight - weight.mean(1, keepdims=True)) <= 1
+    assert 0.1 < inside.mean() < 0.9
+    straight = (upstream.numpy().T @ q) * inside
+    expected = straight - straight.mean(1, keepdims=True)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), expected, atol=1e-9)
+    passed = np.abs(x_) <= 1 if bits == 1 else 1
+    expected = (upstream.numpy() @ (signs * scale)) * passed
+    np.testing.assert_allclose(x.grad.numpy(), expected, atol=1e-9)
+
+
+def test_bivit(linear, x):
+    """sign(W) with a trained scale a row, which does not follow the weights."""
+    with torch.no_grad():
+        linear.weight *= 8
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    layer = METHODS["bivit"].from_linear(linear)
+    np.testing.assert_allclose(layer.h.detach(), np.abs(weight).mean(1), atol=1e-6)
+    with torch.no_grad():
+        layer.h.copy_(torch.linspace(0.5, 2, 12))
+    h = layer.h.detach().numpy()[:, None]
+    y = layer(x)
+    expected = absmax_8_bit(x_) @ (np.sign(weight) * h).T + bias
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-9)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = upstream.numpy().T @ absmax_8_bit(x_)
+    expected = straight * h * (np.abs(weight) <= 1)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), expected, atol=1e-9)
+    expected = (straight * np.sign(weight)).sum(1)
+    np.testing.assert_allclose(layer.h.grad.numpy(), expected, atol=1e-9)
+
+
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
     scale = QUEST_SCALES[bits] * np.sqrt((rows**2).mean(-1, keepdims=True))
     step = 2 * scale / (2**bits - 1)
