@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.kernels import dispatch
-from cress_svcd.training import distillation
+from cress_svcd.training import consistency, distillation
+from cress_svcd.training.consistency import ConsistencyOptions
 from cress_svcd.training.distillation import Distillation, DistillationOptions
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ LOGGED = tuple(
 
 @dataclass
 class SpeechAndTextTranslationCriterionConfig(
-    DistillationOptions, LabelSmoothedCrossEntropyCriterionConfig
+    ConsistencyOptions, DistillationOptions, LabelSmoothedCrossEntropyCriterionConfig
 ):
     """Options of the criterion."""
 
@@ -58,16 +59,18 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
     A batch of speech gives the loss of speech translation (``st``), with ``--mt-finetune`` also
     that of translating its transcripts (``mt``), and with ``--ctc-weight`` a CTC loss; a batch of
     text gives its own (``mt`` or ``ext_mt``).  With ``--teacher-model`` the terms of
-    :mod:`distillation` are added, of speech and transcripts alike.  In validation ``loss`` is that
-    of the batch's own mode alone, so that it is what checkpoints are to be compared by; the others
-    are logged.
+    :mod:`distillation` are added, of speech and transcripts alike; with ``--consistency-weight``
+    those of :mod:`consistency`.  In validation ``loss`` is that of the batch's own mode alone, so
+    that it is what checkpoints are to be compared by; the others are logged.
 
     Logged for each mode: ``<mode>_loss``, ``<mode>_nll_loss`` (bits a token), ``<mode>_accuracy``;
-    ``distill_kl``, ``distill_hidden``, ``distill_relation`` (a token, without their weights).
+    ``distill_kl``, ``distill_hidden``, ``distill_relation``, ``consistency`` and
+    ``cross_consistency`` (a token, without their weights).
     """
 
     distillation: Distillation | None = None
     missing_teacher: str | None = None
+    consistency_options = ConsistencyOptions()
     updates = 0
 
     def __init__(
@@ -88,6 +91,8 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
     def build_criterion(cls, cfg: SpeechAndTextTranslationCriterionConfig, task):
         criterion = super().build_criterion(cfg, task)
         distillation.check_options(cfg)
+        consistency.check_options(cfg, criterion.with_text)
+        criterion.consistency_options = cfg
         if cfg.teacher_model and os.path.exists(cfg.teacher_model):
             criterion.distillation = Distillation(cfg, task)
         elif cfg.teacher_model:
@@ -110,7 +115,10 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def forward(self, model: nn.Module, sample: dict, reduce: bool = True):
         """Returns the loss (sum over tokens), the sample size, and what to log."""
-        mode = self.mode_of(sample)
+        mode, given = self.mode_of(sample), sample
+        passes = consistency.passes(self.consistency_options) if model.training else 1
+        if passes == 2:  # as one batch: one forward, as below
+            sample = consistency.twice(sample)
         text = sample.get("source_text") if mode == "st" else None
         # One call for all: data parallel wrappers expect a single forward before the backward.
         translate_text = self.with_text and text is not None
@@ -138,19 +146,23 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
             loss = loss + self.ctc_weight * value
             logging_output["ctc_loss"] = value.detach()
             logging_output["ctc_ntokens"] = text["src_lengths"].sum()
+        logits = [net_output[0]]
+        if translate_text:
+            logits.append(net_output[1]["text_output"][0])
         if teacher:
-            logits = [net_output[0]]
-            if translate_text:
-                logits.append(net_output[1]["text_output"][0])
             value, logged = teacher.loss(inputs, logits, watched, sample["target"], self.updates)
             loss = loss + value
             logging_output.update(logged)
-        if not model.training:
+        if model.training:
+            padding = sample["target"].eq(self.padding_idx)
+            loss, logged = consistency.add_terms(loss, self.consistency_options, logits, padding)
+            logging_output.update(logged)
+        else:
             loss = own
         logging_output.update(
             loss=loss.detach(),
-            nll_loss=logging_output[f"{mode}_nll_loss"],
-            **self.plain_log(sample),
+            nll_loss=logging_output[f"{mode}_nll_loss"] / passes,
+            **self.plain_log(given),
         )
         return loss, logging_output["sample_size"], logging_output
 
@@ -233,6 +245,9 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
         count = total("ctc_ntokens")
         if count:
             metrics.log_scalar("ctc_loss", total("ctc_loss") / count / bit, count, round=3)
+        for name in consistency.LOGGED:
+            if count := total(f"{name}_ntokens"):
+                metrics.log_scalar(name, total(name) / count, count, round=4)
         count = total("distill_ntokens")
         for name in distillation.LOGGED:
             if count and any(name in log for log in logging_outputs):

@@ -70,6 +70,7 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
         )
 
     described = ["--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml"]
+    described += ["--consistency-weight", "1", "--cross-consistency-weight", "1"]
 
     commands = {
         "described": command("described", *described),
@@ -99,6 +100,7 @@ def test_the_command_of_the_description(trained):
     assert len(losses) == 2 and all(map(math.isfinite, losses))
     for record in records(said, "train"):
         assert float(record["train_distill_kl"]) > 0
+        assert float(record["train_consistency"]) > 0 < float(record["train_cross_consistency"])
     assert "quantised: decoder.layers.0.encoder_attn.q_proj (svcd, 1 bits, activations 8)" in said
     assert "quantised: decoder.layers.0.fc1 (svcd, 1.58 bits, activations 8)" in said
     assert "gradient overflow" not in said
