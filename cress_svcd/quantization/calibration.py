@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from cress_svcd.quantization.convert import quantized_layers
 from cress_svcd.quantization.report import capture_inputs
+from cress_svcd.quantization.scale_init import channel_magnitudes, initial_scales
 
 
 @torch.no_grad()
@@ -45,6 +46,55 @@ def fit_model(
             run(model)
         fit_scales(layers[name], inputs[name], teacher.get_submodule(name)(full_input))
     return list(full_inputs)
+
+
+@torch.no_grad()
+def start_from_inputs(
+    model: nn.Module, teacher: nn.Module, run: Callable[[nn.Module], Any], max_rows: int = 4096
+) -> list[str]:
+    """Give the layers of ``model`` initial values that know their inputs, without training.
+
+    Each sees what the teacher's layer of its name is given; the teacher runs once.
+
+    Args, Raises: see ``fit_model``.
+
+    Returns:
+        The names of the layers, those whose method has scales g and h or a ``calibrate``.
+    """
+    layers: dict[str, Any] = {
+        name: layer
+        for name, layer in quantized_layers(model).items()
+        if layer.FITS_SCALES or hasattr(layer, "calibrate")
+    }
+    with capture_inputs(teacher, layers, max_rows) as captured:
+        run(teacher)
+    for name, layer in layers.items():
+        if name not in captured:
+            raise ValueError(f"{name} was not called; its weight is read by other code")
+        if layer.FITS_SCALES:
+            weigh_by_inputs(layer, captured[name])
+        else:
+            layer.calibrate(captured[name].to(layer.weight.dtype))
+    return list(layers)
+
+
+@torch.no_grad()
+def weigh_by_inputs(layer: Any, inputs: Tensor) -> None:
+    """Set g and h so that h g^T is nearest to |W| where inputs are large.
+
+    (g, h) minimise the sum of (s_j (|W_ij| - h_i g_j))^2 over the support of the sign weights,
+    with s the input channels' magnitudes (``channel_magnitudes``): the SVID of |W| S, whose S is
+    taken back out of g.  That is how ASVD weighs a decomposition (Yuan et al. 2023,
+    arXiv:2312.05821, section 3.2).
+
+    Args:
+        layer: a QuantLinear whose method FITS_SCALES, with g and h.
+        inputs: (rows, in), as met by the layer.
+    """
+    size = channel_magnitudes(layer.norm(inputs.to(layer.weight.dtype)))
+    g, h = initial_scales("svid", layer.weight * size, layer.sign_weights().abs())
+    layer.g.copy_(g / size)
+    layer.h.copy_(h)
 
 
 @torch.no_grad()

@@ -81,6 +81,17 @@ def initial_scales(init: str, weight: Tensor, support: Tensor | None = None) -> 
     return function(weight.to(exact), None if support is None else support.to(exact))
 
 
+def channel_magnitudes(inputs: Tensor, power: float = 0.5) -> Tensor:
+    """s (in): (mean |x_j|)^power over the rows of (…, in), 0.5 as in ASVD; at least a thousandth
+    of the mean of s, which is to be divided by.
+
+    In the accumulation type.
+    """
+    exact = accumulation_dtype(inputs.dtype)
+    size = inputs.to(exact).abs().flatten(0, -2).mean(0).pow(power)
+    return size.clamp_min(max(1e-3 * float(size.mean()), 1e-12))
+
+
 def rank_one(
     magnitude: Tensor, support: Tensor | None = None, steps: int = 200, tolerance: float = 1e-7
 ) -> Scales:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
+from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
@@ -139,6 +140,14 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
         metadata={
             "help": "training examples on which the scales of a quantised model's layers are "
             "fitted to the full-precision model before the first update (some tens); 0: not"
+        },
+    )
+    quant_calibrate_by: ChoiceEnum(("outputs", "inputs")) = field(
+        default="outputs",
+        metadata={
+            "help": "how: outputs fits g and h of SVCD's layers to the full-precision model's "
+            "outputs; inputs gives all methods that can initial values that know how large each "
+            "input is (activation-aware, as ASVD)"
         },
     )
     seed: int = II("common.seed")

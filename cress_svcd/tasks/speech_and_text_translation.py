@@ -25,6 +25,7 @@ from cress_svcd.inference.install import install
 from cress_svcd.inference.packed_model import build_packed, read_description
 from cress_svcd.models.hubert_checkpoint import hubert_digest
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
+from cress_svcd.quantization.calibration import fit_model, start_from_inputs
 from cress_svcd.tasks.batching import BatchingTask
 from cress_svcd.tasks.options import SPEECH, SpeechAndTextTranslationConfig
 from cress_svcd.training.calibration import calibrate, is_resumed
@@ -196,7 +197,9 @@ class SpeechAndTextTranslationTask(BatchingTask):
         split = self.cfg.train_subset
         self.load_dataset(split)
         start = getattr(cfg, "finetuned_st_model", None)
-        calibrate(model, start, self, self.dataset(split), self.cfg.quant_calibrate, self.cfg.cpu)
+        fit = start_from_inputs if str(self.cfg.quant_calibrate_by) == "inputs" else fit_model
+        count, cpu = self.cfg.quant_calibrate, self.cfg.cpu
+        calibrate(model, start, self, self.dataset(split), count, cpu, fit)
 
     @property
     def dictionary_digest(self) -> str:

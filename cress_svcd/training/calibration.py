@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -26,7 +27,13 @@ def is_resumed(save_dir: str, restore_file: str) -> bool:
 
 
 def calibrate(
-    model: nn.Module, start: str | None, task: FairseqTask, dataset, count: int, cpu: bool
+    model: nn.Module,
+    start: str | None,
+    task: FairseqTask,
+    dataset,
+    count: int,
+    cpu: bool,
+    fit: Callable[..., list[str]] = fit_model,
 ) -> None:
     """Fit the scales of ``model``'s layers so that they meet the full-precision model.
 
@@ -36,6 +43,7 @@ def calibrate(
         task: of both.
         dataset: of the training; ``count`` examples, evenly spaced in it, are used.
         cpu: not to use a GPU, even if there is one.
+        fit: ``fit_model``, or ``start_from_inputs``.
 
     Raises:
         ConfigError: there is no initial checkpoint, or the examples do not run through a
@@ -52,9 +60,8 @@ def calibrate(
     inputs = [move_to_cuda(each) if on_gpu else each for each in _inputs(dataset, count)]
     training = model.training
     model.to(device).eval()
-    with tqdm(
-        total=len(quantized_layers(model)) + 1, desc="fitting", unit="layer", disable=None
-    ) as progress:
+    runs = len(quantized_layers(model)) + 1 if fit is fit_model else 1
+    with tqdm(total=runs, desc="fitting", unit="run", disable=None) as progress:
 
         def run(either: nn.Module) -> None:
             for each in inputs:
@@ -62,7 +69,7 @@ def calibrate(
             progress.update()
 
         try:
-            fitted = fit_model(model, full, run)
+            fitted = fit(model, full, run)
         except ValueError as error:
             raise ConfigError(
                 f"--quant-calibrate: {error}; with --feature-cache of the output of a frozen "

@@ -43,6 +43,17 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
     assert next(fitted.parameters()).grad is None
 
 
+def test_a_start_that_knows_its_inputs_needs_no_fitting(prepared, start, tmp_path):
+    plain, _ = quantize(prepared, start[1], tmp_path)
+    known, _ = quantize(
+        prepared, start[1], tmp_path, "--quant-calibrate", "24", "--quant-calibrate-by", "inputs"
+    )
+    for name, layer in quantized_layers(known).items():
+        assert torch.equal(layer.weight, plain.get_submodule(name).weight)
+        assert layer.g.isfinite().all() and layer.g.requires_grad
+        assert not torch.equal(layer.g, plain.get_submodule(name).g)
+
+
 def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, start, tmp_path):
     command(
         [

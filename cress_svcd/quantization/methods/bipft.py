@@ -10,6 +10,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.base import Holder, QuantLinear
 from cress_svcd.quantization.binarize import binarize
 from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.scale_init import channel_magnitudes
 from cress_svcd.quantization.sign_planes import SignPlanes
 
 
@@ -59,13 +60,21 @@ class BiPFTLinear(QuantLinear):
         super().reset_scales()
         if self.down.is_meta:
             return
+        self._estimate(torch.ones_like(self.weight[0]))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Begin with the estimate that is best where inputs (…, in) like these are large (ASVD)."""
+        self._estimate(channel_magnitudes(self.norm(x)))
+
+    def _estimate(self, size: Tensor) -> None:
+        """Set ``down`` and ``up`` to the estimate of least error, columns weighed by ``size``."""
         exact = accumulation_dtype(self.weight.dtype)
-        left, sizes, right = torch.linalg.svd(
-            self.weight.to(exact) - self._binary_weight().to(exact), full_matrices=False
-        )
+        rest = self.weight.to(exact) - self._binary_weight().to(exact)
+        left, sizes, right = torch.linalg.svd(rest * size, full_matrices=False)
         rank = min(self.rank, len(sizes))
         halves = sizes[:rank].sqrt()
-        self.down.zero_()[:rank] = halves.unsqueeze(1) * right[:rank]
+        self.down.zero_()[:rank] = halves.unsqueeze(1) * right[:rank] / size
         self.up.zero_()[:, :rank] = left[:, :rank] * halves
 
     @torch.no_grad()
