@@ -7,10 +7,12 @@
 #include <stdint.h>
 
 struct block;
+struct chunk;
 
 /* Every API call that can fail sets ``escape`` first; ``fail`` jumps there with a message. */
 struct arena {
     struct block *blocks;
+    struct chunk *chunk;
     jmp_buf escape;
     char message[512];
 };
@@ -23,6 +25,9 @@ void *take_zeros(struct arena *arena, size_t count, size_t element);
 /* A place to return to: ``release`` frees what was taken since. */
 struct block *mark(const struct arena *arena);
 void release(struct arena *arena, struct block *mark);
+
+/* Gives everything back to the system. */
+void arena_free(struct arena *arena);
 
 _Noreturn void fail(struct arena *arena, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "conv1d.h"
+#include "product.h"
 #include "vectors.h"
 
 /* The kernels' entries, which no header of theirs declares: Python calls them. */
@@ -13,7 +14,7 @@ int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_
 int cress_conv1d(const struct conv1d *w, int isa, int threads, parallel_function *parallel);
 int cress_conv1d_supported(int isa);
 
-enum { LANES = 16, THREAD_WORK = 1 << 22 };
+enum { LANES = 16, FEW = 8, THREAD_WORK = 1 << 20 };
 
 void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
             int64_t columns)
@@ -117,9 +118,43 @@ VECTORS static void relu(float *values, int64_t count)
         values[i] = values[i] < 0 ? 0 : values[i];
 }
 
-void activate(enum activation activation, float *values, int64_t count)
+/* What is done to each of many rows alike, a share of them at a time. */
+struct shares {
+    void (*work)(const struct shares *shares, int64_t first, int64_t count);
+    int64_t rows, next;
+    void (*function)(float *values, int64_t count);
+    float *values, *y;
+    const float *x;
+    const struct norm *norm;
+    int is_rms;
+};
+
+enum { A_SHARE = 1 << 15 }; /* numbers */
+
+static void take_shares(void *data)
 {
-    (activation == RELU ? relu : gelu)(values, count);
+    struct shares *shares = data;
+    int64_t width = shares->norm ? shares->norm->width : 1, size = A_SHARE / width + 1, first;
+    while ((first = __atomic_fetch_add(&shares->next, size, __ATOMIC_RELAXED)) < shares->rows)
+        shares->work(shares, first, shares->rows - first < size ? shares->rows - first : size);
+}
+
+static void share(const struct run *run, struct shares *shares, int64_t numbers)
+{
+    int threads = (int)(numbers / A_SHARE < run->threads ? numbers / A_SHARE : run->threads);
+    run_parallel(take_shares, shares, threads < 1 ? 1 : (unsigned)threads, 0);
+}
+
+static void activate_share(const struct shares *shares, int64_t first, int64_t count)
+{
+    shares->function(shares->values + first, count);
+}
+
+void activate(struct run *run, enum activation activation, float *values, int64_t count)
+{
+    struct shares shares = {.work = activate_share, .rows = count, .values = values,
+                            .function = activation == RELU ? relu : gelu};
+    share(run, &shares, count);
 }
 
 VECTORS static void normalise(const struct norm *norm, int is_rms, const float *x, int64_t rows,
@@ -140,9 +175,23 @@ VECTORS static void normalise(const struct norm *norm, int is_rms, const float *
     }
 }
 
-void apply_norm(const struct norm *norm, const float *x, int64_t rows, float *y)
+static void normalise_share(const struct shares *shares, int64_t first, int64_t count)
 {
-    normalise(norm, 0, x, rows, y);
+    int64_t at = first * shares->norm->width;
+    normalise(shares->norm, shares->is_rms, shares->x + at, count, shares->y + at);
+}
+
+static void share_norm(struct run *run, const struct norm *norm, int is_rms, const float *x,
+                       int64_t rows, float *y)
+{
+    struct shares shares = {.work = normalise_share, .rows = rows, .x = x, .y = y, .norm = norm,
+                            .is_rms = is_rms};
+    share(run, &shares, rows * norm->width);
+}
+
+void apply_norm(struct run *run, const struct norm *norm, const float *x, int64_t rows, float *y)
+{
+    share_norm(run, norm, 0, x, rows, y);
 }
 
 /* Linear layers */
@@ -226,7 +275,7 @@ static void apply_packed(struct run *run, const struct linear *linear, const flo
     float *normed = NULL, *parts = y;
     if (linear->norm.width) {
         normed = take(run->arena, (size_t)(rows * linear->in), sizeof *normed);
-        normalise(&linear->norm, linear->is_rms, x, rows, normed);
+        share_norm(run, &linear->norm, linear->is_rms, x, rows, normed);
         x = normed;
     }
     if (linear->input != INPUT_PLAIN) {
@@ -253,15 +302,30 @@ static void apply_packed(struct run *run, const struct linear *linear, const flo
         finish_output(linear, y, rows);
 }
 
-VECTORS static int32_t dot_bytes(const int8_t *a, const int8_t *b, int64_t count)
+/* A few rows: each weight is used as it is read. */
+static void multiply_few(struct run *run, const struct product *p)
 {
-    int32_t total = 0;
-    for (int64_t i = 0; i < count; i++)
-        total += (int16_t)a[i] * (int16_t)b[i];
-    return total;
+    float *weight = take(run->arena, (size_t)p->size, sizeof *weight);
+    for (int64_t o = 0; o < p->out; o++) {
+        to_floats(p->weight, o * p->size, p->size, weight);
+        for (int64_t r = 0; r < p->rows; r++)
+            p->y[r * p->y_stride + o] =
+                dot(weight, p->x + r * p->step, p->size) * (p->scale ? p->scale[o] : 1) +
+                (p->bias ? p->bias[o] : 0);
+    }
 }
 
-/* Integers by a split of the rows into two bytes, as torch_int8.py. */
+static void apply_dense(struct run *run, const struct linear *linear, const float *x, int64_t rows,
+                        float *y)
+{
+    const struct product product = {
+        .x = x, .step = linear->in, .rows = rows, .size = linear->in, .out = linear->out,
+        .weight = linear->weight, .scale = linear->scale, .bias = linear->bias, .y = y,
+        .y_stride = linear->out,
+    };
+    (rows < FEW ? multiply_few : multiply)(run, &product);
+}
+
 static void apply_int8(struct run *run, const struct linear *linear, const float *x, int64_t rows,
                        float *y)
 {
@@ -277,32 +341,7 @@ static void apply_int8(struct run *run, const struct linear *linear, const float
                                   run_parallel));
         return;
     }
-    struct quantized q = {.num_parts = 2, .count = 2 * rows, .stride = (in + 63) / 64 * 64};
-    q.values = take(run->arena, (size_t)(q.count * q.stride), 1);
-    q.sums = take(run->arena, (size_t)q.count, sizeof *q.sums);
-    q.scales = take(run->arena, (size_t)rows, sizeof *q.scales);
-    quantize_portable(x, in, in, NULL, &q);
-    const int8_t *weight = linear->weight->data;
-    for (int64_t o = 0; o < out; o++, weight += in)
-        for (int64_t r = 0; r < rows; r++) {
-            const int8_t *high = q.values + 2 * r * q.stride;
-            float product = (float)dot_bytes(weight, high, in) * 256 +
-                            (float)dot_bytes(weight, high + q.stride, in);
-            y[r * out + o] = product * q.scales[r] * linear->scale[o] +
-                             (linear->bias ? linear->bias[o] : 0);
-        }
-}
-
-static void apply_dense(struct run *run, const struct linear *linear, const float *x, int64_t rows,
-                        float *y)
-{
-    int64_t in = linear->in, out = linear->out;
-    float *weight = take(run->arena, (size_t)in, sizeof *weight);
-    for (int64_t o = 0; o < out; o++) {
-        to_floats(linear->weight, o * in, in, weight);
-        for (int64_t r = 0; r < rows; r++)
-            y[r * out + o] = dot(weight, x + r * in, in) + (linear->bias ? linear->bias[o] : 0);
-    }
+    apply_dense(run, linear, x, rows, y);
 }
 
 void apply_linear(struct run *run, const struct linear *linear, const float *x, int64_t rows,
@@ -365,21 +404,62 @@ static const float *padded(struct run *run, const float *x, int64_t frames, int6
     return more;
 }
 
-VECTORS static void convolve_output(const float *x, int64_t width, int64_t stride, int64_t kernel,
-                                    int64_t channels, const float *weight, int64_t count,
-                                    float scale, float bias, float *y, int64_t y_stride)
+/* A short window: all outputs at once. */
+VECTORS static void convolve_window(const float *x, int64_t step, int64_t size,
+                                    const float *weights, int64_t count, int64_t out,
+                                    const float *scale, const float *bias, float *y)
 {
-    for (int64_t t = 0; t < count; t++) {
-        const float *window = x + t * stride * width;
-        float total = 0;
-        if (channels == width) {
-            total = dot(window, weight, kernel * channels);
-        } else {
-            for (int64_t k = 0; k < kernel; k++)
-                total += dot(window + k * width, weight + k * channels, channels);
-        }
-        y[t * y_stride] = total * scale + bias;
+    for (int64_t t = 0; t < count; t++, x += step, y += out) {
+        for (int64_t o = 0; o < out; o++)
+            y[o] = 0;
+        for (int64_t i = 0; i < size; i++)
+            for (int64_t o = 0; o < out; o++)
+                y[o] += x[i] * weights[i * out + o];
+        for (int64_t o = 0; o < out; o++)
+            y[o] = y[o] * scale[o] + (bias ? bias[o] : 0);
     }
+}
+
+enum { SHORT = 32 };
+
+static void convolve_short(struct run *run, const struct convolution *conv, const float *x,
+                           int64_t count, const float *scale, const float *bias, float *y)
+{
+    int64_t size = conv->kernel * conv->channels;
+    float *weights = take(run->arena, (size_t)(size * conv->out), sizeof *weights), row[SHORT];
+    for (int64_t o = 0; o < conv->out; o++) {
+        output_weight(conv, o, row);
+        for (int64_t i = 0; i < size; i++)
+            weights[i * conv->out + o] = row[i];
+    }
+    convolve_window(x, conv->stride * conv->channels, size, weights, count, conv->out, scale, bias,
+                    y);
+}
+
+/* Windows of the channels of a group are rows, which overlap in memory. */
+static void convolve_group(struct run *run, const struct convolution *conv, const float *x,
+                           int64_t frames, int64_t group, const float *scale, const float *bias,
+                           float *y)
+{
+    struct block *before = mark(run->arena);
+    int64_t channels = conv->channels, width = channels * conv->groups;
+    int64_t out = conv->out / conv->groups, first = group * out;
+    if (conv->groups > 1) {
+        float *own = take(run->arena, (size_t)(frames * channels), sizeof *own);
+        for (int64_t t = 0; t < frames; t++)
+            memcpy(own + t * channels, x + t * width + group * channels,
+                   (size_t)channels * sizeof *own);
+        x = own;
+    }
+    const struct product product = {
+        .x = x, .step = conv->stride * channels, .rows = (frames - conv->kernel) / conv->stride + 1,
+        .size = conv->kernel * channels, .out = out, .weight = conv->weight,
+        .first = first * conv->kernel * channels, .scale = scale + first,
+        .floats = conv->normalised ? conv->normalised + first * conv->kernel * channels : NULL,
+        .bias = bias ? bias + first : NULL, .y = y + first, .y_stride = conv->out,
+    };
+    multiply(run, &product);
+    release(run->arena, before);
 }
 
 void convolve(struct run *run, const struct convolution *conv, const float *x, int64_t frames,
@@ -388,18 +468,15 @@ void convolve(struct run *run, const struct convolution *conv, const float *x, i
     struct block *before = mark(run->arena);
     int64_t count = output_frames(conv, frames), width = conv->channels * conv->groups;
     if (count && !by_kernel(run, conv, x, frames, scale, bias, act, y)) {
-        float *weight = take(run->arena, (size_t)(conv->kernel * conv->channels), sizeof *weight);
         if (conv->padding)
             x = padded(run, x, frames, width, conv->padding);
-        for (int64_t o = 0; o < conv->out; o++) {
-            int64_t group = o / (conv->out / conv->groups);
-            output_weight(conv, o, weight);
-            convolve_output(x + group * conv->channels, width, conv->stride, conv->kernel,
-                            conv->channels, weight, count, scale[o], bias ? bias[o] : 0, y + o,
-                            conv->out);
-        }
+        if (conv->groups == 1 && conv->kernel * conv->channels <= SHORT)
+            convolve_short(run, conv, x, count, scale, bias, y);
+        else
+            for (int64_t group = 0; group < conv->groups; group++)
+                convolve_group(run, conv, x, frames + 2 * conv->padding, group, scale, bias, y);
         if (act)
-            gelu(y, count * conv->out);
+            activate(run, GELU, y, count * conv->out);
     }
     release(run->arena, before);
 }

@@ -23,9 +23,9 @@ void apply_linear(struct run *run, const struct linear *linear, const float *x, 
                   float *y);
 
 /* In place where y is x. */
-void apply_norm(const struct norm *norm, const float *x, int64_t rows, float *y);
+void apply_norm(struct run *run, const struct norm *norm, const float *x, int64_t rows, float *y);
 
-void activate(enum activation activation, float *values, int64_t count);
+void activate(struct run *run, enum activation activation, float *values, int64_t count);
 
 /* act(convolution(x) * scale + bias): frames x channels -> count x out, in time order. ``x`` has
  * ``frames`` frames; padding is the convolution's own. */
@@ -36,10 +36,20 @@ void convolve(struct run *run, const struct convolution *conv, const float *x, i
 /* The weight of an output as float32, kernel x channels. */
 void output_weight(const struct convolution *conv, int64_t output, float *to);
 
-/* Attention of queries (rows x width) over keys and values; row ``i`` of either is at
- * keys + i * width.  ``mixed``: rows x width. */
-void attend(struct run *run, int heads, int64_t width, const float *queries, int64_t rows,
-            const float *keys, const float *values, int64_t count, float *mixed);
+/* Keys and values as attention reads them. */
+struct keys {
+    int heads;
+    int64_t size, count, padded; /* channels of a head; rows, and rows with padding */
+    float *keys, *values;
+};
+
+/* Room for so many rows; filled from rows x width each. */
+struct keys keys_for(struct run *run, int heads, int64_t width, int64_t count);
+void keys_fill(const struct keys *to, const float *keys, const float *values);
+
+/* What queries (rows x width) mix of the values (rows x width). */
+void attend(struct run *run, const struct keys *keys, const float *queries, int64_t rows,
+            float *mixed);
 
 float dot(const float *a, const float *b, int64_t count);
 void softmax(float *values, int64_t count);

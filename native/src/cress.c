@@ -73,7 +73,7 @@ void cress_model_free(cress_model *model)
     if (!model)
         return;
     file_close(&model->file);
-    release(&model->arena, NULL);
+    arena_free(&model->arena);
     free(model);
 }
 
@@ -159,7 +159,7 @@ void cress_translator_free(cress_translator *translator)
     pool_free(translator->pool);
     free(translator->recording.spans);
     free(translator->recording.samples);
-    release(&translator->arena, NULL);
+    arena_free(&translator->arena);
     free(translator);
 }
 

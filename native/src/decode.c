@@ -6,12 +6,13 @@
 
 /* Keys and values of one attention. */
 struct cache {
-    float *keys, *values; /* self: step x beams x width; source: frames x width */
+    float *keys, *values; /* of itself: step x beams x width */
+    struct keys source;
 };
 
 struct decoder {
     int beams;
-    int64_t frames, step, most;
+    int64_t step, most;
     struct cache **caches; /* of each layer's blocks */
     int32_t *history;      /* beams x most: which row of a step each beam's past has */
     int32_t *former;
@@ -29,7 +30,6 @@ struct decoder *decoder_begin(struct run *run, const float *states, int64_t fram
     const struct stack *stack = &run->model->decoder;
     struct decoder *decoder = take_zeros(run->arena, 1, sizeof *decoder);
     decoder->beams = beams;
-    decoder->frames = frames;
     decoder->most = most;
     decoder->history = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
     decoder->former = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
@@ -44,13 +44,19 @@ struct decoder *decoder_begin(struct run *run, const float *states, int64_t fram
             struct cache *cache = &decoder->caches[i][b];
             if (block->kind == BLOCK_FEED_FORWARD)
                 continue;
-            int64_t rows = block->kind == BLOCK_SOURCE ? frames : most * beams;
-            cache->keys = floats(run, rows * stack->width);
-            cache->values = floats(run, rows * stack->width);
-            if (block->kind == BLOCK_SOURCE) {
-                apply_linear(run, &block->k, states, frames, cache->keys);
-                apply_linear(run, &block->v, states, frames, cache->values);
+            if (block->kind == BLOCK_SELF) {
+                cache->keys = floats(run, most * beams * stack->width);
+                cache->values = floats(run, most * beams * stack->width);
+                continue;
             }
+            cache->source = keys_for(run, block->heads, stack->width, frames);
+            struct block *before = mark(run->arena);
+            float *keys = floats(run, frames * stack->width);
+            float *values = floats(run, frames * stack->width);
+            apply_linear(run, &block->k, states, frames, keys);
+            apply_linear(run, &block->v, states, frames, values);
+            keys_fill(&cache->source, keys, values);
+            release(run->arena, before);
         }
     }
     return decoder;
@@ -92,15 +98,14 @@ static void run_block(struct run *run, const struct decoder *decoder, const stru
     if (block->kind == BLOCK_FEED_FORWARD) {
         float *hidden = floats(run, beams * block->first.out);
         apply_linear(run, &block->first, input, beams, hidden);
-        activate(layer->activation, hidden, beams * block->first.out);
+        activate(run, layer->activation, hidden, beams * block->first.out);
         apply_linear(run, &block->second, hidden, beams, y);
         return;
     }
     float *q = floats(run, beams * width), *mixed = floats(run, beams * width);
     apply_linear(run, &block->q, input, beams, q);
     if (block->kind == BLOCK_SOURCE) {
-        attend(run, block->heads, width, q, beams, cache->keys, cache->values, decoder->frames,
-               mixed);
+        attend(run, &cache->source, q, beams, mixed);
     } else {
         int64_t place = decoder->step * beams * width;
         apply_linear(run, &block->k, input, beams, cache->keys + place);
@@ -149,25 +154,25 @@ const float *decoder_step(struct run *run, struct decoder *decoder, const int32_
         add_positions(run, stack, x + b * width, 1, decoder->step);
     }
     if (stack->embedding_norm.width)
-        apply_norm(&stack->embedding_norm, x, decoder->beams, x);
+        apply_norm(run, &stack->embedding_norm, x, decoder->beams, x);
     for (int i = 0; i < stack->count; i++) {
         const struct layer *layer = &stack->layers[i];
         for (int b = 0; b < layer->count; b++) {
             const struct block_plan *block = &layer->blocks[b];
             struct block *inner = mark(run->arena);
             if (layer->pre_norm)
-                apply_norm(&block->norm, x, decoder->beams, normed);
+                apply_norm(run, &block->norm, x, decoder->beams, normed);
             run_block(run, decoder, layer, block, &decoder->caches[i][b],
                       layer->pre_norm ? normed : x, y);
             for (int64_t c = 0; c < total; c++)
                 x[c] += y[c];
             if (!layer->pre_norm)
-                apply_norm(&block->norm, x, decoder->beams, x);
+                apply_norm(run, &block->norm, x, decoder->beams, x);
             release(run->arena, inner);
         }
     }
     if (stack->norm.width)
-        apply_norm(&stack->norm, x, decoder->beams, x);
+        apply_norm(run, &stack->norm, x, decoder->beams, x);
     if (!decoder->step)
         traced(run, "decoder", x, decoder->beams, width);
     apply_linear(run, &model->output, x, decoder->beams, decoder->logits);

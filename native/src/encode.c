@@ -4,7 +4,7 @@
 
 #include "translate.h"
 
-enum { CHUNK_FRAMES = 64 }; /* of the last convolution, so that a chunk stays in the caches */
+enum { CHUNK_FRAMES = 16 }; /* of the last convolution, so that a chunk stays in the caches */
 
 static float *floats(struct run *run, int64_t count)
 {
@@ -70,11 +70,46 @@ static void convolve_chunk(struct run *run, const float *samples, int64_t start,
         convolve(run, conv, x, last[i] - first[i], conv->norm_over_time ? gain : conv->scale,
                  conv->norm_over_time ? bias : conv->bias, !layer_norm, y);
         if (layer_norm) {
-            apply_norm(&conv->norm, y, frames, y);
-            activate(GELU, y, frames * conv->out);
+            apply_norm(run, &conv->norm, y, frames, y);
+            activate(run, GELU, y, frames * conv->out);
         }
         x = y;
     }
+}
+
+/* Chunks of all convolutions, which threads take. */
+struct front_end {
+    struct run *run;
+    const float *samples, *gain, *bias;
+    float *features;
+    int64_t frames, out, next;
+    int failed;
+    char message[sizeof(((struct arena *)0)->message)];
+};
+
+/* Each thread has its own memory, and leaves by its own errors. */
+static void take_chunks(void *data)
+{
+    struct front_end *all = data;
+    struct arena arena = {0};
+    struct run run = *all->run;
+    int64_t start;
+    run.arena = &arena;
+    run.threads = 1;
+    if (setjmp(arena.escape)) {
+        if (!__atomic_exchange_n(&all->failed, 1, __ATOMIC_ACQ_REL))
+            memcpy(all->message, arena.message, sizeof arena.message);
+        arena_free(&arena);
+        return;
+    }
+    while ((start = __atomic_fetch_add(&all->next, CHUNK_FRAMES, __ATOMIC_RELAXED)) <
+           all->frames) {
+        int64_t end = start + CHUNK_FRAMES < all->frames ? start + CHUNK_FRAMES : all->frames;
+        convolve_chunk(&run, all->samples, start, end, all->gain, all->bias,
+                       all->features + start * all->out);
+        release(&arena, NULL);
+    }
+    arena_free(&arena);
 }
 
 /* Samples -> features (frames x out of the last convolution). */
@@ -82,21 +117,21 @@ static float *front_end(struct run *run, const float *samples, int64_t count, in
 {
     const struct cress_model *model = run->model;
     const struct convolution *first = &model->convolution[0];
-    int64_t rest = count, out = model->convolution[model->convolutions - 1].out;
+    int64_t rest = count;
     for (int i = 0; i < model->convolutions; i++)
         rest = output_frames(&model->convolution[i], rest);
     float *gain = floats(run, first->out), *bias = floats(run, first->out);
-    float *features = floats(run, rest * out);
     if (first->norm_over_time)
         over_time(run, first, samples, output_frames(first, count), gain, bias);
-    for (int64_t start = 0; start < rest; start += CHUNK_FRAMES) {
-        struct block *before = mark(run->arena);
-        int64_t end = start + CHUNK_FRAMES < rest ? start + CHUNK_FRAMES : rest;
-        convolve_chunk(run, samples, start, end, gain, bias, features + start * out);
-        release(run->arena, before);
-    }
+    struct front_end all = {.run = run, .samples = samples, .gain = gain, .bias = bias,
+                            .out = model->convolution[model->convolutions - 1].out};
+    all.frames = rest;
+    all.features = floats(run, rest * all.out);
+    run_parallel(take_chunks, &all, rest > CHUNK_FRAMES ? (unsigned)run->threads : 1, 0);
+    if (all.failed)
+        fail(run->arena, "%s", all.message);
     *frames = rest;
-    return features;
+    return all.features;
 }
 
 static void add(float *x, const float *y, int64_t count)
@@ -115,13 +150,13 @@ static void run_layer(struct run *run, const struct layer *layer, int64_t width,
         struct block *inner = mark(run->arena);
         const float *input = x;
         if (layer->pre_norm) {
-            apply_norm(&block->norm, x, rows, normed);
+            apply_norm(run, &block->norm, x, rows, normed);
             input = normed;
         }
         if (block->kind == BLOCK_FEED_FORWARD) {
             float *hidden = floats(run, rows * block->first.out);
             apply_linear(run, &block->first, input, rows, hidden);
-            activate(layer->activation, hidden, rows * block->first.out);
+            activate(run, layer->activation, hidden, rows * block->first.out);
             apply_linear(run, &block->second, hidden, rows, y);
         } else {
             float *q = floats(run, rows * width), *k = floats(run, rows * width);
@@ -129,12 +164,14 @@ static void run_layer(struct run *run, const struct layer *layer, int64_t width,
             apply_linear(run, &block->q, input, rows, q);
             apply_linear(run, &block->k, input, rows, k);
             apply_linear(run, &block->v, input, rows, v);
-            attend(run, block->heads, width, q, rows, k, v, rows, mixed);
+            struct keys keys = keys_for(run, block->heads, width, rows);
+            keys_fill(&keys, k, v);
+            attend(run, &keys, q, rows, mixed);
             apply_linear(run, &block->output, mixed, rows, y);
         }
         add(x, y, rows * width);
         if (!layer->pre_norm)
-            apply_norm(&block->norm, x, rows, x);
+            apply_norm(run, &block->norm, x, rows, x);
         release(run->arena, inner);
     }
     release(run->arena, before);
@@ -166,7 +203,7 @@ static float *transform(struct run *run, const float *features, int64_t frames)
     int64_t channels = model->features_norm.width, width = model->speech.width;
     float *x = floats(run, frames * width), *normed = floats(run, frames * channels);
     float *places = floats(run, (frames + 1) * width);
-    apply_norm(&model->features_norm, features, frames, normed);
+    apply_norm(run, &model->features_norm, features, frames, normed);
     if (model->projection.in)
         apply_linear(run, &model->projection, normed, frames, x);
     else
@@ -176,11 +213,11 @@ static float *transform(struct run *run, const float *features, int64_t frames)
              places);
     add(x, places, frames * width); /* of an even kernel, one frame more is left out */
     if (!model->norm_first)
-        apply_norm(&model->speech.norm, x, frames, x);
+        apply_norm(run, &model->speech.norm, x, frames, x);
     traced(run, "hubert.positions", x, frames, width);
     run_layers(run, &model->speech, "hubert.layer", x, frames);
     if (model->norm_first)
-        apply_norm(&model->speech.norm, x, frames, x);
+        apply_norm(run, &model->speech.norm, x, frames, x);
     return x;
 }
 
@@ -280,10 +317,10 @@ const float *encode(struct run *run, const float *samples, int64_t count, int64_
         x[i] *= stack->scale;
     add_positions(run, stack, x, *frames, 0);
     if (stack->embedding_norm.width)
-        apply_norm(&stack->embedding_norm, x, *frames, x);
+        apply_norm(run, &stack->embedding_norm, x, *frames, x);
     run_layers(run, stack, "encoder.layer", x, *frames);
     if (stack->norm.width)
-        apply_norm(&stack->norm, x, *frames, x);
+        apply_norm(run, &stack->norm, x, *frames, x);
     traced(run, "encoder", x, *frames, stack->width);
     return x;
 }

@@ -73,7 +73,7 @@ static void add_convolution(struct run *run, const struct hearing *hearing, int 
             }
             y[t * width + o] = total;
         }
-    activate(GELU, y, frames * width);
+    activate(run, GELU, y, frames * width);
     for (int64_t i = 0; i < frames * width; i++)
         x[i] += y[i];
 }
@@ -102,7 +102,7 @@ static void hear_window(struct run *run, const float *wave, int64_t samples, flo
         return;
     float *features = encode_speech(run, wave, samples, hearing->normalize, &frames);
     float *x = take(run->arena, (size_t)(frames * width), sizeof *x);
-    apply_norm(&hearing->norm, features, frames, features);
+    apply_norm(run, &hearing->norm, features, frames, features);
     for (int64_t t = 0; t < frames; t++)
         for (int64_t o = 0; o < width; o++)
             x[t * width + o] = dot(hearing->project + o * dim, features + t * dim, dim) +
