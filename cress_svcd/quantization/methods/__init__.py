@@ -16,6 +16,7 @@ from cress_svcd.quantization.methods.bivit import BiViTLinear
 from cress_svcd.quantization.methods.db_llm import DBLLMLinear
 from cress_svcd.quantization.methods.onebit import OneBitLinear
 from cress_svcd.quantization.methods.pb_llm import PBLLMLinear
+from cress_svcd.quantization.methods.ptq161 import PTQ161Linear
 from cress_svcd.quantization.methods.quest import QuESTLinear
 from cress_svcd.quantization.methods.tbt import TBTLinear
 from cress_svcd.quantization.methods.uniform import UniformLinear
@@ -36,6 +37,7 @@ METHODS: dict[str, type[QuantLinear]] = {
         BiPFTLinear,
         DBLLMLinear,
         PBLLMLinear,
+        PTQ161Linear,
         BiBERTLinear,
         BiViTLinear,
     )

@@ -269,10 +269,11 @@ def test_pb_llm(linear, x, share):
     assert layer.weight_bits == pytest.approx(2 + 7 * share)
 
 
+@pytest.mark.parametrize("name", ["pb_llm", "ptq161"])
 @pytest.mark.parametrize("share", [0, 1.0, -0.1, "0.1", math.nan])
-def test_a_share_is_between_0_and_1(share):
+def test_a_share_is_between_0_and_1(name, share):
     with pytest.raises(ConfigError, match="share"):
-        METHODS["pb_llm"](4, 4, share=share)
+        METHODS[name](4, 4, share=share)
 
 
 @pytest.mark.parametrize("bits", [8, 1])
@@ -320,6 +321,42 @@ def test_bivit(linear, x):
     np.testing.assert_allclose(layer.weight.grad.numpy(), expected, atol=1e-9)
     expected = (straight * np.sign(weight)).sum(1)
     np.testing.assert_allclose(layer.h.grad.numpy(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_ptq161(linear, x, calibrated):
+    """r c (a sign(W - m) + m) by the authors' code, and 16 values for the salient channels."""
+    weight, bias, x_ = numpy_of(linear.weight, linear.bias, x)
+    layer = METHODS["ptq161"].from_linear(linear, share=0.25)
+    inputs = torch.randn(50, 32).double() * torch.linspace(1, 3, 32)
+    size = np.abs(weight).mean(0)
+    if calibrated:
+        layer.calibrate(inputs)
+        size = inputs.abs().mean(0).numpy()
+    salient = size >= np.sort(size)[-8]
+    np.testing.assert_allclose(layer.a.detach(), np.abs(weight[:, ~salient]).mean(1))
+    with torch.no_grad():
+        for scale in (layer.a, layer.r, layer.c):
+            scale.mul_(torch.rand_like(scale) + 0.5)
+    a, r, c = numpy_of(layer.a, layer.r, layer.c)
+    m = weight[:, ~salient].mean(1, keepdims=True)
+    signs = np.sign(weight - m)
+    expected = np.outer(r, c) * (a[:, None] * signs + m)
+    kept = weight[:, salient]
+    low = kept.min(1, keepdims=True)
+    step = (kept.max(1, keepdims=True) - low) / 15
+    expected[:, salient] = np.round((kept - low) / step) * step + low
+    np.testing.assert_allclose(layer.quantized_weight().numpy(), expected, atol=1e-7)
+    y = layer(x)
+    np.testing.assert_allclose(y.detach(), absmax_8_bit(x_) @ expected.T + bias, atol=1e-6)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    straight = upstream.numpy().T @ absmax_8_bit(x_)
+    np.testing.assert_allclose(layer.weight.grad.numpy(), straight, atol=1e-9)
+    gradient = (straight * np.outer(r, c) * signs)[:, ~salient].sum(1)
+    np.testing.assert_allclose(layer.a.grad.numpy(), gradient, atol=1e-6)
+    assert (layer.c.grad.numpy()[salient] == 0).all() and layer.c.grad.abs().sum() > 0
+    assert layer.weight_bits == 1.75
 
 
 def quest_in_numpy(rows: np.ndarray, bits: int) -> np.ndarray:
@@ -419,7 +456,7 @@ class TestAllMethods:
         if name in ("svcd", "onebit"):
             weight = weight / (layer.h.unsqueeze(1) * layer.g)
         levels = 3 if bits == 1.58 else 2**bits
-        if name == "pb_llm":
+        if name in ("pb_llm", "ptq161"):
             weight = weight * ~layer.salient
             levels += 1
         for row in weight:
