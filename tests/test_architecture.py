@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "pretraining": {*BELOW_MODELS, "models", "inference", "training", "recipes"},
     "tasks": {*BELOW_MODELS, "models", "training", "inference"},
     "translation": {*BELOW_MODELS, "models", "inference", "tasks"},
+    "serving": {"data", "translation"},
     "evaluation": {*BELOW_MODELS, "models", "inference", "tasks", "translation"},
     "cli": {
         *BELOW_MODELS,
@@ -40,6 +41,7 @@ MAY_IMPORT = {
         "tasks",
         "translation",
         "evaluation",
+        "serving",
         "recipes",
     },
 }

@@ -35,6 +35,7 @@ COMMANDS = {
     "export": "write a packed model as a file that is mapped into memory",
     "unpack": "turn a packed model back into a checkpoint",
     "translate": "translate recordings: text, JSON lines or subtitles",
+    "serve": "serve models: OpenAI's protocol, live audio, and a page to try them with",
     "curves": "curves of trainings: loss, gradient norm, loss scale, overflows",
     "chart": "table and picture of BLEU, by system or against bits",
     "report": "what became of each layer; which layers bear few bits",

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from cress_svcd.translation.output import Output, Source
 from cress_svcd.translation.progress import SoundProgress
 from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.result import Translation
+from cress_svcd.translation.search import Wanted
 from cress_svcd.translation.segmentation.energy import EnergySegmenter
 from cress_svcd.translation.translator import Translator
 
@@ -136,11 +138,25 @@ def translate_speech(
         progress.bar.update(progress.bar.total - progress.bar.n)
 
 
+class Failures(Protocol):
+    """Hears of the recordings with which something fails."""
+
+    def fail(self, number: Any, error: Exception) -> None:
+        """``number``: ``Segment.recording``."""
+
+
 def translate_whatever_can_be(
-    translator: Translator, segments: Iterator[Segment], progress: Progress
+    translator: Translator,
+    segments: Iterator[Segment],
+    failures: Failures,
+    wanted: Wanted | None = None,
 ) -> Iterator[tuple[Segment, Translation]]:
     """The segments with their translations, in order, but for those of recordings with which the
-    translator fails."""
+    translator fails.
+
+    Args:
+        wanted: see :meth:`Translator.translate_segments`.
+    """
     waiting: collections.deque[Segment] = collections.deque()
 
     def taken() -> Iterator[Segment]:
@@ -150,7 +166,7 @@ def translate_whatever_can_be(
 
     while True:
         try:
-            for segment, translation in translator.translate_segments(taken()):
+            for segment, translation in translator.translate_segments(taken(), wanted):
                 waiting.popleft()
                 yield segment, translation
             return
@@ -162,9 +178,9 @@ def translate_whatever_can_be(
         waiting.clear()
         for number, group in itertools.groupby(together, lambda segment: segment.recording):
             try:
-                yield from list(translator.translate_segments(group))
+                yield from list(translator.translate_segments(group, wanted))
             except Exception as error:
-                progress.fail(number, error)
+                failures.fail(number, error)
 
 
 def nothing_heard(translator: Translator) -> str:

@@ -286,21 +286,28 @@ class Translator:
         return [join(part) for part in parts]
 
     def translate_segments(
-        self, segments: Iterable[Segment]
+        self, segments: Iterable[Segment], wanted: Wanted | None = None
     ) -> Iterator[tuple[Segment, Translation]]:
-        """Translate segments in their order, reading ahead what the batching buffer holds."""
+        """Translate segments in their order, reading ahead what the batching buffer holds.
+
+        Args:
+            wanted: what to find of these; None: as the translator was loaded.
+        """
         self.require_speech()
+        wanted = self.wanted if wanted is None else wanted
         buffer: list[Segment] = []
         seconds = 0.0
         for segment in segments:
             buffer.append(segment)
             seconds += segment.seconds
             if seconds >= BUFFERED_BATCHES * self.batch_seconds:
-                yield from self._translate_buffer(buffer)
+                yield from self._translate_buffer(buffer, wanted)
                 buffer, seconds = [], 0.0
-        yield from self._translate_buffer(buffer)
+        yield from self._translate_buffer(buffer, wanted)
 
-    def _translate_buffer(self, buffer: list[Segment]) -> Iterator[tuple[Segment, Translation]]:
+    def _translate_buffer(
+        self, buffer: list[Segment], wanted: Wanted
+    ) -> Iterator[tuple[Segment, Translation]]:
         waves = Waveforms(
             [segment.wave for segment in buffer],
             self.task.tgt_dict,
@@ -308,7 +315,7 @@ class Translator:
             GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
         )
         budget = round(self.batch_seconds * SAMPLE_RATE)
-        for segment, found in zip(buffer, self.search.run(waves, budget, self.wanted)):
+        for segment, found in zip(buffer, self.search.run(waves, budget, wanted)):
             yield segment, self._of_segment(segment, found)
 
     def _of_segment(self, segment: Segment, found: Found) -> Translation:

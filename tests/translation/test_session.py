@@ -45,7 +45,7 @@ class Toy:
         self.fails_at, self.error = fails_at, error
         self.calls = 0
 
-    def translate_segments(self, segments):
+    def translate_segments(self, segments, wanted=None):
         buffer = []
         for segment in segments:
             buffer.append(segment)
@@ -140,7 +140,7 @@ class TestBadEntries:
         write(tmp_path / "a.wav", 0.5)
 
         class Refusing(Toy):
-            def translate_segments(self, segments):
+            def translate_segments(self, segments, wanted=None):
                 raise CheckpointError("trained on text")
                 yield
 

@@ -1,0 +1,169 @@
+"""Serve models: an interface for programs, and a page to try them with.
+
+  cress-svcd serve model.packed.pt
+  cress-svcd serve en-de.packed.pt en-ro.packed.pt --port 9000
+  cress-svcd serve bit=model.packed.pt full=averaged.pt
+  curl -F file=@talk.flac -F response_format=srt http://127.0.0.1:8000/v1/audio/translations
+
+Needs pip install cress_svcd[serve].  http://127.0.0.1:8000/ is the page; the protocol is that of
+OpenAI's audio translations, so that its client libraries work:
+  POST /v1/audio/translations   file, model, language (of the target), response_format (json, text,
+                                srt, vtt, verbose_json), stream (true: segments as they come)
+  GET  /v1/models, /health, /metrics (Prometheus), /openapi.json
+
+A request that names no model (or whisper-1) gets the first one that translates to its language.
+Requests are translated together, which does not change their words.  What is more than the limits
+gets 413, 429 or 503, with a message.
+
+The server is bound to this machine unless --host says otherwise.  SIGTERM and Ctrl-C: it takes
+nothing new, and ends when what is under way is answered; a second one ends it at once.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from cress_svcd.cli.arguments import (
+    add_search_arguments,
+    add_segmentation_arguments,
+    positive,
+    segmentation_of,
+    thread_count,
+)
+from cress_svcd.cli.quick_imports import quick_imports
+from cress_svcd.errors import ConfigError
+
+TOKEN = "CRESS_SVCD_TOKEN"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="[NAME=]MODEL",
+        help="trained checkpoints; without a name, that of the file",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, this machine")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="default: %(default)s; 0: any free one"
+    )
+    parser.add_argument(
+        "--token",
+        help=f"ask for this bearer token; other users of the machine can see it here, not in the "
+        f"variable {TOKEN} or in --token-file",
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds it")
+    parser.add_argument(
+        "--cors",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="pages of other hosts that may ask, such as https://example.org; default: none",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with config.yaml, dictionary and sentencepiece model of the checkpoints",
+    )
+    add_limit_arguments(parser)
+    add_search_arguments(parser)
+    add_segmentation_arguments(parser)
+
+
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    for option, kind, value, unit, what in (
+        ("--max-upload", float, 100.0, "MB", "of an upload"),
+        ("--max-recording-seconds", float, 7200.0, "S", "of a recording"),
+        ("--max-requests", positive, 64, "N", "recordings under way, waiting ones included"),
+        ("--max-client-requests", positive, 48, "N", "those of one client"),
+        ("--max-live", positive, 16, "N", "live connections"),
+        ("--max-wait", float, 60.0, "S", "until a recording is begun"),
+        ("--grace", float, 60.0, "S", "for what is under way when the server is stopped"),
+    ):
+        group.add_argument(
+            option, type=kind, default=value, metavar=unit, help=f"{what} (default: {value:g})"
+        )
+    group.add_argument(
+        "--workers",
+        type=thread_count,
+        default=1,
+        metavar="N",
+        help="batches at a time, each with --threads (default: %(default)s); more only help where "
+        "several models are asked",
+    )
+
+
+def token_of(args: argparse.Namespace) -> str | None:
+    """Raises ConfigError: the token is given twice, is empty, or cannot be read."""
+    if args.token is not None and args.token_file is not None:
+        raise ConfigError("--token and --token-file: give one of them")
+    token, where = args.token, "--token"
+    if args.token_file is not None:
+        where = f"--token-file {args.token_file}"
+        try:
+            token = args.token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where}: cannot be read ({error})") from None
+    elif token is None and TOKEN in os.environ:
+        token, where = os.environ[TOKEN], TOKEN
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise ConfigError(f"{where}: expected a token of printable ASCII characters")
+    return token
+
+
+def limits_of(args: argparse.Namespace) -> Any:
+    from cress_svcd.serving.limits import Limits
+
+    return Limits(
+        upload_megabytes=args.max_upload,
+        recording_seconds=args.max_recording_seconds,
+        requests=args.max_requests,
+        client_requests=args.max_client_requests,
+        live=args.max_live,
+        wait_seconds=args.max_wait,
+        batch_seconds=args.batch_seconds,
+        grace_seconds=args.grace,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    # Here: --help does not wait for them.
+    with quick_imports():
+        try:
+            from cress_svcd.serving.app import Service
+            from cress_svcd.serving.gate import LOOPBACK
+            from cress_svcd.serving.models import load_models
+            from cress_svcd.serving.server import address_of, bind, serve
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("cress_svcd"):
+                raise
+            raise ConfigError(
+                f"the package {error.name} is not there: pip install 'cress_svcd[serve]'"
+            ) from None
+    token, limits = token_of(args), limits_of(args)
+    with bind(args.host, args.port) as listening:
+        models = load_models(
+            args.models,
+            data=args.data,
+            device=args.device,
+            beam=args.beam,
+            lenpen=args.lenpen,
+            max_len_b=args.max_len_b,
+            threads=args.threads,
+            backend=args.backend,
+            fp16=args.fp16,
+            batch_seconds=args.batch_seconds,
+            segmentation=segmentation_of(args),
+        )
+        hosts = LOOPBACK if args.host in LOOPBACK else None
+        service = Service(models, limits, token, hosts, args.cors, args.workers)
+        names = ", ".join(f"{model.name} ({model.language})" for model in models)
+        serve(
+            service,
+            listening,
+            lambda: print(f"serving {names} at {address_of(listening)}", flush=True),
+        )
+    return 0

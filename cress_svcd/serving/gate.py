@@ -1,0 +1,142 @@
+"""Who may come in: what stands before all routes."""
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import Collection, Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cress_svcd.serving.metrics import Metrics
+from cress_svcd.serving.problems import Problem
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# What shows nothing of the models: whether the server lives; the page, which asks for the token.
+OPEN = ("/", "/health")
+OPEN_BELOW = "/page/"
+PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/audio/translations")
+DRAIN_SECONDS = 5.0
+PROTECTION = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "content-security-policy": "default-src 'self'; media-src 'self' blob:; img-src 'self' data:; "
+    "connect-src 'self' ws: wss:; worker-src 'self' blob:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'; object-src 'none'",
+}
+
+
+def fits(token: str | None, given: str | None) -> bool:
+    """Whether what a client gives is the token, in a time that tells nothing of it."""
+    if token is None:
+        return True
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+
+
+def bearer(headers: Headers) -> str | None:
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if kind.lower() == "bearer" else None
+
+
+class Body:
+    """The body of a request, of which an error leaves a part unread.
+
+    A connection that is closed with something unread is reset, and many clients that are still
+    sending then never see why: what they send is thrown away for a while first.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive):
+        headers = Headers(scope=scope)
+        # A client that waits to be asked for its body has not sent any.
+        self.unread = "expect" not in headers and (
+            headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        )
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self.unread = False
+        return message
+
+    async def drain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.unread:
+                    await self.receive()
+
+
+class Gate:
+    """Middleware: names of this host alone (where it is bound to itself), no pages of others but
+    those that were named, the token; it counts the answers.
+
+    hosts: names under which the server may be asked; None: any.
+    origins: pages of other hosts that may ask; "*": any.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        token: str | None = None,
+        hosts: Sequence[str] | None = None,
+        origins: Collection[str] = (),
+    ):
+        self.app, self.metrics, self.token = app, metrics, token
+        self.hosts, self.origins = hosts, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        problem = self._problem(scope, Headers(scope=scope))
+        if scope["type"] == "websocket":
+            if problem is None:
+                await self.app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008, "reason": problem.message})
+            return
+
+        body = Body(scope, receive)
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    await body.drain()
+                path = scope["path"] if scope["path"] in PATHS else "other"
+                self.metrics.requests.labels(path, message["status"]).inc()
+                have = {key.lower() for key, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (k.encode(), v.encode())
+                        for k, v in PROTECTION.items()
+                        if k.encode() not in have
+                    ),
+                ]
+            await send(message)
+
+        app = self.app if problem is None else problem.response()
+        await app(scope, body.receive, counted)
+
+    def _problem(self, scope: Scope, headers: Headers) -> Problem | None:
+        host = headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname if host.isprintable() else None
+        if self.hosts is not None and name not in self.hosts:
+            return Problem(421, f"this server is not {host[:80]!r}; ask {self.hosts[0]}")
+        origin = headers.get("origin")
+        if origin is not None and not self._may_ask(origin, host):
+            return Problem(
+                403, f"pages of {origin[:80]} may not ask this server (--cors names them)"
+            )
+        path = scope["path"]
+        if path in OPEN or path.startswith(OPEN_BELOW) or scope["type"] == "websocket":
+            return None  # a live connection gives its token in its first message
+        if not fits(self.token, bearer(headers)):
+            return Problem(401, "the bearer token is missing or wrong", code="invalid_api_key")
+        return None
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        return origin in self.origins or "*" in self.origins or urlsplit(origin).netloc == host

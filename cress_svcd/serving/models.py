@@ -1,0 +1,148 @@
+"""The models that a server has, and which one a request means."""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.serving.problems import Problem
+from cress_svcd.translation.translator import Translator
+
+# Clients that know one server alone name its model: here it is the first one of the language.
+ANY = ("", "auto", "whisper-1")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model.
+
+    language, source: codes of the languages that it translates to and from, such as de and en.
+    size: bytes of its file.
+    created: seconds since 1970, when its file was written.
+    """
+
+    name: str
+    translator: Translator
+    language: str
+    source: str
+    size: int
+    created: int
+
+    def card(self) -> dict[str, Any]:
+        """As ``GET /v1/models`` lists it; the protocol's keys, then ours."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "cress-svcd",
+            "language": self.language,
+            "source_language": self.source,
+            "bytes": self.size,
+        }
+
+
+class Models:
+    """Models by name; the first is the one that requests without a wish get."""
+
+    def __init__(self, models: Sequence[ServedModel]):
+        self.by_name = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self.by_name.values())
+
+    def find(self, name: str) -> ServedModel:
+        """Raises Problem: there is none of this name."""
+        found = self.by_name.get(name)
+        if found is None:
+            raise Problem(
+                404,
+                f"the model {name[:80]!r} is not here; expected one of {', '.join(self.by_name)}",
+                "model",
+                "model_not_found",
+            )
+        return found
+
+    def choose(self, name: str = "", language: str = "") -> ServedModel:
+        """The model that a request means.
+
+        Raises:
+            Problem: there is none of this name, or of this language.
+        """
+        language = language.strip().lower()
+        named = None if name in ANY and name not in self.by_name else self.find(name)
+        fitting = [m for m in self if not language or m.language.lower() == language]
+        if named is not None and (named in fitting):
+            return named
+        if named is not None:
+            raise Problem(
+                400,
+                f"the model {named.name} translates to {named.language}, not to "
+                f"{language[:20]!r}: name another model or no language",
+                "language",
+            )
+        if not fitting:
+            languages = ", ".join(dict.fromkeys(m.language for m in self))
+            raise Problem(
+                400,
+                f"no model here translates to {language[:20]!r}; expected {languages}",
+                "language",
+            )
+        return fitting[0]
+
+
+def named_paths(values: Sequence[str]) -> list[tuple[str, Path]]:
+    """Names and files out of ``PATH`` and ``NAME=PATH``.
+
+    A name is that of the file without suffixes, with its folder's before it where two would be
+    the same.
+
+    Raises:
+        ConfigError: two models of one name.
+    """
+    given: list[tuple[str | None, Path]] = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        if equals and re.fullmatch(r"[\w.-]+", name) and not os.path.exists(value):
+            given.append((name, Path(path)))
+        else:
+            given.append((None, Path(value)))
+    stems = [name or path.name.removesuffix(".pt") for name, path in given]
+    named = [
+        (name or (f"{path.resolve().parent.name}-{stem}" if stems.count(stem) > 1 else stem), path)
+        for stem, (name, path) in zip(stems, given)
+    ]
+    names = [name for name, _ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two models are named {twice}: name them, as in NAME=PATH")
+    return named
+
+
+def load_models(values: Sequence[str], **options: Any) -> Models:
+    """Load what ``PATH`` or ``NAME=PATH`` names.
+
+    Args:
+        options: of ``Translator.load``.
+    Raises:
+        ConfigError, CheckpointError: one cannot be used.
+    """
+    models = []
+    for name, path in named_paths(values):
+        translator = Translator.load(path, **options)
+        translator.require_speech()
+        cfg, about = translator.task.cfg, os.stat(path)
+        models.append(
+            ServedModel(
+                name,
+                translator,
+                str(cfg.target_lang),
+                str(cfg.source_lang),
+                about.st_size,
+                int(min(about.st_mtime, time.time())),
+            )
+        )
+    return Models(models)

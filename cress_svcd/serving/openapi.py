@@ -1,0 +1,101 @@
+"""The server's description in OpenAPI 3.1."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cress_svcd import __version__
+from cress_svcd.serving.answers import ANSWERS
+
+ERRORS = {
+    "400": "the form or the recording cannot be used",
+    "401": "the bearer token is missing or wrong",
+    "404": "there is no such model",
+    "408": "the upload stopped",
+    "413": "the upload is too large, or the recording too long",
+    "429": "too many recordings of one client at a time",
+    "503": "too many recordings at a time, or the server is being stopped",
+}
+
+
+def document(models: Sequence[str]) -> dict[str, Any]:
+    """The description of a server with these models."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "cress-svcd serve", "version": __version__},
+        "security": [{"bearer": []}, {}],
+        "paths": {
+            "/v1/audio/translations": {"post": translations(models)},
+            "/v1/models": {"get": reading("The models of this server.")},
+            "/health": {"get": reading("200 while recordings are taken, 503 when stopping.")},
+            "/metrics": {"get": reading("Counters in Prometheus' text.", "text/plain")},
+        },
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Error": ERROR, "Translation": TRANSLATION},
+        },
+    }
+
+
+ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+TRANSLATION = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "text": {"type": "string"},
+        "language": {"type": "string", "description": "with verbose_json: of the text"},
+        "duration": {"type": "number", "description": "with verbose_json: seconds"},
+        "segments": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+
+def translations(models: Sequence[str]) -> dict[str, Any]:
+    fields = {
+        "file": {"type": "string", "format": "binary", "description": "a recording"},
+        "model": {"type": "string", "examples": list(models)},
+        "language": {"type": "string", "description": "the target, such as de"},
+        "response_format": {"type": "string", "enum": list(ANSWERS), "default": "json"},
+        "stream": {"type": "boolean", "description": "server-sent events, a segment each"},
+        "prompt": {"type": "string", "description": "not used"},
+        "temperature": {"type": "number", "description": "not used"},
+    }
+    schema = {"type": "object", "required": ["file"], "properties": fields}
+    ok = {"schema": {"$ref": "#/components/schemas/Translation"}}
+    text = {"schema": {"type": "string"}}
+    failed = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    good = {
+        "application/json": ok,
+        **dict.fromkeys(("text/plain", "application/x-subrip", "text/vtt"), text),
+        "text/event-stream": text,
+    }
+    return {
+        "summary": "Translate a recording.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
+        "responses": {
+            "200": {"description": "the translation", "content": good},
+            **{
+                status: {"description": words, "content": failed}
+                for status, words in ERRORS.items()
+            },
+        },
+    }
+
+
+def reading(summary: str, kind: str = "application/json") -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": {kind: {}}}},
+    }

@@ -1,0 +1,93 @@
+"""Forms with a recording, taken in under limits, into files whose names are ours."""
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.types import Receive
+
+from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.problems import Problem
+
+MOST_FIELDS = 32
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form: the file of its recording, and its other fields."""
+
+    path: Path
+    fields: Mapping[str, str]
+
+
+async def read_form(request: Request, limits: Limits, folder: Path) -> Form:
+    """The form of a request, its recording in a file in ``folder`` that is the caller's to delete.
+
+    Raises:
+        Problem: too large, too slow, or not what the protocol asks for.
+        ClientDisconnect: the client left.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise Problem(415, f"the body is {kind[:80]!r}; expected multipart/form-data")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.upload_bytes:
+        raise too_large(limits)
+    limited = Request(request.scope, limited_receive(request.receive, limits))
+    async with limited.form(max_files=1, max_fields=MOST_FIELDS) as form:
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            raise Problem(400, "the form has no file; expected a recording in 'file'", "file")
+        if not upload.size:
+            raise Problem(400, "the file is empty; expected a recording", "file")
+        path = folder / uuid.uuid4().hex
+        await run_in_threadpool(save, upload, path)
+        fields = {key: value for key, value in form.items() if isinstance(value, str)}
+    return Form(path, fields)
+
+
+def save(upload: UploadFile, path: Path) -> None:
+    upload.file.seek(0)
+    try:
+        with open(path, "xb") as file:
+            shutil.copyfileobj(upload.file, file)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def limited_receive(receive: Receive, limits: Limits) -> Receive:
+    """``receive`` of a body that is neither larger nor slower than the limits allow."""
+    size = 0
+
+    async def limited() -> Any:
+        nonlocal size
+        try:
+            message = await asyncio.wait_for(receive(), limits.silence_seconds)
+        except TimeoutError:
+            raise Problem(
+                408, f"nothing of the upload came for {limits.silence_seconds:g} s", "file"
+            ) from None
+        size += len(message.get("body", b""))
+        if size > limits.upload_bytes:
+            raise too_large(limits)
+        return message
+
+    return limited
+
+
+def too_large(limits: Limits) -> Problem:
+    return Problem(
+        413,
+        f"the upload is larger than {limits.upload_megabytes:g} MB: send a shorter recording, or "
+        "a compressed one (flac, ogg, mp3)",
+        "file",
+        "upload_too_large",
+    )

@@ -1,0 +1,152 @@
+"""Who may come in, how much is taken on, how it ends."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from cress_svcd.errors import ConfigError
+from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.models import named_paths
+
+httpx = pytest.importorskip("httpx")
+TRANSLATE = "/v1/audio/translations"
+
+
+def send(url, content, timeout=60, **options):
+    return httpx.post(url + TRANSLATE, files={"file": content}, timeout=timeout, **options)
+
+
+def metric(url, name, **options) -> float:
+    lines = httpx.get(f"{url}/metrics", **options).text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"cress_svcd_{name} "))
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_token_opens_the_server(checkpoint, start, recordings):
+    content = recordings[0].read_bytes()
+    with start(checkpoint, "--max-upload", "2", CRESS_SVCD_TOKEN="Geheimnis") as server:
+        for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "Bearer é"}):
+            raw = {key: value.encode("latin-1") for key, value in headers.items()}
+            answer = send(server.url, content, headers=raw)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert httpx.get(f"{server.url}/metrics", headers=raw).status_code == 401
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        good = {"authorization": "Bearer Geheimnis"}
+        assert send(server.url, content, headers=good).status_code == 200
+        # A client that is still sending hears of it too.
+        answer = send(server.url, b"0" * 3_000_000, headers=good)
+        assert answer.status_code == 413 and "2 MB" in answer.json()["error"]["message"]
+        assert send(server.url, b"0" * 3_000_000).status_code == 401
+
+        def chunks():
+            yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            for _ in range(30):
+                yield b"0" * 100_000
+
+        form = {"content-type": "multipart/form-data; boundary=x"}
+        url = server.url + TRANSLATE
+        assert httpx.post(url, content=chunks(), headers=good | form).status_code == 413
+        assert send(server.url, content, headers=good).status_code == 200
+
+
+def test_other_hosts_and_their_pages_are_not_served(server):
+    url = f"{server.url}/v1/models"
+    assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
+    assert httpx.get(url, headers={"origin": "https://evil.example"}).status_code == 403
+    assert httpx.get(url, headers={"origin": "null"}).status_code == 403
+    assert httpx.get(url, headers={"origin": server.url}).status_code == 200
+    assert "access-control-allow-origin" not in httpx.get(url).headers
+
+
+def test_long_recordings_and_too_many(checkpoint, start, recordings):
+    limits = ["--max-recording-seconds", "60", "--max-requests", "2", "--max-client-requests", "1"]
+    with start(checkpoint, *limits, "--cors", "https://good.example") as server:
+        address = server.url.removeprefix("http://").split(":")
+        head = (
+            f"POST {TRANSLATE} HTTP/1.1\r\nHost: {':'.join(address)}\r\nContent-Length: 1000\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+        )
+        with socket.create_connection((address[0], int(address[1]))) as slow:
+            slow.sendall(head.encode())
+            until(lambda: metric(server.url, "requests_under_way") == 1)
+            answer = send(server.url, recordings[0].read_bytes())
+            assert answer.status_code == 429 and answer.headers["retry-after"]
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+        # Who hangs up makes room.
+        until(lambda: metric(server.url, "requests_under_way") == 0)
+        origin = {"origin": "https://good.example"}
+        answer = send(server.url, recordings[0].read_bytes(), headers=origin)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://good.example"
+        assert metric(server.url, "hang_ups_total") == 1
+
+
+def test_recordings_that_are_too_long(checkpoint, start, recordings):
+    with start(checkpoint, "--max-recording-seconds", "1") as server:
+        answer = send(server.url, recordings[0].read_bytes())
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "recording_too_long"
+
+
+def test_sigterm_finishes_what_is_under_way(checkpoint, start, recordings):
+    with start(checkpoint) as server:
+        expected = send(server.url, recordings[0].read_bytes()).text
+        found = []
+
+        def slowly():
+            boundary = b"--x\r\n"
+            content = recordings[0].read_bytes()
+            head = b'Content-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+            def chunks():
+                yield boundary + head + content[:1000]
+                sent.set()
+                going.wait(30)
+                yield content[1000:] + b"\r\n--x--\r\n"
+
+            form = {"content-type": "multipart/form-data; boundary=x"}
+            url = server.url + TRANSLATE
+            found.append(httpx.post(url, content=chunks(), headers=form, timeout=60))
+
+        sent, going = threading.Event(), threading.Event()
+        thread = threading.Thread(target=slowly)
+        thread.start()
+        sent.wait(30)
+        until(lambda: metric(server.url, "requests_under_way") == 1)
+        server.terminate()
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        going.set()
+        thread.join(60)
+        assert found[0].status_code == 200 and found[0].text == expected
+        assert server.wait() == 0
+        assert "Traceback" not in server.log
+
+
+def test_values_that_nothing_can_be_served_with(checkpoint, run, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("cress-svcd", "serve", checkpoint, "--port", port, check=False)
+    assert result.returncode == 2 and "cannot be listened at" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    result = run("cress-svcd", "serve", tmp_path / "none.pt", "--port", "0", check=False)
+    assert result.returncode == 2 and "none.pt" in result.stderr.splitlines()[-1]
+    with pytest.raises(ConfigError, match="requests is 0"):
+        Limits(requests=0)
+
+
+def test_names_of_models():
+    values = ["a.pt", "x/b.packed.pt", "y/b.packed.pt", "bit=c.pt"]
+    names = [name for name, _ in named_paths(values)]
+    assert names == ["a", "x-b.packed", "y-b.packed", "bit"]
+    with pytest.raises(ConfigError, match="two models are named"):
+        named_paths(["n=a.pt", "n=b.pt"])
