@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,16 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from cress_svcd.serving.answers import ANSWERS, TIMED, segment
 from cress_svcd.serving.batching import Batcher, Job
 from cress_svcd.serving.gate import Gate
 from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.live import LiveSession
 from cress_svcd.serving.metrics import Metrics
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.openapi import document
@@ -73,6 +76,7 @@ class Service:
         self.batcher = Batcher(limits, self.metrics, workers)
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.clients: Counter[str] = Counter()
+        self.live: set[LiveSession] = set()
         self.stopping = False
 
     @contextlib.asynccontextmanager
@@ -185,8 +189,28 @@ class Service:
         done = {"text": join(found).text, "duration": round(seconds, 3), "model": model.name}
         yield event({"type": "transcript.text.done", **done})
 
+    async def listen(self, socket: WebSocket) -> None:
+        """Live audio; see ``live``."""
+        session = LiveSession(self, socket)
+        self.live.add(session)
+        self.metrics.live.inc()
+        try:
+            await session.run()
+        except Exception:
+            logger.exception("a live connection failed")
+            with contextlib.suppress(Exception):
+                await socket.close(1011)
+        finally:
+            self.metrics.live.dec()
+            self.live.discard(session)
+
     async def finish_live(self) -> None:
-        """Let live connections have the last of their words; see ``live``."""
+        """Let live connections have the last of their words."""
+        for session in self.live:
+            session.end()
+        end = time.monotonic() + self.limits.grace_seconds
+        while self.live and time.monotonic() < end:
+            await asyncio.sleep(0.02)
 
     async def list_models(self, request: Request) -> Response:
         cards = [model.card() for model in self.models]
@@ -218,6 +242,7 @@ class Service:
             Route("/v1/models", self.list_models),
             Route("/v1/models/{name}", self.one_model),
             Route("/v1/audio/translations", self.translations, methods=["POST"]),
+            WebSocketRoute("/v1/audio/translations/live", self.listen),
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
 

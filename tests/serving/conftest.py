@@ -87,7 +87,7 @@ def running(*arguments, **environment):
 
 
 @pytest.fixture(scope="session")
-def start():
+def start_server():
     """Context of a server with arguments of one's own."""
     return running
 

@@ -9,6 +9,7 @@ import pytest
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import named_paths
+from tests.helpers.served import metric, until
 
 httpx = pytest.importorskip("httpx")
 TRANSLATE = "/v1/audio/translations"
@@ -18,21 +19,9 @@ def send(url, content, timeout=60, **options):
     return httpx.post(url + TRANSLATE, files={"file": content}, timeout=timeout, **options)
 
 
-def metric(url, name, **options) -> float:
-    lines = httpx.get(f"{url}/metrics", **options).text.splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"cress_svcd_{name} "))
-
-
-def until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_the_token_opens_the_server(checkpoint, start, recordings):
+def test_the_token_opens_the_server(checkpoint, start_server, recordings):
     content = recordings[0].read_bytes()
-    with start(checkpoint, "--max-upload", "2", CRESS_SVCD_TOKEN="Geheimnis") as server:
+    with start_server(checkpoint, "--max-upload", "2", CRESS_SVCD_TOKEN="Geheimnis") as server:
         for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "Bearer é"}):
             raw = {key: value.encode("latin-1") for key, value in headers.items()}
             answer = send(server.url, content, headers=raw)
@@ -67,9 +56,9 @@ def test_other_hosts_and_their_pages_are_not_served(server):
     assert "access-control-allow-origin" not in httpx.get(url).headers
 
 
-def test_long_recordings_and_too_many(checkpoint, start, recordings):
+def test_long_recordings_and_too_many(checkpoint, start_server, recordings):
     limits = ["--max-recording-seconds", "60", "--max-requests", "2", "--max-client-requests", "1"]
-    with start(checkpoint, *limits, "--cors", "https://good.example") as server:
+    with start_server(checkpoint, *limits, "--cors", "https://good.example") as server:
         address = server.url.removeprefix("http://").split(":")
         head = (
             f"POST {TRANSLATE} HTTP/1.1\r\nHost: {':'.join(address)}\r\nContent-Length: 1000\r\n"
@@ -90,15 +79,15 @@ def test_long_recordings_and_too_many(checkpoint, start, recordings):
         assert metric(server.url, "hang_ups_total") == 1
 
 
-def test_recordings_that_are_too_long(checkpoint, start, recordings):
-    with start(checkpoint, "--max-recording-seconds", "1") as server:
+def test_recordings_that_are_too_long(checkpoint, start_server, recordings):
+    with start_server(checkpoint, "--max-recording-seconds", "1") as server:
         answer = send(server.url, recordings[0].read_bytes())
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "recording_too_long"
 
 
-def test_sigterm_finishes_what_is_under_way(checkpoint, start, recordings):
-    with start(checkpoint) as server:
+def test_sigterm_finishes_what_is_under_way(checkpoint, start_server, recordings):
+    with start_server(checkpoint) as server:
         expected = send(server.url, recordings[0].read_bytes()).text
         found = []
 

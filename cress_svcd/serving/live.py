@@ -1,0 +1,192 @@
+"""Live audio over a WebSocket.
+
+The client sends text {"type": "start", "model": …, "language": …, "token": …}, then binary messages
+of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  The server sends
+  {"type": "ready", "model": …}
+  {"type": "partial", "id", "start", "end", "text", "stable"}   stable: its first words, which two
+      translations agreed on
+  {"type": "final", …}     as a segment of verbose_json; "id" counts them
+  {"type": "error", "error": {…}}
+  {"type": "done", "text": …}, and closes.
+One translation runs per connection.  While it is behind, nothing more is read: the client's network
+has to wait, rather than memory to grow.
+"""
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.serving.answers import segment as as_segment
+from cress_svcd.serving.batching import Job
+from cress_svcd.serving.gate import bearer, fits
+from cress_svcd.serving.live_audio import LiveAudio, agreed
+from cress_svcd.serving.models import ServedModel
+from cress_svcd.serving.problems import Problem, stopping
+from cress_svcd.translation.recordings import Segment
+from cress_svcd.translation.result import Translation
+
+if TYPE_CHECKING:
+    from cress_svcd.serving.app import Service
+
+STEP = SAMPLE_RATE // 2  # new samples that are worth another look
+BEHIND = 5 * SAMPLE_RATE  # samples that have come and were not looked at
+
+
+class LiveSession:
+    """One connection."""
+
+    def __init__(self, service: "Service", socket: WebSocket):
+        self.service, self.socket = service, socket
+        self.changed = asyncio.Event()  # of what follows
+        self.ended = False
+        self.seen = 0
+        self.texts: list[str] = []
+
+    def end(self) -> None:
+        """Nothing comes any more: the rest is translated, then the connection closed."""
+        self.ended = True
+        self.changed.set()
+
+    async def run(self) -> None:
+        await self.socket.accept()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            try:
+                model = await self._start()
+                await self._translate(model)
+            except Problem as problem:
+                await self._send({"type": "error", **problem.body()})
+                await self.socket.close(1013 if problem.status == 503 else 1008)
+
+    async def _start(self) -> ServedModel:
+        """The model that the first message names.
+
+        Raises:
+            Problem: it is none, or not allowed.
+        """
+        service = self.service
+        if service.stopping:
+            raise stopping()
+        if len(service.live) > service.limits.live:
+            raise Problem(
+                503, f"{service.limits.live} live connections are open", code="overloaded"
+            )
+        message = await self._receive()
+        wish = read_message(message.get("text"))
+        token = wish.get("token")
+        given = bearer(Headers(scope=self.socket.scope)) or (
+            token if isinstance(token, str) else None
+        )
+        if not fits(service.token, given):
+            raise Problem(401, "the token is missing or wrong", code="invalid_api_key")
+        if wish.get("type") != "start":
+            raise Problem(400, 'expected {"type": "start"} first')
+        names = [wish.get(key) or "" for key in ("model", "language")]
+        if not all(isinstance(name, str) for name in names):
+            raise Problem(400, "model and language are no text", "model")
+        model = service.models.choose(*names)
+        await self._send({"type": "ready", "model": model.name, "rate": SAMPLE_RATE})
+        return model
+
+    async def _translate(self, model: ServedModel) -> None:
+        audio = LiveAudio(model.translator.segmentation)
+        listening = asyncio.create_task(self._listen(audio))
+        job = Job(model, timed=False)
+        following = asyncio.create_task(self._follow(audio, job))
+        try:
+            await asyncio.wait((listening, following), return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                listening.result()  # raises what went wrong with it
+            await following
+            await self._send({"type": "done", "text": " ".join(filter(None, self.texts))})
+            await self.socket.close(1001 if self.service.stopping else 1000)
+        finally:
+            self.service.batcher.drop(job)
+            listening.cancel()
+            following.cancel()
+            await asyncio.gather(listening, following, return_exceptions=True)
+
+    async def _listen(self, audio: LiveAudio) -> None:
+        """Take in what comes until the client stops.
+
+        Raises:
+            Problem: it sends what is not expected, or nothing.
+            WebSocketDisconnect: it left.
+        """
+        limit = self.service.limits.recording_seconds * SAMPLE_RATE
+        try:
+            while audio.received < limit:
+                while audio.received - self.seen > BEHIND:
+                    await asyncio.sleep(0.02)
+                message = await self._receive()
+                if message.get("bytes") is not None:
+                    audio.append(message["bytes"])
+                    if audio.received - self.seen >= STEP:
+                        self.changed.set()
+                elif read_message(message.get("text")).get("type") == "stop":
+                    return
+                else:
+                    raise Problem(400, 'expected PCM in binary messages, or {"type": "stop"}')
+        finally:
+            self.end()
+
+    async def _follow(self, audio: LiveAudio, job: Job) -> None:
+        """Translate what was said, and what is being said, until the end."""
+        loop = asyncio.get_running_loop()
+        shown = ""
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            ended = self.ended
+            received = audio.received
+            final, open_one = await loop.run_in_executor(
+                self.service.readers, audio.segments, ended
+            )
+            for segment in final:
+                translation = await self._translated(job, segment)
+                number = len(self.texts)
+                self.texts.append(translation.text)
+                shown = ""
+                await self._send({"type": "final", **as_segment(job.model, number, translation)})
+            self.seen = received
+            if ended:
+                return
+            if open_one is not None and not final:
+                text = (await self._translated(job, open_one)).text
+                about = {"start": round(open_one.start, 3), "end": round(open_one.end, 3)}
+                stable = agreed(shown, text)
+                shown = text
+                words = {"text": text, "stable": stable, **about}
+                await self._send({"type": "partial", "id": len(self.texts), **words})
+
+    async def _translated(self, job: Job, segment: Segment) -> Translation:
+        return await self.service.batcher.submit(job, segment)
+
+    async def _receive(self) -> Any:
+        seconds = self.service.limits.silence_seconds
+        try:
+            message = await asyncio.wait_for(self.socket.receive(), seconds)
+        except TimeoutError:
+            raise Problem(408, f"nothing came for {seconds:g} s") from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        return message
+
+    async def _send(self, content: dict[str, Any]) -> None:
+        text = json.dumps(content, ensure_ascii=False)
+        await asyncio.wait_for(self.socket.send_text(text), self.service.limits.silence_seconds)
+
+
+def read_message(text: str | None) -> dict[str, Any]:
+    """Raises Problem: it is no JSON object."""
+    try:
+        message = json.loads(text or "")
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Problem(400, "expected a JSON object in a text message")
+    return message

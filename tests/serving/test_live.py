@@ -1,0 +1,135 @@
+"""Live audio over a real WebSocket."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from cress_svcd.serving.live_audio import LiveAudio, agreed
+from tests.helpers.served import metric, until
+
+pytest.importorskip("httpx")
+client = pytest.importorskip("websockets.sync.client")
+exceptions = pytest.importorskip("websockets.exceptions")
+RATE = 16_000
+
+
+def pcm_of(path) -> bytes:
+    wave, rate = soundfile.read(path, dtype="int16")
+    assert rate == RATE
+    return wave.astype("<i2").tobytes()
+
+
+def connect(server, **options):
+    address = server.url.replace("http", "ws") + "/v1/audio/translations/live"
+    return client.connect(address, max_size=None, **options)
+
+
+def start(socket, **wish) -> dict:
+    socket.send(json.dumps({"type": "start", **wish}))
+    return json.loads(socket.recv(30))
+
+
+def messages(socket) -> list[dict]:
+    found = []
+    while True:
+        try:
+            found.append(json.loads(socket.recv(60)))
+        except exceptions.ConnectionClosed:
+            return found
+
+
+def test_speech_becomes_partial_and_final_words(server, recordings):
+    pcm = pcm_of(recordings[0])
+    with connect(server) as socket:
+        assert start(socket, model="two")["model"] == "two"
+        for at in range(0, len(pcm), 6400):
+            socket.send(pcm[at : at + 6400])
+        socket.send(json.dumps({"type": "stop"}))
+        found = messages(socket)
+    finals = [one for one in found if one["type"] == "final"]
+    assert [one["id"] for one in finals] == list(range(len(finals))) and len(finals) > 2
+    assert all(a["end"] <= b["start"] for a, b in zip(finals, finals[1:]))
+    assert found[-1] == {
+        "type": "done",
+        "text": " ".join(one["text"] for one in finals if one["text"]),
+    }
+    partials = [one for one in found if one["type"] == "partial"]
+    assert partials and all(
+        one["text"].split()[: len(one["stable"].split())] == one["stable"].split()
+        for one in partials
+    )
+
+
+@pytest.mark.parametrize(
+    "wish, status",
+    [({"model": "three"}, 1008), ({"language": "ro"}, 1008), ({"model": 7}, 1008)],
+)
+def test_wishes_that_cannot_be_met(server, wish, status):
+    with connect(server) as socket:
+        assert start(socket, **wish)["error"]["message"]
+        assert messages(socket) == [] and socket.close_code == status
+
+
+def test_rubbish_and_hang_ups_leave_the_server_as_it_is(server, recordings):
+    for rubbish in ("no JSON", "[1]", "{}", b"\0\0"):
+        with connect(server) as socket:
+            socket.send(rubbish)
+            assert json.loads(socket.recv(30))["type"] == "error"
+    with connect(server) as socket:
+        start(socket)
+        socket.send(pcm_of(recordings[0])[:64_000])
+    with connect(server) as socket:
+        start(socket)
+        socket.send(b"\x01")  # half a sample
+        socket.send("rubbish")
+        assert messages(socket)[-1]["type"] == "error"
+    with pytest.raises(exceptions.InvalidStatus):
+        connect(server, origin="https://evil.example")
+    with connect(server) as socket:
+        start(socket)
+        socket.send(json.dumps({"type": "stop"}))
+        assert messages(socket) == [{"type": "done", "text": ""}]
+
+
+def test_a_token_and_the_end_of_the_server(checkpoint, start_server, recordings):
+    with start_server(checkpoint, "--token", "abc", "--max-live", "1") as server:
+        with connect(server) as socket:
+            assert start(socket)["error"]["code"] == "invalid_api_key"
+        with connect(server, additional_headers={"Authorization": "Bearer abc"}) as socket:
+            assert start(socket)["type"] == "ready"
+        headers = {"authorization": "Bearer abc"}
+        until(lambda: metric(server.url, "live_connections", headers=headers) == 0)
+        with connect(server) as socket:
+            assert start(socket, token="abc")["type"] == "ready"
+            with connect(server) as second:
+                assert "1 live" in json.loads(second.recv(30))["error"]["message"]
+            pcm = pcm_of(recordings[0])
+            socket.send(pcm[: 4 * RATE])
+            assert json.loads(socket.recv(30))["type"] in ("partial", "final")
+            server.terminate()
+            found = messages(socket)
+        assert found[-1]["type"] == "done" and found[-1]["text"]
+        assert server.wait() == 0 and "Traceback" not in server.log
+
+
+def test_memory_of_a_live_recording_stays_small():
+    generator = np.random.default_rng(3)
+    audio, words = LiveAudio(None), 0
+    for _ in range(40):
+        time = np.arange(RATE) / RATE
+        loud = 0.3 * np.sin(2 * np.pi * 300 * time) * (1 + np.sin(2 * np.pi * 4 * time)) / 2
+        wave = np.concatenate([loud, np.zeros(RATE)]) + 0.001 * generator.normal(size=2 * RATE)
+        for part in np.split(wave, 4):
+            audio.append((32767 * part).astype("<i2").tobytes())
+            final, _ = audio.segments()
+            words += len(final)
+            assert len(audio.wave) <= 13 * RATE
+    final, open_one = audio.segments(ended=True)
+    assert open_one is None and words + len(final) == 40
+
+
+def test_agreement_is_of_whole_words():
+    assert agreed("der Mann sieht", "der Mann sitzt hier") == "der Mann"
+    assert agreed("", "der") == ""
