@@ -1,0 +1,99 @@
+// What one model says of the recording.
+
+import { translateAs } from "/page/server.js";
+
+const template = document.querySelector("#column");
+
+export class Column {
+  constructor(model, play, onError) {
+    this.model = model;
+    this.segments = [];
+    this.element = template.content.cloneNode(true).firstElementChild;
+    this.element.querySelector("h2").textContent = `${model.id} (${model.source_language} → ${model.language})`;
+    this.list = this.element.querySelector(".segments");
+    this.play = play;
+    this.begun = performance.now();
+    this.facts();
+    for (const button of this.element.querySelectorAll("[data-format]"))
+      button.addEventListener("click", () => this.download(button).catch(onError));
+  }
+
+  get text() {
+    return this.segments.map((segment) => segment.text).join(" ");
+  }
+
+  facts(seconds) {
+    const size = (this.model.bytes / 1e6).toFixed(1);
+    this.element.querySelector(".facts").textContent =
+      `${size} MB` + (seconds === undefined ? "" : `, ${seconds.toFixed(1)} s`);
+  }
+
+  add(segment) {
+    this.partial("", "");
+    this.segments.push(segment);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.segment = segment.id;
+    const time = document.createElement("span");
+    time.className = "time";
+    time.textContent = clock(segment.start);
+    const words = document.createElement("span");
+    words.className = "words";
+    words.lang = this.model.language;
+    words.textContent = segment.text;
+    button.append(time, words);
+    button.addEventListener("click", () => this.play(segment));
+    const item = document.createElement("li");
+    item.append(button);
+    this.list.append(item);
+  }
+
+  partial(text, stable) {
+    const place = this.element.querySelector(".partial");
+    const sure = document.createElement("span");
+    sure.className = "stable";
+    sure.textContent = stable;
+    place.replaceChildren(sure, text.slice(stable.length));
+  }
+
+  /** Mark words ({word, differs} in their order) that the other model does not say. */
+  show(words) {
+    let at = 0;
+    this.list.querySelectorAll(".words").forEach((place, number) => {
+      const count = this.segments[number].text.split(/\s+/).filter(Boolean).length;
+      place.replaceChildren(...words.slice(at, at + count).flatMap(({ word, differs }) => {
+        if (!differs) return [word, " "];
+        const element = document.createElement("mark");
+        element.textContent = word;
+        return [element, " "];
+      }));
+      at += count;
+    });
+  }
+
+  finish(file) {
+    this.file = file;
+    this.facts((performance.now() - this.begun) / 1000);
+    this.partial("", "");
+    if (!this.segments.length) this.list.textContent = "Nothing was heard in this recording.";
+    this.element.querySelector(".downloads").hidden = !this.segments.length;
+  }
+
+  async download(button) {
+    button.disabled = true;
+    try {
+      const blob = await translateAs(this.file, this.model.id, button.dataset.format);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(blob);
+      link.download = `translation.${this.model.language}.${button.dataset.suffix}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    } finally {
+      button.disabled = false;
+    }
+  }
+}
+
+function clock(seconds) {
+  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+}

@@ -1,0 +1,116 @@
+"""The page in a real browser, with a microphone that plays a recording."""
+
+import re
+import shutil
+
+import pytest
+import soundfile
+
+api = pytest.importorskip("playwright.sync_api")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser(recordings):
+    flags = [
+        "--no-sandbox",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={recordings[0]}",
+        "--autoplay-policy=no-user-gesture-required",
+    ]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, of which nothing may go wrong in the console."""
+    with browser.new_context(accept_downloads=True) as context:
+        page = context.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: line.type == "error" and wrong.append(line.text))
+        page.goto(server.url)
+        page.wait_for_selector("#model-0 option", state="attached")
+        yield page
+        assert [line for line in wrong if "status of 400" not in line] == []
+
+
+def done(page):
+    api.expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=60_000)
+
+
+def test_a_file_by_two_models(page, recordings, said):
+    page.set_input_files("#file", recordings[0])
+    done(page)
+    expected = [line.split() for line in said(recordings[0], "text").splitlines()]
+    columns = page.locator(".column")
+    assert columns.count() == 2
+    for column in columns.all():
+        words = [place.inner_text().split() for place in column.locator(".words").all()]
+        assert words == expected
+        assert re.fullmatch(r"[\d.]+ MB, [\d.]+ s", column.locator(".facts").inner_text())
+    assert page.locator("mark").count() == 0  # both are the same
+    assert page.locator("#marks button").count() == len(expected)
+    page.locator("#marks button").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#audio').currentTime > 0.3")
+    with page.expect_download() as download:
+        columns.first.get_by_role("button", name="SRT").click()
+    assert download.value.suggested_filename == "translation.de.srt"
+    assert download.value.path().read_text(encoding="utf-8") == said(recordings[0], "srt")
+
+
+def test_speaking(page, recordings):
+    page.select_option("#model-1", "")
+    page.get_by_role("button", name="Speak").click()
+    api.expect(page.locator("#speak")).to_have_text("Stop")
+    page.wait_for_selector(".segments li", timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
+    done(page)
+    assert page.locator(".segments li").count() == page.locator("#marks button").count() > 0
+
+
+def test_errors_are_said(page, tmp_path):
+    (tmp_path / "rubbish.wav").write_bytes(b"no sound" * 100)
+    page.set_input_files("#file", tmp_path / "rubbish.wav")
+    api.expect(page.get_by_role("alert")).to_contain_text("is not audio", timeout=30_000)
+
+
+def test_words_of_others_are_no_html_and_phones_have_room(page, recordings):
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.set_input_files("#file", recordings[0])
+    done(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+
+def test_every_control_has_a_name(page):
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll("button, input, select")]
+        .filter((e) => !(e.textContent.trim() || e.labels?.length || e.ariaLabel))
+        .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
+def test_two_users_at_a_time(browser, server, recordings, said):
+    expected = said(recordings[0], "text").split()
+    assert soundfile.info(recordings[0]).frames
+    pages = [browser.new_context().new_page() for _ in range(2)]
+    for page in pages:
+        page.goto(server.url)
+        page.wait_for_selector("#model-0 option", state="attached")
+        page.set_input_files("#file", recordings[0])
+    for page in pages:
+        done(page)
+        words = page.locator(".column").first.locator(".words").all()
+        assert " ".join(place.inner_text() for place in words).split() == expected
+        page.context.close()
