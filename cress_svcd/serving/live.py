@@ -15,32 +15,43 @@ has to wait, rather than memory to grow.
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.serving.answers import segment as as_segment
-from cress_svcd.serving.batching import Job
+from cress_svcd.serving.batching import Batcher, Job
 from cress_svcd.serving.gate import bearer, fits
+from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.live_audio import LiveAudio, agreed
-from cress_svcd.serving.models import ServedModel
+from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.problems import Problem, stopping
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation
-
-if TYPE_CHECKING:
-    from cress_svcd.serving.app import Service
 
 STEP = SAMPLE_RATE // 2  # new samples that are worth another look
 BEHIND = 5 * SAMPLE_RATE  # samples that have come and were not looked at
 
 
+class Shared(Protocol):
+    """What the connections share with all else; see ``app.Service``."""
+
+    models: Models
+    limits: Limits
+    token: str | None
+    batcher: Batcher
+    readers: ThreadPoolExecutor
+    stopping: bool
+    live: "set[LiveSession]"
+
+
 class LiveSession:
     """One connection."""
 
-    def __init__(self, service: "Service", socket: WebSocket):
+    def __init__(self, service: Shared, socket: WebSocket):
         self.service, self.socket = service, socket
         self.changed = asyncio.Event()  # of what follows
         self.ended = False

@@ -61,9 +61,12 @@ class Process:
         return status
 
     def close(self) -> None:
-        if self.process.poll() is None:
+        self.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,9 @@ import shutil
 import pytest
 import soundfile
 
+from tests.helpers.served import until
+
+pytest.importorskip("httpx")
 api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
@@ -58,7 +61,7 @@ def test_a_file_by_two_models(page, recordings, said):
     assert page.locator("#marks button").count() == len(expected)
     page.locator("#marks button").nth(1).focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('#audio').currentTime > 0.3")
+    until(lambda: page.evaluate("document.querySelector('#audio').currentTime") > 0.3)
     with page.expect_download() as download:
         columns.first.get_by_role("button", name="SRT").click()
     assert download.value.suggested_filename == "translation.de.srt"
