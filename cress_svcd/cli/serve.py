@@ -20,6 +20,7 @@ nothing new, and ends when what is under way is answered; a second one ends it a
 """
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from cress_svcd.cli.arguments import (
 )
 from cress_svcd.cli.quick_imports import quick_imports
 from cress_svcd.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 TOKEN = "CRESS_SVCD_TOKEN"
 
@@ -159,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
             segmentation=segmentation_of(args),
         )
         hosts = LOOPBACK if args.host in LOOPBACK else None
+        if hosts is None and token is None:
+            logger.warning("whoever reaches %s may use this server: --token-file", args.host)
         service = Service(models, limits, token, hosts, args.cors, args.workers)
         names = ", ".join(f"{model.name} ({model.language})" for model in models)
         serve(

@@ -36,9 +36,6 @@ class Job:
         self.waiting: deque[Waiting] = deque()
         self.begun = asyncio.Event()  # a worker has taken a segment
 
-    def __lt__(self, other: "Job") -> bool:
-        return id(self) < id(other)
-
 
 class Failures:
     """What failed in a batch, by job; see ``session.Progress``."""
@@ -160,4 +157,7 @@ def translate(
         first.model.translator, segments, failures, wanted
     ):
         found[segment.recording].append(translation)
+    short = [j for j, parts in batch if j not in failures.by_job and len(found[j]) < len(parts)]
+    if short:
+        raise RuntimeError(f"{len(short)} recordings of a batch came back incomplete")
     return found, failures.by_job
