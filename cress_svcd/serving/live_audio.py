@@ -1,5 +1,7 @@
 """Speech that is still being said, cut as it comes."""
 
+from collections import deque
+
 import numpy as np
 
 from cress_svcd.data.audio import SAMPLE_RATE
@@ -28,7 +30,7 @@ class LiveAudio:
         self.first = 0  # number of the sample that ``wave`` begins with
         self.done = 0  # samples that are translated or hold nothing
         self.received = 0
-        self._new: list[np.ndarray] = []
+        self._new: deque[np.ndarray] = deque()  # filled in one thread, emptied in another
 
     def append(self, pcm: bytes) -> None:
         """Add samples: 16 bits, little endian, one channel, 16 kHz."""
@@ -42,8 +44,8 @@ class LiveAudio:
         Args:
             ended: nothing comes any more: all are final.
         """
-        self.wave = np.concatenate([self.wave, *self._new])
-        self._new = []
+        new = [self._new.popleft() for _ in range(len(self._new))]
+        self.wave = np.concatenate([self.wave, *new])
         stop = self.first + len(self.wave)
         pause = round(self.segmenter.limits.pause_seconds * SAMPLE_RATE)
         final: list[Segment] = []

@@ -12,6 +12,8 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.serving.app import Service, make_app
 
 BACKLOG = 128
+# Of a connection, in the kernel; by itself it takes minutes of live audio that nobody looks at yet.
+RECEIVE_BUFFER = 1 << 19
 SPARE_CONNECTIONS = 128  # beyond those under way: who looks, and who is told to come later
 
 
@@ -31,12 +33,14 @@ def bind(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"{host}:{port} cannot be listened at ({reason}): take another --host or --port"
         ) from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)  # also of accepted
+    return listening
 
 
 def address_of(listening: socket.socket) -> str:
@@ -61,7 +65,6 @@ def serve(service: Service, listening: socket.socket, started: Callable[[], None
         timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
         proxy_headers=False,
         ws_max_size=1 << 20,
-        ws_max_queue=4,
     )
     asyncio.run(run(Server(config), service, listening, started))
 
