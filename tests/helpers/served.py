@@ -2,9 +2,7 @@
 
 import time
 
-import pytest
-
-httpx = pytest.importorskip("httpx")
+import httpx
 
 
 def metric(url, name, **options) -> float:

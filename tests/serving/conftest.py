@@ -13,10 +13,6 @@ import pytest
 
 from tests.helpers.translation_model import make_checkpoint
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("prometheus_client")
-
 ROOT = Path(__file__).parents[2]
 SEARCH = ["--beam", "2", "--max-len-b", "12", "--device", "cpu", "--threads", "1"]
 

@@ -5,6 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("prometheus_client", reason="pip install 'cress_svcd[serve]'")
+
 from cress_svcd.serving.batching import Batcher, Job
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.metrics import Metrics

@@ -6,12 +6,16 @@ import time
 
 import pytest
 
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
+
+import httpx
+
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import named_paths
 from tests.helpers.served import metric, until
 
-httpx = pytest.importorskip("httpx")
 TRANSLATE = "/v1/audio/translations"
 
 

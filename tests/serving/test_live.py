@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("websockets.sync.client", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
+
+from websockets import exceptions
+from websockets.sync import client
+
 from cress_svcd.serving.live_audio import LiveAudio, agreed
 from tests.helpers.served import metric, until
 
-pytest.importorskip("httpx")
-client = pytest.importorskip("websockets.sync.client")
-exceptions = pytest.importorskip("websockets.exceptions")
 RATE = 16_000
 
 

@@ -6,12 +6,18 @@ import shutil
 import pytest
 import soundfile
 
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
+pytest.importorskip("playwright.sync_api", reason="pip install 'cress_svcd[test]'")
+
+from playwright import sync_api as api
+
 from tests.helpers.served import until
 
-pytest.importorskip("httpx")
-api = pytest.importorskip("playwright.sync_api")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="there is no Chromium: apt install chromium"
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from cress_svcd.serving.answers import ANSWERS
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("openai", reason="pip install 'cress_svcd[test]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 
-openai = pytest.importorskip("openai")
-httpx = pytest.importorskip("httpx")
+import httpx
+import openai
+
+from cress_svcd.serving.answers import ANSWERS
 
 TRANSLATE = "/v1/audio/translations"
 
