@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-SHOWN = re.findall(r"^```bash\n(cress-svcd translate [^\n]*)\n```\n\n```\n(.*?)```", PAGE, re.M | re.S)
+SHOWN = re.findall(
+    r"^```bash\n(cress-svcd translate [^\n]*)\n```\n\n```\n(.*?)```", PAGE, re.M | re.S
+)
 
 
 @pytest.mark.parametrize("command, words", SHOWN)
