@@ -19,7 +19,6 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "scripts").rglob("*.md")),
-    *sorted((ROOT / "examples").rglob("*.md")),
 ]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
 COMMAND = re.compile(r"^[A-Z_]+=")

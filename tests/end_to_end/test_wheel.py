@@ -82,7 +82,9 @@ def test_sources_as_a_package_index_keeps_them_make_the_same_wheel(wheel, tmp_pa
     run(sys.executable, "-c", code, tmp_path, cwd=sources)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
-        folders = {name.split("/")[1] for name in file.getnames() if name.count("/") > 1}
+        files = file.getnames()
+    folders = {name.split("/")[1] for name in files if name.count("/") > 1}
+    assert not [name for name in files if name.endswith((".pt", ".flac"))]  # scripts/examples
     assert folders == {"cress_svcd", "cress_svcd.egg-info", "configs", "scripts"}
     run(*BUILD, "-w", tmp_path, archive)
     (again,) = tmp_path.glob("*.whl")

@@ -9,7 +9,7 @@ pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 
 import httpx
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
 
 
 def test_both_languages_of_one_recording(start_server):
