@@ -134,18 +134,14 @@ def limits_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     # Here: --help does not wait for them.
+    from cress_svcd.serving.web import require
+
+    require()
     with quick_imports():
-        try:
-            from cress_svcd.serving.app import Service
-            from cress_svcd.serving.gate import LOOPBACK
-            from cress_svcd.serving.models import load_models
-            from cress_svcd.serving.server import address_of, bind, serve
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("cress_svcd"):
-                raise
-            raise ConfigError(
-                f"the package {error.name} is not there: pip install 'cress_svcd[serve]'"
-            ) from None
+        from cress_svcd.serving.app import Service
+        from cress_svcd.serving.gate import LOOPBACK
+        from cress_svcd.serving.models import load_models
+        from cress_svcd.serving.server import address_of, bind, serve
     token, limits = token_of(args), limits_of(args)
     with bind(args.host, args.port) as listening:
         models = load_models(

@@ -5,9 +5,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-
 from cress_svcd.serving.models import ServedModel
+from cress_svcd.serving.web import JSONResponse, PlainTextResponse, Response
 from cress_svcd.translation.output import FORMATS as OUTPUT_FORMATS
 from cress_svcd.translation.output import as_json
 from cress_svcd.translation.result import Translation, join

@@ -12,17 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
-
 from cress_svcd.serving.answers import ANSWERS, TIMED, segment
 from cress_svcd.serving.batching import Batcher, Job
 from cress_svcd.serving.gate import Gate
@@ -34,6 +23,27 @@ from cress_svcd.serving.openapi import document
 from cress_svcd.serving.problems import Problem, answer_http, answer_problem, stopping
 from cress_svcd.serving.recordings import length_of, problem_of, translate_recording
 from cress_svcd.serving.uploads import Form, read_form
+from cress_svcd.serving.web import (
+    BaseRoute,
+    ClientDisconnect,
+    CORSMiddleware,
+    FileResponse,
+    HTTPException,
+    JSONResponse,
+    Middleware,
+    Mount,
+    Receive,
+    Request,
+    Response,
+    Route,
+    Scope,
+    Send,
+    Starlette,
+    StaticFiles,
+    StreamingResponse,
+    WebSocket,
+    WebSocketRoute,
+)
 from cress_svcd.translation.result import Translation, join
 
 logger = logging.getLogger(__name__)

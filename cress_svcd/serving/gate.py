@@ -6,11 +6,9 @@ import hmac
 from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from cress_svcd.serving.metrics import Metrics
 from cress_svcd.serving.problems import Problem
+from cress_svcd.serving.web import ASGIApp, Headers, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What shows nothing of the models: whether the server lives; the page, which asks for the token.

@@ -18,9 +18,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from starlette.datastructures import Headers
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.serving.answers import segment as as_segment
 from cress_svcd.serving.batching import Batcher, Job
@@ -29,6 +26,7 @@ from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.live_audio import LiveAudio, agreed
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.problems import Problem, stopping
+from cress_svcd.serving.web import Headers, WebSocket, WebSocketDisconnect
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation
 

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from cress_svcd.serving.web import HTTPException, JSONResponse, Request, Response
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 RETRY_SECONDS = 2

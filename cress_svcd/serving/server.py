@@ -6,10 +6,9 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
-import uvicorn
-
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.app import Service, make_app
+from cress_svcd.serving.web import UvicornServer, uvicorn
 
 BACKLOG = 128
 # Of a connection, in the kernel; by itself it takes minutes of live audio that nobody looks at yet.
@@ -17,7 +16,7 @@ RECEIVE_BUFFER = 1 << 19
 SPARE_CONNECTIONS = 128  # beyond those under way: who looks, and who is told to come later
 
 
-class Server(uvicorn.Server):
+class Server(UvicornServer):
     """uvicorn, but for its signals: it raises them again at its end, which is none of an error."""
 
     @contextlib.contextmanager

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.requests import Request
-from starlette.types import Receive
-
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.problems import Problem
+from cress_svcd.serving.web import Receive, Request, UploadFile, run_in_threadpool
 
 MOST_FIELDS = 32
 
