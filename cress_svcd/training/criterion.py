@@ -128,7 +128,8 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
             "text_lengths": text["src_lengths"] if translate_text else None,
         }
         teacher = self.distillation
-        with teacher.watching(model) if teacher else contextlib.nullcontext() as watched:
+        watching = teacher and teacher.watching(model, inputs, self.updates)
+        with watching or contextlib.nullcontext() as watched:
             net_output = model(**inputs)
         own, logged = self.translation_loss(model, net_output, sample, mode, reduce)
         # Every batch logs every key: summing over processes, fairseq takes the keys of the first

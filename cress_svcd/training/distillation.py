@@ -23,12 +23,14 @@ from cress_svcd.models.states import (
 )
 from cress_svcd.models.trained import load_trained
 from cress_svcd.quantization import quantized_layers
+from cress_svcd.training import intervention
 from cress_svcd.training.distillation_losses import (
     direction_loss,
     hidden_state_loss,
     relation_loss,
     token_kl,
 )
+from cress_svcd.training.intervention import InterventionOptions
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ LOGGED = tuple(f"distill_{term}" for term in TERMS)
 
 
 @dataclass
-class DistillationOptions:
+class DistillationOptions(InterventionOptions):
     """Options of the terms; without ``teacher_model`` there are none."""
 
     teacher_model: Optional[str] = field(
@@ -106,10 +108,15 @@ class DistillationOptions:
 
 @dataclass
 class Watched:
-    """What one run of a model left of its layers and projections, by name."""
+    """What one run of a model left of its layers and projections, by name.
+
+    Attributes:
+        taught: what ``Distillation.teach`` has returned for the same inputs, if it was asked to.
+    """
 
     layers: dict[str, Calls]
     projections: dict[str, Calls]
+    taught: "tuple[list[Tensor], Watched] | None" = None
 
 
 class Distillation:
@@ -147,6 +154,12 @@ class Distillation:
                 "--feature-cache takes their place"
             )
         self.student_parts: tuple | None = None
+        self.intervened: dict[str, nn.Module] = {}
+        if options.intervention_warmup:
+            self.intervened = self._intervened(self.teacher)
+
+    def _intervened(self, model: nn.Module) -> dict[str, nn.Module]:
+        return find_modules(model, self.options.intervention_layers, "--intervention-layers")
 
     def _parts(self, model: nn.Module) -> tuple[dict, dict]:
         """The layers and the attentions that the terms compare."""
@@ -161,8 +174,9 @@ class Distillation:
         return layers, attentions
 
     @contextlib.contextmanager
-    def watching(self, model: nn.Module) -> Iterator[Watched]:
-        """Keep what the terms compare while the block runs the student."""
+    def watching(self, model: nn.Module, inputs: dict, updates: int) -> Iterator[Watched]:
+        """Keep what the terms compare while the block runs the student with ``inputs``; in training
+        the teacher intervenes."""
         if self.student_parts is None:
             self.student_parts = self._parts(unwrapped(model))
             for ours, theirs in zip(self.student_parts, self.teacher_parts):
@@ -174,7 +188,20 @@ class Distillation:
                         "--distill-hidden-layers and --distill-relation-layers"
                     )
         with watch(self.student_parts) as watched:
-            yield watched
+            share = self.share(updates) if model.training else 0.0
+            if share == 0:
+                yield watched
+                return
+            device = next(model.parameters()).device
+            with watch_layers(self.intervened) as signals:
+                watched.taught = self.teach(inputs, device)
+            modules = self._intervened(unwrapped(model))
+            with intervention.intervening(modules, signals, share):
+                yield watched
+
+    def share(self, updates: int) -> float:
+        """Of the teacher in the layers where it intervenes."""
+        return intervention.share_of_teacher(self.options, updates)
 
     def loss(
         self,
@@ -194,7 +221,7 @@ class Distillation:
             target: (batch, time).
             updates: made so far, for the warm-ups.
         """
-        theirs, their_watched = self.teach(inputs, outputs[0].device)
+        theirs, their_watched = watched.taught or self.teach(inputs, outputs[0].device)
         padding = target.eq(self.padding)
         ntokens = (~padding).sum()
         options = self.options
@@ -220,8 +247,8 @@ class Distillation:
         return total, logged | {"distill_ntokens": ntokens * len(outputs)}
 
     def weights(self, updates: int) -> tuple[float, ...]:
-        """Of all terms after so many updates."""
-        return tuple(self.weight(term, updates) for term in TERMS)
+        """Of all terms after so many updates, and of the teacher in the student's layers."""
+        return (*(self.weight(term, updates) for term in TERMS), self.share(updates))
 
     def weight(self, term: str, updates: int) -> float:
         """Of a term after so many updates."""
@@ -258,6 +285,7 @@ def check_options(options: DistillationOptions) -> None:
         raise ConfigError(
             f"--distill-temperature {options.distill_temperature}: expected more than 0"
         )
+    intervention.check_options(options, bool(options.teacher_model))
     if not options.teacher_model:
         for term in TERMS:
             name = f"distill_{term}_weight"

@@ -70,7 +70,14 @@ def trained(prepared, hubert, averaged, elsewhere, tmp_path_factory):
         )
 
     described = ["--hubert-model-path", speech, "--quant-policy", starts / "policy.yaml"]
-    described += ["--consistency-weight", "1", "--cross-consistency-weight", "1"]
+    described += [
+        "--intervention-warmup",
+        "3",
+        "--consistency-weight",
+        "1",
+        "--cross-consistency-weight",
+        "1",
+    ]
 
     commands = {
         "described": command("described", *described),
