@@ -150,6 +150,14 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "input is (activation-aware, as ASVD)"
         },
     )
+    quant_train_only: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "train the weights of these modules only, and the scales of quantised layers "
+            "(selective fine-tuning); comma separated, * is any, -1 the last: "
+            "decoder.layers.*.encoder_attn,decoder.layers.-1"
+        },
+    )
     seed: int = II("common.seed")
     max_tokens: Optional[int] = II("dataset.max_tokens")
     save_dir: str = II("checkpoint.save_dir")

@@ -29,6 +29,7 @@ from cress_svcd.quantization.calibration import fit_model, start_from_inputs
 from cress_svcd.tasks.batching import BatchingTask
 from cress_svcd.tasks.options import SPEECH, SpeechAndTextTranslationConfig
 from cress_svcd.training.calibration import calibrate, is_resumed
+from cress_svcd.training.selection import train_only
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,8 @@ class SpeechAndTextTranslationTask(BatchingTask):
         self._check_normalization(model)
         if not from_checkpoint and self.cfg.quant_calibrate > 0:
             self._calibrate(model, cfg)
+        if not from_checkpoint and self.cfg.quant_train_only:
+            train_only(model, self.cfg.quant_train_only)
         return model
 
     def _calibrate(self, model, cfg) -> None:
