@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
-from cress_svcd.models.hubert_encoder import HubertEncoder, run_blocks
+from cress_svcd.models.hubert_convolutions import run_blocks
+from cress_svcd.models.hubert_encoder import HubertEncoder
 
 CHUNK_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cress_svcd.inference import conv_positions, front_end
+from cress_svcd.inference import front_end
 from cress_svcd.models.hubert_encoder import HubertEncoder
 
 
@@ -14,5 +14,4 @@ def install(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, HubertEncoder):
-            conv_positions.install(module)
             front_end.install(module)

@@ -341,15 +341,12 @@ TABLE: dict[str, tuple[Implementation, ...]] = {
                     "x in half precision on CUDA with Triton",
                     lambda x, shape: triton_conv1d.is_for(x),
                 ),
+                Condition("not compiled", lambda x, shape: not torch.compiler.is_compiling()),
                 Condition(
-                    "no gradient, not compiled",
+                    f"a group takes and gives at most {triton_conv1d.WIDEST} channels",
                     lambda x, shape: (
-                        not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                        max(shape[1], shape[0] // (x.shape[1] // shape[1])) <= triton_conv1d.WIDEST
                     ),
-                ),
-                Condition(
-                    f"a group gives at most {triton_conv1d.WIDEST} channels",
-                    lambda x, shape: shape[0] // (x.shape[1] // shape[1]) <= triton_conv1d.WIDEST,
                 ),
             ),
             lambda *operands: triton_conv1d.convolve(*operands),

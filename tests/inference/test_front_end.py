@@ -8,7 +8,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.inference import front_end
 from cress_svcd.inference.int8_modules import CompactConv1d, quantize_rows
 from cress_svcd.kernels.cpu import conv1d
-from cress_svcd.models.hubert_encoder import masked_channel_norm
+from cress_svcd.models.hubert_convolutions import masked_channel_norm
 
 needs_windows = pytest.mark.skipif(
     not conv1d.is_available(), reason="no kernel for convolutions here, or it is not asked for"

@@ -13,7 +13,7 @@ from cress_svcd.inference.int8_modules import (
     dequantize_rows,
     quantize_rows,
 )
-from cress_svcd.models.hubert_encoder import masked_channel_norm
+from cress_svcd.models.hubert_convolutions import masked_channel_norm
 
 
 @pytest.mark.parametrize("groups, padding", [(1, 0), (1, 2), (4, 2)])
