@@ -22,7 +22,7 @@ from cress_svcd.models.decoder_blocks import (
 )
 from cress_svcd.quantization.packed_linear import PackedLinear
 
-ACTIVATIONS = {F.relu: "relu", gelu: "gelu"}
+ACTIVATIONS = {F.relu: "relu", gelu: "gelu", F.gelu: "gelu"}
 
 Plan = dict[str, Any]
 

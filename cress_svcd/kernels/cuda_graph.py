@@ -7,10 +7,11 @@ Where the device has no graphs ``run`` is ``step`` itself, so that all but the c
 everywhere.
 """
 
+import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,8 +50,7 @@ class GraphCapture:
         """What does the same as ``function``, by a single launch where the device has graphs.
 
         A function that cannot be captured is returned itself, with a warning, and so are all that
-        follow: a failure costs more than a graph saves.  It also costs the process torch's
-        random numbers on that device (torch 2.11), which a search without sampling does not need.
+        follow: a failure costs more than a graph saves.
         """
         if not self.captures:
             return function
@@ -64,8 +64,28 @@ class GraphCapture:
             except RuntimeError as error:
                 self.captures = False
                 torch.cuda.set_stream(current)  # which torch leaves undone if a capture fails
-                logger.warning("no CUDA graph, every kernel is launched by itself: %s", error)
+                # The end of a broken capture raises too: what broke it says more.
+                cause = error.__context__ or error
+                logger.warning("no CUDA graph, every kernel is launched by itself: %s", cause)
+                self._recover()
                 return function
+
+    @contextlib.contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Run the block on the stream on which functions are captured, after what was launched
+        before the block and before what is launched after it.
+
+        Autograd remembers on which stream a parameter was first used in a graph that still lives.
+        Where that is the default stream, no backward pass can be captured.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        current, side = torch.cuda.current_stream(self.device), _stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            yield
+        current.wait_stream(side)
 
     def _prepare(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -73,6 +93,17 @@ class GraphCapture:
         anything = functools.partial(torch.zeros, 1, device=self.device)
         self._warm(anything)
         self._first = self._capture(anything)
+
+    def _recover(self) -> None:
+        """End what a failed capture has begun (torch 2.11): its memory pool, and the random numbers
+        of the device, which count as captured until a capture has succeeded."""
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        try:
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        except RuntimeError as error:
+            logger.debug("the pool was ended already: %s", error)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._first = self._capture(functools.partial(torch.zeros, 1, device=self.device))
 
     def _capture(self, function: Callable[[], object]) -> "torch.cuda.CUDAGraph":
         """The graph of what ``function`` launches."""

@@ -3,28 +3,97 @@
 import torch
 from fairseq.modules import Fp32GroupNorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.kernels.cuda_graph import is_capturing
 
 
 def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> Tensor:
-    """HuBERT's blocks of convolution, norm and activation, normalised over true lengths.
+    """All blocks, normalised over true lengths.
 
     Args:
         source: waveforms (batch, samples), zeros in the padding.
         frames: of each utterance after each block, (batch).
     Returns:
-        (batch, channels, time).
+        (batch, channels, time); on CUDA with contiguous channels.
     """
     x = source.unsqueeze(1)
     for block, count in zip(blocks, frames):
+        if normalises_windows(block, x):
+            x = normalised_windows(source, count, block[0], block[2])
+            x = block[-1](x).transpose(1, 2)
+            continue
         for module in block:
             if isinstance(module, Fp32GroupNorm):
                 x = masked_channel_norm(x, count, module)
+            elif type(module) is nn.Conv1d and x.is_cuda:
+                x = _convolve_frames(module, x)
             else:
                 x = module(x)
     return x
+
+
+def _convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """``conv`` (without padding) of (batch, channels, time), whose channels lie together
+    before and after: what the tensor cores take as it is, and cuDNN else copies to and fro."""
+    x = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, conv.weight.unsqueeze(2), conv.bias, (1, *conv.stride)).squeeze(2)
+
+
+def normalises_windows(block: nn.Sequential, x: Tensor) -> bool:
+    """Whether ``normalised_windows`` is this block of ``x`` (batch, channels, time), activation
+    aside: that of HuBERT-Base which comes first."""
+    conv, dropout, norm = block[0], block[1], block[2]
+    return (
+        type(conv) is nn.Conv1d
+        and x.size(1) == 1
+        and conv.bias is None
+        and conv.padding == (0,)
+        and isinstance(norm, Fp32GroupNorm)
+        and norm.num_groups == norm.num_channels
+        and not (dropout.training and dropout.p > 0)
+    )
+
+
+def normalised_windows(
+    source: Tensor, lengths: Tensor, conv: nn.Conv1d, norm: Fp32GroupNorm
+) -> Tensor:
+    """A convolution of waveforms and the normalisation of each of its channels over time.
+
+    The convolution is the weights times windows of a few samples, so that its means and variances
+    follow from those of the windows: gain and shift are known before anything is convolved, and all
+    together is one product.  Else the largest tensor of the whole model would be passed over twenty
+    times in fp32.
+
+    Args:
+        source: (batch, samples), zeros in the padding.
+        lengths: frames to normalise over, B.
+    Returns:
+        (batch, time, channels); what comes from padding means nothing.
+    """
+    (size,), (stride,) = conv.kernel_size, conv.stride
+    exact = torch.promote_types(source.dtype, torch.float32)
+    with torch.no_grad():
+        windows = source.to(exact).unfold(1, size, stride)
+        inside = torch.arange(windows.size(1), device=source.device) < lengths.unsqueeze(1)
+        inside = inside.unsqueeze(2)
+        count = lengths.view(-1, 1, 1).to(exact)
+        centre = (windows * inside).sum(1, keepdim=True) / count
+        windows = (windows - centre) * inside
+        covariance = windows.transpose(1, 2) @ windows / count
+        # In half precision a quiet recording would vanish.
+        level = covariance.diagonal(dim1=1, dim2=2).mean(1).sqrt().clamp(min=1e-30).view(-1, 1, 1)
+        # The row of ones is for the shift; tensor cores like a multiple of eight.
+        windows = F.pad((windows / level).to(source.dtype), (0, 1), value=1)
+        windows = F.pad(windows, (0, -windows.size(2) % 8))
+    weight = conv.weight.squeeze(1).to(exact)
+    variance = (weight @ covariance * weight).sum(2)
+    gain = torch.rsqrt(variance + norm.eps) * norm.weight.to(exact)
+    rows = weight * gain.unsqueeze(2) * level
+    rows = torch.cat([rows, norm.bias.to(exact).view(1, -1, 1).expand(len(rows), -1, 1)], 2)
+    rows = F.pad(rows, (0, windows.size(2) - rows.size(2)))
+    return windows @ rows.to(source.dtype).transpose(1, 2)
 
 
 def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tensor:

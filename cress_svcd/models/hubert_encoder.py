@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
-from fairseq.modules import GradMultiply
+from fairseq.modules import GradMultiply, gelu
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ class HubertEncoder(HubertModel):
         self.frozen = frozen
         self.run_convolutions = run_blocks
         self.encoder.pos_conv = conv_positions.faster(self.encoder.pos_conv)
+        for layer in self.encoder.layers:
+            # In half precision torch computes it in fp32 by itself; fairseq copies there and back.
+            if getattr(layer, "activation_fn", None) is gelu:
+                layer.activation_fn = nn.functional.gelu
         self.masking = cfg.mask_prob > 0 or cfg.mask_channel_prob > 0
         if not self.masking:
             del self.mask_emb  # a parameter without gradient would stop data parallel training

@@ -95,6 +95,12 @@ class GraphTrainer(Trainer):
     @metrics.aggregate("train")
     def train_step(self, samples, raise_oom=False):
         """Forward, backward and update; what is logged comes later, see ``_log``."""
+        self.update  # noqa: B018 - made on the stream on which the model was
+        with self._graphs.capture.on_stream():
+            self._train_step(samples)
+        return {}
+
+    def _train_step(self, samples) -> None:
         self._set_seed()
         self.model.train()
         self.criterion.train()
@@ -125,7 +131,6 @@ class GraphTrainer(Trainer):
         if self._is_read_now():
             self._log()
         metrics.log_stop_time("train_wall")
-        return {}
 
     def _sum_over_processes(self, update: DeviceUpdate, size: float) -> torch.Tensor:
         """Sum the gradients; the number of tokens of all processes."""

@@ -87,9 +87,6 @@ class StepGraphs:
         state = trainer.task.step_state(trainer.model, trainer.criterion)
         key = (state, sample.get("mode"), tuple(_shapes(sample)))
         found = self._graphs.get(key)
-        if self.captures and trainer.device.type == "cuda" and runs_hubert(trainer.model, sample):
-            # Capturing HuBERT's layers has failed on an H200; why is not known yet.
-            self._refuse("HuBERT runs (with --freeze-hubert and --feature-cache it does not)")
         if found is None and self._is_worth(key):
             found = self._graphs[key] = self._captured(sample)
         if found is None:
@@ -154,17 +151,6 @@ def why_not(model: nn.Module) -> str | None:
         if isinstance(drop, float | int) and drop > 0:
             return f"{name} leaves out layers at random (layerdrop {drop:g})"
     return None
-
-
-def runs_hubert(model: nn.Module, sample: dict) -> bool:
-    """Whether HuBERT's layers run for this batch."""
-    hubert = getattr(getattr(model, "encoder", None), "hubert", None)
-    speech = sample["net_input"]["src_tokens"]
-    return (
-        hubert is not None
-        and speech.is_floating_point()
-        and not (hubert.frozen and speech.dim() == 3)
-    )
 
 
 def _tensors(sample: Any) -> list[Tensor]:
