@@ -28,7 +28,11 @@ from cress_svcd.models.decoder_blocks import (
 )
 from cress_svcd.quantization.packed_linear import PackedLinear
 
-ACTIVATIONS: dict[Callable, int] = {F.relu: dispatch.RELU, gelu: dispatch.GELU, F.gelu: dispatch.GELU}
+ACTIVATIONS: dict[Callable, int] = {
+    F.relu: dispatch.RELU,
+    gelu: dispatch.GELU,
+    F.gelu: dispatch.GELU,
+}
 
 
 class _Product:

@@ -104,6 +104,8 @@ class ReorderingDecoder(TransformerDecoderBase):
     fairseq looks for them in all modules at every step: 4 % of a packed model's time on a CPU.
     """
 
+    masks_always = False
+
     def extract_features_scriptable(
         self,
         prev_output_tokens: Tensor,
@@ -113,16 +115,17 @@ class ReorderingDecoder(TransformerDecoderBase):
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
     ) -> tuple[Tensor, dict]:
-        """fairseq's; in training the layers always get the padding mask, and none gives the weights
-        of its attention.
+        """fairseq's; in training, and with ``masks_always``, the layers always get the padding
+        mask, and none gives the weights of its attention.
 
         fairseq gives the mask where there is padding, for which the host would wait for the GPU, or
         for the sake of an attention that this decoder does not have; and asks the last layer for
         weights that only alignments need.
         """
-        if self.training and alignment_layer is None:
+        always = self.training or self.masks_always
+        if always and alignment_layer is None:
             alignment_layer = self.num_layers  # one more than there is
-        self.cross_self_attention = self.training
+        self.cross_self_attention = always
         try:
             return super().extract_features_scriptable(
                 prev_output_tokens,

@@ -68,6 +68,8 @@ class SpeechTextEncoder(TransformerEncoderBase):
     of the token embeddings.
     """
 
+    masks_always = False
+
     def __init__(
         self,
         cfg: TransformerConfig,
@@ -121,12 +123,12 @@ class SpeechTextEncoder(TransformerEncoderBase):
         return_all_hiddens: bool = False,
         token_embeddings: Tensor | None = None,
     ) -> dict[str, list[Tensor]]:
-        """fairseq's; in training the layers always get the padding mask.
+        """fairseq's; in training the layers always get the padding mask, and with ``masks_always``.
 
         fairseq gives it only where there is padding: to know, the host waits for the GPU at every
         batch.
         """
-        if not self.training:
+        if not self.training and not self.masks_always:
             return super().forward_scriptable(
                 src_tokens, src_lengths, return_all_hiddens, token_embeddings
             )

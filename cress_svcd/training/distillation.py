@@ -146,6 +146,9 @@ class Distillation:
             )
         if options.teacher_fp16:
             self.teacher.half()
+        for module in self.teacher.modules():
+            if hasattr(module, "masks_always"):
+                module.masks_always = True  # in evaluation, but without waiting for the GPU
         self.teacher_parts = self._parts(self.teacher)
         watches_hubert = any(".hubert." in name for name in self.teacher_parts[0])
         if watches_hubert and task.cached_layer == OUTPUT:

@@ -7,9 +7,9 @@ from torch import nn
 
 from cress_svcd import kernels
 from cress_svcd.evaluation.kernel_report import ROWS, format_kernels, kernel_rows
-from cress_svcd.models.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Projection, quantize_rows
 from cress_svcd.kernels.triton import conv1d as triton_conv1d
+from cress_svcd.models.conv_positions import ConvolutionalPositions
 from cress_svcd.quantization import Policy, apply_policy
 from cress_svcd.quantization.packing import packed_layers
 from tests.helpers.packed_layers import pack_model

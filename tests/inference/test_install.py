@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from cress_svcd.inference import front_end
-from cress_svcd.models.conv_positions import ConvolutionalPositions
 from cress_svcd.inference.install import install
 from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
+from cress_svcd.models.conv_positions import ConvolutionalPositions
 from cress_svcd.models.hubert_checkpoint import read_hubert
 from cress_svcd.models.hubert_convolutions import run_blocks
 from cress_svcd.models.hubert_encoder import HubertEncoder

@@ -98,7 +98,7 @@ if triton is not None:
         channel = group * channels + index % channels
         total = tl.zeros((block_in, block_out), tl.float32)
         tiles = (frames + block_frames - 1) // block_frames
-        for step in range(0, batch * tiles):
+        for step in range(batch * tiles):
             utterance = (step // tiles).to(tl.int64)
             frame = step % tiles * block_frames + tl.arange(0, block_frames)
             source = frame[:, None] + (offset - padding)[None, :]
@@ -118,9 +118,7 @@ if triton is not None:
     _weight_gradient = Launcher(_weight_gradient_kernel)
 
 
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, padding: int
-) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, padding: int) -> Tensor:
     """:func:`forward`, with gradients of all three."""
     return _Convolution.apply(x, weight, bias, groups, padding)
 
@@ -137,7 +135,8 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         groups, padding = ctx.groups, ctx.padding
         everything, channels, kernel_size = weight.shape
-        wanted, found = ctx.needs_input_grad, [None, None, None]
+        wanted = ctx.needs_input_grad
+        found: list[Tensor | None] = [None, None, None]
         if wanted[0]:
             turned = weight.view(groups, -1, channels, kernel_size).transpose(1, 2).flip(3)
             turned = turned.reshape(groups * channels, everything // groups, kernel_size)

@@ -10,8 +10,8 @@ from fairseq.modules import SamePad
 from torch import nn
 from torch.nn import functional as F
 
-from cress_svcd.models.conv_positions import ConvolutionalPositions, faster
 from cress_svcd.kernels.triton import conv1d
+from cress_svcd.models.conv_positions import ConvolutionalPositions, faster
 from tests.helpers.triton_marks import CUDA, DEVICE, needs_triton
 
 
