@@ -1,7 +1,15 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
-import pytest
+import traceback
+from pathlib import Path
 
+import pytest
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cress_svcd.models import hubert_convolutions
+from cress_svcd.training.graph_trainer import GraphTrainer
 from tests.helpers.fairseq_commands import (
     Outcome,
     measured,
@@ -41,9 +49,13 @@ def plain_numbers(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(prepared, hubert, tmp_path_factory) -> dict[str, Outcome]:
-    """Of trainings with and without the option, all in one process."""
-    folder = tmp_path_factory.mktemp("graphs")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(scope="module")
+def commands(prepared, hubert, folder) -> dict[str, list]:
+    """Of trainings with and without the option."""
 
     def command(name: str, *flags) -> list:
         return train_command(
@@ -61,7 +73,7 @@ def outcomes(prepared, hubert, tmp_path_factory) -> dict[str, Outcome]:
     def svcd(name: str, *flags) -> list:
         return svcd_command(prepared, folder / name, start, *COMMON, *learning, *flags)
 
-    commands = {
+    return {
         "plain": command("plain"),
         "plain, graphs": command("plain-graphs", GRAPHS),
         "ctc": command("ctc", *ctc),
@@ -79,6 +91,11 @@ def outcomes(prepared, hubert, tmp_path_factory) -> dict[str, Outcome]:
         "stopped": command("resumed", *ctc, GRAPHS, "--max-update", UPDATES // 2),
         "resumed": command("resumed", *ctc, GRAPHS),
     }
+
+
+@pytest.fixture(scope="module")
+def outcomes(commands, folder) -> dict[str, Outcome]:
+    """What the commands gave, all in one process."""
     return run_series(commands, folder)
 
 
@@ -100,3 +117,46 @@ def test_layers_that_are_led_in_are_captured_too(outcomes):
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
     assert plain_numbers(outcomes["resumed"])[-1] == rounded(outcomes["ctc, graphs"])[-1]
+
+
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "aten::equal")
+
+
+class Reads(TorchDispatchMode):
+    """Where the host asks tensors for values, but for those that fairseq makes of shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in function.name() for name in READS):
+            last = [
+                frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename
+            ][-1]
+            if not last.filename.endswith("sinusoidal_positional_embedding.py"):
+                self.found.append(f"{last.filename}:{last.lineno} {last.line}")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["ctc, graphs", "svcd, graphs"])
+def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
+    """On a GPU the host would wait, and a capture would fail."""
+    assert not outcomes[name].failed
+    arguments = [str(part) for part in commands[name][1:]]
+    cfg = convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), arguments)
+    )
+    task = tasks.setup_task(cfg.task)
+    trainer = GraphTrainer(
+        cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    )
+    task.load_dataset("train")
+    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
+    trainer.begin_epoch(1)
+    batch = next(batches.next_epoch_itr(shuffle=False))
+    trainer.train_step([batch])
+    monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
+    with Reads() as reads:
+        trainer._graphs._run(batch)
+    assert reads.found == []
