@@ -115,12 +115,13 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "(half a second) on a GPU, else 1"
         },
     )
-    graph_training: bool = field(
-        default=False,
+    graph_training: ChoiceEnum(["auto", "on", "off"]) = field(
+        default="auto",
         metadata={
             "help": "train without waiting for the GPU: batches of a shape that has come before "
-            "are one CUDA graph each, and what is logged is read every --log-interval. Best with "
-            "--batch-shapes"
+            "are one CUDA graph each, and what is logged is read every --log-interval. auto: on "
+            "CUDA with --batch-shapes, where the training can be captured",
+            "argparse_const": "on",
         },
     )
     batch_shapes: int = field(

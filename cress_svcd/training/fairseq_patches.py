@@ -300,12 +300,14 @@ def launch_without_gpus() -> None:
     distributed_fairseq_model.DistributedDataParallel = distribute
 
 
-def shard_with_torch() -> None:
-    """Have ``--ddp-backend fully_sharded`` use torch's sharding (:mod:`sharded_trainer`).
+def choose_trainer() -> None:
+    """Have fairseq's commands train by :mod:`sharded_trainer` and :mod:`graph_trainer` where these
+    are wanted.
 
-    fairseq's is fairscale's: "Cannot find FullyShardedDataParallel. Please install fairscale".
-    That works on GPUs alone, makes one flat parameter of what is trained and what is frozen, hides
-    the parameter groups of quant_adam, and fairseq refuses --bf16 with it.
+    ``--ddp-backend fully_sharded`` uses torch's sharding.  fairseq's is fairscale's: "Cannot find
+    FullyShardedDataParallel. Please install fairscale".  That works on GPUs alone, makes one flat
+    parameter of what is trained and what is frozen, hides the parameter groups of quant_adam, and
+    fairseq refuses --bf16 with it.
     """
     from fairseq.distributed import fsdp_enable_wrap
     from fairseq.trainer import Trainer
@@ -316,15 +318,27 @@ def shard_with_torch() -> None:
             module.fsdp_enable_wrap = contextlib.nullcontext
 
     def __new__(cls, cfg, *args, **kwargs):
-        distributed = getattr(cfg, "distributed_training", None)
-        if cls is Trainer and getattr(distributed, "ddp_backend", None) == "fully_sharded":
-            # Here, since torch's sharding takes a second to import.
-            from cress_svcd.training.sharded_trainer import ShardedTrainer as cls
-        elif cls is Trainer and getattr(getattr(cfg, "task", None), "graph_training", False):
-            from cress_svcd.training.graph_trainer import GraphTrainer as cls
+        if cls is Trainer:
+            cls = _trainer(cfg)
         return object.__new__(cls)
 
     Trainer.__new__ = staticmethod(__new__)
+
+
+def _trainer(cfg) -> type:
+    from fairseq.trainer import Trainer
+
+    if hasattr(getattr(cfg, "task", None), "graph_training"):
+        from cress_svcd.training import graph_trainer
+
+        if graph_trainer.is_wanted(cfg):
+            return graph_trainer.GraphTrainer
+    if getattr(getattr(cfg, "distributed_training", None), "ddp_backend", None) == "fully_sharded":
+        # Here, since torch's sharding takes a second to import.
+        from cress_svcd.training.sharded_trainer import ShardedTrainer
+
+        return ShardedTrainer
+    return Trainer
 
 
 def check_before_resuming() -> None:
@@ -433,7 +447,7 @@ def apply() -> None:
     survive_overflow_on_cpus()
     launch_without_gpus()
     send_checkpoints_as_plain_data()
-    shard_with_torch()
+    choose_trainer()
     check_before_resuming()
     let_workers_go()
     attend_without_cudnn()

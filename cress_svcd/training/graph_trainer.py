@@ -12,8 +12,8 @@ what is logged is read every --log-interval.
       DeviceUpdate.step              clip, Adam, loss scale (device_update.py)
       StepRows                       what is logged (step_rows.py)
 
-It is put in the place of fairseq's trainer by ``fairseq_patches.choose_trainer``, and
-``why_not_captured`` says for which trainings it is not.
+It is put in the place of fairseq's trainer by ``fairseq_patches.choose_trainer`` where
+``is_wanted`` says so.
 """
 
 import logging
@@ -23,17 +23,45 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from torch import distributed
 
-from cress_svcd.training import device_update
+from cress_svcd.errors import ConfigError
+from cress_svcd.training import device_layerdrop, device_update
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.step_graphs import StepGraphs
 from cress_svcd.training.step_rows import StepRows
 
 logger = logging.getLogger(__name__)
 
+OPTIMIZERS = ("adam", "quant_adam")
+
+
+def is_wanted(cfg) -> bool:
+    """Whether a training's configuration asks for this trainer, and it can do what that says.
+
+    Raises:
+        ConfigError: --graph-training is given with what it does not do.
+    """
+    wish = getattr(cfg.task, "graph_training", "off")
+    if wish == "off":
+        return False
+    reason = why_not_captured(cfg)
+    if wish == "on":
+        if reason:
+            raise ConfigError(
+                f"--graph-training does not go with {reason}: leave one of them out "
+                "(--graph-training off)"
+            )
+        return True
+    if not cfg.task.batch_shapes or cfg.common.cpu or not torch.cuda.is_available():
+        return False
+    if reason:
+        logger.info("steps are not captured: --graph-training does not go with %s", reason)
+    return reason is None
+
 
 def why_not_captured(cfg) -> str | None:
     """What of a training's configuration this trainer does not do, or None."""
     common, parallel = cfg.common, cfg.distributed_training
+    optimizer = getattr(cfg.optimizer, "_name", None)
     reasons = {
         "--amp": common.amp,
         "--memory-efficient-fp16": common.memory_efficient_fp16 or common.memory_efficient_bf16,
@@ -44,6 +72,7 @@ def why_not_captured(cfg) -> str | None:
         "--use-bmuf": cfg.optimization.use_bmuf,
         "--store-ema": cfg.ema.store_ema,
         "--zero-sharding": parallel.zero_sharding != "none",
+        f"--optimizer {optimizer}": optimizer not in OPTIMIZERS,
     }
     return next((name for name, given in reasons.items() if given), None)
 
@@ -68,7 +97,7 @@ class GraphTrainer(Trainer):
         super()._build_optimizer()
         reason = device_update.why_not(self._optimizer)
         if reason:
-            raise NotImplementedError(f"--graph-training does not go with {reason}")
+            raise ConfigError(f"--graph-training does not go with {reason} (--graph-training off)")
         self._update = None
 
     def get_train_iterator(self, *args, **kwargs):
@@ -86,6 +115,7 @@ class GraphTrainer(Trainer):
         if self._update is None:
             self._update = DeviceUpdate(self.optimizer, self.cfg.optimization.clip_norm)
             self._rows = StepRows()
+            device_layerdrop.install(self.model)
             self._graphs = StepGraphs(self, self._update)
             if self.data_parallel_world_size > 1:
                 for leaf in self._update.leaves:

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from fairseq import utils
-from fairseq.modules import LayerDropModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from cress_svcd.kernels.cuda_graph import GraphCapture
 from cress_svcd.quantization import quantized_layers
@@ -64,7 +63,6 @@ class StepGraphs:
         self._graphs: dict[tuple, tuple[_Graph, Any]] = {}
         self._seen: dict[tuple, int] = {}
         self.captures = True
-        self._refuse(why_not(trainer.model))
         self._mix = torch.ones((), device=trainer.device)
         for layer in quantized_layers(trainer.model).values():
             layer.mix_on_device = self._mix
@@ -74,12 +72,6 @@ class StepGraphs:
         stage = getattr(self.trainer.model, "quantization_stage", None)
         if stage is not None:
             self._mix.fill_(stage.mix)
-
-    def _refuse(self, reason: str | None) -> None:
-        """Capture nothing from now on, for this reason."""
-        if reason:
-            logger.info("steps are not captured: %s", reason)
-            self.captures = False
 
     def run(self, sample: dict) -> Done:
         """Add the gradients of ``sample`` to those of the parameters."""
@@ -141,16 +133,6 @@ class StepGraphs:
     def _device_state(self) -> Tensor | None:
         device = self.trainer.device
         return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def why_not(model: nn.Module) -> str | None:
-    """What of ``model`` decides on the host at each step, or None."""
-    for name, module in model.named_modules():
-        drop = module.p if isinstance(module, LayerDropModuleList) else 0
-        drop = drop or getattr(module, "layerdrop", 0)
-        if isinstance(drop, float | int) and drop > 0:
-            return f"{name} leaves out layers at random (layerdrop {drop:g})"
-    return None
 
 
 def _tensors(sample: Any) -> list[Tensor]:

@@ -4,12 +4,15 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cress_svcd.errors import ConfigError
 from cress_svcd.models import hubert_convolutions
-from cress_svcd.training.graph_trainer import GraphTrainer
+from cress_svcd.training.graph_trainer import GraphTrainer, is_wanted
 from tests.helpers.fairseq_commands import (
     Outcome,
     measured,
@@ -139,14 +142,44 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def configuration(command: list) -> DictConfig:
+    return convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        ([], False),
+        (["--batch-shapes", "3"], True),
+        (["--batch-shapes", "3", "--graph-training", "off"], False),
+        (["--batch-shapes", "3", "--cpu"], False),
+        (["--batch-shapes", "3", "--ddp-backend", "fully_sharded"], False),
+        (["--batch-shapes", "3", "--amp"], False),
+        (["--graph-training"], True),
+        (["--graph-training", "--cpu"], True),
+    ],
+)
+def test_when_it_trains(prepared, hubert, tmp_path, monkeypatch, flags, wanted):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    command = train_command(prepared, tmp_path, *COMMON, "--hubert-model-path", hubert, *flags)
+    given = [part for part in command[1:] if part != "--cpu" or "--cpu" in flags]
+    assert is_wanted(configuration(given)) == wanted
+
+
+def test_what_it_does_not_do_is_an_error_where_it_is_asked_for(prepared, hubert, tmp_path):
+    flags = ["--hubert-model-path", hubert, GRAPHS, "--ddp-backend", "fully_sharded"]
+    command = train_command(prepared, tmp_path, *COMMON, *flags)
+    with pytest.raises(ConfigError, match="--graph-training does not go with --ddp-backend fully"):
+        is_wanted(configuration(command[1:]))
+
+
 @pytest.mark.parametrize("name", ["ctc, graphs", "svcd, graphs"])
 def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
     """On a GPU the host would wait, and a capture would fail."""
     assert not outcomes[name].failed
-    arguments = [str(part) for part in commands[name][1:]]
-    cfg = convert_namespace_to_omegaconf(
-        options.parse_args_and_arch(options.get_training_parser(), arguments)
-    )
+    cfg = configuration(commands[name][1:])
     task = tasks.setup_task(cfg.task)
     trainer = GraphTrainer(
         cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
