@@ -10,7 +10,6 @@ from cress_svcd.models.hubert_encoder import HubertEncoder
 from cress_svcd.training import device_layerdrop
 from tests.helpers.hubert_files import make_hubert
 
-
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 
 
