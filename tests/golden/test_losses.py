@@ -108,8 +108,11 @@ def test_losses(trained, name):
     then = expected(f"losses {name}", found)
     assert [record.keys() for record in found] == [record.keys() for record in then]
     for now, before in zip(found, then, strict=True):
-        # Other processors round in another order.
-        assert now == pytest.approx(before, rel=5e-3, abs=2e-3)
+        # Other processors, and other kernels, round in another order.  That tips signs and 8-bit
+        # numbers of 1-bit layers, and more of them with each update.
+        norms = [record.pop("gnorm") for record in (now, before)]
+        assert norms[0] == pytest.approx(norms[1], rel=3e-2)
+        assert now == pytest.approx(before, rel=2e-2 if name == "svcd" else 5e-3, abs=2e-3)
 
 
 @pytest.fixture(scope="module")

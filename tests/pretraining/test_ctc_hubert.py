@@ -63,7 +63,7 @@ def test_an_utterance_is_the_same_in_any_batch():
     frames = alone["letters"].size(1)
     assert together["padding_mask"].sum(dim=1).tolist() == [together["letters"].size(1) - frames, 0]
     for head in ("letters", "units"):
-        torch.testing.assert_close(together[head][0, :frames], alone[head][0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together[head][0, :frames], alone[head][0], atol=5e-5, rtol=1e-4)
 
 
 def test_every_trainable_parameter_gets_a_gradient():

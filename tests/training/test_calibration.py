@@ -74,7 +74,7 @@ def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, star
         for flags in (frozen, cached)
     )
     for name, value in from_audio.state_dict().items():
-        torch.testing.assert_close(from_features.state_dict()[name], value, rtol=0.05, atol=0.01)
+        torch.testing.assert_close(from_features.state_dict()[name], value, rtol=0.05, atol=0.02)
 
 
 def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
