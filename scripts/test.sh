@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# usage: scripts/test.sh [--fast] [pytest arguments]
+# usage: scripts/test.sh [--fast|--native] [pytest arguments]
 #
 # Sets up .venv if need be, checks lint, format and types, and runs all tests in two processes.
 #   --fast            only the tests without a mark (slow: whole trainings and programs; gpu), for
 #                     while you write: under two minutes on two quiet cores
+#   --native          the engine in C and the C kernels only, those for ARM in an emulator as well;
+#                     installs what that needs by apt-get
 #   pytest arguments  choose tests (tests/data -k audio) or the number of processes (-n 0: this
 #                     one, for --pdb)
 set -euo pipefail
@@ -11,6 +13,17 @@ cd "$(dirname "$0")/.."
 case ${1-} in -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
 marks=()
 if [ "${1-}" = --fast ]; then marks=(-m "not slow and not gpu"); shift; fi
+if [ "${1-}" = --native ]; then
+  shift
+  set -- tests/native tests/kernels/cpu "$@"
+  for tool in make:make cc:gcc aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user; do
+    command -v "${tool%%:*}" > /dev/null || missing="${missing-} ${tool#*:}"
+  done
+  if [ -n "${missing-}" ]; then
+    as_root=$([ "$(id -u)" = 0 ] || echo sudo)
+    $as_root apt-get update -q && $as_root apt-get install -q -y $missing
+  fi
+fi
 scripts/setup.sh
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --quiet --check .

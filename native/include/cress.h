@@ -37,7 +37,8 @@ struct cress_options {
     int max_length;       /* tokens at most, as --max-len-b (200) */
     int best;             /* hypotheses to keep (1) */
     int threads;          /* of the translator, with the one that calls (1) */
-    const char *isa;      /* "portable", "avx2", "avx512_vnni", "amx"; NULL: the fastest here */
+    const char *isa;      /* "portable", "avx2", "avx512_vnni", "amx", "neon", "neon_dotprod",
+                             "neon_i8mm", "wasm_simd"; NULL: the fastest here (NULL) */
     int no_repeat;        /* let no so many tokens in a row come twice; 0: they may (0) */
     /* How recordings are cut. */
     int whole;            /* not at all: a recording is one segment, whatever is in it (0) */

@@ -87,9 +87,8 @@ static int fastest_isa(void)
 
 static int find_isa(const char *name)
 {
-    static const char *const names[] = {"portable", "avx2", "avx512_vnni", "amx"};
     for (int isa = 0; isa < ISA_COUNT; isa++)
-        if (!strcmp(names[isa], name))
+        if (!strcmp(cress_isa_name(isa), name))
             return cress_supported(isa) ? isa : -1;
     return -1;
 }
@@ -138,8 +137,8 @@ int cress_translator_create(const cress_model *model, const struct cress_options
                                      "must carry");
     int isa = chosen.isa ? find_isa(chosen.isa) : fastest_isa();
     if (isa < 0)
-        return report(message, size, "isa: expected portable, avx2, avx512_vnni or amx, one that "
-                                     "this processor has");
+        return report(message, size, "isa: expected a name from cress.h, of one that this "
+                                     "processor has");
     struct cress_translator *made = calloc(1, sizeof *made);
     if (!made)
         return report(message, size, "out of memory");

@@ -69,8 +69,11 @@ void at_usual_loudness(float *samples, int64_t count)
     }
     if (!count)
         return;
-    for (int64_t i = 0; i < count; i++)
-        peak = fmax(peak, fabs(samples[i] - mean / (double)count));
+    mean /= (double)count;
+    for (int64_t i = 0; i < count; i++) {
+        double size = fabs(samples[i] - mean);
+        peak = size > peak ? size : peak;
+    }
     double level = 20 * log10(fmax(1e-12, sqrt(squares / (double)count)));
     if ((level >= LOWEST_DB && level <= HIGHEST_DB) || peak < SILENCE_PEAK)
         return;

@@ -4,7 +4,8 @@
 
 #include "runtime.h"
 
-#if defined(CRESS_X86) && defined(__linux__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(CRESS_X86) && defined(__linux__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define VECTORS

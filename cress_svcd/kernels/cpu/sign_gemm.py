@@ -16,7 +16,8 @@ from torch import Tensor
 from cress_svcd.errors import ConfigError, CressError
 
 ISA_VARIABLE = "CRESS_SVCD_ISA"
-ISAS = ("portable", "avx2", "avx512_vnni", "amx")  # numbered as in csrc/runtime.h
+# Numbered as in csrc/runtime.h, where WebAssembly has the last number.
+ISAS = ("portable", "avx2", "avx512_vnni", "amx", "neon", "neon_dotprod", "neon_i8mm")
 THREAD_WORK = 1 << 22  # products worth a thread of their own
 # OpenMP crashes where threads cannot be started.
 MOST_THREADS = max(64, os.cpu_count() or 1)

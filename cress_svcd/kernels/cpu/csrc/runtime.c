@@ -4,6 +4,11 @@
 #ifdef CRESS_X86
 #include <cpuid.h>
 #endif
+#if defined(CRESS_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(CRESS_ARM) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #ifndef SOURCE_DIGEST
 #define SOURCE_DIGEST "none"
@@ -43,10 +48,42 @@ static int has_fast_gfni(void)
 #endif
 }
 
+#ifdef CRESS_ARM
+/* The numbers of Linux's asm/hwcap.h, which older systems lack names for. */
+enum { HAS_DOTPROD = 1 << 20, HAS_I8MM = 1 << 13 };
+
+static int detect_arm(int isa)
+{
+#if defined(__linux__)
+    int dotprod = (getauxval(AT_HWCAP) & HAS_DOTPROD) != 0;
+    return isa == ISA_DOTPROD ? dotprod : dotprod && (getauxval(AT_HWCAP2) & HAS_I8MM) != 0;
+#elif defined(__APPLE__)
+    int found = 0;
+    size_t size = sizeof found;
+    const char *name = isa == ISA_DOTPROD ? "hw.optional.arm.FEAT_DotProd"
+                                          : "hw.optional.arm.FEAT_I8MM";
+    return !sysctlbyname(name, &found, &size, NULL, 0) && found;
+#else
+    (void)isa;
+    return 0;
+#endif
+}
+#endif
+
 static int detect(int isa)
 {
     if (isa == ISA_PORTABLE)
         return 1;
+#ifdef CRESS_ARM
+    if (isa == ISA_NEON) /* every aarch64 has it */
+        return 1;
+    if (isa == ISA_DOTPROD || isa == ISA_I8MM)
+        return detect_arm(isa);
+#endif
+#ifdef __wasm_simd128__
+    if (isa == ISA_WASM) /* else the module would not be loaded */
+        return 1;
+#endif
 #ifdef CRESS_X86
     __builtin_cpu_init();
     int vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -74,6 +111,14 @@ int cress_supported(int isa)
         __atomic_store_n(&isa_supported[isa], known, __ATOMIC_RELEASE);
     }
     return known == 1;
+}
+
+EXPORT const char *cress_isa_name(int isa)
+{
+    static const char *const names[ISA_COUNT] = {
+        "portable", "avx2", "avx512_vnni", "amx", "neon", "neon_dotprod", "neon_i8mm", "wasm_simd",
+    };
+    return isa >= 0 && isa < ISA_COUNT ? names[isa] : NULL;
 }
 
 EXPORT const char *cress_source_digest(void)

@@ -13,10 +13,20 @@
 #endif
 #endif
 
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__)
+#define CRESS_ARM 1
+#endif
+#if defined(CRESS_ARM) || defined(__wasm_simd128__)
+#define CRESS_SIMD128 1
+#endif
+
 #define EXPORT __attribute__((visibility("default")))
 
 /* Instruction sets, from the plainest.  Python knows these numbers (kernels/cpu/sign_gemm.py). */
-enum { ISA_PORTABLE, ISA_AVX2, ISA_AVX512_VNNI, ISA_AMX, ISA_COUNT };
+enum {
+    ISA_PORTABLE, ISA_AVX2, ISA_AVX512_VNNI, ISA_AMX, ISA_NEON, ISA_DOTPROD, ISA_I8MM, ISA_WASM,
+    ISA_COUNT
+};
 
 /* What an exported function returns when it has not computed anything. */
 enum { OUT_OF_MEMORY = -1, NOT_SUPPORTED = -2 };
@@ -26,6 +36,9 @@ typedef void parallel_function(void (*work)(void *), void *data, unsigned thread
 
 /* Whether this processor, and this process, can use an instruction set. */
 EXPORT int cress_supported(int isa);
+
+/* Its name, such as "avx2"; NULL where there is none of this number. */
+EXPORT const char *cress_isa_name(int isa);
 
 /* On AMD's cores (Zen 4) GFNI competes with vpdpbusd for its ports; shifts and masks do not. */
 int gfni_is_fast(void);

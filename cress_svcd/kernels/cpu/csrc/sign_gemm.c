@@ -48,6 +48,17 @@ static multiply_function *multiplier(int isa, int64_t count)
     if (isa == ISA_AVX2)
         return multiply_avx2;
 #endif
+#ifdef CRESS_ARM
+    /* Two rows at a time are of use from so many on. */
+    if (isa == ISA_I8MM && count > 4)
+        return multiply_i8mm;
+    if (isa >= ISA_DOTPROD)
+        return multiply_dotprod;
+#endif
+#ifdef CRESS_SIMD128
+    if (isa >= ISA_NEON)
+        return multiply_simd128;
+#endif
     (void)isa;
     return multiply_portable;
 }

@@ -51,7 +51,7 @@ typedef void multiply_function(const uint8_t *tiles, int64_t in_tiles, int64_t f
 
 quantize_function quantize_portable, quantize_avx2, quantize_avx512;
 multiply_function multiply_portable, multiply_avx2, multiply_avx512, multiply_avx512_gfni,
-    multiply_amx;
+    multiply_amx, multiply_simd128, multiply_dotprod, multiply_i8mm;
 
 /* Bytes of scratch that any multiply_function may use, 64-byte aligned. */
 size_t multiply_scratch_bytes(int64_t in_tiles);

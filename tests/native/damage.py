@@ -1,0 +1,122 @@
+"""Damaged models and recordings for an engine that was built with sanitizers.
+
+    flags='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
+    make -C native BUILD=build/asan CFLAGS="$flags" build/asan/cress
+    python -m tests.native.damage native/build/asan/cress model.cress speech.wav --count 1000
+
+Each is an error in one line or a translation; anything else is kept in a file and told.
+"""
+
+import argparse
+import collections
+import random
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SECONDS = 120
+NUMBERS = (b"0", b"1", b"7", b"65536", b"2147483647", b"4294967296", b"9" * 20, b"-1", b"1e308")
+PIECES = (*NUMBERS, b"", b"{", b"[", b'"', b"\0", b"null")
+
+
+def flip(content: bytearray, chance: random.Random, start: int, stop: int, most: int) -> None:
+    for _ in range(chance.randrange(1, most)):
+        content[chance.randrange(start, stop)] ^= 1 << chance.randrange(8)
+
+
+def damaged_model(content: bytes, chance: random.Random) -> bytes:
+    """Cut, with other bits in header or weights, or with absurd numbers or words in the header."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header, weights = content[8 : 8 + size], content[8 + size :]
+    kind = chance.randrange(5)
+    if kind == 0:
+        return content[: chance.randrange(len(content))]
+    if kind in (1, 2):
+        flipped = bytearray(content)
+        flip(flipped, chance, *((0, 8 + size, 6) if kind == 1 else (8 + size, len(content), 60)))
+        return bytes(flipped)
+    if kind == 3:
+        start = chance.randrange(size)
+        stop, piece = start + 1, chance.choice(PIECES)
+    else:
+        start, stop = chance.choice([match.span() for match in re.finditer(rb"\d+", header)])
+        piece = chance.choice(NUMBERS)
+    header = header[:start] + piece + header[stop:]
+    return struct.pack("<Q", len(header)) + header + weights
+
+
+def damaged_wav(content: bytes, chance: random.Random) -> bytes:
+    kind = chance.randrange(4)
+    if kind == 0:
+        return content[: chance.randrange(len(content))]
+    flipped = bytearray(content)
+    if kind == 1:
+        flip(flipped, chance, 0, 60, 8)
+    elif kind == 2:  # numbers of the header: rate, channels, bits, lengths
+        at = chance.choice([4, 16, 20, 22, 24, 28, 32, 34, 36, 40])
+        piece = struct.pack("<I", chance.choice([0, 1, 2, 3, 65, 255, 65535, 2**31 - 1, 2**32 - 1]))
+        flipped[at : at + len(piece)] = piece
+    else:
+        at = chance.randrange(12, 60)
+        flipped[at:at] = chance.randbytes(chance.randrange(1, 40))
+    return bytes(flipped)
+
+
+def try_one(engine: Path, model: Path, wav: Path) -> tuple[str, str]:
+    """What became of it ("translated", "refused" or what is wrong), and standard error."""
+    command = [engine, "translate", "--max-len-b", 5, "--beam", 2, model, wav]
+    try:
+        done = subprocess.run(
+            [*map(str, command)], capture_output=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "hangs", ""
+    said = done.stderr.decode(errors="replace")
+    if done.returncode not in (0, 1, 2) or "Sanitizer" in said or "runtime error" in said:
+        return "crashes", said
+    if done.returncode and (not said.startswith("cress: ") or len(said.splitlines()) != 1):
+        return "says something else than one line", said
+    return ("refused" if done.returncode else "translated"), said
+
+
+def run(engine: Path, model: Path, wav: Path, count: int, seed: int, folder: Path):
+    """(kind of file, what became of it) -> how many, and the files that nothing should do."""
+    results: collections.Counter[tuple[str, str]] = collections.Counter()
+    bad = []
+    sources = {"model": (model.read_bytes(), damaged_model), "wav": (wav.read_bytes(), damaged_wav)}
+    for kind, (content, damage) in sources.items():
+        for number in range(count):
+            chance = random.Random(f"{seed} {kind} {number}")
+            path = folder / f"{kind}{number}"
+            path.write_bytes(damage(content, chance))
+            files = (path, wav) if kind == "model" else (model, path)
+            outcome, said = try_one(engine, *files)
+            results[kind, outcome] += 1
+            if outcome in ("translated", "refused"):
+                path.unlink()
+            else:
+                bad.append((path, outcome, said))
+    return results, bad
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("engine", "model", "wav"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--count", type=int, default=1000, help="of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="damaged"))
+    results, bad = run(args.engine, args.model, args.wav, args.count, args.seed, folder)
+    for (kind, outcome), count in sorted(results.items()):
+        print(f"{kind}: {count} {outcome}")
+    for path, outcome, said in bad:
+        print(f"{path}: {outcome}\n{said[:2000]}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
