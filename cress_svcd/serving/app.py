@@ -283,7 +283,9 @@ def answer_bug(request: Request, error: Exception) -> Response:
 
 
 def make_app(service: Service) -> Starlette:
-    middleware = [Middleware(Gate, service.metrics, service.token, service.hosts, service.origins)]
+    allowed = (service.token, service.hosts, service.origins)
+    seconds = service.limits.silence_seconds
+    middleware = [Middleware(Gate, service.metrics, *allowed, read_seconds=seconds)]
     if service.origins:
         cors = Middleware(
             CORSMiddleware,

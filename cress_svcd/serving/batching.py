@@ -7,6 +7,7 @@ together where their model is the same.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
@@ -146,9 +147,7 @@ def translate(
     """The translations of a batch's segments by job, and what failed; in a worker's thread."""
     first = batch[0][0]
     segments = (
-        Segment(segment.wave, segment.start, segment.end, job)
-        for job, parts in batch
-        for segment, _ in parts
+        dataclasses.replace(segment, recording=job) for job, parts in batch for segment, _ in parts
     )
     found: dict[Job, list[Translation]] = {job: [] for job, _ in batch}
     failures = Failures()

@@ -66,12 +66,17 @@ class Body:
                     await self.receive()
 
 
+class NotRead(Exception):
+    """The client reads nothing of its answer."""
+
+
 class Gate:
     """Middleware: names of this host alone (where it is bound to itself), no pages of others but
     those that were named, the token; it counts the answers.
 
     hosts: names under which the server may be asked; None: any.
     origins: pages of other hosts that may ask; "*": any.
+    read_seconds: in which a client reads nothing of its answer, before it is taken to be gone.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class Gate:
         token: str | None = None,
         hosts: Sequence[str] | None = None,
         origins: Collection[str] = (),
+        read_seconds: float = 30.0,
     ):
+        self.read_seconds = read_seconds
         self.app, self.metrics, self.token = app, metrics, token
         self.hosts, self.origins = hosts, origins
 
@@ -101,7 +108,7 @@ class Gate:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if message["status"] >= 400:
+                if message["status"] >= 400 and message["status"] != 408:  # who sends nothing
                     await body.drain()
                 path = scope["path"] if scope["path"] in PATHS else "other"
                 self.metrics.requests.labels(path, message["status"]).inc()
@@ -114,10 +121,16 @@ class Gate:
                         if k.encode() not in have
                     ),
                 ]
-            await send(message)
+            try:
+                await asyncio.wait_for(send(message), self.read_seconds)
+            except TimeoutError:
+                raise NotRead from None
 
         app = self.app if problem is None else problem.response()
-        await app(scope, body.receive, counted)
+        try:
+            await app(scope, body.receive, counted)
+        except NotRead:
+            self.metrics.gone.inc()
 
     def _problem(self, scope: Scope, headers: Headers) -> Problem | None:
         host = headers.get("host", "")

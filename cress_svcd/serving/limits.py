@@ -17,7 +17,9 @@ class Limits:
         client_requests: those of one client.
         live: live connections at a time.
         wait_seconds: until the first segment of a recording is taken.
-        silence_seconds: in which a client that is to send sends nothing.
+        silence_seconds: in which a client that is to send, or to read, does nothing.
+        header_seconds: from a connection, or the answer before, to the end of a request's headers.
+        upload_rate: bytes a second that an upload has at least, after ``silence_seconds``.
         batch_seconds: speech that is translated together.
         ahead_seconds: speech of one recording that waits in memory.
         grace_seconds: for what is under way when the server is stopped.
@@ -32,6 +34,8 @@ class Limits:
     live: int = 16
     wait_seconds: float = 60.0
     silence_seconds: float = 30.0
+    header_seconds: float = 15.0
+    upload_rate: float = 4000.0
     batch_seconds: float = 60.0
     ahead_seconds: float = 60.0
     grace_seconds: float = 60.0

@@ -3,18 +3,20 @@
 The client sends text {"type": "start", "model": …, "language": …, "token": …}, then binary messages
 of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  The server sends
   {"type": "ready", "model": …}
-  {"type": "partial", "id", "start", "end", "text", "stable"}   stable: its first words, which two
-      translations agreed on
+  {"type": "partial", "id", "start", "end", "text", "stable"}   stable: its first words, which stay
   {"type": "final", …}     as a segment of verbose_json; "id" counts them
   {"type": "error", "error": {…}}
   {"type": "done", "text": …}, and closes.
-One translation runs per connection.  While it is behind, nothing more is read: the client's network
-has to wait, rather than memory to grow.
+One translation runs per connection, and what is still being said has at most PARTIAL_SHARE of the
+time: the busier the server, the rarer its partial words.  While a connection is behind, nothing
+more is read: the client's network has to wait, rather than memory to grow.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,15 +25,20 @@ from cress_svcd.serving.answers import segment as as_segment
 from cress_svcd.serving.batching import Batcher, Job
 from cress_svcd.serving.gate import bearer, fits
 from cress_svcd.serving.limits import Limits
-from cress_svcd.serving.live_audio import LiveAudio, agreed
+from cress_svcd.serving.live_audio import LiveAudio
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.problems import Problem, stopping
 from cress_svcd.serving.web import Headers, WebSocket, WebSocketDisconnect
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation
+from cress_svcd.translation.stable_prefix import AlignAtt, StablePrefix
 
 STEP = SAMPLE_RATE // 2  # new samples that are worth another look
 BEHIND = 5 * SAMPLE_RATE  # samples that have come and were not looked at
+# Of the time, for translations of what is still being said, their waiting included.
+PARTIAL_SHARE = 0.5
+# A word stays if it attends to nothing of the last so many seconds (scripts/bench/live_lag.py).
+HELD_SECONDS = 0.6
 
 
 class Shared(Protocol):
@@ -104,8 +111,8 @@ class LiveSession:
     async def _translate(self, model: ServedModel) -> None:
         audio = LiveAudio(model.translator.segmentation)
         listening = asyncio.create_task(self._listen(audio))
-        job = Job(model, timed=False)
-        following = asyncio.create_task(self._follow(audio, job))
+        final, partial = Job(model, timed=False), Job(model, timed=True)
+        following = asyncio.create_task(self._follow(audio, final, partial))
         try:
             await asyncio.wait((listening, following), return_when=asyncio.FIRST_COMPLETED)
             if listening.done():
@@ -114,7 +121,8 @@ class LiveSession:
             await self._send({"type": "done", "text": " ".join(filter(None, self.texts))})
             await self.socket.close(1001 if self.service.stopping else 1000)
         finally:
-            self.service.batcher.drop(job)
+            for job in (final, partial):
+                self.service.batcher.drop(job)
             listening.cancel()
             following.cancel()
             await asyncio.gather(listening, following, return_exceptions=True)
@@ -143,10 +151,11 @@ class LiveSession:
         finally:
             self.end()
 
-    async def _follow(self, audio: LiveAudio, job: Job) -> None:
+    async def _follow(self, audio: LiveAudio, whole: Job, partial: Job) -> None:
         """Translate what was said, and what is being said, until the end."""
         loop = asyncio.get_running_loop()
-        shown = ""
+        stable = new_prefix()
+        rested = 0.0  # from when on a partial translation may begin
         while True:
             await self.changed.wait()
             self.changed.clear()
@@ -156,23 +165,35 @@ class LiveSession:
                 self.service.readers, audio.segments, ended
             )
             for segment in final:
-                translation = await self._translated(job, segment)
+                found = await self._translated(whole, segment, stable)
+                stable = new_prefix()
                 number = len(self.texts)
-                self.texts.append(translation.text)
-                shown = ""
-                await self._send({"type": "final", **as_segment(job.model, number, translation)})
+                self.texts.append(found.text)
+                await self._send({"type": "final", **as_segment(whole.model, number, found)})
             self.seen = received
             if ended:
                 return
-            if open_one is not None and not final:
-                text = (await self._translated(job, open_one)).text
-                about = {"start": round(open_one.start, 3), "end": round(open_one.end, 3)}
-                stable = agreed(shown, text)
-                shown = text
-                words = {"text": text, "stable": stable, **about}
-                await self._send({"type": "partial", "id": len(self.texts), **words})
+            if open_one is not None and not final and time.monotonic() >= rested:
+                started = time.monotonic()
+                await self._send(await self._partial(partial, open_one, stable))
+                now = time.monotonic()
+                rested = now + (now - started) * (1 / PARTIAL_SHARE - 1)
 
-    async def _translated(self, job: Job, segment: Segment) -> Translation:
+    async def _partial(self, job: Job, segment: Segment, stable: StablePrefix) -> dict[str, Any]:
+        """The message about a segment that is still being said; ``stable`` grows."""
+        found = await self._translated(job, segment, stable)
+        tokens = stable.update(found, segment.end)
+        return {
+            "type": "partial",
+            "id": len(self.texts),
+            "start": round(segment.start, 3),
+            "end": round(segment.end, 3),
+            "text": found.text,
+            "stable": job.model.translator.search.text_of(" ".join(tokens)),
+        }
+
+    async def _translated(self, job: Job, segment: Segment, stable: StablePrefix) -> Translation:
+        segment = dataclasses.replace(segment, prefix=stable.tokens)
         return await self.service.batcher.submit(job, segment)
 
     async def _receive(self) -> Any:
@@ -188,6 +209,11 @@ class LiveSession:
     async def _send(self, content: dict[str, Any]) -> None:
         text = json.dumps(content, ensure_ascii=False)
         await asyncio.wait_for(self.socket.send_text(text), self.service.limits.silence_seconds)
+
+
+def new_prefix() -> StablePrefix:
+    """Of a segment of which nothing was said yet."""
+    return StablePrefix(AlignAtt(HELD_SECONDS))
 
 
 def read_message(text: str | None) -> dict[str, Any]:

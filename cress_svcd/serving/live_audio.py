@@ -75,13 +75,3 @@ class LiveAudio:
         start = max(self.first, self.done - CONTEXT)
         self.wave = self.wave[start - self.first :]
         self.first = start
-
-
-def agreed(previous: str, text: str) -> str:
-    """The words that two translations begin with: these stay (local agreement)."""
-    words = []
-    for one, other in zip(previous.split(), text.split()):
-        if one != other:
-            break
-        words.append(other)
-    return " ".join(words)

@@ -5,10 +5,11 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.app import Service, make_app
-from cress_svcd.serving.web import UvicornServer, uvicorn
+from cress_svcd.serving.web import H11Protocol, UvicornServer, h11, uvicorn
 
 BACKLOG = 128
 # Of a connection, in the kernel; by itself it takes minutes of live audio that nobody looks at yet.
@@ -24,6 +25,48 @@ class Server(UvicornServer):
         yield
 
 
+class Protocol(H11Protocol):
+    """HTTP, whose clients do not take for ever to say what they want: uvicorn lets them.
+
+    header_seconds: see ``Limits``.
+    """
+
+    header_seconds = 15.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:  # a request has come, with its headers
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.header_seconds, self._too_late)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _too_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket at this address; 0: any free port.
 
@@ -31,8 +74,11 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: it cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
@@ -47,15 +93,13 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, listening: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is under way; a second signal ends at once.
-
-    Args:
-        started: called when requests are answered.
-    """
+def make_server(service: Service) -> Server:
+    """A server, not yet started."""
     limits = service.limits
+    protocol = type("Protocol", (Protocol,), {"header_seconds": limits.header_seconds})
     config = uvicorn.Config(
         make_app(service),
+        http=protocol,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -65,7 +109,16 @@ def serve(service: Service, listening: socket.socket, started: Callable[[], None
         proxy_headers=False,
         ws_max_size=1 << 20,
     )
-    asyncio.run(run(Server(config), service, listening, started))
+    return Server(config)
+
+
+def serve(service: Service, listening: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way; a second signal ends at once.
+
+    Args:
+        started: called when requests are answered.
+    """
+    asyncio.run(run(make_server(service), service, listening, started))
 
 
 async def run(

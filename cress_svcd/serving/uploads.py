@@ -1,7 +1,9 @@
 """Forms with a recording, taken in under limits, into files whose names are ours."""
 
 import asyncio
+import logging
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from typing import Any
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.problems import Problem
 from cress_svcd.serving.web import Receive, Request, UploadFile, run_in_threadpool
+
+logger = logging.getLogger(__name__)
 
 MOST_FIELDS = 32
 
@@ -27,7 +31,7 @@ async def read_form(request: Request, limits: Limits, folder: Path) -> Form:
     """The form of a request, its recording in a file in ``folder`` that is the caller's to delete.
 
     Raises:
-        Problem: too large, too slow, or not what the protocol asks for.
+        Problem: too large, too slow, or not what the protocol asks for; no room on the disk.
         ClientDisconnect: the client left.
     """
     kind = request.headers.get("content-type", "")
@@ -37,15 +41,22 @@ async def read_form(request: Request, limits: Limits, folder: Path) -> Form:
     if length.isdecimal() and int(length) > limits.upload_bytes:
         raise too_large(limits)
     limited = Request(request.scope, limited_receive(request.receive, limits))
-    async with limited.form(max_files=1, max_fields=MOST_FIELDS) as form:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            raise Problem(400, "the form has no file; expected a recording in 'file'", "file")
-        if not upload.size:
-            raise Problem(400, "the file is empty; expected a recording", "file")
-        path = folder / uuid.uuid4().hex
-        await run_in_threadpool(save, upload, path)
-        fields = {key: value for key, value in form.items() if isinstance(value, str)}
+    try:
+        async with limited.form(max_files=1, max_fields=MOST_FIELDS) as form:
+            upload = form.get("file")
+            if not isinstance(upload, UploadFile):
+                raise Problem(400, "the form has no file; expected a recording in 'file'", "file")
+            if not upload.size:
+                raise Problem(400, "the file is empty; expected a recording", "file")
+            path = folder / uuid.uuid4().hex
+            await run_in_threadpool(save, upload, path)
+            fields = {key: value for key, value in form.items() if isinstance(value, str)}
+    except OSError as error:
+        logger.error("an upload cannot be kept: %s", error)
+        reason = error.strerror or "the disk fails"
+        raise Problem(
+            503, f"the server cannot keep the upload ({reason}); try again later", code="no_room"
+        ) from None
     return Form(path, fields)
 
 
@@ -61,7 +72,7 @@ def save(upload: UploadFile, path: Path) -> None:
 
 def limited_receive(receive: Receive, limits: Limits) -> Receive:
     """``receive`` of a body that is neither larger nor slower than the limits allow."""
-    size = 0
+    size, begun = 0, time.monotonic()
 
     async def limited() -> Any:
         nonlocal size
@@ -74,6 +85,11 @@ def limited_receive(receive: Receive, limits: Limits) -> Receive:
         size += len(message.get("body", b""))
         if size > limits.upload_bytes:
             raise too_large(limits)
+        expected = (time.monotonic() - begun - limits.silence_seconds) * limits.upload_rate
+        if size < expected and message.get("more_body"):
+            raise Problem(
+                408, f"the upload has less than {limits.upload_rate / 1000:g} kB a second", "file"
+            )
         return message
 
     return limited

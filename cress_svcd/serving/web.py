@@ -13,6 +13,7 @@ from cress_svcd.errors import ConfigError
 MISSING: str | None = None
 
 try:
+    import h11
     import python_multipart
     import uvicorn
     import websockets
@@ -36,6 +37,7 @@ try:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from starlette.websockets import WebSocket, WebSocketDisconnect
     from uvicorn import Server as UvicornServer
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ModuleNotFoundError as error:
     MISSING = error.name
 

@@ -28,12 +28,16 @@ BLOCK_SECONDS = 10
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording: its samples at 16 kHz, and where it lies in seconds."""
+    """A part of a recording: its samples at 16 kHz, and where it lies in seconds.
+
+    prefix: tokens that its translation must begin with.
+    """
 
     wave: np.ndarray
     start: float
     end: float
     recording: Any = None
+    prefix: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -27,6 +27,8 @@ class Translation:
     start, end: seconds; None for translated text.
     segments: the parts of a recording, in their order; empty for a part.
     words: those of the text with their times, where they were asked for.
+    attended: seconds of the recording that each of the tokens attends to most, where words with
+        times were asked for; of a part.
     decoded_again: the first hypothesis repeated itself (``repetition.repeats_itself``).
     transcript: what was said, in the source language, where it was asked for.
     transcript_words: those of the transcript with their times.
@@ -42,6 +44,7 @@ class Translation:
     decoded_again: bool = False
     transcript: str | None = None
     transcript_words: tuple[Word, ...] = ()
+    attended: tuple[float, ...] = ()
 
 
 def join(parts: Sequence[Translation]) -> Translation:

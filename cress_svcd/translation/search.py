@@ -60,11 +60,13 @@ class NoRepeat(nn.Module):
 
     fairseq's own compares with the padding behind the tokens, unless its CUDA extension is built:
     it forbids nothing.
+
+    begin: it forbids nothing before this step, where tokens are given.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, begin: int = 0):
         super().__init__()
-        self.size = size
+        self.size, self.begin = size, begin
 
     def forward(
         self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int
@@ -76,7 +78,7 @@ class NoRepeat(nn.Module):
                 sentence that fairseq begins with.
         """
         size, so_far = self.size, tokens[:, : step + 1]
-        if so_far.size(1) < size + (size == 1):
+        if so_far.size(1) < size + (size == 1) or step < self.begin:
             return lprobs
         following = so_far[:, max(1, size - 1) :]
         if size > 1:
@@ -157,12 +159,15 @@ class Search:
                 for number, labels in zip(numbers, self._labels(states))
             }
         kept: list[dict[str, list[Tensor]]] = []
+        prefix = batch.get("prefix_tokens")
+        if no_repeat is not None and prefix is not None:
+            no_repeat = NoRepeat(no_repeat.size, prefix.size(1))
         with self._turn, contextlib.ExitStack() as stack:
             if wanted.attention or wanted.labels:
                 kept = stack.enter_context(self._keeping_states())
             if no_repeat is not None:
                 stack.enter_context(self._without_repetition(no_repeat))
-            hypotheses = self.task.inference_step(self.generator, [self.model], batch)
+            hypotheses = self.task.inference_step(self.generator, [self.model], batch, prefix)
         best = [ranked[0] for ranked in hypotheses]
         found = {number: self._read(one) for number, one in zip(numbers, best)}
         if wanted.attention:

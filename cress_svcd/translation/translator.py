@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
-from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import open_dict
@@ -57,24 +57,34 @@ class Waveforms(SpeechTranslationDataset):
 
     def __init__(
         self,
-        waves: Sequence[np.ndarray],
+        segments: Sequence[Segment],
         dictionary: Dictionary,
         normalize: bool,
         length_multiple: int,
     ):
-        sizes = [len(wave) for wave in waves]
+        sizes = [len(segment.wave) for segment in segments]
         super().__init__(
             [], sizes, None, None, dictionary, normalize=normalize, length_multiple=length_multiple
         )
-        self.waves = waves
+        self.segments, self.dictionary = segments, dictionary
 
     def __len__(self) -> int:
-        return len(self.waves)
+        return len(self.segments)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        wave = at_usual_loudness(self.waves[index])
+        wave = at_usual_loudness(self.segments[index].wave)
         wave = standardize(wave) if self.normalize else wave
         return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch, with what its translations must begin with where any of them must."""
+        batch: dict[str, Any] = super().collater(samples)
+        prefixes = [self.segments[number].prefix for number in batch["id"].tolist()]
+        if any(prefixes):
+            tokens = [[self.dictionary.index(token) for token in prefix] for prefix in prefixes]
+            rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
+            batch["prefix_tokens"] = data_utils.collate_tokens(rows, self.dictionary.pad())
+        return batch
 
 
 def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
@@ -309,7 +319,7 @@ class Translator:
         self, buffer: list[Segment], wanted: Wanted
     ) -> Iterator[tuple[Segment, Translation]]:
         waves = Waveforms(
-            [segment.wave for segment in buffer],
+            buffer,
             self.task.tgt_dict,
             self.task.data_cfg.normalize,
             GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
@@ -320,7 +330,10 @@ class Translator:
 
     def _of_segment(self, segment: Segment, found: Found) -> Translation:
         words: tuple[Word, ...] = ()
+        attended: tuple[float, ...] = ()
         if found.attention is not None and found.tokens:
+            shares = (found.attention.argmax(axis=1) + 0.5) / found.attention.shape[1]
+            attended = tuple((segment.start + shares * segment.seconds).tolist())
             edges = attention_edges(found.attention, segment.wave, SAMPLE_RATE)
             words = self._timed(segment, found.text, found.tokens, edges)
         heard, heard_words = None, words[:0]
@@ -338,6 +351,7 @@ class Translator:
             decoded_again=found.decoded_again,
             transcript=heard,
             transcript_words=heard_words,
+            attended=attended,
         )
 
     def _heard(self, labels: np.ndarray) -> tuple[list[str], np.ndarray]:

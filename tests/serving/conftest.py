@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,12 @@ SEARCH = ["--beam", "2", "--max-len-b", "12", "--device", "cpu", "--threads", "1
 class Process:
     """``cress-svcd serve`` at a free port; ``log`` has what it says."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, most_bytes: int | None = None, **environment):
+        """most_bytes: of a file that the process writes."""
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cress_svcd.cli.main", "serve", "--port", "0"]
             + [str(argument) for argument in [*arguments, *SEARCH]],
@@ -29,6 +35,7 @@ class Process:
             text=True,
             cwd=ROOT,
             env={**os.environ, **environment},
+            preexec_fn=None if most_bytes is None else limit,
         )
         self.lines: list[str] = []
         for line in self.process.stdout:
@@ -77,8 +84,8 @@ def recordings(release) -> list[Path]:
 
 
 @contextlib.contextmanager
-def running(*arguments, **environment):
-    process = Process(*arguments, **environment)
+def running(*arguments, **options):
+    process = Process(*arguments, **options)
     try:
         yield process
     finally:

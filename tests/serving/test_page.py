@@ -110,6 +110,22 @@ def test_every_control_has_a_name(page):
     assert unnamed == []
 
 
+def test_axe_finds_nothing(page, recordings):
+    """Rules of WCAG, by axe-core: before a recording, with its translation, on a dark phone."""
+    axe_of = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="pip install 'cress_svcd[test]'"
+    )
+    axe = axe_of.Axe()
+    assert axe.run(page).response["violations"] == []
+    page.set_input_files("#file", recordings[0])
+    done(page)
+    assert axe.run(page).response["violations"] == []
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 360, "height": 700})
+    found = axe.run(page).response
+    assert found["violations"] == [] and len(found["passes"]) > 10
+
+
 def test_two_users_at_a_time(browser, server, recordings, said):
     expected = said(recordings[0], "text").split()
     assert soundfile.info(recordings[0]).frames

@@ -1,0 +1,282 @@
+"""Quality against delay of live translation.
+
+usage: python scripts/bench/live_lag.py MODEL MANIFEST [--policies agreement:2 attention:0.5 ...]
+           [--steps 0.5 ...] [--recordings N] [--threads 1] [-o TABLE.json] [--picture FILE.png]
+
+The recordings of a prepared split (MANIFEST, such as demo/en-de/data/tst-COMMON.tsv) are heard as
+`cress-svcd serve` hears live audio: cut as they come, the open segment translated again after each
+step (seconds), and its first words kept as a policy says (cress_svcd/translation/stable_prefix.py).
+
+BLEU is that of the words that were kept, realigned with the references.  The lag is LAAL (Papi et
+al., Over-generation cannot be rewarded, 2022), with each reference sentence on its own as in
+StreamLAAL (Papi et al., 2024), in seconds: ideal, as if computing took no time, and with the time
+that computing took here.  The last row but one keeps nothing before a segment is final; the last is
+`cress-svcd translate`, which has the whole recording.  Needs cress_svcd[score].
+"""
+
+import argparse
+import logging
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import sacrebleu
+
+from cress_svcd.atomic_files import write_json
+from cress_svcd.data.audio import SAMPLE_RATE, read_audio
+from cress_svcd.evaluation.plots import figure
+from cress_svcd.evaluation.realignment import realign
+from cress_svcd.evaluation.recordings import Recording, Reference, audio_files, read_recordings
+from cress_svcd.serving.live_audio import LiveAudio
+from cress_svcd.translation.recordings import Segment
+from cress_svcd.translation.result import Translation
+from cress_svcd.translation.search import Wanted
+from cress_svcd.translation.stable_prefix import POLICIES, Policy, StablePrefix
+from cress_svcd.translation.translator import Translator
+
+FULL_SCALE = 32767
+DEFAULT = ["attention:0.3", "attention:0.6", "agreement:2", "agreement:3", "hold:4", "hold:6"]
+
+
+@dataclass(frozen=True)
+class Said:
+    """A word and when it was shown, in seconds: ideal, and with computing."""
+
+    text: str
+    ideal: float
+    real: float
+
+
+class Listener:
+    """Hears a recording as the server does; ``said`` grows."""
+
+    def __init__(self, translator: Translator, policy: Callable[[], Policy], step: float):
+        self.translator, self.policy, self.step = translator, policy, step
+        self.audio = LiveAudio(translator.segmentation)
+        self.stable = StablePrefix(policy())
+        self.said: list[Said] = []
+        self.clock = self.computing = 0.0
+        self.shown = self.looks = 0  # words of the open segment that were shown; translations
+
+    def hear(self, pcm: bytes) -> list[Said]:
+        size = 2 * round(self.step * SAMPLE_RATE)
+        for first in range(0, len(pcm), size):
+            self.audio.append(pcm[first : first + size])
+            self._look(self.audio.received / SAMPLE_RATE, ended=False)
+        self._look(self.audio.received / SAMPLE_RATE, ended=True)
+        return self.said
+
+    def _look(self, now: float, ended: bool) -> None:
+        self.clock = max(self.clock, now)
+        final, open_one = self._timed(lambda: self.audio.segments(ended))
+        for segment in final:
+            self._show(self._translated(segment).text, now)
+            self.stable, self.shown = StablePrefix(self.policy()), 0
+        if open_one is not None and not final:
+            found = self._translated(open_one)
+            tokens = self.stable.update(found, open_one.end)
+            self._show(self.translator.search.text_of(" ".join(tokens)), now)
+
+    def _show(self, text: str, now: float) -> None:
+        words = text.split()
+        self.said += [Said(word, now, self.clock) for word in words[self.shown :]]
+        self.shown = max(self.shown, len(words))
+
+    def _translated(self, segment: Segment) -> Translation:
+        segment = replace(segment, prefix=self.stable.tokens)
+        wanted = Wanted(attention=self.stable.policy.attention)
+        self.looks += 1
+        return self._timed(lambda: next(self.translator.translate_segments([segment], wanted))[1])
+
+    def _timed(self, work: Callable):
+        started = time.perf_counter()
+        result = work()
+        taken = time.perf_counter() - started
+        self.clock += taken
+        self.computing += taken
+        return result
+
+
+def lag(delays: list[float], words: int, seconds: float) -> float:
+    """LAAL of a sentence.
+
+    Args:
+        delays: of its words, from its start.
+        words: of the reference.
+        seconds: that it lasts.
+    """
+    per_word = seconds / max(len(delays), words)
+    last = next((i for i, delay in enumerate(delays) if delay >= seconds), len(delays) - 1)
+    return statistics.fmean(delays[i] - i * per_word for i in range(last + 1))
+
+
+def lags(said: list[Said], recording: Recording) -> tuple[list[str], list[float], list[float]]:
+    """Realigned texts of a recording's sentences, and their lags, ideal and with computing."""
+    texts = realign(" ".join(s.text for s in said), [r.text for r in recording.references])
+    ideal, real, first = [], [], 0
+    for text, reference in zip(texts, recording.references):
+        own = said[first : first + len(text.split())]
+        first += len(own)
+        if own:
+            ideal.append(lag_of([s.ideal for s in own], reference))
+            real.append(lag_of([s.real for s in own], reference))
+    return texts, ideal, real
+
+
+def lag_of(times: list[float], reference: Reference) -> float:
+    delays = [at - reference.start for at in times]
+    return lag(delays, len(reference.text.split()), reference.end - reference.start)
+
+
+def bleu(texts: list[str], recordings: list[Recording]) -> float:
+    references = [reference.text for one in recordings for reference in one.references]
+    return round(sacrebleu.corpus_bleu(texts, [references]).score, 2)
+
+
+def run(
+    translator: Translator,
+    recordings: list[Recording],
+    sounds: list[bytes],
+    policy: Callable[[], Policy],
+    step: float,
+) -> dict:
+    texts: list[str] = []
+    ideal: list[float] = []
+    real: list[float] = []
+    computing, looks = 0.0, 0
+    for recording, pcm in zip(recordings, sounds):
+        listener = Listener(translator, policy, step)
+        found = lags(listener.hear(pcm), recording)
+        for total, own in zip((texts, ideal, real), found):
+            total += own
+        computing, looks = computing + listener.computing, looks + listener.looks
+    seconds = sum(len(pcm) for pcm in sounds) / 2 / SAMPLE_RATE
+    return {
+        "bleu": bleu(texts, recordings),
+        "lag": round(statistics.fmean(ideal), 3),
+        "lag_with_computing": round(statistics.fmean(real), 3),
+        "computing_share": round(computing / seconds, 4),
+        "looks_a_second": round(looks / seconds, 2),
+    }
+
+
+class Nothing:
+    """Keeps nothing before a segment is final."""
+
+    attention = False
+
+    def certain(self, found: Translation, end: float) -> int:
+        return 0
+
+
+def policies(specs: list[str]) -> dict[str, Callable[[], Policy]]:
+    """Policies out of ``NAME:VALUE``."""
+    found: dict[str, Callable[[], Policy]] = {}
+    for spec in specs:
+        name, _, value = spec.partition(":")
+        if name not in POLICIES:
+            raise SystemExit(f"--policies {spec}: expected one of {', '.join(POLICIES)}")
+        number = float(value) if name == "attention" else int(value)
+        found[spec] = lambda name=name, number=number: POLICIES[name](number)
+    return found
+
+
+def table(result: dict) -> str:
+    offline = result["offline_bleu"]
+    lines = [f"{'policy':<16}{'step':>6}{'BLEU':>8}{'share':>8}{'lag':>8}{'real':>8}{'more':>7}"]
+    for row in result["rows"]:
+        more = row["lag_with_computing"] / row["lag"] - 1
+        lines.append(
+            f"{row['policy']:<16}{row['step']:>6g}{row['bleu']:>8.2f}{row['bleu'] / offline:>8.1%}"
+            f"{row['lag']:>8.2f}{row['lag_with_computing']:>8.2f}{more:>7.1%}"
+        )
+    return "\n".join([*lines, f"{'translate':<22}{offline:>8.2f}"])
+
+
+def picture(result: dict, path: Path) -> None:
+    with figure(path) as (axes,):
+        names = dict.fromkeys(row["policy"].partition(":")[0] for row in result["rows"])
+        for number, name in enumerate(names):
+            rows = [row for row in result["rows"] if row["policy"].partition(":")[0] == name]
+            color = f"C{number}"
+            for key, marker, words in (
+                ("lag", "o", ""),
+                ("lag_with_computing", "x", ", computing"),
+            ):
+                points = sorted((row[key], row["bleu"]) for row in rows)
+                label = f"{name}{words}"
+                axes.plot(*zip(*points), marker, color=color, label=label, alpha=0.8)
+        offline = result["offline_bleu"]
+        axes.axhline(offline, color="gray", linewidth=1)
+        axes.axhline(0.9 * offline, color="gray", linewidth=1, linestyle=":")
+        axes.set_xlabel("average lagging, s (LAAL)")
+        axes.set_ylabel("BLEU (lines: offline, and 90 % of it)")
+        axes.legend(fontsize=8)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    translator = Translator.load(args.model, device=args.device, threads=args.threads)
+    recordings = read_recordings(args.manifest)[: args.recordings]
+    paths = audio_files(args.manifest, recordings)
+    sounds = [(FULL_SCALE * read_audio(path)).astype("<i2").tobytes() for path in paths]
+    whole = [translator.translate(path).text for path in paths]
+    texts = [
+        text
+        for words, recording in zip(whole, recordings)
+        for text in realign(words, [reference.text for reference in recording.references])
+    ]
+    offline = bleu(texts, recordings)
+    rows = []
+    # What is computed first is slower.
+    run(translator, recordings[:1], sounds[:1], Nothing, args.steps[0])
+    for step in args.steps:
+        for name, policy in {**policies(args.policies), "final": Nothing}.items():
+            row = {"policy": name, "step": step}
+            row |= run(translator, recordings, sounds, policy, step)
+            rows.append(row)
+            print(table({"offline_bleu": offline, "rows": [row]}).splitlines()[1], flush=True)
+    return {
+        "model": str(args.model),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {args.threads} thread(s)",
+        "sentences": sum(len(recording.references) for recording in recordings),
+        "offline_bleu": offline,
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a checkpoint, packed or not")
+    parser.add_argument("manifest", type=Path, help="of a split whose recordings are there")
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        default=DEFAULT,
+        metavar="NAME:VALUE",
+        help=f"of {', '.join(POLICIES)}",
+    )
+    parser.add_argument("--steps", type=float, nargs="+", default=[0.5], metavar="S")
+    parser.add_argument("--recordings", type=int, metavar="N", help="only the first ones")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, help="JSON with all numbers")
+    parser.add_argument("--picture", type=Path, help="PNG")
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    result = measure(args)
+    print(table(result))
+    if args.output:
+        write_json(args.output, result)
+    if args.picture:
+        picture(result, args.picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

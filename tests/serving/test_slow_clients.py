@@ -1,0 +1,184 @@
+"""Clients that take their time, a queue that does not move, a disk that is full."""
+
+import asyncio
+import contextlib
+import io
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
+
+import httpx
+
+from cress_svcd.serving.app import Service
+from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.models import Models, ServedModel
+from cress_svcd.serving.server import address_of, bind, make_server
+from cress_svcd.translation.result import Translation
+from tests.helpers.served import metric, until
+
+TRANSLATE = "/v1/audio/translations"
+HEAD = f"POST {TRANSLATE} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+class Translator:
+    """Says a word of each segment, as soon as it may."""
+
+    segmentation = None
+    task = SimpleNamespace(tgt_dict=None)
+
+    def __init__(self, words: str = "ja"):
+        self.words, self.may = words, threading.Event()
+        self.may.set()
+
+    def translate_segments(self, segments, wanted=None):
+        for segment in segments:
+            self.may.wait(30)
+            yield segment, Translation(self.words, 0.0, (), segment.start, segment.end)
+
+
+@contextlib.contextmanager
+def served(translator=None, host="127.0.0.1", **limits):
+    """The address of a server in this process, and what it shares."""
+    models = Models([ServedModel("m", translator or Translator(), "de", "en", 1, 1)])
+    service = Service(models, Limits(**limits))
+    with bind(host, 0) as listening:
+        server = make_server(service)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield address_of(listening), service
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def sound(seconds: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.ones(round(16_000 * seconds)) / 2, 16_000, format="WAV")
+    return file.getvalue()
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def answer_to(client: socket.socket) -> str:
+    """All that comes until the server closes the connection."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(4096):
+            found += part
+    return found.decode()
+
+
+@pytest.mark.parametrize("sent", ["", "GET / HT", "GET /health HTTP/1.1\r\nX: "])
+def test_headers_that_do_not_come(sent):
+    with served(header_seconds=0.3) as (url, _), connect(url) as client:
+        client.sendall(sent.encode())
+        assert answer_to(client).startswith("HTTP/1.1 408 ")
+
+
+def test_headers_that_come_in_drops():
+    with served(header_seconds=0.3) as (url, _), connect(url) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(40):
+                client.sendall(b"G")
+                time.sleep(0.02)
+        assert "200" not in answer_to(client)
+
+
+def test_a_request_may_take_longer_than_its_headers():
+    translator = Translator()
+    translator.may.clear()
+    with served(translator, header_seconds=0.3) as (url, _):
+        threading.Timer(0.8, translator.may.set).start()
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for _ in range(2):
+                answer = client.post(TRANSLATE, files={"file": sound()})
+                assert answer.json() == {"text": "ja"}
+
+
+def test_an_upload_that_stops_or_drips():
+    with served(silence_seconds=0.3, upload_rate=1e6) as (url, service):
+        with connect(url) as client:
+            client.sendall(f"{HEAD}Content-Length: 1000\r\n\r\n--x\r\n".encode())
+            assert "nothing of the upload came for 0.3 s" in answer_to(client)
+        with connect(url) as client:
+            client.sendall(f"{HEAD}Content-Length: 1000000\r\n\r\n--x\r\n".encode())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for _ in range(100):
+                    client.sendall(b"drip")
+                    time.sleep(0.01)
+            assert "less than 1000 kB a second" in answer_to(client)
+        until(lambda: service.clients.total() == 0)
+        assert not list(service.folder.iterdir())
+
+
+def test_an_answer_that_is_not_read():
+    translator = Translator("word " * 2_000_000)
+    with served(translator, silence_seconds=0.3) as (url, service), connect(url) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        form = b'\r\n--x\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--x--\r\n'
+        body = head + sound(60) + form
+        client.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        until(lambda: metric(url, "hang_ups_total") == 1)
+        until(lambda: service.clients.total() == 0)
+        assert not list(service.folder.iterdir())
+
+
+def test_a_queue_that_does_not_move():
+    translator = Translator()
+    translator.may.clear()
+    with served(translator, wait_seconds=0.3) as (url, _):
+        first = threading.Thread(
+            target=httpx.post, args=(url + TRANSLATE,), kwargs={"files": {"file": sound()}}
+        )
+        first.start()
+        until(lambda: metric(url, "requests_under_way") == 1)
+        time.sleep(0.2)
+        answer = httpx.post(url + TRANSLATE, files={"file": sound()}, timeout=30)
+        translator.may.set()
+        first.join(30)
+        assert answer.status_code == 503 and answer.headers["retry-after"]
+        assert answer.json()["error"]["code"] == "overloaded"
+        assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 200
+
+
+def test_a_disk_without_room(checkpoint, start_server, recordings):
+    """Of a process whose files may have 100 kB; others and it go on."""
+    content = recordings[0].read_bytes()
+    assert len(content) > 200_000
+    with start_server(checkpoint, most_bytes=100_000) as server:
+        answer = httpx.post(server.url + TRANSLATE, files={"file": content}, timeout=60)
+        assert answer.status_code == 503
+        error = answer.json()["error"]
+        assert error["code"] == "no_room" and "File too large" in error["message"]
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        short = httpx.post(server.url + TRANSLATE, files={"file": sound()}, timeout=60)
+        assert short.status_code == 200
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_addresses_of_the_sixth_version(host):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with served(host=host) as (url, _):
+        port = url.rsplit(":", 1)[1]
+        assert httpx.get(f"http://[::1]:{port}/health").json()["status"] == "ok"
+        if host == "::":
+            assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
