@@ -9,7 +9,12 @@ HuBERT-Base's dimensions trained along, 6 + 6 layers of 512, a vocabulary of 10,
 a batch of noise with transcripts and translations, as the recipes' stage st sees it
 (--mt-finetune), through fairseq's Trainer: forward, backward, clipping, Adam.  The systems take
 turns on the same batch, so that a busy machine disturbs all alike; ratios are taken within a round,
-medians reported.  On a GPU a small batch measures how fast Python launches kernels (on an H200, up
+medians reported.  Further options of all trainings stand behind --:
+
+    python scripts/bench/training_step.py -o runs/bench --device cuda --precision fp16 \\
+        --sentences 96 --systems full svcd svcd_teacher -- --graph-training
+
+On a GPU a small batch measures how fast Python launches kernels (on an H200, up
 to some 300 seconds of audio), a large one the work itself.  Writes training_step.json.
 
 Systems:
@@ -74,6 +79,7 @@ def make_trainer(system: str, folder: Path, args: argparse.Namespace) -> Trainer
         "100000",
         "--num-workers",
         "0",
+        *args.options,
     ]
     start = str(folder / "model.pt")
     if system == "full":
@@ -136,6 +142,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.9, help="of audio in an utterance")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=None, help="timed together (1; on CUDA 4)")
+    parser.add_argument("options", nargs="*", help="further options of fairseq-train, behind --")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     steps = args.steps or (4 if args.device == "cuda" else 1)
