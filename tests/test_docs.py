@@ -143,8 +143,20 @@ def test_scripts_and_modules(words):
         assert (ROOT / words[1]).is_file()
         if words[1].startswith("scripts/bench/") and words[1].endswith(".py"):
             source = (ROOT / words[1]).read_text(encoding="utf-8")
-            flags = [word for word in words[2:] if re.match(r"--?[a-z]", word)]
+            end = words.index("--") if "--" in words else len(words)
+            flags = [word for word in words[2:end] if re.match(r"--?[a-z]", word)]
             assert all(f'"{flag}"' in source for flag in flags)
+            if end < len(words):  # behind it stand options of the trainings
+                task = [
+                    "data",
+                    "--task",
+                    "speech_and_text_translation",
+                    "--arch",
+                    "quant_transformer",
+                ]
+                options.parse_args_and_arch(
+                    options.get_training_parser(), [*task, *words[end + 1 :]]
+                )
 
 
 def test_no_other_program_is_shown_that_nothing_checks():
