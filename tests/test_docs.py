@@ -146,7 +146,7 @@ def test_scripts_and_modules(words):
             end = words.index("--") if "--" in words else len(words)
             flags = [word for word in words[2:end] if re.match(r"--?[a-z]", word)]
             assert all(f'"{flag}"' in source for flag in flags)
-            if end < len(words):  # behind it stand options of the trainings
+            if words[end + 1 : end + 2] and words[end + 1].startswith("--"):  # of the trainings
                 task = [
                     "data",
                     "--task",
