@@ -111,6 +111,18 @@ class explained:
         ) from error
 
 
+def with_options_of_today(state: dict) -> dict:
+    """A checkpoint, in whose configuration options have the values that they may have now.
+
+    ``--graph-training`` was a switch before it was a choice.
+    """
+    task = (state.get("cfg") or {}).get("task") or {}
+    wish = task.get("graph_training")
+    if isinstance(wish, bool):
+        task["graph_training"] = "on" if wish else "off"
+    return state
+
+
 @contextlib.contextmanager
 def explained_model(*paths, task=None) -> Iterator[None]:
     """Context in which a failure to build the model of the checkpoints at ``paths`` names them.

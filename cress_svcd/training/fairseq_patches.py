@@ -28,6 +28,7 @@ from cress_svcd.models.checkpoint_files import (
     read_other_format,
     refuse_other_model,
     run_checks,
+    with_options_of_today,
 )
 from cress_svcd.models.checkpoint_structure import require_sound
 
@@ -107,7 +108,7 @@ def explain_checkpoint_errors() -> None:
                 else:
                     state = _as_fairseq_has_it(other, *args)
                 require_sound(state, path)
-                return state
+                return with_options_of_today(state)
             except KeyError as error:
                 if error.args != ("best_loss",):
                     raise

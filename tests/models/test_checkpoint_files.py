@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from cress_svcd.models.checkpoint_files import (
     refuse_other_model,
     run_checks,
     task_and_arch,
+    with_options_of_today,
 )
 
 
@@ -213,3 +215,16 @@ class TestAnotherModel:
     def test_a_file_without_a_model_differs_in_every_tensor(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"weight: file has none.*bias: file has none"):
             refuse_other_model(saved(tmp_path / "x.pt"), nn.Linear(3, 2))
+
+
+def test_a_switch_that_became_a_choice_is_read():
+    """The examples are of the time when --graph-training was one."""
+    from fairseq import checkpoint_utils
+
+    packed = Path(__file__).parents[2] / "scripts" / "examples" / "en-de.pt"
+    for wish, expected in ((False, "off"), (True, "on")):
+        state = {"cfg": {"task": {"graph_training": wish}}}
+        assert with_options_of_today(state) == {"cfg": {"task": {"graph_training": expected}}}
+    assert with_options_of_today({"cfg": None}) == {"cfg": None}
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(packed))
+    assert state["cfg"]["task"]["graph_training"] == "off"

@@ -77,7 +77,7 @@ def test_translations_begin_with_what_stays(translator, segment):
     for one, prefix in zip(found, prefixes):
         assert one.tokens[: len(prefix)] == prefix
     assert found[0].tokens == found[2].tokens == free.tokens
-    assert found[0].score == pytest.approx(free.score, abs=1e-3)
+    assert found[0].score == pytest.approx(free.score, abs=1e-2)  # 8-bit activations
 
 
 def test_what_stays_may_repeat_itself(translator, segment):
