@@ -40,6 +40,7 @@ struct cress_options {
     const char *isa;      /* "portable", "avx2", "avx512_vnni", "amx", "neon", "neon_dotprod",
                              "neon_i8mm", "wasm_simd"; NULL: the fastest here (NULL) */
     int no_repeat;        /* let no so many tokens in a row come twice; 0: they may (0) */
+    int word_times;       /* find when each word is said; subtitles need it (0) */
     /* How recordings are cut. */
     int whole;            /* not at all: a recording is one segment, whatever is in it (0) */
     double max_seconds;   /* no segment is longer (20) */
@@ -83,6 +84,16 @@ CRESS_API double cress_seconds(const cress_translator *translator);
 CRESS_API double cress_start(const cress_translator *translator);
 CRESS_API double cress_end(const cress_translator *translator);
 CRESS_API int cress_decoded_again(const cress_translator *translator);
+
+/* The words of the best hypothesis of the last segment of a recording, and when they are said, in
+ * seconds of the recording; with ``word_times`` only. */
+CRESS_API int cress_word_count(const cress_translator *translator);
+CRESS_API const char *cress_word(const cress_translator *translator, int number, double *start,
+                                 double *end);
+
+/* Subtitles of the segments of a recording so far, as "srt" or "vtt"; with ``word_times`` only.  NULL
+ * where it fails.  They replace what was kept of the last segment. */
+CRESS_API const char *cress_subtitles(cress_translator *translator, const char *format);
 
 /* Why the last call failed. */
 CRESS_API const char *cress_error(const cress_translator *translator);

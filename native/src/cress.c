@@ -9,7 +9,7 @@
 #include "hearing.h"
 #include "levels.h"
 #include "runtime.h"
-#include "translate.h"
+#include "subtitles.h"
 
 enum { RATE = 16000, MOST_RATE = 10000000 };
 static const double MOST_SECONDS = 3600; /* of a segment */
@@ -19,7 +19,15 @@ struct recording {
     int64_t count, room, rate;
     struct span *spans;
     int64_t segments, next;
+    struct part *parts; /* of the segments translated so far, with word times */
+    int64_t count_of_parts;
     int finished, by_second; /* cut by loudness, since the model's segmenter heard nothing */
+};
+
+/* A word, and when it is said. */
+struct spoken {
+    char *text;
+    double start, end;
 };
 
 struct cress_translator {
@@ -30,11 +38,24 @@ struct cress_translator {
     struct pool *pool;
     struct recording recording;
     double start, end;
+    struct spoken *spoken;
+    int words;
     struct hypothesis *found;
     char **texts;
     cress_trace *trace;
     void *trace_data;
 };
+
+static void forget_parts(struct recording *recording)
+{
+    for (int64_t i = 0; i < recording->count_of_parts; i++) {
+        free(recording->parts[i].text.at);
+        free(recording->parts[i].words);
+    }
+    free(recording->parts);
+    recording->parts = NULL;
+    recording->count_of_parts = 0;
+}
 
 static int report(char *message, size_t size, const char *text)
 {
@@ -156,6 +177,7 @@ void cress_translator_free(cress_translator *translator)
     if (!translator)
         return;
     pool_free(translator->pool);
+    forget_parts(&translator->recording);
     free(translator->recording.spans);
     free(translator->recording.samples);
     arena_free(&translator->arena);
@@ -184,8 +206,12 @@ static void run_search(struct cress_translator *translator, struct run *run, con
     int found = search(run, states, frames, &translator->options, no_repeat, &translator->found);
     translator->texts = take(run->arena, (size_t)found + 1, sizeof *translator->texts);
     for (int i = 0; i < found; i++) {
-        strip(run->model, &translator->found[i]);
-        translator->texts[i] = detokenise(run, &translator->found[i]);
+        struct hypothesis *one = &translator->found[i];
+        one->raw_count = one->count;
+        one->raw = take(run->arena, (size_t)one->count + 1, sizeof *one->raw);
+        memcpy(one->raw, one->tokens, (size_t)one->count * sizeof *one->raw);
+        strip(run->model, one);
+        translator->texts[i] = detokenise(run, one);
     }
     translator->count = found;
 }
@@ -200,6 +226,47 @@ static struct run begin_run(struct cress_translator *translator)
         .model = translator->model, .arena = &translator->arena, .isa = translator->isa,
         .threads = translator->options.threads,
     };
+}
+
+/* Keeps the words of the best hypothesis and their times, for the segment and for subtitles. */
+static void keep_words(struct cress_translator *translator, struct run *run, const float *states,
+                       int64_t frames, const float *wave, int64_t samples)
+{
+    const struct cress_model *model = translator->model;
+    const struct hypothesis *best = translator->found;
+    struct recording *recording = &translator->recording;
+    struct arena *arena = run->arena;
+    const char *shown = translator->texts[0];
+    struct letters text = to_letters(arena, shown, strlen(shown));
+    float *attention = attention_of(run, states, frames, best->raw, best->raw_count);
+    struct word *words;
+    int kept = 0;
+    for (int i = 0; i < best->raw_count; i++) /* of the tokens that are shown */
+        if (best->raw[i] != model->bos && best->raw[i] != model->eos)
+            memmove(attention + kept++ * frames, attention + i * frames,
+                    (size_t)frames * sizeof *attention);
+    int64_t count = time_words(run, best, text, attention, frames, wave, samples,
+                               translator->start, &words);
+    translator->spoken = take(arena, (size_t)count + 1, sizeof *translator->spoken);
+    for (int64_t i = 0; i < count; i++) {
+        char *to = take(arena, (size_t)(4 * (words[i].last - words[i].first)) + 1, 1);
+        translator->spoken[i] = (struct spoken){to, words[i].start, words[i].end};
+        for (int64_t c = words[i].first; c < words[i].last; c++)
+            to = put_letter(to, text.at[c]);
+        *to = 0;
+    }
+    translator->words = (int)count;
+    struct part part = {.text = {malloc(((size_t)text.count + 1) * sizeof *text.at), text.count},
+                        .words = malloc(((size_t)count + 1) * sizeof *words), .count = count,
+                        .start = translator->start, .end = translator->end};
+    if (!part.text.at || !part.words) {
+        free(part.text.at);
+        free(part.words);
+        fail(arena, "out of memory");
+    }
+    memcpy(part.text.at, text.at, (size_t)text.count * sizeof *text.at);
+    memcpy(part.words, words, (size_t)count * sizeof *words);
+    recording->parts[recording->count_of_parts++] = part;
 }
 
 static void translate_segment(struct cress_translator *translator, const float *samples,
@@ -217,6 +284,8 @@ static void translate_segment(struct cress_translator *translator, const float *
         run_search(translator, &run, states, frames, NO_REPEAT);
         translator->again = 1;
     }
+    if (translator->recording.parts && translator->count)
+        keep_words(translator, &run, states, frames, samples, count);
     pool_use(NULL);
 }
 
@@ -225,7 +294,7 @@ static void clear(struct cress_translator *translator)
 {
     pool_use(NULL);
     release(&translator->arena, NULL);
-    translator->count = translator->again = 0;
+    translator->count = translator->again = translator->words = 0;
     translator->found = NULL;
     translator->start = translator->end = 0;
 }
@@ -249,6 +318,7 @@ int cress_translate(cress_translator *translator, const float *samples, size_t c
     if (count > (size_t)(RATE * MOST_SECONDS))
         fail(arena, "a segment of %zu samples is too long; an hour is the most", count);
     check_samples(arena, samples, count);
+    forget_parts(&translator->recording);
     translate_segment(translator, samples, (int64_t)count);
     return 0;
 }
@@ -265,6 +335,7 @@ int cress_begin(cress_translator *translator, int rate)
 {
     struct recording *recording = &translator->recording;
     clear(translator);
+    forget_parts(recording);
     recording->count = recording->segments = recording->next = 0;
     recording->finished = recording->by_second = 0;
     recording->rate = 0;
@@ -359,6 +430,11 @@ int cress_finish(cress_translator *translator)
     if (!recording->spans)
         fail(&translator->arena, "out of memory");
     memcpy(recording->spans, spans, (size_t)count * sizeof *spans);
+    if (translator->options.word_times) {
+        recording->parts = calloc((size_t)count + 1, sizeof *recording->parts);
+        if (!recording->parts)
+            fail(&translator->arena, "out of memory");
+    }
     clear(translator);
     recording->segments = count;
     recording->finished = 1;
@@ -390,9 +466,9 @@ int cress_next(cress_translator *translator)
     else if (span.count)
         wave = resample(arena, samples, span.count, recording->rate);
     at_usual_loudness(wave, span.count ? length : 0);
-    translate_segment(translator, wave, length);
     translator->start = (double)span.first / (double)recording->rate;
     translator->end = translator->start + (double)span.count / (double)recording->rate;
+    translate_segment(translator, wave, length);
     return 1;
 }
 
@@ -425,6 +501,41 @@ double cress_end(const cress_translator *translator)
 int cress_decoded_again(const cress_translator *translator)
 {
     return translator->again;
+}
+
+int cress_word_count(const cress_translator *translator)
+{
+    return translator->words;
+}
+
+const char *cress_word(const cress_translator *translator, int number, double *start, double *end)
+{
+    if (number < 0 || number >= translator->words)
+        return NULL;
+    *start = translator->spoken[number].start;
+    *end = translator->spoken[number].end;
+    return translator->spoken[number].text;
+}
+
+const char *cress_subtitles(cress_translator *translator, const char *format)
+{
+    struct recording *recording = &translator->recording;
+    int is_vtt = !strcmp(format, "vtt");
+    clear(translator);
+    if (!is_vtt && strcmp(format, "srt")) {
+        refuse(translator, "subtitles: expected srt or vtt");
+        return NULL;
+    }
+    if (!recording->parts) {
+        refuse(translator, "subtitles need a recording, and word_times");
+        return NULL;
+    }
+    if (setjmp(translator->arena.escape)) {
+        clear(translator);
+        return NULL;
+    }
+    return make_subtitles(&translator->arena, recording->parts, recording->count_of_parts,
+                          cress_seconds(translator), is_vtt ? WEBVTT : SUBRIP);
 }
 
 const char *cress_error(const cress_translator *translator)

@@ -17,6 +17,8 @@ struct decoder {
     int32_t *history;      /* beams x most: which row of a step each beam's past has */
     int32_t *former;
     float *logits;
+    float *attention; /* frames: where wanted, the mean attention of a step is added there */
+    int64_t frames;
 };
 
 static float *floats(struct run *run, int64_t count)
@@ -31,6 +33,7 @@ struct decoder *decoder_begin(struct run *run, const float *states, int64_t fram
     struct decoder *decoder = take_zeros(run->arena, 1, sizeof *decoder);
     decoder->beams = beams;
     decoder->most = most;
+    decoder->frames = frames;
     decoder->history = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
     decoder->former = take_zeros(run->arena, (size_t)(beams * most), sizeof(int32_t));
     decoder->logits = floats(run, beams * run->model->vocabulary);
@@ -89,6 +92,27 @@ static void attend_past(struct run *run, const struct decoder *decoder, int head
     }
 }
 
+/* The mean over heads of the attention of a query, in the later half of the layers: the first ones
+ * tell less. */
+static void add_attention(struct run *run, const struct decoder *decoder,
+                          const struct layer *layer, const struct keys *keys, const float *query)
+{
+    const struct stack *stack = &run->model->decoder;
+    int first = stack->count / 2, layers = stack->count - first;
+    float *scores = floats(run, keys->count), scale = 1.0f / sqrtf((float)keys->size);
+    for (int head = 0; head < keys->heads && layer - stack->layers >= first; head++) {
+        memset(scores, 0, (size_t)keys->count * sizeof *scores);
+        for (int64_t c = 0; c < keys->size; c++) {
+            const float *row = keys->keys + (head * keys->size + c) * keys->padded;
+            for (int64_t i = 0; i < keys->count; i++)
+                scores[i] += query[head * keys->size + c] * scale * row[i];
+        }
+        softmax(scores, keys->count);
+        for (int64_t i = 0; i < keys->count; i++)
+            decoder->attention[i] += scores[i] / (float)(keys->heads * layers);
+    }
+}
+
 static void run_block(struct run *run, const struct decoder *decoder, const struct layer *layer,
                       const struct block_plan *block, const struct cache *cache,
                       const float *input, float *y)
@@ -106,6 +130,8 @@ static void run_block(struct run *run, const struct decoder *decoder, const stru
     apply_linear(run, &block->q, input, beams, q);
     if (block->kind == BLOCK_SOURCE) {
         attend(run, &cache->source, q, beams, mixed);
+        if (decoder->attention)
+            add_attention(run, decoder, layer, &cache->source, q);
     } else {
         int64_t place = decoder->step * beams * width;
         apply_linear(run, &block->k, input, beams, cache->keys + place);
@@ -184,4 +210,20 @@ const float *decoder_step(struct run *run, struct decoder *decoder, const int32_
     release(run->arena, before);
     decoder->step++;
     return decoder->logits;
+}
+
+float *attention_of(struct run *run, const float *states, int64_t frames, const int32_t *tokens,
+                    int count)
+{
+    float *attention = take_zeros(run->arena, (size_t)(count * frames) + 1, sizeof *attention);
+    struct block *before = mark(run->arena);
+    struct decoder *decoder = decoder_begin(run, states, frames, 1, count + 1);
+    int32_t last = (int32_t)run->model->eos;
+    for (int i = 0; i < count; i++) {
+        decoder->attention = attention + i * frames;
+        decoder_step(run, decoder, &last, NULL);
+        last = tokens[i];
+    }
+    release(run->arena, before);
+    return attention;
 }

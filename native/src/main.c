@@ -25,7 +25,8 @@ static const char usage[] =
     "  --threshold-db DB         for energy: speech begins at most so far above the noise (10)\n"
     "  --segmenter NAME          energy: by loudness; learnt: the model's; auto: the model's if it\n"
     "                            carries one, by loudness where that hears nothing (auto)\n"
-    "  --output-format NAME      text or jsonl (text)\n"
+    "  --output-format NAME      text, jsonl, srt or vtt, which are of one recording (text)\n"
+    "  --word-times              jsonl has the times of words\n"
     "  --raw RATE                the inputs have no header: 16 bits, one channel, RATE a second\n"
     "  --list FILE               further inputs, one a line\n"
     "  --threads N               (1)\n"
@@ -40,7 +41,7 @@ struct command {
     struct cress_options options;
     enum format format;
     const char *model_path, *list, *trace;
-    int raw, recordings, failed, silent;
+    int raw, word_times, recordings, failed, silent;
     cress_model *model;
     cress_translator *translator;
 };
@@ -123,7 +124,8 @@ static int translate_samples(struct command *command, const char *input, const f
         fprintf(stderr, "cress: %s: the model's segmenter hears no speech in it; cut by its loudness "
                         "instead (--segmenter learnt leaves it out)\n", input);
     for (int number = 0; (more = cress_next(translator)) == 1; number++)
-        write_segment(stdout, command->format, command->model, translator, input, number);
+        write_segment(stdout, command->format, command->model, translator, input, number,
+                      command->word_times);
     if (more)
         return fail(command, input, cress_error(translator));
     if (!cress_segments(translator)) {
@@ -132,6 +134,13 @@ static int translate_samples(struct command *command, const char *input, const f
                 input, command->options.threshold_db);
         command->silent++;
     }
+    if (command->format < FORMAT_SRT)
+        return 0;
+    const char *subtitles =
+        cress_subtitles(translator, command->format == FORMAT_SRT ? "srt" : "vtt");
+    if (!subtitles)
+        return fail(command, input, cress_error(translator));
+    fputs(subtitles, stdout);
     return 0;
 }
 
@@ -231,6 +240,17 @@ static int set_search_option(struct cress_options *options, const char *name, co
     return 0;
 }
 
+static int set_format(struct command *command, const char *name)
+{
+    static const char *const names[] = {"text", "jsonl", "srt", "vtt"};
+    for (int format = FORMAT_TEXT; format <= FORMAT_VTT; format++)
+        if (!strcmp(name, names[format])) {
+            command->format = (enum format)format;
+            return 0;
+        }
+    return -1;
+}
+
 static int set_option(struct command *command, const char *name, const char *value)
 {
     if (!strcmp(name, "--list"))
@@ -239,10 +259,8 @@ static int set_option(struct command *command, const char *name, const char *val
         command->trace = value;
     else if (!strcmp(name, "--raw"))
         command->raw = number(name, value);
-    else if (!strcmp(name, "--output-format") && !strcmp(value, "text"))
-        command->format = FORMAT_TEXT;
-    else if (!strcmp(name, "--output-format") && !strcmp(value, "jsonl"))
-        command->format = FORMAT_JSON_LINES;
+    else if (!strcmp(name, "--output-format"))
+        return set_format(command, value);
     else
         return set_search_option(&command->options, name, value);
     return 0;
@@ -297,6 +315,8 @@ int main(int count, char **arguments)
             arguments[positional++] = arguments[at];
         } else if (!strcmp(arguments[at], "--no-segmentation")) {
             command.options.whole = 1;
+        } else if (!strcmp(arguments[at], "--word-times")) {
+            command.word_times = 1;
         } else if (at + 1 == count || set_option(&command, arguments[at], arguments[at + 1])) {
             fprintf(stderr, "cress: error: %s%s%s: no such option or value; see cress --help\n",
                     arguments[at], at + 1 < count ? " " : "",
@@ -310,6 +330,11 @@ int main(int count, char **arguments)
         complain("no model is named; see cress --help");
         return 2;
     }
+    if (command.format >= FORMAT_SRT && (positional > 2 || command.list)) {
+        complain("--output-format srt and vtt are of one recording: call it once for each");
+        return 2;
+    }
+    command.options.word_times = command.word_times || command.format >= FORMAT_SRT;
     command.model_path = arguments[0];
     return translate(&command, arguments + 1, positional - 1);
 }

@@ -29,8 +29,25 @@ static void write_number(FILE *stream, double number, int places)
     fputs(text, stream);
 }
 
+static void write_words(FILE *stream, const cress_translator *translator)
+{
+    fputs(", \"words\": [", stream);
+    for (int i = 0; i < cress_word_count(translator); i++) {
+        double start, end;
+        const char *word = cress_word(translator, i, &start, &end);
+        fputs(i ? ", {\"word\": " : "{\"word\": ", stream);
+        write_string(stream, word, strlen(word));
+        fputs(", \"start\": ", stream);
+        write_number(stream, start, 3);
+        fputs(", \"end\": ", stream);
+        write_number(stream, end, 3);
+        fputc('}', stream);
+    }
+    fputc(']', stream);
+}
+
 static void write_json(FILE *stream, const cress_model *model, const cress_translator *translator,
-                       const char *source, int number, int hypothesis)
+                       const char *source, int number, int hypothesis, int words)
 {
     int count;
     const int32_t *tokens = cress_tokens(translator, hypothesis, &count);
@@ -54,7 +71,10 @@ static void write_json(FILE *stream, const cress_model *model, const cress_trans
         fputs(i ? ", " : "", stream);
         write_string(stream, token, length);
     }
-    fprintf(stream, "]%s}\n", cress_decoded_again(translator) ? ", \"decoded_again\": true" : "");
+    fprintf(stream, "]%s", cress_decoded_again(translator) ? ", \"decoded_again\": true" : "");
+    if (words && !hypothesis)
+        write_words(stream, translator);
+    fputs("}\n", stream);
 }
 
 /* In one line, however many spaces the words have between them. */
@@ -69,12 +89,13 @@ static void write_line(FILE *stream, const char *text)
 }
 
 void write_segment(FILE *stream, enum format format, const cress_model *model,
-                   const cress_translator *translator, const char *source, int number)
+                   const cress_translator *translator, const char *source, int number,
+                   int words)
 {
     for (int i = 0; i < cress_count(translator); i++)
         if (format == FORMAT_JSON_LINES)
-            write_json(stream, model, translator, source, number, i);
-        else
+            write_json(stream, model, translator, source, number, i, words);
+        else if (format == FORMAT_TEXT)
             write_line(stream, cress_text(translator, i));
     fflush(stream);
 }

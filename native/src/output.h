@@ -6,11 +6,12 @@
 
 #include "cress.h"
 
-enum format { FORMAT_TEXT, FORMAT_JSON_LINES };
+enum format { FORMAT_TEXT, FORMAT_JSON_LINES, FORMAT_SRT, FORMAT_VTT };
 
 /* The last segment of a translator, which is ``number`` of the recording ``source``; of JSON lines
- * all its hypotheses. */
+ * and text all its hypotheses, of subtitles nothing.  ``words``: JSON lines have their times. */
 void write_segment(FILE *stream, enum format format, const cress_model *model,
-                   const cress_translator *translator, const char *source, int number);
+                   const cress_translator *translator, const char *source, int number,
+                   int words);
 
 #endif

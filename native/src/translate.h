@@ -7,6 +7,8 @@
 struct hypothesis {
     int32_t *tokens; /* without beginning and end of a sentence, once stripped */
     int count;
+    int32_t *raw;    /* as they were found */
+    int raw_count;
     double score;    /* natural logarithm, over count + 1 to the power of the length penalty */
 };
 
@@ -25,6 +27,10 @@ struct decoder *decoder_begin(struct run *run, const float *states, int64_t fram
  * that of beam sources[b] (NULL: its own). */
 const float *decoder_step(struct run *run, struct decoder *decoder, const int32_t *tokens,
                           const int32_t *sources);
+
+/* What each token of a hypothesis attends to (count x frames). */
+float *attention_of(struct run *run, const float *states, int64_t frames, const int32_t *tokens,
+                    int count);
 
 /* fairseq's beam search, in which no ``no_repeat`` tokens in a row come twice (0: they may);
  * hypotheses in memory of the run's arena, the best first. */

@@ -11,6 +11,9 @@ import soxr
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.translation.result import Translation, Word
+from cress_svcd.translation.subtitle_files import render
+from cress_svcd.translation.subtitles import make_cues
 from tests.native.conftest import NATIVE
 
 BEAM, LENGTH = 3, 12
@@ -93,6 +96,30 @@ def test_text_is_a_line_for_each_segment(exported, engine, talk, tmp_path, capsy
     arguments = (tmp_path / "talk.wav", "--segmenter", "energy", *OPTIONS)
     expected = by_python(packed, *arguments, capsys=capsys)
     assert run(engine, cress, *arguments).stdout.decode() == expected
+
+
+def test_words_and_subtitles_are_timed_as_in_python(exported, engine, talk, tmp_path, capsys):
+    """But where flat attention, of random weights, is tipped by a float's last place."""
+    packed, cress = exported("full", "--allow-full", "--dtype", "fp32")
+    path = tmp_path / "talk.wav"
+    write(path, talk, 16000, 1)
+    arguments = (path, "--segmenter", "energy", *OPTIONS)
+    lines = (*arguments, "--output-format", "jsonl", "--word-times")
+    expected = by_python(packed, *lines, capsys=capsys).splitlines()
+    found = run(engine, cress, *lines).stdout.decode().splitlines()
+    same = sum(
+        json.loads(one)["words"] == json.loads(other)["words"]
+        for one, other in zip(expected, found)
+    )
+    assert len(expected) - 2 <= same
+    parts = []
+    for one in map(json.loads, found):
+        words = tuple(Word(word["word"], word["start"], word["end"]) for word in one["words"])
+        parts.append(Translation(one["text"], 0.0, (), one["start"], one["end"], words=words))
+    assert sum(len(part.words) for part in parts) > 20
+    for form in ("srt", "vtt"):
+        subtitles = run(engine, cress, *arguments, "--output-format", form).stdout.decode()
+        assert subtitles == render(make_cues(parts, end=len(talk) / 16000), form)
 
 
 def test_standard_input_is_a_wav_file_or_raw_samples(exported, engine, talk, tmp_path):

@@ -1,0 +1,127 @@
+#include "letters.h"
+
+struct range {
+    int32_t first, last;
+};
+
+/* Ranges in ascending order, up to the first that ends in 0. */
+static int is_in(const struct range *ranges, int32_t letter)
+{
+    for (; ranges->last; ranges++)
+        if (letter >= ranges->first && letter <= ranges->last)
+            return 1;
+    return 0;
+}
+
+struct letters to_letters(struct arena *arena, const char *text, size_t length)
+{
+    struct letters letters = {take(arena, length + 1, sizeof(int32_t)), 0};
+    for (size_t i = 0; i < length;) {
+        unsigned char c = (unsigned char)text[i++];
+        int more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2
+                   : c >= 0xf0 && c < 0xf5 ? 3 : -1;
+        int32_t letter = more <= 0 ? c : c & (0x3f >> more);
+        for (; more > 0 && i < length && ((unsigned char)text[i] & 0xc0) == 0x80; more--)
+            letter = letter << 6 | ((unsigned char)text[i++] & 0x3f);
+        letters.at[letters.count++] = more ? 0xfffd : letter;
+    }
+    return letters;
+}
+
+char *put_letter(char *to, int32_t letter)
+{
+    if (letter < 0x80) {
+        *to++ = (char)letter;
+        return to;
+    }
+    int more = letter < 0x800 ? 1 : letter < 0x10000 ? 2 : 3;
+    *to++ = (char)((0xff00 >> (more + 1) & 0xff) | letter >> 6 * more);
+    while (more--)
+        *to++ = (char)(0x80 | (letter >> 6 * more & 0x3f));
+    return to;
+}
+
+int is_space(int32_t letter)
+{
+    static const struct range spaces[] = {
+        {9, 13}, {28, 32}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a},
+        {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0, 0},
+    };
+    return is_in(spaces, letter);
+}
+
+int is_without_spaces(int32_t letter)
+{
+    /* WITHOUT_SPACES of translation/phrases.py. */
+    static const struct range scripts[] = {
+        {0xe00, 0xeff}, {0x1000, 0x109f}, {0x1780, 0x17ff}, {0x3005, 0x30ff}, {0x3400, 0x9fff},
+        {0xf900, 0xfaff}, {0xff66, 0xff9f}, {0x20000, 0x3ffff}, {0, 0},
+    };
+    return is_in(scripts, letter);
+}
+
+int is_mark(int32_t letter)
+{
+    static const struct range marks[] = {
+        {0x300, 0x36f}, {0x483, 0x489}, {0x591, 0x5bd}, {0x610, 0x61a}, {0x64b, 0x65f},
+        {0x6d6, 0x6dc}, {0x900, 0x903}, {0x93a, 0x93c}, {0x93e, 0x94f}, {0xe31, 0xe31},
+        {0xe34, 0xe3a}, {0xe47, 0xe4e}, {0xeb1, 0xeb1}, {0xeb4, 0xebc}, {0xec8, 0xecd},
+        {0x102b, 0x103e}, {0x17b4, 0x17d3}, {0x1ab0, 0x1aff}, {0x1dc0, 0x1dff},
+        {0x20d0, 0x20ff}, {0x302a, 0x302f}, {0x3099, 0x309a}, {0xfe00, 0xfe0f},
+        {0xfe20, 0xfe2f}, {0, 0},
+    };
+    return is_in(marks, letter);
+}
+
+int is_control(int32_t letter)
+{
+    return letter < 32 || (letter >= 127 && letter < 160) ||
+           (letter >= 0xd800 && letter <= 0xdfff) || (letter >= 0xfdd0 && letter <= 0xfdef) ||
+           (letter & 0xfffe) == 0xfffe;
+}
+
+int closes(int32_t letter)
+{
+    static const struct range closing[] = {
+        {'!', '#'}, {'%', '\''}, {')', '*'}, {',', ','}, {'.', '/'}, {':', ';'}, {'?', '@'},
+        {'\\', ']'}, {'}', '}'}, {0xa1, 0xa1}, {0xa7, 0xa7}, {0xb6, 0xb7}, {0xbb, 0xbb},
+        {0xbf, 0xbf}, {0x2b0, 0x2c1}, {0xe46, 0xe46}, {0xe4f, 0xe4f}, {0xe5a, 0xe5b},
+        {0xec6, 0xec6}, {0x104a, 0x104f}, {0x17d4, 0x17da}, {0x2016, 0x2017}, {0x2019, 0x2019},
+        {0x201d, 0x201d}, {0x2020, 0x2027}, {0x2030, 0x2038}, {0x203a, 0x203e},
+        {0x3001, 0x3003}, {0x3005, 0x3005}, {0x3009, 0x3009}, {0x300b, 0x300b},
+        {0x300d, 0x300d}, {0x300f, 0x300f}, {0x3011, 0x3011}, {0x3015, 0x3015},
+        {0x3017, 0x3017}, {0x3019, 0x3019}, {0x301b, 0x301b}, {0x301e, 0x301f},
+        {0x3031, 0x3035}, {0x303b, 0x303b}, {0x303d, 0x303d}, {0x309d, 0x309e},
+        {0x30fb, 0x30fe}, {0xff01, 0xff03}, {0xff05, 0xff07}, {0xff09, 0xff0a},
+        {0xff0c, 0xff0c}, {0xff0e, 0xff0f}, {0xff1a, 0xff1b}, {0xff1f, 0xff20},
+        {0xff3c, 0xff3d}, {0xff5d, 0xff5d}, {0xff60, 0xff61}, {0xff63, 0xff65},
+        {0xff70, 0xff70}, {0xff9e, 0xff9f}, {0, 0},
+    };
+    return is_mark(letter) || is_in(closing, letter);
+}
+
+int opens(int32_t letter)
+{
+    static const struct range opening[] = {
+        {'(', '('}, {'[', '['}, {'{', '{'}, {0xab, 0xab}, {0x2018, 0x2018}, {0x201a, 0x201c},
+        {0x201e, 0x201f}, {0x2039, 0x2039}, {0x3008, 0x3008}, {0x300a, 0x300a},
+        {0x300c, 0x300c}, {0x300e, 0x300e}, {0x3010, 0x3010}, {0x3014, 0x3014},
+        {0x3016, 0x3016}, {0x3018, 0x3018}, {0x301a, 0x301a}, {0x301d, 0x301d},
+        {0xff08, 0xff08}, {0xff3b, 0xff3b}, {0xff5b, 0xff5b}, {0xff5f, 0xff5f},
+        {0xff62, 0xff62}, {0, 0},
+    };
+    return is_in(opening, letter);
+}
+
+int32_t lower(int32_t letter)
+{
+    if ((letter >= 'A' && letter <= 'Z') || (letter >= 0xc0 && letter <= 0xde && letter != 0xd7) ||
+        (letter >= 0x391 && letter <= 0x3a9) || (letter >= 0x410 && letter <= 0x42f))
+        return letter + 32;
+    if ((letter >= 0x100 && letter <= 0x137 && letter != 0x130) ||
+        (letter >= 0x14a && letter <= 0x177) || (letter >= 0x218 && letter <= 0x21b))
+        return letter | 1;
+    if ((letter >= 0x139 && letter <= 0x148) || (letter >= 0x179 && letter <= 0x17e))
+        return letter + (letter & 1);
+    return letter;
+}
