@@ -50,7 +50,8 @@ class GraphCapture:
         """What does the same as ``function``, by a single launch where the device has graphs.
 
         A function that cannot be captured is returned itself, with a warning, and so are all that
-        follow: a failure costs more than a graph saves.
+        follow: a failure costs more than a graph saves.  One for which there is no memory is
+        returned itself, too; others may fit.
         """
         if not self.captures:
             return function
@@ -62,12 +63,13 @@ class GraphCapture:
                 self._warm(function)
                 return self._capture(function).replay
             except RuntimeError as error:
-                self.captures = False
                 torch.cuda.set_stream(current)  # which torch leaves undone if a capture fails
+                self._recover()
                 # The end of a broken capture raises too: what broke it says more.
                 cause = error.__context__ or error
-                logger.warning("no CUDA graph, every kernel is launched by itself: %s", cause)
-                self._recover()
+                if not isinstance(cause, torch.OutOfMemoryError):
+                    self.captures = False
+                    logger.warning("no CUDA graph, every kernel is launched by itself: %s", cause)
                 return function
 
     @contextlib.contextmanager

@@ -7,7 +7,8 @@ what is logged is read every --log-interval.
 
     GraphTrainer.train_step
       task.begin_step                what changes with the update's number
-      StepGraphs.run, each batch     replayed, or run as it is (step_graphs.py)
+      SplitBatches.run, each batch   in as many parts as the memory demands (split_batches.py)
+        StepGraphs.run, each part    replayed, or run as it is (step_graphs.py)
       all-reduce                     of all gradients, in one row
       DeviceUpdate.step              clip, Adam, loss scale (device_update.py)
       StepRows                       what is logged (step_rows.py)
@@ -26,6 +27,7 @@ from torch import distributed
 from cress_svcd.errors import ConfigError
 from cress_svcd.training import device_layerdrop, device_update
 from cress_svcd.training.device_update import DeviceUpdate
+from cress_svcd.training.split_batches import SplitBatches
 from cress_svcd.training.step_graphs import StepGraphs
 from cress_svcd.training.step_rows import StepRows
 
@@ -117,6 +119,7 @@ class GraphTrainer(Trainer):
             self._rows = StepRows()
             device_layerdrop.install(self.model)
             self._graphs = StepGraphs(self, self._update)
+            self._batches = SplitBatches(self._graphs, self._update)
             if self.data_parallel_world_size > 1:
                 for leaf in self._update.leaves:
                     distributed.broadcast(leaf.data, 0, group=self.data_parallel_process_group)
@@ -147,7 +150,7 @@ class GraphTrainer(Trainer):
             sample, is_dummy = self._prepare_sample(sample)
             if is_dummy:
                 continue
-            done = self._graphs.run(sample)
+            done = self._batches.run(sample)
             size += float(done.size)
             row = done.row if row is None else row + done.row
             plain = {key: plain.get(key, 0) + value for key, value in done.plain.items()}

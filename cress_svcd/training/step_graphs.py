@@ -77,7 +77,7 @@ class StepGraphs:
         """Add the gradients of ``sample`` to those of the parameters."""
         trainer = self.trainer
         state = trainer.task.step_state(trainer.model, trainer.criterion)
-        key = (state, sample.get("mode"), tuple(_shapes(sample)))
+        key = (state, sample.get("mode"), shapes_of(sample))
         found = self._graphs.get(key)
         if found is None and self._is_worth(key):
             found = self._graphs[key] = self._captured(sample)
@@ -126,7 +126,7 @@ class StepGraphs:
         if states[1] is not None:
             torch.cuda.set_rng_state(states[1], self.trainer.device)
         logger.info(
-            "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, _shapes(sample)))
+            "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, shapes_of(sample)))
         )
         return graph, replay
 
@@ -144,5 +144,5 @@ def _tensors(sample: Any) -> list[Tensor]:
     return []
 
 
-def _shapes(sample: dict) -> list[tuple]:
-    return [tuple(tensor.shape) for tensor in _tensors(sample)]
+def shapes_of(sample: dict) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in _tensors(sample))

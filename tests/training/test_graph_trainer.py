@@ -175,19 +175,47 @@ def test_what_it_does_not_do_is_an_error_where_it_is_asked_for(prepared, hubert,
         is_wanted(configuration(command[1:]))
 
 
+def begun(command: list) -> tuple[GraphTrainer, dict]:
+    """The trainer of a command, and its first batch."""
+    cfg = configuration(command[1:])
+    task = tasks.setup_task(cfg.task)
+    model, loss = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    trainer = GraphTrainer(cfg, task, model, loss)
+    task.load_dataset("train")
+    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
+    trainer.begin_epoch(1)
+    return trainer, next(batches.next_epoch_itr(shuffle=False))
+
+
+def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch):
+    trainer, batch = begun(commands["plain, graphs"])
+    trainer.train_step([batch])
+    trainer.model.eval()  # no dropout
+    gradients = trainer.update.gradients
+    gradients.zero_()
+    whole = trainer._batches.run(batch)
+    wanted = gradients.clone()
+    forward = type(trainer.criterion).forward
+
+    def full(self, model, sample, reduce=True):
+        if sample["target"].size(0) > 3:
+            raise torch.OutOfMemoryError("no memory for more than three segments")
+        return forward(self, model, sample, reduce)
+
+    monkeypatch.setattr(type(trainer.criterion), "forward", full)
+    trainer._graphs._graphs.clear()
+    gradients.zero_()
+    parts = trainer._batches.run(batch)
+    assert len(batch["target"]) == 6 and parts.plain == whole.plain and parts.size == whole.size
+    torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(parts.row, whole.row, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["ctc, graphs", "svcd, graphs"])
 def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
     """On a GPU the host would wait, and a capture would fail."""
     assert not outcomes[name].failed
-    cfg = configuration(commands[name][1:])
-    task = tasks.setup_task(cfg.task)
-    trainer = GraphTrainer(
-        cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
-    )
-    task.load_dataset("train")
-    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
-    trainer.begin_epoch(1)
-    batch = next(batches.next_epoch_itr(shuffle=False))
+    trainer, batch = begun(commands[name])
     trainer.train_step([batch])
     monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
     with Reads() as reads:

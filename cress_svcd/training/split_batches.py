@@ -1,0 +1,82 @@
+"""A batch that does not fit the memory is run in parts, whose gradients are added.
+
+An update stays what the training's options say, whatever the GPU: --max-tokens may be as large as
+the update, and the memory decides in how many parts a shape runs, found when it comes first.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cress_svcd.training.device_update import DeviceUpdate
+from cress_svcd.training.step_graphs import Done, StepGraphs, shapes_of
+
+logger = logging.getLogger(__name__)
+
+
+class SplitBatches:
+    """Runs batches by ``graphs``, in as many parts as the memory demands."""
+
+    def __init__(self, graphs: StepGraphs, update: DeviceUpdate):
+        self.graphs, self.update = graphs, update
+        self._before = torch.empty_like(update.gradients)
+        self._parts: dict[tuple, int] = {}
+
+    def run(self, sample: dict) -> Done:
+        """Add the gradients of ``sample`` to those of the parameters.
+
+        Raises:
+            torch.OutOfMemoryError: a segment alone does not fit.
+        """
+        shapes = shapes_of(sample)
+        parts = self._parts.get(shapes, 1)
+        self._before.copy_(self.update.gradients)
+        while True:
+            try:
+                done = [self.graphs.run(part) for part in split(sample, parts)]
+                break
+            except torch.OutOfMemoryError:
+                if parts >= sample["target"].size(0):
+                    raise
+            # Outside of the except clause, whose traceback holds what filled the memory.
+            self.update.gradients.copy_(self._before)
+            if self.update.gradients.is_cuda:
+                torch.cuda.empty_cache()
+            parts *= 2
+            self._parts[shapes] = parts
+            logger.info(
+                "a batch does not fit the memory; in %d parts from now on: %s", parts, shapes
+            )
+        first = done[0]
+        for other in done[1:]:
+            first.size += other.size
+            first.row = first.row + other.row
+            first.plain = {key: value + other.plain[key] for key, value in first.plain.items()}
+        return first
+
+
+def split(sample: dict, parts: int) -> list[dict]:
+    """``sample`` in up to so many parts, all but the last with as many segments.
+
+    What the host has counted of the whole, its tokens, is counted in the first part.
+    """
+    rows = sample["target"].size(0)
+    if parts == 1:
+        return [sample]
+    size = -(-rows // parts)
+    found = [_rows(sample, rows, start, start + size) for start in range(0, rows, size)]
+    for part in found:
+        part["nsentences"] = part["target"].size(0)
+    for part in found[1:]:
+        part["ntokens"] = 0
+    return found
+
+
+def _rows(value: Any, rows: int, start: int, end: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rows(item, rows, start, end) for key, item in value.items()}
+    if isinstance(value, Tensor) and value.dim() and value.size(0) == rows:
+        return value[start:end]
+    return value
