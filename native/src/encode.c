@@ -2,9 +2,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "runtime.h"
 #include "translate.h"
 
-enum { CHUNK_FRAMES = 16 }; /* of the last convolution, so that a chunk stays in the caches */
+/* Of the last convolution, so that a chunk stays in the caches; more where each chunk lays the
+ * weights out once. */
+static int64_t chunk_frames(const struct run *run)
+{
+    return run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX ? 16 : 64;
+}
 
 static float *floats(struct run *run, int64_t count)
 {
@@ -82,7 +88,7 @@ struct front_end {
     struct run *run;
     const float *samples, *gain, *bias;
     float *features;
-    int64_t frames, out, next;
+    int64_t frames, out, chunk, next;
     int failed;
     char message[sizeof(((struct arena *)0)->message)];
 };
@@ -102,9 +108,8 @@ static void take_chunks(void *data)
         arena_free(&arena);
         return;
     }
-    while ((start = __atomic_fetch_add(&all->next, CHUNK_FRAMES, __ATOMIC_RELAXED)) <
-           all->frames) {
-        int64_t end = start + CHUNK_FRAMES < all->frames ? start + CHUNK_FRAMES : all->frames;
+    while ((start = __atomic_fetch_add(&all->next, all->chunk, __ATOMIC_RELAXED)) < all->frames) {
+        int64_t end = start + all->chunk < all->frames ? start + all->chunk : all->frames;
         convolve_chunk(&run, all->samples, start, end, all->gain, all->bias,
                        all->features + start * all->out);
         release(&arena, NULL);
@@ -126,8 +131,9 @@ static float *front_end(struct run *run, const float *samples, int64_t count, in
     struct front_end all = {.run = run, .samples = samples, .gain = gain, .bias = bias,
                             .out = model->convolution[model->convolutions - 1].out};
     all.frames = rest;
+    all.chunk = chunk_frames(run);
     all.features = floats(run, rest * all.out);
-    run_parallel(take_chunks, &all, rest > CHUNK_FRAMES ? (unsigned)run->threads : 1, 0);
+    run_parallel(take_chunks, &all, rest > all.chunk ? (unsigned)run->threads : 1, 0);
     if (all.failed)
         fail(run->arena, "%s", all.message);
     *frames = rest;

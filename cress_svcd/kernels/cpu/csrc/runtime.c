@@ -28,10 +28,12 @@ int cpu_feature(int leaf, int word, int bit)
     return 0;
 }
 
+#ifdef CRESS_X86
 static int has_gfni(void)
 {
     return cpu_feature(0, 2, 8);
 }
+#endif
 
 int gfni_is_fast(void)
 {

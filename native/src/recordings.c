@@ -1,0 +1,222 @@
+/* Recordings: fed in pieces, cut, translated a segment at a time, shown as subtitles. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hearing.h"
+#include "levels.h"
+#include "translator.h"
+
+int refuse(struct cress_translator *translator, const char *message)
+{
+    snprintf(translator->arena.message, sizeof translator->arena.message, "%s", message);
+    return -1;
+}
+
+int cress_begin(cress_translator *translator, int rate)
+{
+    struct recording *recording = &translator->recording;
+    forget_segment(translator);
+    forget_parts(recording);
+    recording->count = recording->segments = recording->next = 0;
+    recording->finished = recording->by_second = 0;
+    recording->rate = 0;
+    if (rate < 100 || rate > MOST_RATE)
+        return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
+    recording->rate = rate;
+    return 0;
+}
+
+int cress_feed(cress_translator *translator, const float *samples, size_t count)
+{
+    struct recording *recording = &translator->recording;
+    int64_t room = recording->room ? recording->room : 1 << 16;
+    if (!recording->rate || recording->finished)
+        return refuse(translator, "cress_begin comes before cress_feed");
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(samples[i]))
+            return refuse(translator, "a sample is NaN or infinite");
+    if (count > (size_t)1 << 36)
+        return refuse(translator, "out of memory");
+    while (room - recording->count < (int64_t)count)
+        room += room / 2;
+    if (room > recording->room) {
+        float *more = realloc(recording->samples, (size_t)room * sizeof *more);
+        if (!more)
+            return refuse(translator, "out of memory");
+        recording->samples = more;
+        recording->room = room;
+    }
+    if (count)
+        memcpy(recording->samples + recording->count, samples, count * sizeof *samples);
+    recording->count += (int64_t)count;
+    return 0;
+}
+
+/* The segments by one of the segmenters; in the translator's arena. */
+static int64_t cut(struct cress_translator *translator, int learnt, struct span **spans)
+{
+    const struct recording *recording = &translator->recording;
+    const struct cress_options *options = &translator->options;
+    const struct hearing *hearing = translator->model->hearing;
+    struct arena *arena = &translator->arena;
+    int64_t rate = recording->rate, frames, whole = (int64_t)rint((double)rate / 100);
+    double hop = (double)(whole < 1 ? 1 : whole);
+    float *probabilities = NULL;
+    struct cutting how = {options->max_seconds, 0.5, 0.4, options->threshold_db, 0.5f, 0.1, 0.2};
+    if (learnt) {
+        struct run run = begin_run(translator);
+        frames = hear(&run, recording->samples, recording->count, rate, &probabilities, &hop);
+        end_run();
+        how = (struct cutting){options->max_seconds, hearing->min_seconds, hearing->pause_seconds,
+                               options->threshold_db, hearing->threshold, 0, 0};
+    } else {
+        frames = hear_speech(arena, recording->samples, recording->count, (int64_t)hop,
+                             how.threshold_db, &probabilities);
+    }
+    if (options->min_seconds >= 0)
+        how.min_seconds = options->min_seconds;
+    if (options->pause_seconds >= 0)
+        how.pause_seconds = options->pause_seconds;
+    return find_segments(arena, &how, probabilities, frames, hop, recording->count, rate, spans);
+}
+
+/* By the learnt segmenter where there is one, and by loudness where it hears nothing. */
+static int64_t cut_by_either(struct cress_translator *translator, struct span **spans)
+{
+    int64_t count = 0;
+    int learnt = translator->segmenter != BY_ENERGY && translator->model->hearing;
+    if (learnt)
+        count = cut(translator, 1, spans);
+    if (!count && translator->segmenter != BY_LEARNT) {
+        count = cut(translator, 0, spans);
+        translator->recording.by_second = learnt && count;
+    }
+    return count;
+}
+
+int cress_finish(cress_translator *translator)
+{
+    struct recording *recording = &translator->recording;
+    struct span all = {0, recording->count}, *spans = &all;
+    forget_segment(translator);
+    if (!recording->rate || recording->finished)
+        return refuse(translator, "cress_begin comes before cress_finish");
+    if (setjmp(translator->arena.escape)) {
+        forget_segment(translator);
+        return -1;
+    }
+    int64_t count = translator->options.whole ? 1 : cut_by_either(translator, &spans);
+    free(recording->spans);
+    recording->spans = malloc(((size_t)count + 1) * sizeof *spans);
+    if (!recording->spans)
+        fail(&translator->arena, "out of memory");
+    memcpy(recording->spans, spans, (size_t)count * sizeof *spans);
+    if (translator->options.word_times) {
+        recording->parts = calloc((size_t)count + 1, sizeof *recording->parts);
+        if (!recording->parts)
+            fail(&translator->arena, "out of memory");
+    }
+    forget_segment(translator);
+    recording->segments = count;
+    recording->finished = 1;
+    return 0;
+}
+
+int cress_next(cress_translator *translator)
+{
+    struct recording *recording = &translator->recording;
+    struct arena *arena = &translator->arena;
+    forget_segment(translator);
+    if (!recording->finished)
+        return refuse(translator, "cress_finish comes before cress_next");
+    if (recording->next == recording->segments)
+        return 0;
+    struct span span = recording->spans[recording->next++];
+    if (setjmp(arena->escape)) {
+        forget_segment(translator);
+        return -1;
+    }
+    int64_t length = resampled_length(span.count, recording->rate);
+    if ((double)length > RATE * MOST_SECONDS)
+        fail(arena, "a segment of %lld samples is too long; an hour is the most",
+             (long long)length);
+    const float *samples = recording->samples + span.first;
+    float *wave = take_zeros(arena, (size_t)length, sizeof *wave);
+    if (recording->rate == RATE && span.count)
+        memcpy(wave, samples, (size_t)span.count * sizeof *wave);
+    else if (span.count)
+        wave = resample(arena, samples, span.count, recording->rate);
+    at_usual_loudness(wave, span.count ? length : 0);
+    translator->start = (double)span.first / (double)recording->rate;
+    translator->end = translator->start + (double)span.count / (double)recording->rate;
+    translate_segment(translator, wave, length);
+    return 1;
+}
+
+int cress_segments(const cress_translator *translator)
+{
+    return (int)translator->recording.segments;
+}
+
+int cress_cut_by_loudness(const cress_translator *translator)
+{
+    return translator->recording.by_second;
+}
+
+double cress_seconds(const cress_translator *translator)
+{
+    const struct recording *recording = &translator->recording;
+    return recording->rate ? (double)recording->count / (double)recording->rate : 0;
+}
+
+double cress_start(const cress_translator *translator)
+{
+    return translator->start;
+}
+
+double cress_end(const cress_translator *translator)
+{
+    return translator->end;
+}
+
+int cress_decoded_again(const cress_translator *translator)
+{
+    return translator->again;
+}
+
+int cress_word_count(const cress_translator *translator)
+{
+    return translator->words;
+}
+
+const char *cress_word(const cress_translator *translator, int number, double *start, double *end)
+{
+    if (number < 0 || number >= translator->words)
+        return NULL;
+    *start = translator->spoken[number].start;
+    *end = translator->spoken[number].end;
+    return translator->spoken[number].text;
+}
+
+const char *cress_subtitles(cress_translator *translator, const char *format)
+{
+    struct recording *recording = &translator->recording;
+    int is_vtt = !strcmp(format, "vtt");
+    forget_segment(translator);
+    if (!is_vtt && strcmp(format, "srt")) {
+        refuse(translator, "subtitles: expected srt or vtt");
+        return NULL;
+    }
+    if (!recording->parts) {
+        refuse(translator, "subtitles need a recording, and word_times");
+        return NULL;
+    }
+    if (setjmp(translator->arena.escape)) {
+        forget_segment(translator);
+        return NULL;
+    }
+    return make_subtitles(&translator->arena, recording->parts, recording->count_of_parts,
+                          cress_seconds(translator), is_vtt ? WEBVTT : SUBRIP);
+}
