@@ -161,7 +161,7 @@ class Service:
                 f"response_format is {form_of_answer[:40]!r}; expected one of {', '.join(ANSWERS)}",
                 "response_format",
             )
-        streams = fields.get("stream", "").lower() in ("true", "1")
+        streams = is_true(fields.get("stream", ""))
         job = Job(model, streams or form_of_answer in TIMED)
         parts = translate_recording(form.path, job, self.batcher, self.readers)
         try:
@@ -255,6 +255,13 @@ class Service:
             WebSocketRoute("/v1/audio/translations/live", self.listen),
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
+
+
+def is_true(value: str) -> bool:
+    """Raises Problem: ``stream`` is neither true nor false."""
+    if value.lower() not in ("true", "1", "false", "0", ""):
+        raise Problem(400, f"stream is {value[:40]!r}; expected true or false", "stream")
+    return value.lower() in ("true", "1")
 
 
 def event(content: dict[str, Any]) -> str:

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import Collection, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cress_svcd.serving.metrics import Metrics
-from cress_svcd.serving.problems import Problem
+from cress_svcd.serving.problems import Problem, stopping
 from cress_svcd.serving.web import ASGIApp, Headers, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -36,6 +36,14 @@ def fits(token: str | None, given: str | None) -> bool:
 def bearer(headers: Headers) -> str | None:
     kind, _, given = headers.get("authorization", "").partition(" ")
     return given.strip() if kind.lower() == "bearer" else None
+
+
+def address(url: str) -> SplitResult:
+    """The parts of an address; of what is none, empty ones."""
+    try:
+        return urlsplit(url if url.isprintable() else "")
+    except ValueError:
+        return urlsplit("")
 
 
 class Body:
@@ -104,9 +112,11 @@ class Gate:
                 await send({"type": "websocket.close", "code": 1008, "reason": problem.message})
             return
 
-        body = Body(scope, receive)
+        body, started = Body(scope, receive), False
 
         async def counted(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 if message["status"] >= 400 and message["status"] != 408:  # who sends nothing
                     await body.drain()
@@ -131,10 +141,13 @@ class Gate:
             await app(scope, body.receive, counted)
         except NotRead:
             self.metrics.gone.inc()
+        except asyncio.CancelledError:  # by uvicorn, which does not wait any longer
+            if not started:
+                await stopping().response()(scope, body.receive, send)
 
     def _problem(self, scope: Scope, headers: Headers) -> Problem | None:
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname if host.isprintable() else None
+        name = address(f"//{host}").hostname
         if self.hosts is not None and name not in self.hosts:
             return Problem(421, f"this server is not {host[:80]!r}; ask {self.hosts[0]}")
         origin = headers.get("origin")
@@ -150,4 +163,4 @@ class Gate:
         return None
 
     def _may_ask(self, origin: str, host: str) -> bool:
-        return origin in self.origins or "*" in self.origins or urlsplit(origin).netloc == host
+        return origin in self.origins or "*" in self.origins or address(origin).netloc == host

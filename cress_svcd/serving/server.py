@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -133,6 +134,7 @@ async def run(
 
     def on_signal() -> None:
         if service.stopping:
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # of what is broken off now
             server.should_exit = server.force_exit = True
             return
         service.stopping = True

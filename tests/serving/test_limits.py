@@ -55,7 +55,9 @@ def test_other_hosts_and_their_pages_are_not_served(server):
     url = f"{server.url}/v1/models"
     assert httpx.get(url, headers={"host": "evil.example"}).status_code == 421
     assert httpx.get(url, headers={"origin": "https://evil.example"}).status_code == 403
-    assert httpx.get(url, headers={"origin": "null"}).status_code == 403
+    for broken in ("http://[::1", "http://[x]", "null"):
+        assert httpx.get(url, headers={"origin": broken}).status_code == 403
+    assert httpx.get(url, headers={"host": "[::1"}).status_code == 421
     assert httpx.get(url, headers={"origin": server.url}).status_code == 200
     assert "access-control-allow-origin" not in httpx.get(url).headers
 
@@ -123,6 +125,21 @@ def test_sigterm_finishes_what_is_under_way(checkpoint, start_server, recordings
         assert found[0].status_code == 200 and found[0].text == expected
         assert server.wait() == 0
         assert "Traceback" not in server.log
+
+
+def test_what_is_not_done_in_time_is_told(checkpoint, start_server):
+    with start_server(checkpoint, "--grace", "1") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            slow.sendall(
+                f"POST {TRANSLATE} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n"
+                "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n".encode()
+            )
+            until(lambda: metric(server.url, "requests_under_way") == 1)
+            server.terminate()
+            answer = slow.recv(4096).decode()
+        assert answer.startswith("HTTP/1.1 503 ") and '"stopping"' in answer
+        assert server.wait() == 0 and "Traceback" not in server.log
 
 
 def test_values_that_nothing_can_be_served_with(checkpoint, run, tmp_path):

@@ -85,6 +85,7 @@ def test_segments_come_as_events(server, recordings, said):
         ({"model": "one", "language": "ro"}, None, 400, "language"),
         ({"language": "ro"}, None, 400, "language"),
         ({"response_format": "docx"}, None, 400, "response_format"),
+        ({"stream": "perhaps"}, None, 400, "stream"),
         ({}, b"rubbish, no sound at all" * 50, 400, "file"),
         ({}, b"", 400, "file"),
     ],
