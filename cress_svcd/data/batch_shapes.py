@@ -29,7 +29,12 @@ class BatchShapes:
 
     @classmethod
     def choose(
-        cls, lengths: np.ndarray, tokens: np.ndarray, count: int, multiple: int
+        cls,
+        lengths: np.ndarray,
+        tokens: np.ndarray,
+        count: int,
+        multiple: int,
+        token_shapes: int = TOKEN_SHAPES,
     ) -> "BatchShapes":
         """Those of a corpus that pad least.
 
@@ -38,11 +43,12 @@ class BatchShapes:
             tokens: of its segments.
             count: lengths to choose.
             multiple: of samples that each length is to be.
+            token_shapes: numbers of tokens for each length.
         """
         chosen = least_padding(lengths, count, multiple)
         places = np.searchsorted(chosen, lengths)
         of_each = [
-            least_padding(tokens[places == place], TOKEN_SHAPES, TOKEN_MULTIPLE)
+            least_padding(tokens[places == place], token_shapes, TOKEN_MULTIPLE)
             for place in range(len(chosen))
         ]
         return cls(chosen, of_each)

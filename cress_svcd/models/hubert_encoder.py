@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder
 from fairseq.modules import GradMultiply, gelu
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from omegaconf import OmegaConf
@@ -90,11 +91,7 @@ class HubertEncoder(HubertModel):
         self.output_dim: int = cfg.encoder_embed_dim
         self.frozen = frozen
         self.run_convolutions = run_blocks
-        self.encoder.pos_conv = conv_positions.faster(self.encoder.pos_conv)
-        for layer in self.encoder.layers:
-            # In half precision torch computes it in fp32 by itself; fairseq copies there and back.
-            if getattr(layer, "activation_fn", None) is gelu:
-                layer.activation_fn = nn.functional.gelu
+        make_faster(self.encoder)
         self.masking = cfg.mask_prob > 0 or cfg.mask_channel_prob > 0
         if not self.masking:
             del self.mask_emb  # a parameter without gradient would stop data parallel training
@@ -241,6 +238,16 @@ class HubertEncoder(HubertModel):
             )
             features = features.masked_fill(masked.unsqueeze(1), 0)
         return features
+
+
+def make_faster(encoder: TransformerEncoder) -> None:
+    """The same numbers from fairseq's transformer, by faster operators; nothing of a step's graph
+    stays in it."""
+    encoder.pos_conv = conv_positions.faster(encoder.pos_conv)
+    for layer in encoder.layers:
+        # In half precision torch computes it in fp32 by itself; fairseq copies there and back.
+        if getattr(layer, "activation_fn", None) is gelu:
+            layer.activation_fn = nn.functional.gelu
 
 
 def random_spans(

@@ -79,6 +79,7 @@ _OURS = {
 }
 
 
+_SWITCH = "graph_training"  # on and off are words here
 # 1e6, which YAML 1.1 takes for text.
 _WHOLE_EXPONENT = re.compile(r"[1-9][eE]\+?[0-9]{1,2}")
 
@@ -264,6 +265,8 @@ class _Reader:
         schema = self.schema(stage, name, section)
         known = {key for key in schema.__dataclass_fields__ if not key.startswith("_")}
         for key, value in section.items():
+            if key == _SWITCH and isinstance(value, bool):
+                section[key] = value = "on" if value else "off"  # which YAML 1.1 takes for bools
             where = self._where(stage, name, key)
             self.check_keys({key: value}, {*known, "_name"}, where.removesuffix(str(key)))
             if key == "_name":
@@ -315,6 +318,11 @@ class _StageChecks:
         self._sizes(layers)
         if self.stage == MASKED_PREDICTION and self._value("model", "mask_prob") <= 0:
             raise self.error("model.mask_prob", "expected more than 0: masks are what is predicted")
+        if self._value("task", "batch_shapes") and not self._value("task", "pad_audio"):
+            raise self.error(
+                "task.batch_shapes",
+                "expected 0 without task.pad_audio: batches are cropped to their shortest segment",
+            )
         updates = self.sections.get("optimization", {}).get("max_update", 0)
         if updates <= 0:
             raise self.error("optimization.max_update", f"{updates}; expected how long to train")

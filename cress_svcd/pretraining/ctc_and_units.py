@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from fairseq import metrics
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from torch import Tensor
 
+from cress_svcd.kernels import dispatch
+from cress_svcd.pretraining.frame_loss import frame_loss
 from cress_svcd.pretraining.letters import WORD_BOUNDARY
 
 
@@ -38,38 +39,43 @@ class CtcAndUnitsCriterion(FairseqCriterion):
         self.word_boundary = self.letters.index(WORD_BOUNDARY)
 
     def forward(self, model, sample, reduce: bool = True):
-        """Loss, number of letters, and what is to be logged."""
+        """Loss, number of letters, and what is to be logged.
+
+        In training nothing is asked of the device: what the loss needs of sizes is summed there.
+        """
         net_output = model(**sample["net_input"])
         *unit_targets, letters = sample["target_list"]
         letter_counts = sample["target_lengths_list"][-1]
         frame_counts = (~net_output["padding_mask"]).sum(dim=1)
         loss = self.ctc_loss(net_output["letters"], frame_counts, letters, letter_counts)
-        size = int(letter_counts.sum())
         logged = {"loss_ctc": loss.detach()}
         if self.units_weight > 0:
             frame_loss, correct, frames = self.unit_loss(
-                net_output["units"],
-                net_output["padding_mask"] | self._unlabelled(net_output, unit_targets[0]),
-                unit_targets[0],
+                net_output["units"], net_output["padding_mask"], unit_targets[0]
             )
-            loss = loss + self.units_weight * size / max(frames, 1) * frame_loss
+            share = letter_counts.sum() / frames.clamp(min=1)
+            loss = loss + self.units_weight * share * frame_loss
             logged |= {"loss_units": frame_loss.detach(), "frames": frames, "correct": correct}
         if not model.training:
             logged |= self.count_errors(net_output["letters"], frame_counts, letters, letter_counts)
-        logged |= {
-            "loss": loss.detach(),
-            "ntokens": size,
-            "nsentences": letters.size(0),
-            "sample_size": size,
-        }
-        return loss, size, logged
+        plain = self.plain_log(sample)
+        return loss, plain["sample_size"], logged | {"loss": loss.detach()} | plain
 
-    def _unlabelled(self, net_output: dict, units: Tensor) -> Tensor:
-        """Frames whose unit is not known, (batch, time): they stand beyond the corpus's segment."""
-        found = torch.zeros_like(net_output["padding_mask"])
-        frames = min(found.size(1), units.size(1))
-        found[:, :frames] = units[:, :frames] == self.unit_padding
-        return found
+    @staticmethod
+    def plain_log(sample: dict) -> dict[str, int]:
+        """What is logged of a batch that the host knows without running it."""
+        size = sample["ntokens_list"][-1]
+        sentences = sample["target_list"][-1].size(0)
+        return {"ntokens": size, "nsentences": sentences, "sample_size": size}
+
+    @staticmethod
+    def why_not_captured(sample: dict) -> str | None:
+        """What of a step with ``sample`` asks the device for something, or None."""
+        letters = sample["target_list"][-1]
+        chosen = dispatch.implementation("ctc_loss", letters, letters)
+        if letters.is_cuda and chosen.name == "torch":
+            return f"a CTC loss of {letters.size(1)} letters"
+        return None
 
     def ctc_loss(
         self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor
@@ -79,28 +85,20 @@ class CtcAndUnitsCriterion(FairseqCriterion):
         Letters that find no place count nothing.
         """
         log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
-        # cuDNN's wants int32 targets on the CPU, and its result differs from run to run.
-        with torch.backends.cudnn.flags(enabled=False):
-            return F.ctc_loss(
-                log_probs,
-                letters,
-                frame_counts,
-                letter_counts,
-                blank=self.blank,
-                reduction="sum",
-                zero_infinity=True,
-            )
+        losses = dispatch.ctc_loss(log_probs, letters, frame_counts, letter_counts, self.blank)
+        return losses.sum()
 
-    @staticmethod
     def unit_loss(
-        logits: Tensor, padding_mask: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor, int]:
-        """Cross-entropy summed over the frames that have a label; correct ones; how many."""
+        self, logits: Tensor, padding_mask: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-entropy summed over the frames whose unit is known; correct ones; how many.
+
+        Varied cuts let in frames beyond the corpus's segment, of which no unit is known.
+        """
         frames = min(logits.size(1), targets.size(1))
-        real = ~padding_mask[:, :frames]
-        logits, targets = logits[:, :frames][real], targets[:, :frames][real]
-        correct = (logits.argmax(dim=-1) == targets).sum()
-        return F.cross_entropy(logits, targets, reduction="sum"), correct, len(targets)
+        targets = targets[:, :frames]
+        counted = ~padding_mask[:, :frames] & targets.ne(self.unit_padding)
+        return frame_loss(logits[:, :frames], targets, counted)
 
     def count_errors(
         self, logits: Tensor, frame_counts: Tensor, letters: Tensor, letter_counts: Tensor

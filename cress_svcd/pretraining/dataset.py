@@ -6,8 +6,9 @@ from fairseq.data import HubertDataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from cress_svcd.data.batch_shapes import BatchShapes
 from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_segment
-from cress_svcd.data.dataset import PackedStrings, round_up
+from cress_svcd.data.dataset import SHAPE_MULTIPLE, PackedStrings, round_up
 from cress_svcd.errors import AudioError, ManifestError
 
 
@@ -24,6 +25,8 @@ class SegmentHubertDataset(HubertDataset):
         cuts: vary the cuts of the segments, in each epoch otherwise; frames beyond a segment have
             the label of padding.
         neighbours: let in what stands next to a segment in its file.
+        batch_shapes: lengths to which batches are padded (:class:`BatchShapes`), letters and units
+            with them; 0: any.  Only with ``pad_audio``.
 
     Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
     long as the manifest says, by which batches are filled.
@@ -37,6 +40,7 @@ class SegmentHubertDataset(HubertDataset):
         length_multiple: int = 1,
         cuts: CutVariation | None = None,
         neighbours: bool = True,
+        batch_shapes: int = 0,
         **options,
     ):
         super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
@@ -54,6 +58,41 @@ class SegmentHubertDataset(HubertDataset):
         if cuts is not None:
             self.surroundings = Surroundings(self.audio_names, neighbours)
             self.set_epoch(self.epoch)
+        self.shapes: BatchShapes | None = None
+        if batch_shapes:
+            # Of the first epoch's cuts, whichever epoch training goes on in.
+            self.letters = self._letters()
+            self.shapes = BatchShapes.choose(
+                self.lengths, self.letters, batch_shapes, SHAPE_MULTIPLE, token_shapes=1
+            )
+
+    def _letters(self) -> np.ndarray:
+        """Letters of each segment's transcript; none without transcripts."""
+        counts = np.zeros(len(self.sizes), dtype=np.int64)
+        for path, offsets, rate in zip(self.label_paths, self.label_offsets_list, self.label_rates):
+            if rate <= 0:
+                with open(path, "rb") as file:
+                    for place, (start, end) in enumerate(offsets):
+                        file.seek(start)
+                        counts[place] = len(file.read(end - start).split())
+        return counts
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Samples of each segment as it is cut in this epoch, and cropped."""
+        return np.minimum(self.sizes, self.max_sample_size)
+
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ):
+        """fairseq's, or with ``batch_shapes`` those of :class:`BatchShapes`."""
+        if self.shapes is None or max_tokens is None:
+            return super().batch_by_size(
+                indices, max_tokens, max_sentences, required_batch_size_multiple
+            )
+        indices = np.asarray(indices)
+        lengths, letters = self.lengths[indices], self.letters[indices]
+        return self.shapes.batches(indices, lengths, letters, max_tokens, max_sentences)
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the segments as in this epoch."""
@@ -86,7 +125,29 @@ class SegmentHubertDataset(HubertDataset):
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
 
     def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:
-        return super().collater_audio(audios, round_up(audio_size, self.length_multiple))
+        if self.shapes is None:
+            padded = round_up(audio_size, self.length_multiple)
+        else:
+            padded, _ = self.shapes.shape(audio_size, 0)
+        return super().collater_audio(audios, padded)
+
+    def collater_label(self, targets_by_label: list, audio_size: int, audio_starts: list) -> tuple:
+        """fairseq's; with ``batch_shapes`` as long as the batch's shape says."""
+        labels, lengths, counts = super().collater_label(targets_by_label, audio_size, audio_starts)
+        if self.shapes is None:
+            return labels, lengths, counts
+        most = max((int(lengths[i].max()) for i in self._letter_places), default=0)
+        samples, letters = self.shapes.shape(audio_size, most)
+        padded = []
+        for of_kind, rate, pad in zip(labels, self.label_rates, self.pad_list):
+            wanted = letters if rate <= 0 else round(samples * rate / self.sample_rate)
+            missing = max(0, wanted - of_kind.size(1))
+            padded.append(F.pad(of_kind, (0, missing), value=pad))
+        return padded, lengths, counts
+
+    @property
+    def _letter_places(self) -> list[int]:
+        return [place for place, rate in enumerate(self.label_rates) if rate <= 0]
 
     def get_label(self, index: int, label_idx: int) -> Tensor:
         """The labels of a segment as dictionary indices.

@@ -1,40 +1,88 @@
-"""fairseq's HuBERT under masked prediction, repeatable and without its memory peak."""
+"""fairseq's HuBERT under masked prediction: repeatable, of fixed shapes, and without waiting for a
+GPU."""
+
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fairseq.data.data_utils import compute_mask_indices
 from fairseq.models import register_model
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from fairseq.modules import GradMultiply
 from torch import Tensor
+
+from cress_svcd.models.hubert_checkpoint import parse_conv_layers
+from cress_svcd.models.hubert_convolutions import run_blocks
+from cress_svcd.models.hubert_encoder import make_faster
 
 
 @register_model("masked_hubert", dataclass=HubertConfig)
 class MaskedHubert(HubertModel):
-    """The same parameters and the same numbers as fairseq's ``hubert``, but for two things.
+    """The same parameters and, but for rounding, the same numbers as fairseq's ``hubert``.
 
-    - fairseq draws its masks from the operating system's entropy; here they come from torch's
-      generator, which the trainer seeds at each update: the same seed, the same model.
+    - fairseq draws its masks from the operating system's entropy, in the midst of a step; here
+      they come from torch's generator, which the trainer seeds at each update, and are drawn on the
+      host before the step (:meth:`draw_masks`): the same seed, the same model.
+    - fairseq picks the frames to be predicted out of the batch, for which the host waits for the
+      GPU; here all frames are projected, and the criterion counts those that are predicted.
     - fairseq copies all label embeddings for each frame before it compares them (units × frames ×
       dimensions); here they are compared by a matrix product.
     """
+
+    def __init__(self, cfg: HubertConfig, task_cfg, dictionaries: list):
+        super().__init__(cfg, task_cfg, dictionaries)
+        layers = parse_conv_layers(str(cfg.conv_feature_layers))
+        self.convolutions = [(kernel, stride) for _, kernel, stride in layers]
+        make_faster(self.encoder)
 
     @classmethod
     def build_model(cls, cfg: HubertConfig, task) -> "MaskedHubert":
         return cls(cfg, task.cfg, task.dictionaries)
 
-    def apply_mask(
-        self, x: Tensor, padding_mask: Tensor | None, target_list: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mask spans of time and of channels of ``x``, (batch, time, channels).
+    def forward_features(self, source: Tensor) -> Tensor:
+        """Waveforms (batch, samples) → (batch, channels, time), normalised with their padding, as
+        fairseq does."""
+        length, counts = source.size(1), []
+        for kernel, stride in self.convolutions:
+            length = (length - kernel) // stride + 1
+            counts.append(torch.full((len(source),), length, device=source.device))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
+            features = run_blocks(self.feature_extractor.conv_layers, source, counts)
+        if 0 < self.feature_grad_mult != 1.0:
+            features = GradMultiply.apply(features, self.feature_grad_mult)
+        return features
 
-        Also returns the time mask, (batch, time).
+    def frames(self, samples: int, labels: int) -> int:
+        """Frames of a batch of so many samples that have one of ``labels`` labels."""
+        for kernel, stride in self.convolutions:
+            samples = (samples - kernel) // stride + 1
+        fits = self.feat2tar_ratio * samples <= labels
+        return samples if fits else int(labels / self.feat2tar_ratio)
+
+    def draw_masks(self, sample: dict) -> dict[str, Any]:
+        """What a batch lacks to be run, on the host.
+
+        Returns:
+            ``masks``: True where ``time`` (batch, frames) and ``channels`` (batch, channels) are
+            masked, each if there are such masks; ``predicted``: how many frames are masked, and
+            how many are not, padding aside.
         """
-        batch, frames, channels = x.shape
-        mask = None
+        source, padding_mask = (sample["net_input"][key] for key in ("source", "padding_mask"))
+        batch = len(source)
+        labels = min(labels.size(1) for labels in sample["target_list"])
+        frames = self.frames(source.size(1), labels)
+        # fairseq looks at each row of it on its own, which would stop a GPU each time.
+        padding = self.forward_padding_mask(source.new_empty(batch, frames, 0), padding_mask).cpu()
+        masks = self._masks(batch, frames, padding)
+        masked = int((masks["time"] & ~padding).sum())
+        return {"masks": masks, "predicted": (masked, int((~padding).sum()) - masked)}
+
+    def _masks(self, batch: int, frames: int, padding: Tensor | None) -> dict[str, Tensor]:
+        masks = {}
         if self.mask_prob > 0:
-            mask = _spans(
+            masks["time"] = _spans(
                 (batch, frames),
-                # fairseq looks at each row of it on its own, which would stop a GPU each time.
-                None if padding_mask is None else padding_mask.cpu(),
+                padding,
                 self.mask_prob,
                 self.mask_length,
                 self.mask_selection,
@@ -42,11 +90,10 @@ class MaskedHubert(HubertModel):
                 min_masks=2,
                 no_overlap=self.no_mask_overlap,
                 min_space=self.mask_min_space,
-            ).to(x.device)
-            x = torch.where(mask.unsqueeze(2), self.mask_emb.type_as(x), x)
+            )
         if self.mask_channel_prob > 0:
-            masked_channels = _spans(
-                (batch, channels),
+            masks["channels"] = _spans(
+                (batch, len(self.mask_emb)),
                 None,
                 self.mask_channel_prob,
                 self.mask_channel_length,
@@ -54,29 +101,89 @@ class MaskedHubert(HubertModel):
                 self.mask_channel_other,
                 no_overlap=self.no_mask_channel_overlap,
                 min_space=self.mask_channel_min_space,
-            ).to(x.device)
-            x = x.masked_fill(masked_channels.unsqueeze(1), 0)
-        return x, mask
+            )
+        return masks
 
-    def compute_nce(self, x: Tensor, pos: Tensor, negs: Tensor) -> Tensor:
-        """Logits over the right label and all labels, the right one among them struck out.
+    def _masked(self, x: Tensor, masks: dict[str, Tensor]) -> Tensor:
+        """``x`` (batch, time, channels) with its masks."""
+        if "time" in masks:
+            x = torch.where(masks["time"].unsqueeze(2), self.mask_emb.type_as(x), x)
+        if "channels" in masks:
+            x = x.masked_fill(masks["channels"].unsqueeze(1), 0)
+        return x
+
+    def apply_mask(
+        self, x: Tensor, padding_mask: Tensor | None, target_list: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mask spans of time and of channels of ``x``, (batch, time, channels), where fairseq's
+        own methods ask for it.
+
+        Also returns the time mask, (batch, time).
+        """
+        padding = None if padding_mask is None else padding_mask.cpu()
+        masks = self._masks(x.size(0), x.size(1), padding)
+        masks = {name: mask.to(x.device) for name, mask in masks.items()}
+        return self._masked(x, masks), masks.get("time")
+
+    def predict(
+        self,
+        source: Tensor,
+        padding_mask: Tensor,
+        target_list: list[Tensor],
+        masks: dict[str, Tensor],
+    ) -> dict[str, Any]:
+        """Logits of all frames.
 
         Args:
-            x: projected frames, (frames, channels).
-            pos: embedding of each frame's label, (frames, channels).
-            negs: embeddings of all labels, the same for each frame: (labels, frames, channels).
+            source: waveforms, (batch, samples).
+            padding_mask: True beyond their lengths, (batch, samples).
+            target_list: of each kind of label those of the frames, (batch, labels).
+            masks: of :meth:`draw_masks`.
         Returns:
-            (frames, 1 + labels), the right label first.
+            ``logits``: for each kind of label (batch, time, labels), in fp32; ``targets``: for
+            each (batch, time); ``masked``, ``unmasked``: the frames that are, (batch, time),
+            padding aside; ``features_pen``: mean square of the convolutions' features.
         """
-        if len(x) == 0:
-            return super().compute_nce(x, pos, negs)
-        labels = negs[:, 0]
-        frames = torch.nn.functional.normalize(x.float(), dim=-1)
-        to_labels = frames @ torch.nn.functional.normalize(labels.float(), dim=-1).T
-        right = _equal_rows(pos, labels)
-        to_right = torch.cosine_similarity(x.float(), pos.float(), dim=-1).unsqueeze(1)
-        logits = torch.cat([to_right, to_labels.masked_fill(right, float("-inf"))], dim=1)
-        return logits.type_as(x) / self.logit_temp
+        features = self.forward_features(source)
+        frames = self.frames(source.size(1), min(labels.size(1) for labels in target_list))
+        features = features[..., :frames]
+        places = (torch.arange(frames, device=source.device) * self.feat2tar_ratio).long()
+        penalty = features.float().pow(2).mean()
+        features = self.layer_norm(features.transpose(1, 2))
+        padding = self.forward_padding_mask(features, padding_mask)
+        if self.post_extract_proj is not None:
+            features = self.post_extract_proj(features)
+        features = self._masked(self.dropout_input(features), masks)
+        features, _ = self.encoder(features, padding_mask=padding)
+        return {
+            "logits": self.logits(features),
+            "targets": [labels.index_select(1, places) for labels in target_list],
+            "masked": masks["time"] & ~padding,
+            "unmasked": ~masks["time"] & ~padding,
+            "features_pen": penalty,
+        }
+
+    def forward(self, *arguments, masks: dict[str, Tensor] | None = None, **options):
+        """:meth:`predict` with ``masks``; without, what fairseq's model gives."""
+        if masks is None:
+            return super().forward(*arguments, **options)
+        return self.predict(*arguments, masks=masks, **options)
+
+    def logits(self, features: Tensor) -> list[Tensor]:
+        """HuBERT's cosine similarities over the temperature, in fp32, for each kind of label.
+
+        (batch, time, channels) → (batch, time, labels).
+        """
+        kinds = len(self.num_classes)
+        projected = self.final_proj(features)
+        of_kinds = projected.chunk(kinds, dim=-1) if self.untie_final_proj else [projected] * kinds
+        found = []
+        for frames, labels in zip(of_kinds, self.label_embs_concat.split(self.num_classes, 0)):
+            if self.target_glu is not None:
+                labels = self.target_glu(labels)
+            labels = F.normalize(labels.float(), dim=-1)
+            found.append(F.normalize(frames.float(), dim=-1) @ labels.T / self.logit_temp)
+        return found
 
 
 def _spans(shape: tuple[int, int], *arguments, **options) -> Tensor:
@@ -85,14 +192,3 @@ def _spans(shape: tuple[int, int], *arguments, **options) -> Tensor:
     rows = torch.arange(shape[0])
     spans = compute_mask_indices(shape, *arguments, seed=seed, epoch=0, indices=rows, **options)
     return torch.from_numpy(spans)
-
-
-def _equal_rows(rows: Tensor, others: Tensor) -> Tensor:
-    """Where a row equals one of the others: bool, (rows, others).
-
-    Without a tensor of (rows, others, channels).
-    """
-    equal = rows[:, :1] == others[:, 0]
-    first, second = equal.nonzero(as_tuple=True)
-    equal[first, second] = (rows[first] == others[second]).all(dim=-1)
-    return equal

@@ -18,13 +18,14 @@ from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
 from cress_svcd.errors import ConfigError
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
+from cress_svcd.training.graph_options import GraphTrainingOptions
 
 SEQUENCE = -1.0
 """fairseq's label rate for labels that do not belong to frames."""
 
 
 @dataclass
-class SegmentHubertPretrainingConfig(HubertPretrainingConfig):
+class SegmentHubertPretrainingConfig(GraphTrainingOptions, HubertPretrainingConfig):
     transcripts: Optional[str] = field(
         default=None,
         metadata={
@@ -101,6 +102,7 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
             normalize=cfg.normalize,
             random_crop=cfg.random_crop,
             cuts=self._cuts(split),
+            batch_shapes=self._batch_shapes(split),
             neighbours=cfg.neighbouring_speech,
             # With transcripts the model is ours, which knows true lengths.
             length_multiple=GPU_LENGTH_MULTIPLE
@@ -120,6 +122,33 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
         if not reused:
             iterator.epoch = max(epoch, 1)
         return iterator
+
+    def _batch_shapes(self, split: str) -> int:
+        """Of the split that is trained on.
+
+        Raises:
+            ConfigError: batches are cropped rather than padded.
+        """
+        count = self.cfg.batch_shapes
+        if count and not self.cfg.pad_audio:
+            raise ConfigError(
+                f"task.batch_shapes {count}: expected 0 without task.pad_audio, since batches are "
+                "then cropped to their shortest segment"
+            )
+        return count if count and split == self.cfg.train_subset else 0
+
+    def begin_step(self, model, criterion, update_num: int) -> None:
+        """See :class:`GraphTrainer`: put the model into the state of this update."""
+        model.set_num_updates(update_num)
+
+    def step_state(self, model, criterion) -> tuple:
+        """Nothing but its batch decides what a step computes."""
+        return ()
+
+    def host_batch(self, model, criterion, sample: dict) -> dict:
+        """A batch with its masks, for a model that needs them before the step."""
+        draw = getattr(model, "draw_masks", None)
+        return {**sample, **draw(sample)} if draw else sample
 
     def _cuts(self, split: str) -> CutVariation | None:
         """How the cuts of a split are varied: where letters say what is said, labels can miss."""

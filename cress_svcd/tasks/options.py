@@ -7,12 +7,14 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
+from cress_svcd.training.graph_options import GraphTrainingOptions
+
 # What a batch holds: speech, transcripts in its place, or pairs of external text.
 SPEECH, TEXT, EXTERNAL = "st", "mt", "ext_mt"
 
 
 @dataclass
-class SpeechAndTextTranslationConfig(TranslationConfig):
+class SpeechAndTextTranslationConfig(GraphTrainingOptions, TranslationConfig):
     """Options of the task.  ``data`` is the folder with the manifests and the config."""
 
     data: str = field(
@@ -113,23 +115,6 @@ class SpeechAndTextTranslationConfig(TranslationConfig):
             "help": "pad batches of audio to a multiple of so many samples, which changes no "
             "result: for each new length cuDNN plans HuBERT's convolutions again. Default: 8000 "
             "(half a second) on a GPU, else 1"
-        },
-    )
-    graph_training: ChoiceEnum(["auto", "on", "off"]) = field(
-        default="auto",
-        metadata={
-            "help": "train without waiting for the GPU: batches of a shape that has come before "
-            "are one CUDA graph each, and what is logged is read every --log-interval. auto: on "
-            "CUDA with --batch-shapes, where the training can be captured",
-            "argparse_const": "on",
-        },
-    )
-    batch_shapes: int = field(
-        default=0,
-        metadata={
-            "help": "pad batches of speech to so many lengths, chosen from the corpus, each with a "
-            "number of segments of its own, so that few shapes come again and again; 0: each "
-            "batch is as long as its longest segment"
         },
     )
     eval_bleu_remove_bpe: Optional[str] = field(

@@ -7,6 +7,7 @@ what is logged is read every --log-interval.
 
     GraphTrainer.train_step
       task.begin_step                what changes with the update's number
+      task.host_batch, each batch    what the host adds to it, if the task has that
       SplitBatches.run, each batch   in as many parts as the memory demands (split_batches.py)
         StepGraphs.run, each part    replayed, or run as it is (step_graphs.py)
       all-reduce                     of all gradients, in one row
@@ -147,7 +148,7 @@ class GraphTrainer(Trainer):
         update.zero_gradients()
         size, plain, row, keys = 0.0, {}, None, ()
         for sample in samples:
-            sample, is_dummy = self._prepare_sample(sample)
+            sample, is_dummy = self._prepare_sample(self._on_host(sample))
             if is_dummy:
                 continue
             done = self._batches.run(sample)
@@ -164,6 +165,11 @@ class GraphTrainer(Trainer):
         if self._is_read_now():
             self._log()
         metrics.log_stop_time("train_wall")
+
+    def _on_host(self, sample: dict | None) -> dict | None:
+        """The batch with what the task adds before it goes to the device."""
+        add = getattr(self.task, "host_batch", None)
+        return add(self.model, self.criterion, sample) if sample and add else sample
 
     def _sum_over_processes(self, update: DeviceUpdate, size: float) -> torch.Tensor:
         """Sum the gradients; the number of tokens of all processes."""

@@ -79,7 +79,7 @@ class StepGraphs:
         state = trainer.task.step_state(trainer.model, trainer.criterion)
         key = (state, sample.get("mode"), shapes_of(sample))
         found = self._graphs.get(key)
-        if found is None and self._is_worth(key):
+        if found is None and self._is_worth(key, sample):
             found = self._graphs[key] = self._captured(sample)
         if found is None:
             return self._run(sample)
@@ -89,14 +89,20 @@ class StepGraphs:
         plain = trainer.criterion.plain_log(sample)
         return Done(plain["sample_size"], graph.keys, graph.row.clone(), plain)
 
-    def _is_worth(self, key: tuple) -> bool:
+    def _is_worth(self, key: tuple, sample: dict) -> bool:
         """Whether to capture this shape now."""
         if not self.captures or len(self._graphs) >= MAX_GRAPHS:
             return False
         if len(self._seen) >= MAX_SEEN:
             self._seen.clear()
         self._seen[key] = seen = self._seen.get(key, 0) + 1
-        return seen > SEEN
+        if seen <= SEEN:
+            return False
+        why_not = getattr(self.trainer.criterion, "why_not_captured", lambda sample: None)
+        reason = why_not(sample)
+        if reason and seen == SEEN + 1:
+            logger.info("a step is not captured: %s", reason)
+        return reason is None
 
     def _run(self, sample: dict) -> Done:
         loss, size, logged = self.trainer.criterion(self.trainer.model, sample)
@@ -136,11 +142,13 @@ class StepGraphs:
 
 
 def _tensors(sample: Any) -> list[Tensor]:
-    """All tensors of a batch, in the order of its keys."""
+    """All tensors of a batch, in the order of its keys and lists."""
     if isinstance(sample, Tensor):
         return [sample]
     if isinstance(sample, dict):
         return [tensor for key in sorted(sample) for tensor in _tensors(sample[key])]
+    if isinstance(sample, list):
+        return [tensor for part in sample for tensor in _tensors(part)]
     return []
 
 

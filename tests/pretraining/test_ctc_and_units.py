@@ -53,6 +53,7 @@ def batch(texts=((A, BOUNDARY, B), (B, B)), label_frames=FRAMES):
         "net_input": {"source": torch.zeros(2, 1), "padding_mask": torch.zeros(2, 1).bool()},
         "target_list": [units, letters],
         "target_lengths_list": [torch.tensor([label_frames, label_frames - 4]), lengths],
+        "ntokens_list": [2 * label_frames - 4, sum(map(len, texts))],
     }
 
 

@@ -1,19 +1,22 @@
 import pytest
 import torch
+from fairseq.criterions.hubert_criterion import HubertCriterion
+from fairseq.logging import metrics
 from fairseq.models.hubert.hubert import HubertConfig
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from omegaconf import OmegaConf
 
+from cress_svcd.errors import ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.pretraining.masked_hubert import MaskedHubert
+from cress_svcd.pretraining.masked_prediction import MaskedPredictionCriterion
 from tests.helpers.hubert_files import make_hubert
 
 
-@pytest.fixture
-def models(tmp_path):
+def make_models(folder, **changes):
     """fairseq's model, and ours with the same weights."""
-    original = make_hubert(tmp_path / "hubert.pt")
-    trained = read_checkpoint(tmp_path / "hubert.pt")
+    original = make_hubert(folder / "hubert.pt", changes)
+    trained = read_checkpoint(folder / "hubert.pt")
     schema = OmegaConf.structured(HubertConfig)
     fields = {key: value for key, value in trained["cfg"]["model"].items() if key in schema}
     ours = MaskedHubert(
@@ -25,36 +28,9 @@ def models(tmp_path):
     return original, ours.eval()
 
 
-def test_logits_and_gradients_are_fairseqs(models):
-    original, ours = models
-    targets = torch.tensor([3, 0, 23, 7, 7, 1])
-    frames = torch.randn(6, 16)
-    results = []
-    for model in (original, ours):
-        labels = model.label_embs_concat
-        if model is ours:
-            # Two units with one embedding are both struck out.
-            labels.data[5] = labels.data[7]
-            original.label_embs_concat.data[5] = labels.data[7]
-    for model in (original, ours):
-        x = frames.clone().requires_grad_()
-        labels = model.label_embs_concat
-        logits = model.compute_nce(
-            x, labels[targets], labels.unsqueeze(1).expand(-1, len(targets), -1)
-        )
-        model.zero_grad()
-        torch.nn.functional.cross_entropy(logits, torch.zeros_like(targets)).backward()
-        results.append((logits, x.grad, labels.grad))
-    for theirs, mine in zip(*results):
-        torch.testing.assert_close(mine, theirs)
-    assert results[1][0].isinf().sum(dim=1).tolist() == [1, 1, 1, 2, 2, 1]
-
-
-def test_no_frame_at_all(models):
-    _, ours = models
-    labels = ours.label_embs_concat
-    empty = labels[:0]
-    assert ours.compute_nce(empty, empty, labels.unsqueeze(1).expand(-1, 0, -1)).shape[0] == 0
+@pytest.fixture
+def models(tmp_path):
+    return make_models(tmp_path)
 
 
 def test_masks_follow_torchs_seed(models):
@@ -74,18 +50,84 @@ def test_masks_follow_torchs_seed(models):
     assert (first[mask] == ours.mask_emb).all()
 
 
-def test_the_loss_is_that_of_fairseqs_model(models):
-    original, ours = models
-    original.mask_prob = ours.mask_prob = 0.5
-    source = torch.randn(2, 16_000)
-    padding = torch.zeros(2, 16_000, dtype=torch.bool)
-    targets = [torch.randint(24, (2, 49))]
+def batch(**options) -> dict:
+    """Two segments, one of which is a fourth shorter."""
+    source, padding = torch.randn(2, 16_000), torch.zeros(2, 16_000, dtype=torch.bool)
+    source[1, 12_000:], padding[1, 12_000:] = 0, True
+    targets = [torch.randint(24, (2, options.get("labels", 49)))]
+    return {
+        "id": torch.arange(2),
+        "net_input": {"source": source, "padding_mask": padding},
+        "target_list": targets,
+    }
+
+
+@pytest.mark.parametrize("labels", [49, 45])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"extractor_mode": "layer_norm", "untie_final_proj": False, "target_glu": True}],
+)
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.5, 1.0)])
+def test_loss_log_and_gradients_are_fairseqs(tmp_path, changes, weights, labels):
+    original, ours = make_models(tmp_path, mask_prob=0.5, mask_channel_prob=0.2, **changes)
+    sample, results = batch(labels=labels), []
+    for model, kind in ((original, HubertCriterion), (ours, MaskedPredictionCriterion)):
+        if model is original:  # the same masks for fairseq's own code
+            original.apply_mask, original.mask_emb = ours.apply_mask, ours.mask_emb
+        torch.manual_seed(3)
+        loss, size, logged = kind(None, *weights, loss_weights=[10.0])(model, sample)
+        model.zero_grad()
+        loss.backward()
+        gradients = {
+            name: parameter.grad
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None and name != "mask_emb"
+        }
+        log = {name: torch.as_tensor(value) for name, value in logged.items()}
+        results.append((log, gradients))
+        assert size == logged["sample_size"] > 20
+    (log, gradients), (our_log, our_gradients) = results
+    assert set(our_log) == set(log) and set(our_gradients) == set(gradients)
+    for name, value in log.items():
+        torch.testing.assert_close(our_log[name].double(), value.double(), atol=1e-3, rtol=1e-4)
+    for name, value in gradients.items():
+        torch.testing.assert_close(our_gradients[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_masks_that_were_drawn_before_are_those_of_the_step(models):
+    _, ours = models
+    ours.mask_prob = 0.5
+    criterion, sample = MaskedPredictionCriterion(None, 1.0, 0.0), batch()
     torch.manual_seed(3)
-    mine = ours(source, targets, padding)
+    drawn = ours.draw_masks(sample)
     torch.manual_seed(3)
-    # The same masks for fairseq's own code.
-    original.apply_mask = ours.apply_mask
-    original.mask_emb = ours.mask_emb
-    theirs = original(source, targets, padding)
-    for key in ("logit_m_list", "logit_u_list"):
-        torch.testing.assert_close(mine[key][0], theirs[key][0])
+    alone = criterion(ours, sample)[2]
+    given = criterion(ours, sample | drawn)[2]
+    assert alone == given
+    assert criterion.plain_log(sample | drawn) == {
+        key: given[key] for key in ("ntokens", "nsentences", "sample_size")
+    }
+    masked, unmasked = drawn["predicted"]
+    assert given["count_m_0"] == masked and given["count_u_0"] == unmasked
+    assert drawn["masks"]["time"].shape == (2, 49) and masked + unmasked in (86, 87)
+
+
+def test_frames_that_weigh_something_must_not_be_skipped(models):
+    _, ours = models
+    ours.mask_prob, ours.skip_nomask = 0.5, True
+    with pytest.raises(ConfigError, match="expected 0"):
+        MaskedPredictionCriterion(None, 1.0, 1.0)(ours, batch())
+
+
+def test_metrics_are_fairseqs():
+    log = {"loss": 20.0, "ntokens": 10, "sample_size": 10, "loss_m_0": 20.0}
+    log |= {"correct_m_0": 3, "count_m_0": 10}
+    found = []
+    for kind, values in (
+        (HubertCriterion, log),
+        (MaskedPredictionCriterion, {key: torch.tensor(value) for key, value in log.items()}),
+    ):
+        with metrics.aggregate() as aggregated:
+            kind.reduce_metrics([values, values])
+        found.append(aggregated.get_smoothed_values())
+    assert found[0] == found[1] and found[0]["correct_m_0"] == 0.3

@@ -1,26 +1,16 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from fairseq import options, tasks
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from omegaconf import DictConfig
-from torch.utils._python_dispatch import TorchDispatchMode
+from fairseq import tasks
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models import hubert_convolutions
 from cress_svcd.training.graph_trainer import GraphTrainer, is_wanted
-from tests.helpers.fairseq_commands import (
-    Outcome,
-    measured,
-    records,
-    run_series,
-    svcd_command,
-    train_command,
-)
+from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
+from tests.helpers.graph_training import Reads, configuration, plain_numbers, rounded
 
 pytestmark = pytest.mark.slow
 
@@ -32,23 +22,6 @@ COMMON = [
     *("--max-update", UPDATES),
 ]
 GRAPHS = "--graph-training"
-
-
-def rounded(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
-    """What a training logged, in numbers that rounding in another order leaves alone."""
-    assert not outcome.failed, outcome.output[-3000:]
-    kept = [measured(record) for record in records(outcome.output, tag)]
-    return [
-        {name: pytest.approx(float(value), rel=2e-3, abs=2e-3) for name, value in record.items()}
-        for record in kept
-    ]
-
-
-def plain_numbers(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
-    return [
-        {name: float(value) for name, value in measured(record).items()}
-        for record in records(outcome.output, tag)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -120,32 +93,6 @@ def test_layers_that_are_led_in_are_captured_too(outcomes):
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
     assert plain_numbers(outcomes["resumed"])[-1] == rounded(outcomes["ctc, graphs"])[-1]
-
-
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "aten::equal")
-
-
-class Reads(TorchDispatchMode):
-    """Where the host asks tensors for values, but for those that fairseq makes of shapes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(name in function.name() for name in READS):
-            last = [
-                frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename
-            ][-1]
-            if not last.filename.endswith("sinusoidal_positional_embedding.py"):
-                self.found.append(f"{last.filename}:{last.lineno} {last.line}")
-        return function(*args, **(kwargs or {}))
-
-
-def configuration(command: list) -> DictConfig:
-    return convert_namespace_to_omegaconf(
-        options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
-    )
 
 
 @pytest.mark.parametrize(

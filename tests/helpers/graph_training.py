@@ -1,0 +1,55 @@
+"""Trainings with and without ``--graph-training``: what they logged, and what a step asks for."""
+
+import traceback
+
+import pytest
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import DictConfig
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.helpers.fairseq_commands import Outcome, measured, records
+
+
+def rounded(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
+    """What a training logged, in numbers that rounding in another order leaves alone."""
+    assert not outcome.failed, outcome.output[-3000:]
+    kept = [measured(record) for record in records(outcome.output, tag)]
+    return [
+        {name: pytest.approx(float(value), rel=2e-3, abs=2e-3) for name, value in record.items()}
+        for record in kept
+    ]
+
+
+def plain_numbers(outcome: Outcome, tag: str = "train_inner") -> list[dict]:
+    """What a training logged."""
+    return [
+        {name: float(value) for name, value in measured(record).items()}
+        for record in records(outcome.output, tag)
+    ]
+
+
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "aten::equal")
+
+
+class Reads(TorchDispatchMode):
+    """Where the host asks tensors for values, but for those that fairseq makes of shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in function.name() for name in READS):
+            last = [
+                frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename
+            ][-1]
+            if not last.filename.endswith("sinusoidal_positional_embedding.py"):
+                self.found.append(f"{last.filename}:{last.lineno} {last.line}")
+        return function(*args, **(kwargs or {}))
+
+
+def configuration(command: list) -> DictConfig:
+    return convert_namespace_to_omegaconf(
+        options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
+    )

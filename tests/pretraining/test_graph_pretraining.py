@@ -1,0 +1,124 @@
+"""Pretraining without waiting for the device gives what fairseq's trainer gives."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import tasks
+
+from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.models import hubert_convolutions
+from cress_svcd.training.graph_trainer import GraphTrainer
+from tests.helpers.fairseq_commands import Outcome, run_series
+from tests.helpers.graph_training import Reads, configuration, plain_numbers, rounded
+from tests.helpers.tone_corpus import write_prepared
+
+pytestmark = pytest.mark.slow
+
+UPDATES = 12
+TASK = [
+    *("--user-dir", Path(__file__).parents[2] / "cress_svcd"),
+    *("--task", "segment_hubert_pretraining", "--labels", "['km']", "--label-rate", "50"),
+    *("--pad-audio", "--max-sample-size", "60000", "--min-sample-size", "4800"),
+    *("--train-subset", "train", "--disable-validation", "--num-workers", "0"),
+    *("--required-batch-size-multiple", "1", "--no-epoch-checkpoints", "--log-format", "json"),
+]
+MODEL = [
+    *("--conv-feature-layers", "[(16,40,20)] + [(32,16,16)]", "--encoder-layers", "2"),
+    *("--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64", "--final-dim", "16"),
+    *("--encoder-attention-heads", "2", "--conv-pos", "8", "--conv-pos-groups", "4"),
+    *("--mask-length", "4", "--dropout", "0.1", "--attention-dropout", "0.1"),
+    *("--encoder-layerdrop", "0", "--feature-grad-mult", "0.5"),
+]
+LEARNING = [
+    *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "0.002", "--clip-norm", "1"),
+    *("--lr-scheduler", "polynomial_decay", "--warmup-updates", "4", "--total-num-update", "1000"),
+]
+STAGES = {
+    "masked": [
+        *("--arch", "masked_hubert", "--criterion", "masked_prediction", "--mask-prob", "0.5"),
+        *("--pred-nomask-weight", "0.5", "--loss-weights", "[10]"),
+    ],
+    "ctc": [
+        *("--arch", "ctc_hubert", "--criterion", "ctc_and_units", "--units-weight", "0.5"),
+        *("--transcripts", "ltr", "--mask-prob", "0.2", "--mask-channel-prob", "0.1"),
+    ],
+}
+SHAPES = ["--batch-shapes", "2", "--max-tokens", "120000"]
+
+
+def write_labels(folder: Path) -> Path:
+    """A corpus of tones with a label for each frame and letters for each segment."""
+    prepared = write_prepared(folder / "prepared", train=30)
+    frame = read_manifest(prepared / "train.tsv")
+    rows = "".join(f"{a}\t{n}\n" for a, n in zip(frame["audio"], frame["n_frames"]))
+    (folder / "train.tsv").write_text(f"{prepared}\n{rows}")
+    units = ("0 1 2 1 " * (samples // 320) for samples in frame["n_frames"])
+    labels = (
+        " ".join(text.split()[: (samples - 640) // 320 + 1])
+        for text, samples in zip(units, frame["n_frames"])
+    )
+    (folder / "train.km").write_text("\n".join(labels) + "\n")
+    (folder / "train.ltr").write_text(
+        "".join(f"{'a b | c ' * (1 + i % 2)}\n" for i in range(len(frame)))
+    )
+    (folder / "dict.km.txt").write_text("0 1\n1 1\n2 1\n")
+    (folder / "dict.ltr.txt").write_text("a 1\nb 1\nc 1\n| 1\n")
+    return folder
+
+
+def command(data: Path, save_dir: Path, stage: str, *flags) -> list:
+    updates = ["--max-update", UPDATES, "--log-interval", "4", "--batch-size", "6"]
+    parts = [*TASK, *MODEL, *LEARNING, *STAGES[stage], *updates, *flags]
+    return ["fairseq-train", data, "--save-dir", save_dir, *parts]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory) -> dict[str, list]:
+    folder = tmp_path_factory.mktemp("graphs")
+    data = write_labels(folder)
+    return {
+        name + how: command(data, folder / (name + how), stage, *flags, *given)
+        for name, stage, flags in (
+            ("masked", "masked", ["--cpu"]),
+            ("ctc", "ctc", ["--cpu"]),
+            ("masked, shapes", "masked", ["--cpu", *SHAPES, "--update-freq", "2"]),
+            ("ctc, shapes", "ctc", ["--cpu", *SHAPES, "--vary-cuts", "0.3"]),
+        )
+        for how, given in (("", []), (", graphs", ["--graph-training"]))
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(commands, tmp_path_factory) -> dict[str, Outcome]:
+    return run_series(commands, tmp_path_factory.mktemp("series"))
+
+
+@pytest.mark.parametrize("name", ["masked", "ctc", "masked, shapes", "ctc, shapes"])
+def test_the_same_is_logged_and_learnt(outcomes, name):
+    theirs, ours = outcomes[name], outcomes[f"{name}, graphs"]
+    wanted = rounded(theirs)
+    assert len(wanted) == UPDATES // 4
+    assert plain_numbers(ours) == wanted
+    assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
+    assert "captured step" in ours.output and "captured step" not in theirs.output
+
+
+@pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
+def test_a_step_asks_the_device_for_nothing(commands, monkeypatch, name):
+    """On a GPU the host would wait, and a capture would fail."""
+    cfg = configuration(commands[name][1:])
+    task = tasks.setup_task(cfg.task)
+    trainer = GraphTrainer(
+        cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    )
+    task.load_dataset("train")
+    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
+    trainer.begin_epoch(1)
+    batch = next(batches.next_epoch_itr(shuffle=False))
+    trainer.train_step([batch])
+    batch = trainer._on_host(batch)
+    monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
+    with Reads() as reads:
+        trainer._graphs._run(batch)
+    assert reads.found == []
