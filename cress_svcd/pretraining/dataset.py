@@ -11,6 +11,8 @@ from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read
 from cress_svcd.data.dataset import SHAPE_MULTIPLE, PackedStrings, round_up
 from cress_svcd.errors import AudioError, ManifestError
 
+LETTER_MULTIPLE = 64  # to which letters are padded where their number is not known of a length
+
 
 class SegmentHubertDataset(HubertDataset):
     """fairseq's dataset over ``path:offset:frames`` segments, each read by seeking.
@@ -137,7 +139,10 @@ class SegmentHubertDataset(HubertDataset):
         if self.shapes is None:
             return labels, lengths, counts
         most = max((int(lengths[i].max()) for i in self._letter_places), default=0)
-        samples, letters = self.shapes.shape(audio_size, most)
+        samples, letters = self.shapes.shape(audio_size, 0)
+        if most > letters:
+            # More than the first epoch had at this length: cuts move segments between lengths.
+            letters = round_up(most, LETTER_MULTIPLE)
         padded = []
         for of_kind, rate, pad in zip(labels, self.label_rates, self.pad_list):
             wanted = letters if rate <= 0 else round(samples * rate / self.sample_rate)

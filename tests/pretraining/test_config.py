@@ -88,6 +88,18 @@ def test_what_fairseq_is_given(tmp_path):
     assert Path(training["common"]["user_dir"]).name == "cress_svcd"
 
 
+@pytest.mark.parametrize("given, meant", [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_on_and_off_are_words(tmp_path, given, meant):
+    """YAML takes them for true and false."""
+    config = load(tmp_path, task__graph_training=given)
+    assert config.stages[CTC]["task"]["graph_training"] == meant
+
+
+def test_shapes_are_for_batches_that_are_padded(tmp_path):
+    with pytest.raises(ConfigError, match="masked_prediction: task.batch_shapes: expected 0"):
+        load(tmp_path, task__batch_shapes="4", task__pad_audio="false")
+
+
 def test_values_can_be_changed_from_outside(tmp_path):
     config = load(tmp_path, model__encoder_layers="3", ctc__optimization__lr="[0.5]")
     assert config.stages[CTC]["model"]["encoder_layers"] == 3

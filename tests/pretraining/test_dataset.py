@@ -6,6 +6,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks.hubert_pretraining import LabelEncoder
 
 from cress_svcd.data.audio import read_audio
+from cress_svcd.data.batch_shapes import BatchShapes
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
 
 
@@ -80,3 +81,38 @@ def test_batches_are_padded(dataset):
     assert batch["target_lengths_list"][0].tolist() == [24, 29]
     assert frames.shape == (2, 29) and (frames[0, 24:] == 1).all()
     assert letters.shape == (2, 3)
+
+
+class TestShapes:
+    """Batches of few shapes, letters and units included."""
+
+    @pytest.fixture
+    def shaped(self, dataset):
+        dataset.letters = dataset._letters()
+        dataset.shapes = BatchShapes.choose(
+            dataset.lengths, dataset.letters, 1, 1_600, token_shapes=1
+        )
+        return dataset
+
+    def test_letters_are_counted(self, shaped):
+        assert shaped.letters.tolist() == [3, 3, 3]
+
+    def test_every_batch_has_one(self, shaped):
+        batches = shaped.batch_by_size(np.arange(3), max_tokens=20_000)
+        assert sorted(map(len, batches)) == [1, 2]
+        for batch in batches:
+            sample = shaped.collater([shaped[index] for index in batch])
+            assert sample["net_input"]["source"].shape == (len(batch), 9_600)
+            units, letters = sample["target_list"]
+            assert units.shape == (len(batch), 30) and letters.shape == (len(batch), 4)
+            counts = sample["target_lengths_list"]
+            assert [of.sum().item() for of in counts] == sample["ntokens_list"]
+            assert all((row[int(count) :] == 1).all() for row, count in zip(units, counts[0]))
+
+    def test_more_letters_than_were_known(self, shaped):
+        samples = [shaped[index] for index in range(2)]
+        samples[0]["label_list"][1] = torch.full((4,), 5)
+        assert shaped.collater(samples)["target_list"][1].shape == (2, 4)
+        samples[0]["label_list"][1] = torch.full((70,), 5)
+        _, letters = shaped.collater(samples)["target_list"]
+        assert letters.shape == (2, 128) and (letters[0, :70] == 5).all()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from fairseq import tasks
 
 from cress_svcd.data.corpus.manifest import read_manifest
@@ -122,3 +121,43 @@ def test_a_step_asks_the_device_for_nothing(commands, monkeypatch, name):
     with Reads() as reads:
         trainer._graphs._run(batch)
     assert reads.found == []
+
+
+LONG = ["--max-update", "200", "--max-epoch", "1000", "--log-interval", "20", *SHAPES]
+PRECISIONS = {"fp32": [], "fp16": ["--fp16", "--fp16-init-scale", "16"], "bf16": ["--bf16"]}
+
+
+@pytest.fixture(scope="module")
+def outcomes_on_gpu(tmp_path_factory) -> dict[str, Outcome]:
+    folder = tmp_path_factory.mktemp("gpu")
+    data = write_labels(folder)
+    commands = {
+        f"{stage} {name} {graphs}": command(
+            data,
+            folder / f"{stage}-{name}-{graphs}",
+            stage,
+            *LONG,
+            *flags,
+            f"--graph-training={graphs}",
+        )
+        for stage in STAGES
+        for name, flags in PRECISIONS.items()
+        for graphs in ("off", "auto")
+    }
+    return run_series(commands, folder)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_same_is_learnt_in_200_updates_on_a_gpu(outcomes_on_gpu, stage, precision):
+    theirs, ours = (outcomes_on_gpu[f"{stage} {precision} {how}"] for how in ("off", "auto"))
+    losses = []
+    for outcome in (theirs, ours):
+        assert not outcome.failed, outcome.output[-3000:]
+        losses.append([record["loss"] for record in plain_numbers(outcome)])
+    assert "captured step" in ours.output and "captured step" not in theirs.output
+    assert "no CUDA graph" not in ours.output
+    assert len(losses[0]) == 10 and losses[0][-1] < losses[0][0]
+    # Rounding in another order grows with every update.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3 if precision == "fp32" else 1e-2)

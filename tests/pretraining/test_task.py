@@ -54,6 +54,19 @@ def test_with_transcripts_nothing_is_cropped(folder):
     assert [len(dictionary) for dictionary in task.dictionaries] == [6, 9]
 
 
+def test_shapes_are_for_training_and_for_padded_batches(folder):
+    task = set_up(folder, batch_shapes=2, train_subset="train", max_sample_size=16_000)
+    task.load_dataset("train")
+    assert task.dataset("train").shapes.lengths.tolist() == [8_000, 16_000]
+    (folder / "dev.tsv").write_text((folder / "train.tsv").read_text())
+    (folder / "dev.km").write_text((folder / "train.km").read_text())
+    task.load_dataset("dev")
+    assert task.dataset("dev").shapes is None
+    task = set_up(folder, batch_shapes=2, train_subset="train", pad_audio=False)
+    with pytest.raises(ConfigError, match="batch_shapes 2: expected 0 without task.pad_audio"):
+        task.load_dataset("train")
+
+
 def test_a_missing_dictionary_is_named(folder):
     (folder / "dict.ltr.txt").unlink()
     with pytest.raises(ConfigError, match="dict.ltr.txt: no such file"):
