@@ -15,6 +15,8 @@ from cress_svcd.training.step_graphs import Done, StepGraphs, shapes_of
 
 logger = logging.getLogger(__name__)
 
+COUNTED = ("ntokens", "ntokens_list", "predicted")
+
 
 class SplitBatches:
     """Runs batches by ``graphs``, in as many parts as the memory demands."""
@@ -38,7 +40,7 @@ class SplitBatches:
                 done = [self.graphs.run(part) for part in split(sample, parts)]
                 break
             except torch.OutOfMemoryError:
-                if parts >= sample["target"].size(0):
+                if parts >= len(sample["id"]):
                     raise
             # Outside of the except clause, whose traceback holds what filled the memory.
             self.update.gradients.copy_(self._before)
@@ -60,23 +62,29 @@ class SplitBatches:
 def split(sample: dict, parts: int) -> list[dict]:
     """``sample`` in up to so many parts, all but the last with as many segments.
 
-    What the host has counted of the whole, its tokens, is counted in the first part.
+    What the host has counted of the whole (COUNTED) is counted in the first part.
     """
-    rows = sample["target"].size(0)
+    rows = len(sample["id"])
     if parts == 1:
         return [sample]
     size = -(-rows // parts)
     found = [_rows(sample, rows, start, start + size) for start in range(0, rows, size)]
     for part in found:
-        part["nsentences"] = part["target"].size(0)
+        part["nsentences"] = len(part["id"])
     for part in found[1:]:
-        part["ntokens"] = 0
+        part.update({key: _nothing(part[key]) for key in COUNTED if key in part})
     return found
+
+
+def _nothing(count: Any) -> Any:
+    return type(count)(map(_nothing, count)) if isinstance(count, list | tuple) else 0
 
 
 def _rows(value: Any, rows: int, start: int, end: int) -> Any:
     if isinstance(value, dict):
         return {key: _rows(item, rows, start, end) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rows(item, rows, start, end) for item in value]
     if isinstance(value, Tensor) and value.dim() and value.size(0) == rows:
         return value[start:end]
     return value

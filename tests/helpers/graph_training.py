@@ -3,11 +3,12 @@
 import traceback
 
 import pytest
-from fairseq import options
+from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cress_svcd.training.graph_trainer import GraphTrainer
 from tests.helpers.fairseq_commands import Outcome, measured, records
 
 
@@ -53,3 +54,15 @@ def configuration(command: list) -> DictConfig:
     return convert_namespace_to_omegaconf(
         options.parse_args_and_arch(options.get_training_parser(), [str(part) for part in command])
     )
+
+
+def begun(command: list) -> tuple[GraphTrainer, dict]:
+    """The trainer of a command, and its first batch."""
+    cfg = configuration(command[1:])
+    task = tasks.setup_task(cfg.task)
+    model, loss = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    trainer = GraphTrainer(cfg, task, model, loss)
+    task.load_dataset("train")
+    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
+    trainer.begin_epoch(1)
+    return trainer, next(batches.next_epoch_itr(shuffle=False))

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from fairseq import tasks
+import torch
 
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.models import hubert_convolutions
-from cress_svcd.training.graph_trainer import GraphTrainer
 from tests.helpers.fairseq_commands import Outcome, run_series
-from tests.helpers.graph_training import Reads, configuration, plain_numbers, rounded
+from tests.helpers.graph_training import Reads, begun, plain_numbers, rounded
 from tests.helpers.tone_corpus import write_prepared
 
 pytestmark = pytest.mark.slow
@@ -106,21 +105,41 @@ def test_the_same_is_logged_and_learnt(outcomes, name):
 @pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
 def test_a_step_asks_the_device_for_nothing(commands, monkeypatch, name):
     """On a GPU the host would wait, and a capture would fail."""
-    cfg = configuration(commands[name][1:])
-    task = tasks.setup_task(cfg.task)
-    trainer = GraphTrainer(
-        cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
-    )
-    task.load_dataset("train")
-    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
-    trainer.begin_epoch(1)
-    batch = next(batches.next_epoch_itr(shuffle=False))
+    trainer, batch = begun(commands[name])
     trainer.train_step([batch])
     batch = trainer._on_host(batch)
     monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
     with Reads() as reads:
         trainer._graphs._run(batch)
     assert reads.found == []
+
+
+@pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
+def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch, name):
+    trainer, batch = begun(commands[name])
+    trainer.train_step([batch])
+    trainer.model.eval()  # no dropout
+    criterion = trainer.criterion
+    # What is weighed by the means of a batch is weighed by those of its parts.
+    criterion.loss_weights, criterion.units_weight = None, 0.0
+    criterion.count_errors = lambda *arguments: {}
+    batch, gradients = trainer._on_host(batch), trainer.update.gradients
+    gradients.zero_()
+    whole, wanted = trainer._batches.run(batch), gradients.clone()
+    forward = type(criterion).forward
+
+    def full(self, model, sample, reduce=True):
+        if len(sample["id"]) > 3:
+            raise torch.OutOfMemoryError("no memory for more than three segments")
+        return forward(self, model, sample, reduce)
+
+    monkeypatch.setattr(type(criterion), "forward", full)
+    trainer._graphs._graphs.clear()
+    gradients.zero_()
+    parts = trainer._batches.run(batch)
+    assert len(batch["id"]) == 6 and parts.plain == whole.plain and parts.size == whole.size
+    torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(parts.row, whole.row, rtol=1e-4, atol=1e-3)
 
 
 LONG = ["--max-update", "200", "--max-epoch", "1000", "--log-interval", "20", *SHAPES]

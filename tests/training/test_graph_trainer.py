@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq import tasks
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.models import hubert_convolutions
-from cress_svcd.training.graph_trainer import GraphTrainer, is_wanted
+from cress_svcd.training.graph_trainer import is_wanted
 from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
-from tests.helpers.graph_training import Reads, configuration, plain_numbers, rounded
+from tests.helpers.graph_training import Reads, begun, configuration, plain_numbers, rounded
 
 pytestmark = pytest.mark.slow
 
@@ -120,18 +119,6 @@ def test_what_it_does_not_do_is_an_error_where_it_is_asked_for(prepared, hubert,
     command = train_command(prepared, tmp_path, *COMMON, *flags)
     with pytest.raises(ConfigError, match="--graph-training does not go with --ddp-backend fully"):
         is_wanted(configuration(command[1:]))
-
-
-def begun(command: list) -> tuple[GraphTrainer, dict]:
-    """The trainer of a command, and its first batch."""
-    cfg = configuration(command[1:])
-    task = tasks.setup_task(cfg.task)
-    model, loss = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
-    trainer = GraphTrainer(cfg, task, model, loss)
-    task.load_dataset("train")
-    batches = trainer.get_train_iterator(epoch=1, load_dataset=False)
-    trainer.begin_epoch(1)
-    return trainer, next(batches.next_epoch_itr(shuffle=False))
 
 
 def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch):
