@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cress_svcd.inference.int8_modules import CompactConv1d
 from cress_svcd.kernels import dispatch
-from cress_svcd.models.hubert_convolutions import run_blocks
+from cress_svcd.models.hubert_convolutions import run_blocks, window_moments
 from cress_svcd.models.hubert_encoder import HubertEncoder
 
 CHUNK_FRAMES = 64  # of the last convolution; HuBERT's first then has 4,096
@@ -164,11 +164,12 @@ def normalisation(
     kernel_size = conv.shape[2]
     weight = conv.dense_weight().flatten(1).double()
     gains, biases = [], []
-    for wave, count in zip(source, lengths.tolist()):
-        windows = wave.unfold(0, kernel_size, conv.stride)[:count].double()
-        centre = windows.mean(0)
-        windows = windows - centre
-        covariance = windows.t() @ windows / count
+    # One after the other: the windows of all would take several times the memory of the audio.
+    for wave, count in zip(source.double(), lengths):
+        _, centre, covariance = window_moments(
+            wave.unsqueeze(0), count.view(1), kernel_size, conv.stride
+        )
+        centre, covariance = centre[0, 0], covariance[0]
         variance = ((weight @ covariance) * weight).sum(1)
         gain = torch.rsqrt(variance + norm.eps) * norm.weight.double()
         gains.append(gain)

@@ -72,16 +72,11 @@ def normalised_windows(
     Returns:
         (batch, time, channels); what comes from padding means nothing.
     """
-    (size,), (stride,) = conv.kernel_size, conv.stride
     exact = torch.promote_types(source.dtype, torch.float32)
     with torch.no_grad():
-        windows = source.to(exact).unfold(1, size, stride)
-        inside = torch.arange(windows.size(1), device=source.device) < lengths.unsqueeze(1)
-        inside = inside.unsqueeze(2)
-        count = lengths.view(-1, 1, 1).to(exact)
-        centre = (windows * inside).sum(1, keepdim=True) / count
-        windows = (windows - centre) * inside
-        covariance = windows.transpose(1, 2) @ windows / count
+        windows, _, covariance = window_moments(
+            source.to(exact), lengths, conv.kernel_size[0], conv.stride[0]
+        )
         # In half precision a quiet recording would vanish.
         level = covariance.diagonal(dim1=1, dim2=2).mean(1).sqrt().clamp(min=1e-30).view(-1, 1, 1)
         # The row of ones is for the shift; tensor cores like a multiple of eight.
@@ -94,6 +89,28 @@ def normalised_windows(
     rows = torch.cat([rows, norm.bias.to(exact).view(1, -1, 1).expand(len(rows), -1, 1)], 2)
     rows = F.pad(rows, (0, windows.size(2) - rows.size(2)))
     return windows @ rows.to(source.dtype).transpose(1, 2)
+
+
+def window_moments(
+    source: Tensor, lengths: Tensor, size: int, stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows of waveforms, and what they have in common.
+
+    Args:
+        source: (batch, samples).
+        lengths: windows that count, B.
+        size, stride: of a window, in samples.
+    Returns:
+        the windows less their mean, (batch, windows, size), zeros beyond ``lengths``; the mean,
+        (batch, 1, size); the covariance, (batch, size, size).
+    """
+    windows = source.unfold(1, size, stride)
+    inside = torch.arange(windows.size(1), device=source.device) < lengths.unsqueeze(1)
+    inside = inside.unsqueeze(2)
+    count = lengths.view(-1, 1, 1).to(source.dtype)
+    centre = (windows * inside).sum(1, keepdim=True) / count
+    windows = (windows - centre) * inside
+    return windows, centre, windows.transpose(1, 2) @ windows / count
 
 
 def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tensor:
