@@ -7,9 +7,7 @@
 #include "compute.h"
 #include "vectors.h"
 
-enum { LANES = 16, QUERIES = 8 };
-
-typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
+enum { QUERIES = PIECES == 1 ? 8 : 4 }; /* whose sums the registers hold */
 
 struct attention {
     struct keys keys;
@@ -23,11 +21,13 @@ struct attention {
 #define MULTIPLY(sums, left, stride, right, across, steps)                                        \
     do {                                                                                          \
         for (int r_ = 0; r_ < QUERIES; r_++)                                                      \
-            sums[r_] = (lanes){0};                                                                \
+            for (int c_ = 0; c_ < PIECES; c_++)                                                   \
+                sums[r_][c_] = (piece){0};                                                        \
         for (int64_t k_ = 0; k_ < (steps); k_++) {                                                \
-            lanes from_ = *(const lanes *)((right) + k_ * (across));                              \
+            const piece *from_ = (const piece *)((right) + k_ * (across));                        \
             _Pragma("GCC unroll 8") for (int r_ = 0; r_ < QUERIES; r_++)                          \
-                sums[r_] += (left)[r_ * (stride) + k_] * from_;                                   \
+                _Pragma("GCC unroll 4") for (int c_ = 0; c_ < PIECES; c_++)                       \
+                    sums[r_][c_] += (left)[r_ * (stride) + k_] * from_[c_];                       \
         }                                                                                         \
     } while (0)
 
@@ -61,7 +61,7 @@ VECTORS static void attend_head(const struct attention *all, int64_t head)
     const float *values = all->keys.values + head * padded * wide;
     float *scores = all->memory + head * all->memory_of_head, *queries = scores + QUERIES * padded;
     float scale = 1.0f / sqrtf((float)size), row[LANES];
-    lanes sums[QUERIES];
+    piece sums[QUERIES][PIECES];
     for (int64_t start = 0; start < all->rows; start += QUERIES) {
         int rows = all->rows - start < QUERIES ? (int)(all->rows - start) : QUERIES;
         memset(queries, 0, (size_t)(QUERIES * size) * sizeof *queries);
@@ -72,7 +72,7 @@ VECTORS static void attend_head(const struct attention *all, int64_t head)
         for (int64_t i = 0; i < padded; i += LANES) {
             MULTIPLY(sums, queries, size, keys + i, padded, size);
             for (int r = 0; r < QUERIES; r++)
-                *(lanes *)(scores + r * padded + i) = sums[r];
+                memcpy(scores + r * padded + i, sums[r], sizeof sums[r]);
         }
         for (int r = 0; r < rows; r++)
             softmax(scores + r * padded, count);
@@ -80,7 +80,7 @@ VECTORS static void attend_head(const struct attention *all, int64_t head)
             int64_t some = size - c < LANES ? size - c : LANES;
             MULTIPLY(sums, scores, padded, values + c, wide, count);
             for (int r = 0; r < rows; r++) {
-                *(lanes *)row = sums[r];
+                memcpy(row, sums[r], sizeof row);
                 memcpy(all->mixed + (start + r) * width + head * size + c, row,
                        (size_t)some * sizeof *row);
             }

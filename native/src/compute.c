@@ -12,9 +12,8 @@ int cress_sign_gemm(const float *x, int64_t rows, int64_t x_stride, const uint8_
                     int64_t in, int64_t out, const float *g, const float *h, const float *bias,
                     float *y, int num_parts, int isa, int threads, parallel_function *parallel);
 int cress_conv1d(const struct conv1d *w, int isa, int threads, parallel_function *parallel);
-int cress_conv1d_supported(int isa);
 
-enum { LANES = 16, FEW = 8, THREAD_WORK = 1 << 20 };
+enum { FEW = 8, THREAD_WORK = 1 << 20 };
 
 void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
             int64_t columns)
@@ -302,6 +301,13 @@ static void apply_packed(struct run *run, const struct linear *linear, const flo
         finish_output(linear, y, rows);
 }
 
+/* Whether integers are multiplied by AVX-512, which those with AMX have as well: AMX wants other
+ * weights than the file has. */
+static int in_integers(const struct run *run)
+{
+    return run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX;
+}
+
 /* A few rows: each weight is used as it is read. */
 static void multiply_few(struct run *run, const struct product *p)
 {
@@ -330,14 +336,14 @@ static void apply_int8(struct run *run, const struct linear *linear, const float
                        float *y)
 {
     int64_t in = linear->in, out = linear->out;
-    if (run->isa == ISA_AVX512_VNNI && in % 4 == 0 && in >= 16) {
+    if (in_integers(run) && in % 4 == 0 && in >= 16) {
         struct conv1d call = {
             .x = x, .batch = 1, .frames = rows, .x_stride = in, .groups = 1, .channels = in,
             .out = out, .kernel_size = 1, .stride = 1, .count = rows,
             .weights = linear->weight->data, .weight_type = WEIGHT_INT8, .num_parts = 1,
             .weights_in_rows = 1, .scale = linear->scale, .bias = linear->bias, .y = y,
         };
-        require(run, cress_conv1d(&call, run->isa, threads_for(run, rows * in * out),
+        require(run, cress_conv1d(&call, ISA_AVX512_VNNI, threads_for(run, rows * in * out),
                                   run_parallel));
         return;
     }
@@ -378,8 +384,7 @@ static int by_kernel(struct run *run, const struct convolution *conv, const floa
                      int64_t frames, const float *scale, const float *bias, int act, float *y)
 {
     int64_t count = output_frames(conv, frames);
-    if (run->isa != ISA_AVX512_VNNI || !conv->weight || conv->weight->dtype != DTYPE_I8 ||
-        !cress_conv1d_supported(run->isa))
+    if (!in_integers(run) || !conv->weight || conv->weight->dtype != DTYPE_I8)
         return 0;
     struct conv1d call = {
         .x = x, .batch = 1, .frames = frames, .x_stride = conv->channels * conv->groups,
@@ -391,7 +396,7 @@ static int by_kernel(struct run *run, const struct convolution *conv, const floa
     if (!conv1d_in_integers(&call))
         return 0;
     int64_t work = count * conv->out * conv->kernel * conv->channels;
-    require(run, cress_conv1d(&call, run->isa, threads_for(run, work), run_parallel));
+    require(run, cress_conv1d(&call, ISA_AVX512_VNNI, threads_for(run, work), run_parallel));
     return 1;
 }
 

@@ -8,9 +8,7 @@
 
 #include "vectors.h"
 
-enum { LANES = 16, ROWS = 4, WIDE_ROWS = 8 /* where a register holds all lanes */ };
-
-typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
+enum { ROWS = 4, WIDE_ROWS = 8 /* where a register holds all lanes */ };
 
 struct call {
     const struct product *product;
@@ -49,18 +47,22 @@ static inline __attribute__((always_inline)) void multiply_rows(const struct pro
     for (int64_t start = 0; start < p->rows; start += at_once) {
         int rows = p->rows - start < at_once ? (int)(p->rows - start) : at_once;
         const float *x[WIDE_ROWS];
-        lanes sums[WIDE_ROWS];
+        piece sums[WIDE_ROWS][PIECES];
         for (int r = 0; r < at_once; r++) {
             x[r] = p->x + (start + (r < rows ? r : 0)) * p->step;
-            sums[r] = (lanes){0};
+            for (int c = 0; c < PIECES; c++)
+                sums[r][c] = (piece){0};
         }
         for (int64_t i = 0; i < p->size; i++) {
-            lanes weights = *(const lanes *)(panel + i * LANES);
+            const piece *weights = (const piece *)(panel + i * LANES);
             _Pragma("GCC unroll 8") for (int r = 0; r < at_once; r++)
-                sums[r] += x[r][i] * weights;
+                _Pragma("GCC unroll 4") for (int c = 0; c < PIECES; c++)
+                    sums[r][c] += x[r][i] * weights[c];
         }
         for (int r = 0; r < rows; r++) {
-            *(lanes *)row = sums[r] * *(const lanes *)scale + *(const lanes *)bias;
+            for (int c = 0; c < PIECES; c++)
+                ((piece *)row)[c] =
+                    sums[r][c] * ((const piece *)scale)[c] + ((const piece *)bias)[c];
             memcpy(p->y + (start + r) * p->y_stride + output, row, (size_t)some * sizeof *row);
         }
     }

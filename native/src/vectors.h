@@ -11,4 +11,15 @@
 #define VECTORS
 #endif
 
+/* Sixteen floats in registers: in one, which AVX2 takes for two, or in four. */
+enum { LANES = 16 };
+#ifdef CRESS_X86
+enum { PIECE = 16 };
+typedef float piece __attribute__((vector_size(64), aligned(4), may_alias));
+#else
+enum { PIECE = 4 };
+typedef float piece __attribute__((vector_size(16), aligned(4), may_alias));
+#endif
+enum { PIECES = LANES / PIECE };
+
 #endif
