@@ -12,8 +12,11 @@ ERRORS = {
     "404": "there is no such model",
     "408": "the upload stopped",
     "413": "the upload is too large, or the recording too long",
+    "415": "the body is no form",
+    "422": "the model cannot translate the recording",
     "429": "too many recordings of one client at a time",
-    "503": "too many recordings at a time, or the server is being stopped",
+    "500": "the server failed; its log has the details",
+    "503": "too many recordings at a time, no room on the disk, or the server is being stopped",
 }
 
 
@@ -26,6 +29,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
         "paths": {
             "/v1/audio/translations": {"post": translations(models)},
             "/v1/models": {"get": reading("The models of this server.")},
+            "/v1/models/{name}": {"parameters": [NAME], "get": reading("A model.")},
             "/health": {"get": reading("200 while recordings are taken, 503 when stopping.")},
             "/metrics": {"get": reading("Counters in Prometheus' text.", "text/plain")},
         },
@@ -36,6 +40,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     }
 
 
+NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 ERROR = {
     "type": "object",
     "properties": {

@@ -13,8 +13,11 @@ pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 
 import httpx
 import openai
+from starlette.routing import Route
 
 from cress_svcd.serving.answers import ANSWERS
+from cress_svcd.serving.app import Service
+from cress_svcd.serving.models import Models
 
 TRANSLATE = "/v1/audio/translations"
 
@@ -155,5 +158,12 @@ def test_health_metrics_and_description(server):
     assert "cress_svcd_requests_under_way 0.0" in metrics
     assert "cress_svcd_waiting_segments 0.0" in metrics
     document = httpx.get(f"{server.url}/openapi.json").json()
+    routes = Service(Models([])).routes()
+    paths = {route.path: route.methods for route in routes if isinstance(route, Route)}
+    for own in ("/", "/openapi.json"):
+        del paths[own]
+    assert {path.split(":")[0].rstrip("}") for path in paths} == {
+        path.rstrip("}") for path in document["paths"]
+    }
     form = document["paths"][TRANSLATE]["post"]["requestBody"]["content"]["multipart/form-data"]
     assert form["schema"]["properties"]["response_format"]["enum"] == list(ANSWERS)
