@@ -84,6 +84,8 @@ class Sound(soundfile.SoundFile):
         complaints: damaged packets in what was read, so far as they are known.
     """
 
+    _view: FileView | None = None  # soundfile closes also what could not be opened
+
     def __init__(self, path: str, parts: Sequence[Part] | None = None) -> None:
         self._view = None if parts is None else FileView(path, parts)
         self.complaints = 0

@@ -3,7 +3,8 @@
 The client sends text {"type": "start", "model": …, "language": …, "token": …}, then binary messages
 of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  The server sends
   {"type": "ready", "model": …}
-  {"type": "partial", "id", "start", "end", "text", "stable"}   stable: its first words, which stay
+  {"type": "partial", "id", "start", "end", "text", "stable"}   stable: what it begins with, which
+      stays; of its last word an ending may be to come
   {"type": "final", …}     as a segment of verbose_json; "id" counts them
   {"type": "error", "error": {…}}
   {"type": "done", "text": …}, and closes.

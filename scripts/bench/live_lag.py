@@ -7,11 +7,11 @@ The recordings of a prepared split (MANIFEST, such as demo/en-de/data/tst-COMMON
 `cress-svcd serve` hears live audio: cut as they come, the open segment translated again after each
 step (seconds), and its first words kept as a policy says (cress_svcd/translation/stable_prefix.py).
 
-BLEU is that of the words that were kept, realigned with the references.  The lag is LAAL (Papi et
-al., Over-generation cannot be rewarded, 2022), with each reference sentence on its own as in
-StreamLAAL (Papi et al., 2024), in seconds: ideal, as if computing took no time, and with the time
-that computing took here.  The last row but one keeps nothing before a segment is final; the last is
-`cress-svcd translate`, which has the whole recording.  Needs cress_svcd[score].
+BLEU is that of the words as they were first shown, realigned with the references.  The lag is LAAL
+(Papi et al., Over-generation cannot be rewarded, 2022), with each reference sentence on its own as
+in StreamLAAL (Papi et al., 2024), in seconds: ideal, as if computing took no time, and with the
+time that computing took here.  The last row but one keeps nothing before a segment is final; the
+last is `cress-svcd translate`, which has the whole recording.  Needs cress_svcd[score].
 """
 
 import argparse
