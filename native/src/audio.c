@@ -1,13 +1,17 @@
 /* WAV files: RIFF chunks, integers of 8 to 32 bits or floats, any number of channels. */
 #include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cress.h"
 
+enum { MOST_LOOKS = 32, FRAMES_A_SECOND = 20, MOST_LEVELS = 1024 };
 enum { MOST_CHANNELS = 64, LEAST_RATE = 100, MOST_RATE = 10000000, PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe };
 
+static const double LIVELY_DB = 12, STEADY_DB = 1.8, HARMLESS_DB = 30; /* of channels of noise */
+static const float EMPHASIS = 0.97f;
 static const double CANCELLED = 0.25; /* of their power: a channel that cancels others */
 
 struct form {
@@ -132,21 +136,32 @@ static unsigned choose_channels(const float *values, size_t count, unsigned chan
     return chosen;
 }
 
-/* A second of sound, its channels averaged; the number of broken samples. */
-static size_t mix(const unsigned char *data, size_t count, const struct form *form, float *values,
-                  float *mono)
+/* Channels that are mixed. */
+struct channels {
+    unsigned count, number[MOST_CHANNELS];
+};
+
+static float sound(const unsigned char *data, size_t frame, unsigned channel,
+                   const struct form *form)
 {
-    size_t width = form->bits / 8, broken = 0;
-    unsigned channels = form->channels, chosen = channels;
+    float value = sample(data + (frame * form->channels + channel) * (form->bits / 8), form);
+    return value <= FLT_MAX && value >= -FLT_MAX ? value : NAN;
+}
+
+/* A second of sound, its channels averaged; the number of broken samples, silence in their place. */
+static size_t mix(const unsigned char *data, size_t count, const struct form *form,
+                  const struct channels *used, float *values, float *mono)
+{
+    size_t broken = 0;
+    unsigned channels = used->count, chosen = channels;
     char kept[MOST_CHANNELS];
     memset(kept, 1, sizeof kept);
-    for (size_t i = 0; i < count * channels; i++) {
-        values[i] = sample(data + i * width, form);
-        if (!(values[i] <= FLT_MAX && values[i] >= -FLT_MAX)) { /* silence in its place */
-            values[i] = 0;
-            broken++;
+    for (size_t i = 0; i < count; i++)
+        for (unsigned c = 0; c < channels; c++) {
+            float value = sound(data, i, used->number[c], form);
+            broken += isnan(value) != 0;
+            values[i * channels + c] = isnan(value) ? 0 : value;
         }
-    }
     if (channels > 1)
         chosen = choose_channels(values, count, channels, kept);
     for (size_t i = 0; i < count; i++) {
@@ -158,22 +173,90 @@ static size_t mix(const unsigned char *data, size_t count, const struct form *fo
     return broken;
 }
 
+/* Levels of a part of a channel in dB, high and low frequencies alike; how many there are now. */
+static size_t add_levels(const unsigned char *data, size_t first, size_t count, unsigned channel,
+                         const struct form *form, double *levels, size_t have)
+{
+    size_t size = form->rate / FRAMES_A_SECOND > 2 ? form->rate / FRAMES_A_SECOND : 2;
+    for (size_t start = 0; start + size < count && have < MOST_LEVELS; start += size) {
+        double power = 0;
+        float before = sound(data, first + start, channel, form);
+        before = isnan(before) ? 0 : before;
+        for (size_t i = 1; i <= size; i++) {
+            float value = sound(data, first + start + i, channel, form);
+            value = isnan(value) ? 0 : value;
+            float high = value - EMPHASIS * before;
+            power += (double)high * high;
+            before = value;
+        }
+        levels[have++] = 10 * log10(power / (double)size + 1e-10);
+    }
+    return have;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static double percentile(const double *sorted, size_t count, double percent)
+{
+    double place = percent / 100 * (double)(count - 1);
+    size_t below = (size_t)place, above = below + 1 < count ? below + 1 : below;
+    return sorted[below] + (sorted[above] - sorted[below]) * (place - (double)below);
+}
+
+/* All channels but those of loud steady noise, which would drown another: data/audio_mixing.py,
+ * ``find_noise``, which looks into a recording at some places. */
+static struct channels find_channels(const unsigned char *data, size_t frames,
+                                     const struct form *form)
+{
+    struct channels used = {0};
+    double quiet[MOST_CHANNELS], loud[MOST_CHANNELS], levels[MOST_LEVELS];
+    size_t length = (form->rate + 1) / 2 < frames ? (form->rate + 1) / 2 : frames, have = 0;
+    size_t looks = length ? (frames + length - 1) / length : 0;
+    looks = looks < MOST_LOOKS ? looks : MOST_LOOKS;
+    for (unsigned c = 0; c < form->channels && form->channels > 1; c++) {
+        have = looks < MOST_LOOKS ? add_levels(data, 0, frames, c, form, levels, 0) : 0;
+        for (size_t look = 0; look < looks && looks == MOST_LOOKS; look++) {
+            size_t first = (size_t)((double)(frames - length) * (double)look / (double)(looks - 1));
+            have = add_levels(data, first, length, c, form, levels, have);
+        }
+        qsort(levels, have, sizeof *levels, compare_doubles);
+        quiet[c] = have ? percentile(levels, have, 10) : 0;
+        loud[c] = have ? percentile(levels, have, 99) : 0;
+    }
+    for (unsigned c = 0; c < form->channels; c++) {
+        int drowns = 0;
+        for (unsigned other = 0; other < form->channels && have > 1; other++)
+            drowns |= loud[other] - quiet[other] > LIVELY_DB && quiet[other] < quiet[c] &&
+                      loud[other] < loud[c] + HARMLESS_DB && loud[c] - quiet[c] < STEADY_DB;
+        if (!drowns)
+            used.number[used.count++] = c;
+    }
+    return used;
+}
+
 static const char *decode(const unsigned char *data, size_t bytes, const struct form *form,
                           float **samples, size_t *count)
 {
     size_t frame = form->bits / 8 * form->channels, broken = 0;
     *count = bytes / frame;
     *samples = malloc((*count + 1) * sizeof **samples);
+    struct channels used = find_channels(data, *count, form);
     size_t block = 2 * (size_t)form->rate;
     float *values = malloc((block < *count ? block : *count + 1) * form->channels * sizeof *values);
     for (size_t at = 0, size; *samples && values && at < *count; at += size) {
         size = *count - at < block ? *count - at : form->rate; /* the last takes the rest */
-        broken += mix(data + at * frame, size, form, values, *samples + at);
+        broken += mix(data + at * frame, size, form, &used, values, *samples + at);
     }
     free(values);
     if (!*samples || !values)
         return "is too long for the memory";
-    return 2 * broken > *count * form->channels ? "most samples are NaN or infinite" : NULL;
+    if (!*count)
+        return "holds no samples";
+    return 2 * broken > *count * used.count ? "most samples are NaN or infinite" : NULL;
 }
 
 int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, char *message,

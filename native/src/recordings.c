@@ -107,7 +107,9 @@ int cress_finish(cress_translator *translator)
         forget_segment(translator);
         return -1;
     }
-    int64_t count = translator->options.whole ? 1 : cut_by_either(translator, &spans);
+    int64_t count = recording->count > 0;
+    if (count && !translator->options.whole)
+        count = cut_by_either(translator, &spans);
     free(recording->spans);
     recording->spans = malloc(((size_t)count + 1) * sizeof *spans);
     if (!recording->spans)

@@ -90,6 +90,16 @@ def test_of_any_rate_it_is_cut_as_in_python(both, rate, channels):
         assert (one["start"], one["end"]) == (other["start"], other["end"])
 
 
+def test_channels_of_noise_are_left_out_as_in_python(exported, engine, talk, tmp_path, capsys):
+    packed, cress = exported("full", "--allow-full", "--dtype", "fp32")
+    noise = 0.2 * np.random.default_rng(4).standard_normal(len(talk))
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, np.stack([noise, talk], axis=1), 16000, subtype="FLOAT")
+    arguments = (path, "--segmenter", "energy", *OPTIONS)
+    expected = by_python(packed, *arguments, capsys=capsys)
+    assert run(engine, cress, *arguments).stdout.decode() == expected
+
+
 def test_text_is_a_line_for_each_segment(exported, engine, talk, tmp_path, capsys):
     packed, cress = exported("full", "--allow-full", "--dtype", "fp32")
     write(tmp_path / "talk.wav", talk, 16000, 1)
