@@ -40,17 +40,25 @@ class MaskedHubert(HubertModel):
         return cls(cfg, task.cfg, task.dictionaries)
 
     def forward_features(self, source: Tensor) -> Tensor:
-        """Waveforms (batch, samples) → (batch, channels, time), normalised with their padding, as
-        fairseq does."""
+        """Waveforms (batch, samples) → (batch, channels, time), normalised with their padding.
+
+        By blocks that can be captured on a GPU; a CPU is faster by fairseq's.
+        """
+        if not source.is_cuda:
+            return super().forward_features(source)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
+            features = self.convolve(source)
+        if 0 < self.feature_grad_mult != 1.0:
+            features = GradMultiply.apply(features, self.feature_grad_mult)
+        return features
+
+    def convolve(self, source: Tensor) -> Tensor:
+        """What fairseq's convolutions give, by :func:`run_blocks`; padding counts as sound."""
         length, counts = source.size(1), []
         for kernel, stride in self.convolutions:
             length = (length - kernel) // stride + 1
             counts.append(torch.full((len(source),), length, device=source.device))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
-            features = run_blocks(self.feature_extractor.conv_layers, source, counts)
-        if 0 < self.feature_grad_mult != 1.0:
-            features = GradMultiply.apply(features, self.feature_grad_mult)
-        return features
+        return run_blocks(self.feature_extractor.conv_layers, source, counts)
 
     def frames(self, samples: int, labels: int) -> int:
         """Frames of a batch of so many samples that have one of ``labels`` labels."""

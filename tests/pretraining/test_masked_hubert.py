@@ -33,6 +33,23 @@ def models(tmp_path):
     return make_models(tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+def test_the_convolutions_of_gpus_are_fairseqs(tmp_path, mode):
+    original, ours = make_models(tmp_path, extractor_mode=mode)
+    source = batch()["net_input"]["source"]
+    results = []
+    for model, features in ((original, original.forward_features(source)), (ours, None)):
+        features = ours.convolve(source) if features is None else features
+        model.zero_grad()
+        features.square().mean().backward()
+        parts = model.feature_extractor.named_parameters()
+        results.append((features, {name: part.grad for name, part in parts}))
+    scale = original.feature_grad_mult  # of the gradients
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-3, atol=1e-4)
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name] * scale, gradient, rtol=1e-2, atol=1e-5)
+
+
 def test_masks_follow_torchs_seed(models):
     _, ours = models
     x = torch.randn(3, 60, 32)
