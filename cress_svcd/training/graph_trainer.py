@@ -89,6 +89,7 @@ class GraphTrainer(Trainer):
 
     _update: DeviceUpdate | None = None
     _rows: StepRows
+    _latest: tuple[torch.Tensor, dict[str, float], tuple[str, ...]] | None = None
     _epoch_iterator = None
 
     @property
@@ -156,6 +157,9 @@ class GraphTrainer(Trainer):
             row = done.row if row is None else row + done.row
             plain = {key: plain.get(key, 0) + value for key, value in done.plain.items()}
             keys = done.keys
+        if row is None:  # the other processes have one batch more in this epoch
+            row, plain, keys = self._nothing()
+        self._latest = row, plain, keys
         total = self._sum_over_processes(update, size)
         norm = update.step(1 / total)
         self._rows.add(
@@ -165,6 +169,20 @@ class GraphTrainer(Trainer):
         if self._is_read_now():
             self._log()
         metrics.log_stop_time("train_wall")
+
+    def _nothing(self) -> tuple[torch.Tensor, dict[str, float], tuple[str, ...]]:
+        """What an update without a batch logs: as before, of nothing.
+
+        Raises:
+            ConfigError: this process has had no batch at all.
+        """
+        if self._latest is None:
+            raise ConfigError(
+                "an epoch has fewer batches than there are processes: give smaller batches "
+                "(--max-tokens, --batch-size) or fewer processes"
+            )
+        row, plain, keys = self._latest
+        return torch.zeros_like(row), dict.fromkeys(plain, 0), keys
 
     def _on_host(self, sample: dict | None) -> dict | None:
         """The batch with what the task adds before it goes to the device."""

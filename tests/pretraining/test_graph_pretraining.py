@@ -10,6 +10,7 @@ from cress_svcd.models import hubert_convolutions
 from tests.helpers.fairseq_commands import Outcome, run_series
 from tests.helpers.graph_training import Reads, begun, plain_numbers, rounded
 from tests.helpers.tone_corpus import write_prepared
+from tests.helpers.two_processes import torchrun_series
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +101,17 @@ def test_the_same_is_logged_and_learnt(outcomes, name):
     assert plain_numbers(ours) == wanted
     assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
     assert "captured step" in ours.output and "captured step" not in theirs.output
+
+
+def test_of_two_processes_one_may_have_a_batch_less(commands, tmp_path):
+    """Five batches an epoch: every third update one of them has nothing to do."""
+    flags = ["--ddp-backend", "legacy_ddp", "--find-unused-parameters", "--save-dir"]
+    outcomes = torchrun_series(
+        {name: [*commands[name], *flags, tmp_path / name] for name in ("masked", "masked, graphs")},
+        tmp_path,
+    )
+    wanted = rounded(outcomes["masked"])
+    assert plain_numbers(outcomes["masked, graphs"]) == wanted and len(wanted) == UPDATES // 4
 
 
 @pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
