@@ -7,17 +7,14 @@ from typing import Optional
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
-from fairseq.tasks.hubert_pretraining import (
-    HubertPretrainingConfig,
-    HubertPretrainingTask,
-    LabelEncoder,
-)
+from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig, HubertPretrainingTask
 from omegaconf import II
 
 from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
 from cress_svcd.errors import ConfigError
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
+from cress_svcd.pretraining.label_encoder import LabelEncoder
 from cress_svcd.training.graph_options import GraphTrainingOptions
 
 SEQUENCE = -1.0
@@ -148,7 +145,12 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
     def host_batch(self, model, criterion, sample: dict) -> dict:
         """A batch with its masks, for a model that needs them before the step."""
         draw = getattr(model, "draw_masks", None)
-        return {**sample, **draw(sample)} if draw else sample
+        if draw is None:
+            return sample
+        drawn = draw(sample)
+        if torch.cuda.is_available():  # as the rest of the batch: else its copy waits for the GPU
+            drawn["masks"] = {name: mask.pin_memory() for name, mask in drawn["masks"].items()}
+        return {**sample, **drawn}
 
     def _cuts(self, split: str) -> CutVariation | None:
         """How the cuts of a split are varied: where letters say what is said, labels can miss."""
