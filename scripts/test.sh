@@ -4,8 +4,8 @@
 # Sets up .venv if need be, checks lint, format and types, and runs all tests in two processes.
 #   --fast            only the tests without a mark (slow: whole trainings and programs; gpu), for
 #                     while you write: under two minutes on two quiet cores
-#   --native          the engine in C and the C kernels only, those for ARM in an emulator as well;
-#                     installs what that needs by apt-get
+#   --native          the engine in C and the C kernels only, also for ARM in an emulator and for
+#                     WebAssembly; installs what that needs by apt-get and npm
 #   pytest arguments  choose tests (tests/data -k audio) or the number of processes (-n 0: this
 #                     one, for --pdb)
 set -euo pipefail
@@ -16,13 +16,17 @@ if [ "${1-}" = --fast ]; then marks=(-m "not slow and not gpu"); shift; fi
 if [ "${1-}" = --native ]; then
   shift
   set -- tests/native tests/kernels/cpu "$@"
-  for tool in make:make cc:gcc aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user; do
+  for tool in make:make cc:gcc aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \
+    node:nodejs npm:npm emcc:emscripten; do
     command -v "${tool%%:*}" > /dev/null || missing="${missing-} ${tool#*:}"
   done
   if [ -n "${missing-}" ]; then
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
-    $as_root apt-get update -q && $as_root apt-get install -q -y $missing
+    $as_root apt-get update -q && $as_root apt-get install -q -y --no-install-recommends $missing
   fi
+  # Debian's emscripten looks for this module of its own.
+  export NODE_PATH=${NODE_PATH-$PWD/.venv/node_modules}
+  [ -d "$NODE_PATH/acorn" ] || npm install --silent --prefix "$(dirname "$NODE_PATH")" acorn
 fi
 scripts/setup.sh
 .venv/bin/ruff check --quiet .

@@ -17,13 +17,13 @@ enum { LEAST_CHUNK = 1 << 20 };
 struct chunk {
     struct chunk *before, *after;
     size_t size, used;
-    char padding[32]; /* what follows is 64-byte aligned */
+    char padding[64 - 2 * sizeof(void *) - 2 * sizeof(size_t)]; /* what follows is 64-byte aligned */
 };
 
 struct block {
     struct block *next;
     struct chunk *chunk;
-    char padding[48];
+    char padding[64 - 2 * sizeof(void *)];
 };
 
 static void drop_after(struct chunk *chunk)

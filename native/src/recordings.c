@@ -37,7 +37,7 @@ int cress_feed(cress_translator *translator, const float *samples, size_t count)
     for (size_t i = 0; i < count; i++)
         if (!isfinite(samples[i]))
             return refuse(translator, "a sample is NaN or infinite");
-    if (count > (size_t)1 << 36)
+    if (count > SIZE_MAX / 16)
         return refuse(translator, "out of memory");
     while (room - recording->count < (int64_t)count)
         room += room / 2;
