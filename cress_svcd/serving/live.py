@@ -174,8 +174,12 @@ class LiveSession:
             self.seen = received
             if ended:
                 return
-            if open_one is not None and not final and time.monotonic() >= rested:
-                started = time.monotonic()
+            if open_one is None or final:
+                continue
+            started = time.monotonic()
+            if started < rested:
+                loop.call_later(rested - started, self.changed.set)
+            else:
                 await self._send(await self._partial(partial, open_one, stable))
                 now = time.monotonic()
                 rested = now + (now - started) * (1 / PARTIAL_SHARE - 1)
