@@ -20,15 +20,19 @@ if [ "${1-}" = --native ]; then
     node:nodejs npm:npm emcc:emscripten; do
     command -v "${tool%%:*}" > /dev/null || missing="${missing-} ${tool#*:}"
   done
+  case "${missing-}" in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac
   if [ -n "${missing-}" ]; then
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
     $as_root apt-get update -q && $as_root apt-get install -q -y --no-install-recommends $missing
   fi
+  native=1
+fi
+scripts/setup.sh
+if [ -n "${native-}" ]; then
   # Debian's emscripten looks for this module of its own.
   export NODE_PATH=${NODE_PATH-$PWD/.venv/node_modules}
   [ -d "$NODE_PATH/acorn" ] || npm install --silent --prefix "$(dirname "$NODE_PATH")" acorn
 fi
-scripts/setup.sh
 .venv/bin/ruff check --quiet .
 .venv/bin/ruff format --quiet --check .
 .venv/bin/mypy
