@@ -30,11 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from cress_svcd.inference.cress_file import write_cress
     from cress_svcd.inference.engine_plan import make_plan, token_tensors
-    from cress_svcd.inference.packed_checkpoint import read_packed
+    from cress_svcd.inference.low_bits import widen_state
+    from cress_svcd.inference.packed_checkpoint import read_packed, with_digest
     from cress_svcd.translation.segmentation import CHECKPOINT_KEY
     from cress_svcd.translation.translator import load_model
 
-    state = read_packed(args.packed)
+    state = with_digest(widen_state(read_packed(args.packed)))
     model, task = load_model(args.packed, args.data)
     dictionary = task.target_dictionary
     segmenter = (state.get(CHECKPOINT_KEY) or {}).get("numbers")

@@ -2,6 +2,8 @@
 
   cress-svcd pack runs/svcd/checkpoint_best.pt -o model.packed.pt
   cress-svcd pack runs/svcd/averaged.pt -o model.packed.pt --int8-embeddings --int8-convolutions
+  cress-svcd pack runs/svcd/averaged.pt -o small.packed.pt --int8-embeddings --int8-convolutions \
+    --subsampler-bits 4
   cress-svcd translate model.packed.pt talk.flac
   fairseq-generate DATA --user-dir cress_svcd ... --path model.packed.pt
 
@@ -21,6 +23,11 @@ import argparse
 from pathlib import Path
 
 DTYPES = ("fp32", "fp16", "bf16")
+LOW_BITS = {
+    "embedding": "embeddings and output projection",
+    "hubert": "HuBERT's convolutions and the projection after them",
+    "subsampler": "the subsampler's convolutions",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the convolutions of HuBERT and of the subsampler in int8, and the projection after "
         "HuBERT's",
     )
+    for kind, what in LOW_BITS.items():
+        parser.add_argument(
+            f"--{kind}-bits",
+            type=int,
+            choices=(1, 2, 3, 4),
+            metavar="{1,2,3,4}",
+            help=f"{what} at so few bits a weight in the file, rounded with one scale a row, and "
+            "in int8 while translating",
+        )
     parser.add_argument(
         "--bf16-convolutions",
         action="store_true",
@@ -83,6 +99,9 @@ def run(args: argparse.Namespace) -> None:
         args.int8_convolutions,
         args.bf16_convolutions,
         args.keep_ctc_head,
+        args.embedding_bits,
+        args.hubert_bits,
+        args.subsampler_bits,
     )
     report = pack_checkpoint(
         args.checkpoint, args.output, precision, data=args.data, allow_full=args.allow_full
@@ -95,7 +114,10 @@ def run(args: argparse.Namespace) -> None:
 
 def table(report: dict) -> str:
     """The report in lines."""
-    lines = [f"{'part':<20} {'parameters':>12} {'fp32 MB':>9} {'packed MB':>10} {'smaller':>8}"]
+    lines = [
+        f"{'part':<20} {'parameters':>12} {'fp32 MB':>9} {'packed MB':>10} {'smaller':>8} "
+        f"{'bits':>6}"
+    ]
     rows = {
         **report["parts"],
         "whole": {
@@ -107,7 +129,8 @@ def table(report: dict) -> str:
     for name, part in rows.items():
         lines.append(
             f"{name:<20} {part['parameters']:>12,} {part['fp32_bytes'] / 1e6:>9.2f} "
-            f"{part['bytes'] / 1e6:>10.2f} {part['fp32_bytes'] / part['bytes']:>7.1f}x"
+            f"{part['bytes'] / 1e6:>10.2f} {part['fp32_bytes'] / part['bytes']:>7.1f}x "
+            f"{8 * part['bytes'] / part['parameters']:>6.2f}"
         )
     smaller = report["times_smaller_than"]
     lines.append(f"{smaller['fp32']} times smaller than fp32, {smaller['fp16']} than fp16")

@@ -5,7 +5,7 @@ modules hold it in half precision or int8 and compute in the type of their input
 are constants: they are made by loading a state, not trained.
 
 int8 is symmetric with one scale a row (an entry of the vocabulary, an output channel):
-weight = q * scale, q in -127..127.
+weight = q * scale, q in -127..127.  A file may hold less of q: ``low_bits``.
 """
 
 import functools
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cress_svcd import kernels
+from cress_svcd.inference.low_bits import take_planes
 from cress_svcd.kernels import dispatch
 from cress_svcd.kernels.cpu import conv1d
 
@@ -48,7 +49,15 @@ def constant(tensor: Tensor) -> nn.Parameter:
     return tensor if is_parameter else nn.Parameter(tensor, requires_grad=False)
 
 
-class Int8Embedding(nn.Module):
+class _FromPlanes(nn.Module):
+    """A module whose int8 ``weight`` may be loaded from the bit planes of ``low_bits``."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        take_planes(state_dict, f"{prefix}weight", self.weight.shape)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class Int8Embedding(_FromPlanes):
     """nn.Embedding with an int8 table; only the rows that are looked up are made.
 
     State: ``weight`` (entries x width, int8) and ``scale`` (entries).
@@ -70,7 +79,7 @@ class Int8Embedding(nn.Module):
         return self.weight[tokens].to(scale.dtype).mul_(scale)
 
 
-class Int8Projection(nn.Module):
+class Int8Projection(_FromPlanes):
     """nn.Linear with an int8 weight, multiplied as integers where the processor is fast at it.
 
     On the CPU the input passes through a hi/lo split into int8, a relative error of some 5e-5
@@ -276,6 +285,8 @@ class CompactConv1d(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
         before, missing = self.weight, arguments[2]
+        if before.dtype == torch.int8:
+            take_planes(state_dict, f"{prefix}weight", self.shape)
         # The parent copies into memory of the state's shape.
         self.weight = torch.empty(self.shape, dtype=before.dtype, device=before.device)
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -4,7 +4,7 @@ A packed file is written by torch.save and read with ``torch.load(weights_only=T
 dictionary with the keys of a checkpoint of fairseq, so that fairseq's own loader reads it, and two
 more:
 
-    packed       format: "cress_svcd packed model"; version: 1; digest: see ``digest_of``
+    packed       format: "cress_svcd packed model"; version: 1 or 2; digest: see ``digest_of``
     vocabulary   file name -> its bytes (uint8): config.yaml, dictionary and sentencepiece model,
                  from which the model can be used without its data folder; or empty
     cfg          task: of the training; model: the arch's options, without the quantization map,
@@ -19,7 +19,10 @@ more:
 
 Not in it: latent weights, optimizer, teacher; nor the CTC head, unless it was to be kept.
 
-Version 1 is the first.  A reader refuses versions that it does not know.
+Version 1 is the first.  Version 2 has tables or convolutions of 1 to 4 bits: their ``weight`` is
+uint8, (rows, bits, ceil(n / 8)), see ``low_bits``, and the description has their bits and shapes
+under ``low_bits``.  A file without them is of version 1 as before.  A reader refuses versions that
+it does not know.
 """
 
 import hashlib
@@ -34,6 +37,7 @@ from torch import Tensor
 
 from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.errors import CheckpointError
+from cress_svcd.inference.low_bits import has_low_bits
 from cress_svcd.models.checkpoint_files import (
     PACKED_HEADER,
     check_before_reading,
@@ -44,7 +48,7 @@ from cress_svcd.models.checkpoint_files import (
 from cress_svcd.models.checkpoint_structure import require_sound
 
 FORMAT = "cress_svcd packed model"
-VERSION = 1
+VERSION = 2  # the newest that is read
 
 
 def write_packed(path: str | os.PathLike, state: dict) -> None:
@@ -52,9 +56,15 @@ def write_packed(path: str | os.PathLike, state: dict) -> None:
 
     The same state gives the same bytes.
     """
-    header = {"format": FORMAT, "version": VERSION}
-    header["digest"] = digest_of({**state, PACKED_HEADER: header})
-    write_checkpoint(path, {PACKED_HEADER: header, **state})
+    write_checkpoint(path, with_digest(state))
+
+
+def with_digest(state: Mapping[str, Any]) -> dict[str, Any]:
+    """``state`` with the header that belongs to it."""
+    rest = {key: value for key, value in state.items() if key != PACKED_HEADER}
+    header = {"format": FORMAT, "version": 2 if has_low_bits(state) else 1}
+    header["digest"] = digest_of({**rest, PACKED_HEADER: header})
+    return {PACKED_HEADER: header, **rest}
 
 
 def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
@@ -86,10 +96,11 @@ def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
             "another program"
         )
     version = header.get("version")
-    if version != VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise CheckpointError(
             f"{path}: is a packed model of format version {version!r}, and this program reads "
-            f"version {VERSION}: update cress_svcd, or pack the checkpoint again with this one"
+            f"versions 1 to {VERSION}: update cress_svcd, or pack the checkpoint again with this "
+            "one"
         )
     try:
         digest = digest_of(state)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.install import install
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Embedding, Int8Projection, constant
+from cress_svcd.inference.low_bits import require_described
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization.packing import rebuild_packed
 
@@ -29,6 +30,7 @@ def read_description(text: str) -> dict[str, Any]:
         raise CheckpointError(f"packed model: its description cannot be read ({error})") from None
     if missing:
         raise CheckpointError(f"packed model: its description lacks {', '.join(sorted(missing))}")
+    require_described(description.get("low_bits", {}))
     return description
 
 

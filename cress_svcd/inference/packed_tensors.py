@@ -5,6 +5,7 @@ data or its code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.int8_modules import dequantize_rows, quantize_rows
+from cress_svcd.inference.low_bits import quantize_low, to_bit_planes, widen
 from cress_svcd.models.ties import tie_equal
 from cress_svcd.quantization.packed_linear import PackedLinear
 from cress_svcd.quantization.policy import LayerSpec
@@ -21,6 +23,7 @@ from cress_svcd.quantization.policy import LayerSpec
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TABLES = ("embed_tokens", "output_projection", "ctc_head")
 FRONT_END_PROJECTION = "post_extract_proj"  # from HuBERT's convolutions to its transformer
+SUBSAMPLER = "encoder.subsampler."
 # Only a loss and transcripts need it, and it is as large as an embedding.
 CTC_HEAD = "encoder.ctc_head."
 UNINITIALISED = "._float_tensor"  # buffers that older fairseq never fills
@@ -39,6 +42,9 @@ class Precision:
             projection between the speech encoder's convolutions and its transformer.
         bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
         keep_ctc_head: it stays, as embeddings are stored; transcripts need it.
+        embedding_bits: fewer than 8 bits for embeddings and output projection, see ``low_bits``.
+        hubert_bits: the same for the speech encoder's convolutions and the projection after them.
+        subsampler_bits: the same for the subsampler's convolutions.
     """
 
     dtype: str = "fp16"
@@ -46,6 +52,22 @@ class Precision:
     int8_convolutions: bool = False
     bf16_convolutions: bool = False
     keep_ctc_head: bool = False
+    embedding_bits: int | None = None
+    hubert_bits: int | None = None
+    subsampler_bits: int | None = None
+
+    def bits_of_convolution(self, name: str) -> int | None:
+        """Of the integers that hold the convolution ``name``; None: ``dtype`` holds it."""
+        bits = self.subsampler_bits if name.startswith(SUBSAMPLER) else self.hubert_bits
+        return bits or (8 if self.int8_convolutions else None)
+
+    def bits_of_table(self, name: str) -> int | None:
+        """The same for the table or projection ``name``."""
+        if name.rpartition(".")[2] == FRONT_END_PROJECTION:
+            return self.hubert_bits or (8 if self.int8_convolutions else None)
+        if name.rpartition(".")[2] in TABLES:
+            return self.embedding_bits or (8 if self.int8_embeddings else None)
+        return None
 
 
 def pack_tensors(
@@ -62,7 +84,8 @@ def pack_tensors(
         The tensors, those of equal bytes tied, and plain data: ``layers`` (name ->
         ``PackedLinear.description``), ``tables`` (names of int8 embeddings and projections),
         ``convolutions`` (name -> ``dtype``; ``compute`` in that type, or null; ``weight_norm``: the
-        dimension of a weight normalisation that was multiplied out, or null), ``dtype``.
+        dimension of a weight normalisation that was multiplied out, or null), ``dtype``; where
+        there are any of fewer than 8 bits ``low_bits`` (name -> ``bits``, ``shape``).
     Raises:
         CheckpointError: tensors are missing, or a weight is broken.
         ConfigError: a layer cannot be packed, or the precision cannot hold the model.
@@ -82,11 +105,9 @@ def pack_tensors(
             raise kind(f"{name}: {error}") from None
         described[name] = layer.description()
         packed |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
-    convolutions = _pack_convolutions(rest, packed, precision)
-    kinds = TABLES if precision.int8_embeddings else ()
-    if precision.int8_convolutions:
-        kinds = (*kinds, FRONT_END_PROJECTION)
-    tables = _pack_tables(rest, packed, kinds)
+    low_bits: dict[str, Any] = {}
+    convolutions = _pack_convolutions(rest, packed, precision, low_bits)
+    tables = _pack_tables(rest, packed, precision, low_bits)
     stored = _once(lambda tensor: tensor.detach().clone().to(DTYPES[precision.dtype]))
     for name, tensor in rest.items():
         if name.endswith(UNINITIALISED):
@@ -100,6 +121,7 @@ def pack_tensors(
         "tables": tables,
         "convolutions": convolutions,
         "dtype": precision.dtype,
+        **({"low_bits": low_bits} if low_bits else {}),
     }
 
 
@@ -127,25 +149,27 @@ def _packed_layer(own: Tensors, spec: Mapping[str, Any], dtype: torch.dtype) -> 
 
 
 def _pack_convolutions(
-    rest: Tensors, packed: Tensors, precision: Precision
+    rest: Tensors, packed: Tensors, precision: Precision, low_bits: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Move the convolutions of ``rest`` to ``packed``; all stay in fp32 unless asked for less."""
-    dtype = torch.int8 if precision.int8_convolutions else DTYPES[precision.dtype]
-    if dtype == torch.float32 and not precision.bf16_convolutions:
-        return {}
     suffixes = (".weight", ".weight_v")
     names = dict.fromkeys(
         key.rpartition(".")[0] for key in rest if key.endswith(suffixes) and rest[key].dim() == 3
     )
     described = {}
     for name in names:
+        bits = precision.bits_of_convolution(name)
+        dtype = torch.int8 if bits else DTYPES[precision.dtype]
+        if dtype == torch.float32 and not precision.bf16_convolutions:
+            continue
         own, norm = _take(rest, name), None
         weight = own.get("weight")
         if weight is None:
             norm = _normalised_dimension(own["weight_g"])
             weight = torch._weight_norm(own["weight_v"].float(), own["weight_g"].float(), norm)
-        if dtype == torch.int8:
-            packed[f"{name}.weight"], packed[f"{name}.scale"] = quantize_rows(weight)
+        if bits:
+            packed[f"{name}.weight"], packed[f"{name}.scale"] = _quantize(weight, bits)
+            _describe_low(low_bits, name, weight, bits)
         else:
             packed[f"{name}.weight"] = weight.detach().to(dtype)
         if "bias" in own:
@@ -163,17 +187,34 @@ def _normalised_dimension(gains: Tensor) -> int:
     return max(range(gains.dim()), key=lambda dimension: gains.shape[dimension])
 
 
-def _pack_tables(rest: Tensors, packed: Tensors, kinds: tuple[str, ...]) -> list[str]:
-    """Move the modules of ``rest`` that have one of these names to ``packed``, in int8."""
-    names = [
-        key.removesuffix(".weight")
-        for key in rest
-        if key.endswith(tuple(f".{kind}.weight" for kind in kinds))
-    ]
-    quantize = _once(quantize_rows)
-    for name in names:
-        packed[f"{name}.weight"], packed[f"{name}.scale"] = quantize(rest.pop(f"{name}.weight"))
-    return names
+def _quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """What a file holds of ``weight`` (rows x ...): int8 or bit planes, and the scales."""
+    if bits == 8:
+        return quantize_rows(weight)
+    q, scale = quantize_low(weight, bits)
+    return to_bit_planes(q, bits), scale
+
+
+def _describe_low(low_bits: dict[str, Any], name: str, weight: Tensor, bits: int) -> None:
+    if bits < 8:
+        low_bits[name] = {"bits": bits, "shape": list(weight.shape)}
+
+
+def _pack_tables(
+    rest: Tensors, packed: Tensors, precision: Precision, low_bits: dict[str, Any]
+) -> list[str]:
+    """Move the tables of ``rest`` that are to be integers to ``packed``."""
+    names = {
+        name: bits
+        for name, dot, key in (key.rpartition(".") for key in rest)
+        if dot and key == "weight" and (bits := precision.bits_of_table(name))
+    }
+    by_bits = {bits: _once(functools.partial(_quantize, bits=bits)) for bits in set(names.values())}
+    for name, bits in names.items():
+        weight = rest.pop(f"{name}.weight")
+        packed[f"{name}.weight"], packed[f"{name}.scale"] = by_bits[bits](weight)
+        _describe_low(low_bits, name, weight, bits)
+    return list(names)
 
 
 def _once(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
@@ -224,7 +265,7 @@ def unpack_tensors(
     Raises:
         CheckpointError: no weight gives the sign weights of a layer again.
     """
-    rest = dict(packed)
+    rest = widen(packed, description.get("low_bits", {}))
     tensors: Tensors = {}
     quantization_map = {}
     layers = description["layers"]

@@ -1,5 +1,6 @@
 """How large a packed model is, part by part."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def size_report(packed: Mapping[str, Tensor], description: Mapping[str, Any]) ->
         ``parts`` (name -> parameters, bytes, fp32_bytes), ``bytes``, ``fp32_bytes``, and
         ``times_smaller_than`` fp32 and fp16.
     """
-    layers = description["layers"]
+    layers, low = description["layers"], description.get("low_bits", {})
     owners = {f"{name}.{key}": name for name in layers for key in _keys_of(packed, name)}
     parts = {name: {"parameters": 0, "bytes": 0} for name in PARTS}
     seen: set[tuple] = set()
@@ -48,6 +49,8 @@ def size_report(packed: Mapping[str, Tensor], description: Mapping[str, Any]) ->
                 part["parameters"] += layer["out_features"] * layer["in_features"]
             elif name.endswith(".bias"):
                 part["parameters"] += tensor.numel()
+        elif name.endswith(".weight") and name.removesuffix(".weight") in low:
+            part["parameters"] += math.prod(low[name.removesuffix(".weight")]["shape"])
         elif not name.endswith(".scale"):
             part["parameters"] += tensor.numel()
     for part in parts.values():

@@ -13,6 +13,7 @@ from cress_svcd.atomic_files import write_text
 PACKED = {
     "packed": ["--int8-embeddings", "--int8-convolutions"],
     "packed_bf16": ["--int8-embeddings", "--int8-convolutions", "--bf16-convolutions"],
+    "packed_4_bits": ["--embedding-bits", "4", "--hubert-bits", "4", "--subsampler-bits", "4"],
 }
 VOCABULARY = 10_000
 HUBERT_BASE = {

@@ -23,6 +23,7 @@ Methods:
                    with AVX-512-VNNI, those in three int8 parts, as precise as fp32
     packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions), or with
                    AVX-512-VNNI with a hi/lo split in int8
+    packed_4_bits  as packed, with 4 bits instead of int8 in the file
 """
 
 import argparse
@@ -41,7 +42,7 @@ from translation_worker import Worker
 from cress_svcd.atomic_files import write_json
 from cress_svcd.evaluation.plots import figure
 
-METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16")
+METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16", "packed_4_bits")
 
 
 def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:

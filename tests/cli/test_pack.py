@@ -14,7 +14,13 @@ from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import VERSION, digest_of, read_packed
+from cress_svcd.inference.low_bits import widen_state
+from cress_svcd.inference.packed_checkpoint import (
+    VERSION,
+    digest_of,
+    read_packed,
+    write_packed,
+)
 from cress_svcd.inference.packed_tensors import pack_tensors
 from cress_svcd.inference.size_report import size_report
 from cress_svcd.models.checkpoint_files import PACKED_HEADER
@@ -28,6 +34,7 @@ from tests.helpers.quantized_checkpoints import RULES, quantize
 from tests.helpers.translation_model import make_checkpoint
 
 SEARCH = {"beam": 3, "max_len_b": 12, "device": "cpu"}
+LOW_BITS = ("--hubert-bits", "4", "--subsampler-bits", "3", "--embedding-bits", "2")
 CPU_BACKENDS = [
     name for name, found in kernels.backends().items() if found.available and name != "gpu"
 ]
@@ -171,6 +178,8 @@ def test_by_the_kernels_it_says_what_was_trained(quantized, packed, waves, name)
         ("--dtype", "fp16"),
         ("--dtype", "bf16", "--int8-embeddings"),
         ("--int8-embeddings", "--int8-convolutions"),
+        LOW_BITS,
+        ("--dtype", "fp32", "--subsampler-bits", "1"),
     ],
     ids=" ".join,
 )
@@ -249,7 +258,46 @@ def test_the_same_input_gives_the_same_bytes(packed, quantized, tmp_path):
     assert (tmp_path / "again.pt").read_bytes() == packed("svcd", *options).read_bytes()
 
 
-@pytest.mark.parametrize("options", [[], ["--int8-embeddings"], ["--dtype", "fp32"]])
+def test_fewer_bits_make_a_smaller_file_of_another_version(packed, tmp_path, waves):
+    compact = packed("svcd", "--int8-embeddings", "--int8-convolutions")
+    low = packed("svcd", *LOW_BITS)
+    first, second = read_packed(compact), read_packed(low)
+    assert [state[PACKED_HEADER]["version"] for state in (first, second)] == [1, 2]
+    description = json.loads(second["cfg"]["model"]["packed"])["low_bits"]
+    sizes = {name: second["model"][f"{name}.weight"].shape[1] for name in description}
+    assert sizes == {name: how["bits"] for name, how in description.items()}
+    assert {name.split(".")[1]: bits for name, bits in sizes.items()} == {
+        "hubert": 4,
+        "subsampler": 3,
+        "embed_tokens": 2,
+        "output_projection": 2,
+    }
+    tied = "encoder.embed_tokens.weight", "decoder.output_projection.weight"
+    assert len({second["model"][name].data_ptr() for name in tied}) == 1
+    wide = widen_state(second)
+    assert wide["model"].keys() == first["model"].keys()
+    for name, tensor in first["model"].items():
+        assert (tensor.shape, tensor.dtype) == (
+            wide["model"][name].shape,
+            wide["model"][name].dtype,
+        )
+    assert low.stat().st_size < compact.stat().st_size
+    # In memory it is the model of int8.
+    model = Translator.load(low, **SEARCH).model.state_dict()
+    assert all(torch.equal(model[name], wide["model"][name]) for name in wide["model"])
+
+
+def test_planes_of_another_shape_are_refused(packed, tmp_path):
+    state = read_packed(packed("svcd", *LOW_BITS))
+    state.pop(PACKED_HEADER)
+    name = "encoder.subsampler.conv_layers.0.weight"
+    state["model"][name] = state["model"][name][:, :, 1:].clone()
+    write_packed(tmp_path / "bad.pt", state)
+    refused(tmp_path / "bad.pt", f"{name}: bit planes of shape")
+    assert main(["unpack", str(tmp_path / "bad.pt"), "-o", str(tmp_path / "out.pt")]) == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--int8-embeddings"], ["--dtype", "fp32"], LOW_BITS])
 def test_its_size_does_not_depend_on_how_the_checkpoint_was_made(quantized, tmp_path, options):
     """A tied table in clones, as an average or another program leaves it; views of one memory."""
     state = read_checkpoint(quantized("svcd"))
@@ -417,8 +465,9 @@ def test_a_truncated_file_is_refused(packed, tmp_path):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("version", VERSION + 1, f"format version {VERSION + 1}, and this program reads version"),
-        ("version", str(VERSION), f"format version '{VERSION}', and this program reads version"),
+        ("version", VERSION + 1, f"format version {VERSION + 1}, and this program reads versions"),
+        ("version", 0, "format version 0, and this program reads versions 1 to"),
+        ("version", str(VERSION), f"format version '{VERSION}', and this program reads versions"),
         ("format", "another", "'another', expected 'cress_svcd packed model'"),
     ],
 )

@@ -66,14 +66,16 @@ def require_same(expected, found, tolerance=1e-3):
         assert other[0] == pytest.approx(one[0], abs=tolerance)
 
 
-PRECISIONS = [("--dtype", "fp32"), ("--dtype", "bf16"), (), COMPACT]
+LOW_BITS = ("--embedding-bits", "4", "--hubert-bits", "3", "--subsampler-bits", "2")
+PRECISIONS = [("--dtype", "fp32"), ("--dtype", "bf16"), (), COMPACT, LOW_BITS]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=" ".join)
 def test_a_model_in_full_precision_says_the_same(exported, recordings, translate, precision):
     packed, cress = exported("full", "--allow-full", *precision)
     found = translate(cress, recordings, *OPTIONS)
-    require_same(by_fairseq(packed, recordings), found, 1e-2 if precision == COMPACT else 1e-3)
+    tolerance = 1e-2 if precision in (COMPACT, LOW_BITS) else 1e-3
+    require_same(by_fairseq(packed, recordings), found, tolerance)
 
 
 def test_rows_that_are_split_into_two_bytes_say_the_same(exported, recordings, translate):
