@@ -82,13 +82,14 @@ def normalised_windows(
         # The row of ones is for the shift; tensor cores like a multiple of eight.
         windows = F.pad((windows / level).to(source.dtype), (0, 1), value=1)
         windows = F.pad(windows, (0, -windows.size(2) % 8))
-    weight = conv.weight.squeeze(1).to(exact)
-    variance = (weight @ covariance * weight).sum(2)
+    # One for each utterance: torch multiplies a single one in another order if it is trained.
+    weight = conv.weight.squeeze(1).to(exact).expand(len(source), -1, -1)
+    variance = (weight.bmm(covariance) * weight).sum(2)
     gain = torch.rsqrt(variance + norm.eps) * norm.weight.to(exact)
     rows = weight * gain.unsqueeze(2) * level
     rows = torch.cat([rows, norm.bias.to(exact).view(1, -1, 1).expand(len(rows), -1, 1)], 2)
     rows = F.pad(rows, (0, windows.size(2) - rows.size(2)))
-    return windows @ rows.to(source.dtype).transpose(1, 2)
+    return windows.bmm(rows.to(source.dtype).transpose(1, 2))
 
 
 def window_moments(
@@ -119,24 +120,25 @@ def masked_channel_norm(x: Tensor, lengths: Tensor, norm: Fp32GroupNorm) -> Tens
     Args:
         x: (batch, channels, frames).
         lengths: valid frames, B.
-        norm: its parameters and epsilon; computed in fp32 as fairseq does.
+        norm: its parameters and epsilon; computed in fp32 as fairseq does, or in double precision.
     """
     if norm.num_groups != norm.num_channels:
         raise CheckpointError(
             f"the feature extractor normalises {norm.num_channels} channels in {norm.num_groups} "
             "groups; HuBERT has one channel a group"
         )
-    frames = x.size(2)
-    if not is_capturing() and bool((lengths == frames).all()):
+    frames, exact = x.size(2), torch.promote_types(x.dtype, torch.float32)
+    whole = not is_capturing() and bool((lengths == frames).all())
+    if whole and exact == torch.float32:
         return norm(x) if x.stride(1) != 1 else _channels_last_norm(x, norm)
     valid = (torch.arange(frames, device=x.device) < lengths.unsqueeze(1)).unsqueeze(1)
-    count = lengths.view(-1, 1, 1).float()
-    masked = x.float().masked_fill(~valid, 0.0)
+    count = lengths.view(-1, 1, 1).to(exact)
+    masked = x.to(exact).masked_fill(~valid, 0.0)
     mean = masked.sum(dim=2, keepdim=True) / count
     centred = (masked - mean).masked_fill(~valid, 0.0)
     variance = centred.square().sum(dim=2, keepdim=True) / count
-    scale = torch.rsqrt(variance + norm.eps) * norm.weight.float().view(1, -1, 1)
-    return (centred * scale + norm.bias.float().view(1, -1, 1)).type_as(x)
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight.to(exact).view(1, -1, 1)
+    return (centred * scale + norm.bias.to(exact).view(1, -1, 1)).type_as(x)
 
 
 def _channels_last_norm(x: Tensor, norm: Fp32GroupNorm) -> Tensor:
