@@ -157,7 +157,8 @@ def test_all_methods_in_one_model_from_training_to_a_translation(
     assert packs or "packed files have no form" in capsys.readouterr().err
     texts = [translator.translate(wave) for translator in found]
     assert texts[0].text and texts[0].text == texts[1].text
-    assert texts[1].score == pytest.approx(texts[0].score, rel=1e-3)
+    # Weights of a few steps: a rounding to 8 bits that tips over is seen in the score.
+    assert texts[1].score == pytest.approx(texts[0].score, rel=2e-2)
 
 
 def train(command: list[str], monkeypatch) -> Path:
