@@ -182,7 +182,7 @@ class QuantLinear(nn.Linear):
             CheckpointError: no weight gives these planes.
         """
         with torch.no_grad():
-            self.weight.copy_(planes.q * planes.scale.unsqueeze(1))
+            self.weight.copy_(planes.dense())
 
     @staticmethod
     def plane_scales(planes: int) -> tuple[float, ...]:

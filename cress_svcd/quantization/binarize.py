@@ -49,6 +49,11 @@ def binarize(weight: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.add((-1 - mean * 0).to(dtype), signs, alpha=2, out=signs)
 
 
+def signs_of(weight: Tensor) -> Tensor:
+    """sign(weight) in its own type, ties +1, as ``binarize``'s."""
+    return binarize(weight, weight.new_zeros(1, 1), weight.dtype)
+
+
 def ternarize(weight: Tensor, mean: Tensor, threshold: float, dtype: torch.dtype) -> Tensor:
     """-1, 0 or +1: 0 where |w - mean| is below ``threshold`` times its mean over the row.
 

@@ -39,6 +39,10 @@ class SignPlanes:
         numbers = (q + (2**bits - 1) / 2).long()
         return [(numbers >> bit & 1).bool() for bit in range(bits)]
 
+    def dense(self) -> Tensor:
+        """The weight (out, in)."""
+        return self.q * self.scale.unsqueeze(1)
+
     def is_finite(self) -> bool:
         return all(bool(tensor.isfinite().all()) for tensor in (self.q, self.scale))
 

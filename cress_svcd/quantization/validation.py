@@ -33,6 +33,13 @@ def require_choice(key: str, value: Any, choices: Collection[Any]) -> Any:
     )
 
 
+def require_share(key: str, value: Any) -> float:
+    """``value``, a share of something; ConfigError unless it is a float between 0 and 1."""
+    if not isinstance(value, float) or not 0 < value < 1:
+        raise ConfigError(f"{key}: found {value!r}, expected a number between 0 and 1")
+    return value
+
+
 def require_keys(where: str, found: Iterable[str], known: Collection[str]) -> None:
     """Raise ConfigError for the first of ``found`` that is not among ``known``."""
     for key in found:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cress_svcd.quantization.base import Holder, QuantLinear
-from cress_svcd.quantization.binarize import binarize
+from cress_svcd.quantization.binarize import binarize, signs_of
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.sign_planes import SignPlanes
 
@@ -18,7 +18,7 @@ class _InputSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return binarize(x.flatten(0, -2), x.new_zeros(1, 1), x.dtype).view_as(x)
+        return signs_of(x.flatten(0, -2)).view_as(x)
 
     @staticmethod
     @once_differentiable
@@ -58,8 +58,7 @@ class BiBERTLinear(QuantLinear):
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
-        planes = self.to_sign_planes()
-        return (planes.q * planes.scale.unsqueeze(1)).to(self.weight.dtype)
+        return self.to_sign_planes().dense().to(self.weight.dtype)
 
     def estimated_weight(self) -> Tensor:
         clipped = (self.weight - self.weight.mean(1, keepdim=True)).clamp(-1, 1)

@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.row_scale import RowScaleLinear
 from cress_svcd.quantization.sign_planes import SignPlanes
 
 SMALLEST_MAGNITUDE = 1e-8  # of a matrix of zeros
@@ -31,7 +31,7 @@ class _SquareWave(torch.autograd.Function):
         return (grad * (frequency * torch.cos(angle))).to(grad.dtype), None
 
 
-class BiPerLinear(QuantLinear):
+class BiPerLinear(RowScaleLinear):
     """y = h * (sign(sin(f W)) Q(x)) + b with a trained scale h a row.
 
     As in the paper, a square wave forward and the sine of the same period backward, so that the
@@ -58,23 +58,13 @@ class BiPerLinear(QuantLinear):
         bias: bool = True,
         *,
         frequency: float | None = None,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
+        super().__init__(in_features, out_features, bias, **common)
         is_number = isinstance(frequency, int | float) and not isinstance(frequency, bool)
         if frequency is not None and not (is_number and 0 < frequency < math.inf):
             raise ConfigError(f"frequency: found {frequency!r}, expected a number above 0, or null")
         self.frequency = frequency
-        self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.reset_scales()
-
-    @torch.no_grad()
-    def reset_scales(self) -> None:
-        super().reset_scales()
-        if not self.h.is_meta:
-            self.h.copy_(self.weight.abs().mean(dim=1, dtype=torch.float32))
 
     @torch.no_grad()
     def _frequency(self) -> Tensor:

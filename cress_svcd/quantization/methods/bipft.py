@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.base import Holder, QuantLinear
-from cress_svcd.quantization.binarize import binarize
+from cress_svcd.quantization.binarize import signs_of
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.scale_init import channel_magnitudes
 from cress_svcd.quantization.sign_planes import SignPlanes
@@ -79,8 +79,7 @@ class BiPFTLinear(QuantLinear):
 
     @torch.no_grad()
     def _binary_weight(self) -> Tensor:
-        planes = self.to_sign_planes()
-        return (planes.q * planes.scale.unsqueeze(1)).to(self.weight.dtype)
+        return self.to_sign_planes().dense().to(self.weight.dtype)
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
@@ -98,5 +97,5 @@ class BiPFTLinear(QuantLinear):
     @torch.no_grad()
     def to_sign_planes(self) -> SignPlanes:
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
-        signs = binarize(weight, weight.new_zeros(1, 1), weight.dtype)
+        signs = signs_of(weight)
         return SignPlanes(signs, weight.abs().mean(dim=1))

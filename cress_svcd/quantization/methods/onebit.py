@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cress_svcd.quantization.base import Holder, QuantLinear
-from cress_svcd.quantization.binarize import binarize, surrogate_gradient
+from cress_svcd.quantization.binarize import signs_of, surrogate_gradient
 from cress_svcd.quantization.fake_quant import fake_quantize_tokens
 from cress_svcd.quantization.scale_init import initial_scales
 from cress_svcd.quantization.sign_planes import SignPlanes
@@ -20,7 +20,7 @@ class _OneBitSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        return binarize(weight, weight.new_zeros(1, 1), weight.dtype)
+        return signs_of(weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -74,8 +74,7 @@ class OneBitLinear(QuantLinear):
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
         """The matrix before the output's normalisation."""
-        signs = binarize(self.weight, self.weight.new_zeros(1, 1), self.weight.dtype)
-        return self.h.unsqueeze(1) * signs * self.g
+        return self.h.unsqueeze(1) * signs_of(self.weight) * self.g
 
     def to_sign_planes(self) -> SignPlanes:
         return SignPlanes(torch.where(self.weight >= 0, 1.0, -1.0), self.h.detach())

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.base import QuantLinear
-from cress_svcd.quantization.binarize import binarize
+from cress_svcd.quantization.binarize import signs_of
 from cress_svcd.quantization.fake_quant import accumulation_dtype
+from cress_svcd.quantization.validation import require_share
 
 SALIENT_BITS = 8
 QMAX = 2 ** (SALIENT_BITS - 1) - 1
@@ -48,9 +48,7 @@ class PBLLMLinear(QuantLinear):
         **common: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
-        if not isinstance(share, float) or not 0 < share < 1:
-            raise ConfigError(f"share: found {share!r}, expected a number between 0 and 1")
-        self.share = share
+        self.share = require_share("share", share)
         empty = torch.zeros(out_features, in_features, dtype=torch.bool, device=device)
         self.register_buffer("salient", empty)
         self.reset_scales()
@@ -74,7 +72,7 @@ class PBLLMLinear(QuantLinear):
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
         magnitude, binary = weight.abs(), ~self.salient
         scale = (magnitude * binary).sum(1, keepdim=True) / binary.sum(1, keepdim=True).clamp_min(1)
-        signs = binarize(weight, weight.new_zeros(1, 1), weight.dtype)
+        signs = signs_of(weight)
         step = (magnitude * self.salient).amax(1, keepdim=True).clamp_min(SMALLEST_SCALE) / QMAX
         kept = (weight / step).round() * step
         return torch.where(binary, signs * scale, kept).to(self.weight.dtype)

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.binarize import binarize
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.scale_init import channel_magnitudes
+from cress_svcd.quantization.validation import require_share
 
 SALIENT_BITS = 4
 LARGEST = 2**SALIENT_BITS - 1
@@ -51,9 +52,7 @@ class PTQ161Linear(QuantLinear):
         **common: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
-        if not isinstance(share, float) or not 0 < share < 1:
-            raise ConfigError(f"share: found {share!r}, expected a number between 0 and 1")
-        self.share = share
+        self.share = require_share("share", share)
         self.a = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         self.r = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         self.c = nn.Parameter(torch.empty(in_features, device=device, dtype=dtype))
@@ -105,7 +104,7 @@ class PTQ161Linear(QuantLinear):
     def estimated_weight(self) -> Tensor:
         weight = self.weight.detach()
         mean = self._row_mean(weight)
-        signs = torch.where(weight >= mean, 1.0, -1.0).to(weight.dtype)
+        signs = binarize(weight, mean, weight.dtype)
         mean = mean.to(weight.dtype)
         binary = (self.a.unsqueeze(1) * signs + mean) * (self.r.unsqueeze(1) * self.c)
         passed = self.weight - weight

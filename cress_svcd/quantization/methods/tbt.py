@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cress_svcd.quantization.base import Holder, QuantLinear
-from cress_svcd.quantization.binarize import binarize
+from cress_svcd.quantization.binarize import signs_of
 from cress_svcd.quantization.fake_quant import accumulation_dtype
 from cress_svcd.quantization.sign_planes import SignPlanes
 from cress_svcd.quantization.validation import require_choice
@@ -146,7 +146,7 @@ class TBTLinear(QuantLinear):
         weight = self.weight.to(accumulation_dtype(self.weight.dtype))
         scale = weight.abs().mean(dim=1, keepdim=True)
         if self.bits == 1:
-            q = binarize(weight, weight.new_zeros(1, 1), weight.dtype)
+            q = signs_of(weight)
         else:
             scale = scale * (4 / 3)
             q = (weight / scale.clamp_min(1e-30)).clamp_(-1, 1).round_()
