@@ -6,6 +6,7 @@ holds both together.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cress_svcd.data.synthesis.speech_options import SpeechOptions
 from cress_svcd.errors import ConfigError
@@ -138,6 +139,23 @@ def segmentation_of(args: argparse.Namespace) -> Segmentation | None:
         args.threshold_db,
         args.segmenter,
     )
+
+
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``Translator.load`` is to know of :func:`add_search_arguments`,
+    :func:`add_segmentation_arguments` and --data."""
+    return {
+        "data": args.data,
+        "device": args.device,
+        "beam": args.beam,
+        "lenpen": args.lenpen,
+        "max_len_b": args.max_len_b,
+        "threads": args.threads,
+        "backend": args.backend,
+        "fp16": args.fp16,
+        "batch_seconds": args.batch_seconds,
+        "segmentation": segmentation_of(args),
+    }
 
 
 def add_voice_arguments(parser: argparse.ArgumentParser) -> None:

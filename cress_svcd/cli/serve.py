@@ -28,8 +28,8 @@ from typing import Any
 from cress_svcd.cli.arguments import (
     add_search_arguments,
     add_segmentation_arguments,
+    loading_options,
     positive,
-    segmentation_of,
     thread_count,
 )
 from cress_svcd.cli.quick_imports import quick_imports
@@ -144,19 +144,7 @@ def run(args: argparse.Namespace) -> int:
         from cress_svcd.serving.server import address_of, bind, serve
     token, limits = token_of(args), limits_of(args)
     with bind(args.host, args.port) as listening:
-        models = load_models(
-            args.models,
-            data=args.data,
-            device=args.device,
-            beam=args.beam,
-            lenpen=args.lenpen,
-            max_len_b=args.max_len_b,
-            threads=args.threads,
-            backend=args.backend,
-            fp16=args.fp16,
-            batch_seconds=args.batch_seconds,
-            segmentation=segmentation_of(args),
-        )
+        models = load_models(args.models, **loading_options(args))
         hosts = LOOPBACK if args.host in LOOPBACK else None
         if hosts is None and token is None:
             logger.warning("whoever reaches %s may use this server: --token-file", args.host)

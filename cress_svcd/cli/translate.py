@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING
 from cress_svcd.cli.arguments import (
     add_search_arguments,
     add_segmentation_arguments,
-    segmentation_of,
+    loading_options,
 )
 from cress_svcd.cli.logs import shows_notes
 from cress_svcd.cli.output_arguments import (
@@ -109,16 +109,7 @@ def load(args: argparse.Namespace) -> "Translator":
 
     return Translator.load(
         args.model,
-        data=args.data,
-        device=args.device,
-        beam=args.beam,
-        lenpen=args.lenpen,
-        max_len_b=args.max_len_b,
-        threads=args.threads,
-        backend=args.backend,
-        fp16=args.fp16,
-        batch_seconds=args.batch_seconds,
-        segmentation=segmentation_of(args),
+        **loading_options(args),
         no_repeat_ngram_size=args.no_repeat_ngram_size,
         word_times=args.word_times or (args.output_format in SUBTITLES and not args.transcript),
         transcripts=args.transcript,
