@@ -103,6 +103,32 @@ class BatchShapes:
         return [indices[batch] for batch in batches]
 
 
+class ShapedBatches:
+    """Goes before a dataset of fairseq's, whose batches it makes of ``shapes`` where there are any.
+
+    Attributes:
+        shapes: None: batches are fairseq's.
+        lengths: of the segments, in samples.
+        token_counts: of the segments.
+    """
+
+    shapes: BatchShapes | None = None
+    lengths: np.ndarray
+    token_counts: np.ndarray
+
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ):
+        """fairseq's, or those of :class:`BatchShapes`."""
+        if self.shapes is None or max_tokens is None:
+            return super().batch_by_size(
+                indices, max_tokens, max_sentences, required_batch_size_multiple
+            )
+        indices = np.asarray(indices)
+        lengths, tokens = self.lengths[indices], self.token_counts[indices]
+        return self.shapes.batches(indices, lengths, tokens, max_tokens, max_sentences)
+
+
 def least_padding(sizes: np.ndarray, count: int, multiple: int) -> np.ndarray:
     """Up to ``count`` sizes, multiples of ``multiple``, to which all ``sizes`` are padded with the
     least padding in all."""

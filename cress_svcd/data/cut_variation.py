@@ -159,33 +159,46 @@ class Surroundings:
         return self.gaps[:, index] + np.minimum(self.neighbours[:, index], most)
 
 
-def read_segment(
-    audio: str,
-    root: str,
-    n_frames: int,
-    sample_rate: int,
-    index: int,
-    epoch: int,
-    cuts: CutVariation | None,
-    plan: Plan | None,
-    surroundings: Surroundings | None,
-) -> np.ndarray:
-    """A segment as long as was announced, cut as in this epoch if there is a ``plan`` for it.
+class CutSegments:
+    """Goes before a dataset of segments, which it reads as they are cut in the present epoch.
 
-    Args:
-        audio: ``path[:offset:frames]``; ``root`` is put before relative paths.
-        n_frames: samples of the segment at ``sample_rate``.
-        index: of the segment in the plan and the surroundings.
-    Raises:
-        AudioError: as ``read_audio``.
-        ManifestError: the segment has not the length that ``n_frames`` says.
+    Attributes:
+        audio_root: put before relative paths.
+        n_frames: samples of each segment at ``sample_rate``, as announced.
+        cuts: how segments are cut otherwise; None: they are not.
+        plan: of the epoch, if ``cuts`` has made one; ``surroundings`` belong to it.
     """
-    if plan is None:
-        wave = read_audio(audio, root, sample_rate)
-        check_length(len(wave), n_frames, audio, sample_rate)
-        return wave
-    random = np.random.default_rng([cuts.seed, epoch, index])
-    return read_varied(audio, root, n_frames, plan, surroundings, index, random)
+
+    audio_root: str
+    n_frames: np.ndarray
+    sample_rate: int
+    epoch: int = 1
+    cuts: CutVariation | None = None
+    plan: Plan | None = None
+    surroundings: Surroundings | None = None
+
+    def read_segment(self, audio: str, index: int, where: str) -> np.ndarray:
+        """A segment, as long as was announced.
+
+        Args:
+            audio: ``path[:offset:frames]``.
+            index: of the segment.
+            where: it stands, for the beginning of messages.
+        Raises:
+            AudioError: as ``read_audio``.
+            ManifestError: the segment has not the length that ``n_frames`` says.
+        """
+        n_frames = int(self.n_frames[index])
+        try:
+            if self.plan is None:
+                wave = read_audio(audio, self.audio_root, self.sample_rate)
+                check_length(len(wave), n_frames, audio, self.sample_rate)
+                return wave
+            random = np.random.default_rng([self.cuts.seed, self.epoch, index])
+            plan, surroundings = self.plan, self.surroundings
+            return read_varied(audio, self.audio_root, n_frames, plan, surroundings, index, random)
+        except (AudioError, ManifestError) as error:
+            raise type(error)(f"{where}{error}") from None
 
 
 def read_varied(

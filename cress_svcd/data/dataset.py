@@ -17,10 +17,10 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
 from cress_svcd.data.audio import standardize
-from cress_svcd.data.batch_shapes import BatchShapes
-from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_segment
+from cress_svcd.data.batch_shapes import BatchShapes, ShapedBatches
+from cress_svcd.data.cut_variation import CutSegments, CutVariation, Surroundings
 from cress_svcd.data.feature_cache import FeatureCache
-from cress_svcd.errors import AudioError, ConfigError, ManifestError
+from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas  # its import takes a tenth of a second, and translating needs none of it
@@ -132,7 +132,7 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-class SpeechTranslationDataset(FairseqDataset):
+class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
     """Segments of speech with their translations, and their transcripts if given.
 
     Lengths are in samples for the speech (what ``--max-tokens`` counts) and in tokens for texts.
@@ -181,8 +181,6 @@ class SpeechTranslationDataset(FairseqDataset):
     ):
         self.features = features
         self.cuts, self.longest = cuts, longest
-        self.plan: Plan | None = None
-        self.epoch = 1
         self.places = places
         self.length_multiple = length_multiple
         self.audio = PackedStrings(audio)
@@ -194,15 +192,13 @@ class SpeechTranslationDataset(FairseqDataset):
         self.normalize = normalize
         self.shuffle = shuffle
         self.sample_rate = sample_rate
-        self.surroundings = None
         if cuts is not None and features is None:
             self.surroundings = Surroundings(self.audio, neighbours)
         self.set_epoch(1)
-        self.shapes: BatchShapes | None = None
         if batch_shapes:
             # Those of the first epoch's cuts, whichever epoch training goes on in.
             self.shapes = BatchShapes.choose(
-                self.lengths, self._tokens, batch_shapes, SHAPE_MULTIPLE
+                self.lengths, self.token_counts, batch_shapes, SHAPE_MULTIPLE
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -229,7 +225,8 @@ class SpeechTranslationDataset(FairseqDataset):
         if self.features is not None:
             wave = self.features[index]
         else:
-            wave = self._read(index)
+            place = f"{self.places[index]}: " if self.places else ""
+            wave = self.read_segment(self.audio[index], index, place)
             wave = standardize(wave) if self.normalize else wave
         return {
             "id": index,
@@ -237,24 +234,6 @@ class SpeechTranslationDataset(FairseqDataset):
             "target": self.targets[index] if self.targets else None,
             "source": self.sources[index] if self.sources else None,
         }
-
-    def _read(self, index: int) -> np.ndarray:
-        """The waveform of a segment, which is as long as was announced."""
-        place = f"{self.places[index]}: " if self.places else ""
-        try:
-            return read_segment(
-                self.audio[index],
-                self.audio_root,
-                int(self.n_frames[index]),
-                self.sample_rate,
-                index,
-                self.epoch,
-                self.cuts,
-                self.plan,
-                self.surroundings,
-            )
-        except (AudioError, ManifestError) as error:
-            raise type(error)(f"{place}{error}") from None
 
     @property
     def sizes(self) -> np.ndarray:
@@ -277,23 +256,10 @@ class SpeechTranslationDataset(FairseqDataset):
         return order[np.argsort(self.lengths[order], kind="stable")]
 
     @property
-    def _tokens(self) -> np.ndarray:
+    def token_counts(self) -> np.ndarray:
         """Of each segment's translation or transcript, whichever has more."""
         sides = [side.sizes for side in (self.targets, self.sources) if side]
         return np.max(sides, axis=0) if sides else np.zeros_like(self.n_frames)
-
-    def batch_by_size(
-        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
-    ):
-        """fairseq's, or with ``batch_shapes`` those of :class:`BatchShapes`."""
-        if self.shapes is None or max_tokens is None:
-            return super().batch_by_size(
-                indices, max_tokens, max_sentences, required_batch_size_multiple
-            )
-        indices = np.asarray(indices)
-        return self.shapes.batches(
-            indices, self.lengths[indices], self._tokens[indices], max_tokens, max_sentences
-        )
 
     def filter_indices_by_size(self, indices, max_sizes):
         """Leave out what exceeds ``max_sizes`` (samples, tokens); returns (kept, left out)."""

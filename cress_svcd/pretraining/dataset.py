@@ -6,15 +6,14 @@ from fairseq.data import HubertDataset
 from torch import Tensor
 from torch.nn import functional as F
 
-from cress_svcd.data.batch_shapes import BatchShapes
-from cress_svcd.data.cut_variation import CutVariation, Plan, Surroundings, read_segment
+from cress_svcd.data.batch_shapes import BatchShapes, ShapedBatches
+from cress_svcd.data.cut_variation import CutSegments, CutVariation, Surroundings
 from cress_svcd.data.dataset import SHAPE_MULTIPLE, PackedStrings, round_up
-from cress_svcd.errors import AudioError, ManifestError
 
 LETTER_MULTIPLE = 64  # to which letters are padded where their number is not known of a length
 
 
-class SegmentHubertDataset(HubertDataset):
+class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
     """fairseq's dataset over ``path:offset:frames`` segments, each read by seeking.
 
     fairseq reads whole files of the model's sampling rate only; here every format and rate will do.
@@ -54,18 +53,14 @@ class SegmentHubertDataset(HubertDataset):
             np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in self.label_offsets_list
         ]
         self.cuts, self.n_frames = cuts, self.sizes
-        self.plan: Plan | None = None
-        self.surroundings: Surroundings | None = None
-        self.epoch = 1
         if cuts is not None:
             self.surroundings = Surroundings(self.audio_names, neighbours)
             self.set_epoch(self.epoch)
-        self.shapes: BatchShapes | None = None
         if batch_shapes:
             # Of the first epoch's cuts, whichever epoch training goes on in.
-            self.letters = self._letters()
+            self.token_counts = self._letters()
             self.shapes = BatchShapes.choose(
-                self.lengths, self.letters, batch_shapes, SHAPE_MULTIPLE, token_shapes=1
+                self.lengths, self.token_counts, batch_shapes, SHAPE_MULTIPLE, token_shapes=1
             )
 
     def _letters(self) -> np.ndarray:
@@ -84,18 +79,6 @@ class SegmentHubertDataset(HubertDataset):
         """Samples of each segment as it is cut in this epoch, and cropped."""
         return np.minimum(self.sizes, self.max_sample_size)
 
-    def batch_by_size(
-        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
-    ):
-        """fairseq's, or with ``batch_shapes`` those of :class:`BatchShapes`."""
-        if self.shapes is None or max_tokens is None:
-            return super().batch_by_size(
-                indices, max_tokens, max_sentences, required_batch_size_multiple
-            )
-        indices = np.asarray(indices)
-        lengths, letters = self.lengths[indices], self.letters[indices]
-        return self.shapes.batches(indices, lengths, letters, max_tokens, max_sentences)
-
     def set_epoch(self, epoch: int) -> None:
         """Cut the segments as in this epoch."""
         if self.cuts is not None:
@@ -110,20 +93,7 @@ class SegmentHubertDataset(HubertDataset):
 
     def get_audio(self, index: int) -> Tensor:
         """The waveform of a segment, float32 of shape (samples,)."""
-        try:
-            wave = read_segment(
-                self.audio_names[index],
-                self.audio_root,
-                int(self.n_frames[index]),
-                self.sample_rate,
-                index,
-                self.epoch,
-                self.cuts,
-                self.plan,
-                self.surroundings,
-            )
-        except (AudioError, ManifestError) as error:
-            raise type(error)(f"{self.manifest_path}: {error}") from None
+        wave = self.read_segment(self.audio_names[index], index, f"{self.manifest_path}: ")
         return self.postprocess(torch.from_numpy(wave), self.sample_rate)
 
     def collater_audio(self, audios: list[Tensor], audio_size: int) -> tuple:

@@ -88,14 +88,14 @@ class TestShapes:
 
     @pytest.fixture
     def shaped(self, dataset):
-        dataset.letters = dataset._letters()
+        dataset.token_counts = dataset._letters()
         dataset.shapes = BatchShapes.choose(
-            dataset.lengths, dataset.letters, 1, 1_600, token_shapes=1
+            dataset.lengths, dataset.token_counts, 1, 1_600, token_shapes=1
         )
         return dataset
 
     def test_letters_are_counted(self, shaped):
-        assert shaped.letters.tolist() == [3, 3, 3]
+        assert shaped.token_counts.tolist() == [3, 3, 3]
 
     def test_every_batch_has_one(self, shaped):
         batches = shaped.batch_by_size(np.arange(3), max_tokens=20_000)
