@@ -1,5 +1,8 @@
 """HuBERT's blocks of convolution, norm and activation, normalised over true lengths."""
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import torch
 from fairseq.modules import Fp32GroupNorm
 from torch import Tensor, nn
@@ -7,6 +10,19 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.kernels.cuda_graph import is_capturing
+
+Samples = TypeVar("Samples", int, Tensor)
+
+
+def frames_of_blocks(
+    samples: Samples, convolutions: Iterable[tuple[int, int, int]]
+) -> list[Samples]:
+    """Frames after each of the ``convolutions`` (channels, kernel, stride) of so many samples."""
+    counts = []
+    for _, kernel, stride in convolutions:
+        samples = (samples - kernel) // stride + 1
+        counts.append(samples)
+    return counts
 
 
 def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ from cress_svcd.models.hubert_checkpoint import (
     read_hubert,
     receptive_field,
 )
-from cress_svcd.models.hubert_convolutions import run_blocks
+from cress_svcd.models.hubert_convolutions import frames_of_blocks, run_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -199,12 +199,9 @@ class HubertEncoder(HubertModel):
         """Waveforms (batch, samples) of ``lengths`` samples → features (batch, channels, time) of
         the convolutions, and the frames of each.
         """
-        blocks, counts = self.feature_extractor.conv_layers, []
-        for _, kernel, stride in self.convolutions:
-            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
-            counts.append(lengths)
-        x = self.run_convolutions(blocks, source, counts)
-        return x.to(source.dtype), lengths  # a packed model may convolve in another type
+        counts = frames_of_blocks(lengths, self.convolutions)
+        x = self.run_convolutions(self.feature_extractor.conv_layers, source, counts)
+        return x.to(source.dtype), counts[-1]  # a packed model may convolve in another type
 
     def _transform(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         frames = torch.arange(features.size(1), device=features.device)

@@ -12,7 +12,7 @@ from fairseq.modules import GradMultiply
 from torch import Tensor
 
 from cress_svcd.models.hubert_checkpoint import parse_conv_layers
-from cress_svcd.models.hubert_convolutions import run_blocks
+from cress_svcd.models.hubert_convolutions import frames_of_blocks, run_blocks
 from cress_svcd.models.hubert_encoder import make_faster
 
 
@@ -31,8 +31,7 @@ class MaskedHubert(HubertModel):
 
     def __init__(self, cfg: HubertConfig, task_cfg, dictionaries: list):
         super().__init__(cfg, task_cfg, dictionaries)
-        layers = parse_conv_layers(str(cfg.conv_feature_layers))
-        self.convolutions = [(kernel, stride) for _, kernel, stride in layers]
+        self.convolutions = parse_conv_layers(str(cfg.conv_feature_layers))
         make_faster(self.encoder)
 
     @classmethod
@@ -54,18 +53,17 @@ class MaskedHubert(HubertModel):
 
     def convolve(self, source: Tensor) -> Tensor:
         """What fairseq's convolutions give, by :func:`run_blocks`; padding counts as sound."""
-        length, counts = source.size(1), []
-        for kernel, stride in self.convolutions:
-            length = (length - kernel) // stride + 1
-            counts.append(torch.full((len(source),), length, device=source.device))
+        counts = [
+            torch.full((len(source),), length, device=source.device)
+            for length in frames_of_blocks(source.size(1), self.convolutions)
+        ]
         return run_blocks(self.feature_extractor.conv_layers, source, counts)
 
     def frames(self, samples: int, labels: int) -> int:
         """Frames of a batch of so many samples that have one of ``labels`` labels."""
-        for kernel, stride in self.convolutions:
-            samples = (samples - kernel) // stride + 1
-        fits = self.feat2tar_ratio * samples <= labels
-        return samples if fits else int(labels / self.feat2tar_ratio)
+        frames = frames_of_blocks(samples, self.convolutions)[-1]
+        fits = self.feat2tar_ratio * frames <= labels
+        return frames if fits else int(labels / self.feat2tar_ratio)
 
     def draw_masks(self, sample: dict) -> dict[str, Any]:
         """What a batch lacks to be run, on the host.
