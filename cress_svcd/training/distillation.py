@@ -158,6 +158,7 @@ class Distillation:
             )
         self.student_parts: tuple | None = None
         self.intervened: dict[str, nn.Module] = {}
+        self.student_intervened: dict[str, nn.Module] | None = None
         if options.intervention_warmup:
             self.intervened = self._intervened(self.teacher)
 
@@ -198,8 +199,9 @@ class Distillation:
             device = next(model.parameters()).device
             with watch_layers(self.intervened) as signals:
                 watched.taught = self.teach(inputs, device)
-            modules = self._intervened(unwrapped(model))
-            with intervention.intervening(modules, signals, share):
+            if self.student_intervened is None:
+                self.student_intervened = self._intervened(unwrapped(model))
+            with intervention.intervening(self.student_intervened, signals, share):
                 yield watched
 
     def share(self, updates: int) -> float:
