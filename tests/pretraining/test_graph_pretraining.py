@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from cress_svcd.data.corpus.manifest import read_manifest
-from cress_svcd.models import hubert_convolutions
 from tests.helpers.fairseq_commands import Outcome, run_series
-from tests.helpers.graph_training import Reads, begun, plain_numbers, rounded
+from tests.helpers.graph_training import (
+    begun,
+    plain_numbers,
+    reads_of_a_step,
+    require_same_training,
+    require_sum_of_parts,
+    rounded,
+)
 from tests.helpers.tone_corpus import write_prepared
 from tests.helpers.two_processes import torchrun_series
 
@@ -95,12 +100,7 @@ def outcomes(commands, tmp_path_factory) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("name", ["masked", "ctc", "masked, shapes", "ctc, shapes"])
 def test_the_same_is_logged_and_learnt(outcomes, name):
-    theirs, ours = outcomes[name], outcomes[f"{name}, graphs"]
-    wanted = rounded(theirs)
-    assert len(wanted) == UPDATES // 4
-    assert plain_numbers(ours) == wanted
-    assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
-    assert "captured step" in ours.output and "captured step" not in theirs.output
+    require_same_training(outcomes[name], outcomes[f"{name}, graphs"], UPDATES // 4)
 
 
 def test_of_two_processes_one_may_have_a_batch_less(commands, tmp_path):
@@ -116,14 +116,7 @@ def test_of_two_processes_one_may_have_a_batch_less(commands, tmp_path):
 
 @pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
 def test_a_step_asks_the_device_for_nothing(commands, monkeypatch, name):
-    """On a GPU the host would wait, and a capture would fail."""
-    trainer, batch = begun(commands[name])
-    trainer.train_step([batch])
-    batch = trainer._on_host(batch)
-    monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
-    with Reads() as reads:
-        trainer._graphs._run(batch)
-    assert reads.found == []
+    assert reads_of_a_step(commands[name], monkeypatch) == []
 
 
 @pytest.mark.parametrize("name", ["masked, graphs", "ctc, graphs"])
@@ -135,23 +128,8 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch, na
     # What is weighed by the means of a batch is weighed by those of its parts.
     criterion.loss_weights, criterion.units_weight = None, 0.0
     criterion.count_errors = lambda *arguments: {}
-    batch, gradients = trainer._on_host(batch), trainer.update.gradients
-    gradients.zero_()
-    whole, wanted = trainer._batches.run(batch), gradients.clone()
-    forward = type(criterion).forward
-
-    def full(self, model, sample, reduce=True):
-        if len(sample["id"]) > 3:
-            raise torch.OutOfMemoryError("no memory for more than three segments")
-        return forward(self, model, sample, reduce)
-
-    monkeypatch.setattr(type(criterion), "forward", full)
-    trainer._graphs._graphs.clear()
-    gradients.zero_()
-    parts = trainer._batches.run(batch)
-    assert len(batch["id"]) == 6 and parts.plain == whole.plain and parts.size == whole.size
-    torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(parts.row, whole.row, rtol=1e-4, atol=1e-3)
+    batch = trainer._on_host(batch)
+    require_sum_of_parts(trainer, batch, monkeypatch, of_gradients=1e-3, of_row=1e-3)
 
 
 LONG = ["--max-update", "200", "--max-epoch", "1000", "--log-interval", "20", *SHAPES]

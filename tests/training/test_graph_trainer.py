@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.models import hubert_convolutions
 from cress_svcd.training.graph_trainer import is_wanted
 from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
-from tests.helpers.graph_training import Reads, begun, configuration, plain_numbers, rounded
+from tests.helpers.graph_training import (
+    begun,
+    configuration,
+    plain_numbers,
+    reads_of_a_step,
+    require_same_training,
+    require_sum_of_parts,
+    rounded,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +83,7 @@ def outcomes(commands, folder) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes"])
 def test_the_same_is_logged_and_learnt(outcomes, name):
-    theirs, ours = outcomes[name], outcomes[f"{name}, graphs"]
-    wanted = rounded(theirs)
-    assert len(wanted) == UPDATES // 4
-    assert plain_numbers(ours) == wanted
-    assert plain_numbers(ours, "train")[-1] == rounded(theirs, "train")[-1]
-    assert "captured step" in ours.output and "captured step" not in theirs.output
+    require_same_training(outcomes[name], outcomes[f"{name}, graphs"], UPDATES // 4)
 
 
 def test_layers_that_are_led_in_are_captured_too(outcomes):
@@ -125,33 +127,10 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch):
     trainer, batch = begun(commands["plain, graphs"])
     trainer.train_step([batch])
     trainer.model.eval()  # no dropout
-    gradients = trainer.update.gradients
-    gradients.zero_()
-    whole = trainer._batches.run(batch)
-    wanted = gradients.clone()
-    forward = type(trainer.criterion).forward
-
-    def full(self, model, sample, reduce=True):
-        if sample["target"].size(0) > 3:
-            raise torch.OutOfMemoryError("no memory for more than three segments")
-        return forward(self, model, sample, reduce)
-
-    monkeypatch.setattr(type(trainer.criterion), "forward", full)
-    trainer._graphs._graphs.clear()
-    gradients.zero_()
-    parts = trainer._batches.run(batch)
-    assert len(batch["target"]) == 6 and parts.plain == whole.plain and parts.size == whole.size
-    torch.testing.assert_close(gradients, wanted, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(parts.row, whole.row, rtol=1e-4, atol=1e-4)
+    require_sum_of_parts(trainer, batch, monkeypatch, of_gradients=1e-4, of_row=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ctc, graphs", "svcd, graphs"])
 def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
-    """On a GPU the host would wait, and a capture would fail."""
     assert not outcomes[name].failed
-    trainer, batch = begun(commands[name])
-    trainer.train_step([batch])
-    monkeypatch.setattr(hubert_convolutions, "is_capturing", lambda: True)
-    with Reads() as reads:
-        trainer._graphs._run(batch)
-    assert reads.found == []
+    assert reads_of_a_step(commands[name], monkeypatch) == []
