@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cress.h"
+#include "percentile.h"
 
 enum { MOST_LOOKS = 32, FRAMES_A_SECOND = 20, MOST_LEVELS = 1024 };
 enum { MOST_CHANNELS = 64, LEAST_RATE = 100, MOST_RATE = 10000000, PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe };
@@ -194,19 +195,6 @@ static size_t add_levels(const unsigned char *data, size_t first, size_t count, 
     return have;
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-static double percentile(const double *sorted, size_t count, double percent)
-{
-    double place = percent / 100 * (double)(count - 1);
-    size_t below = (size_t)place, above = below + 1 < count ? below + 1 : below;
-    return sorted[below] + (sorted[above] - sorted[below]) * (place - (double)below);
-}
-
 /* All channels but those of loud steady noise, which would drown another: data/audio_mixing.py,
  * ``find_noise``, which looks into a recording at some places. */
 static struct channels find_channels(const unsigned char *data, size_t frames,
@@ -224,8 +212,8 @@ static struct channels find_channels(const unsigned char *data, size_t frames,
             have = add_levels(data, first, length, c, form, levels, have);
         }
         qsort(levels, have, sizeof *levels, compare_doubles);
-        quiet[c] = have ? percentile(levels, have, 10) : 0;
-        loud[c] = have ? percentile(levels, have, 99) : 0;
+        quiet[c] = have ? percentile(levels, (int64_t)have, 10) : 0;
+        loud[c] = have ? percentile(levels, (int64_t)have, 99) : 0;
     }
     for (unsigned c = 0; c < form->channels; c++) {
         int drowns = 0;

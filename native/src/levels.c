@@ -1,5 +1,6 @@
 /* Hearing speech by its level: translation/segmentation/energy.py, which gives the reasons. */
 #include "levels.h"
+#include "percentile.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,21 +47,6 @@ static float level(const float *x, int64_t count, int of_differences)
         power += (value - mean) * (value - mean);
     }
     return (float)decibels(larger(power / (double)count, pow(10, LOWEST_DB / 10)));
-}
-
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-/* Of sorted numbers, between neighbours in proportion, as numpy's. */
-static double percentile(const double *sorted, int64_t count, double percent)
-{
-    double place = percent / 100 * (double)(count - 1);
-    int64_t below = (int64_t)place, above = below + 1 < count ? below + 1 : below;
-    double part = place - (double)below, step = sorted[above] - sorted[below];
-    return part < 0.5 ? sorted[below] + step * part : sorted[above] - step * (1 - part);
 }
 
 /* A recording of quiet speech is raised as a whole; nothing is below SILENCE_DB. */
