@@ -37,7 +37,7 @@ class LocalAgreement:
         self.previous = [*self.previous, found.tokens][-self.count :]
         if len(self.previous) < self.count:
             return 0
-        return common([*self.previous])
+        return common(self.previous)
 
 
 @dataclass

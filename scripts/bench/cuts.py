@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import sacrebleu
 
 from cress_svcd.atomic_files import write_json
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, read_config
+from cress_svcd.evaluation import bleu_chrf
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.translator import Translator
 
@@ -63,7 +63,7 @@ def changes(seed: int) -> dict[str, Change]:
 def score(translator: Translator, waves: list[np.ndarray], references: list[str]) -> float:
     segments = (Segment(wave, 0.0, len(wave) / SAMPLE_RATE) for wave in waves)
     found = [translation.text for _, translation in translator.translate_segments(segments)]
-    return round(sacrebleu.corpus_bleu(found, [references]).score, 2)
+    return bleu_chrf.measure(found, references)["bleu"]
 
 
 def main() -> None:

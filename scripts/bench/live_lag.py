@@ -26,10 +26,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import sacrebleu
-
 from cress_svcd.atomic_files import write_json
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
+from cress_svcd.evaluation import bleu_chrf
 from cress_svcd.evaluation.plots import figure
 from cress_svcd.evaluation.realignment import realign
 from cress_svcd.evaluation.recordings import Recording, Reference, audio_files, read_recordings
@@ -136,7 +135,7 @@ def lag_of(times: list[float], reference: Reference) -> float:
 
 def bleu(texts: list[str], recordings: list[Recording]) -> float:
     references = [reference.text for one in recordings for reference in one.references]
-    return round(sacrebleu.corpus_bleu(texts, [references]).score, 2)
+    return bleu_chrf.measure(texts, references)["bleu"]
 
 
 def run(
