@@ -65,6 +65,7 @@ from cress_svcd.cli.quick_imports import quick_imports
 from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cress_svcd.translation.native import NativeTranslator
     from cress_svcd.translation.translator import Translator
 
 
@@ -91,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoint",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "native"),
+        default="torch",
+        help="what computes (default: %(default)s); native: the engine in C, which starts at once "
+        "and takes a file of cress-svcd export, see docs/native.md",
+    )
     add_output_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
@@ -104,22 +112,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subtitle_arguments(parser)
 
 
-def load(args: argparse.Namespace) -> "Translator":
-    from cress_svcd.translation.translator import Translator
-
-    return Translator.load(
-        args.model,
+def load(args: argparse.Namespace) -> "Translator | NativeTranslator":
+    options = dict(
         **loading_options(args),
         no_repeat_ngram_size=args.no_repeat_ngram_size,
         word_times=args.word_times or (args.output_format in SUBTITLES and not args.transcript),
         transcripts=args.transcript,
         translations=not args.transcript or args.output_format == "jsonl",
     )
+    if args.engine == "native":
+        from cress_svcd.translation.native import NativeTranslator
+
+        return NativeTranslator.load(args.model, **options)
+    from cress_svcd.translation.translator import Translator
+
+    return Translator.load(args.model, **options)
 
 
 def run(args: argparse.Namespace) -> int:
     # Here: --help does not wait for them.
-    with quick_imports():
+    with quick_imports() if args.engine == "torch" else contextlib.nullcontext():
         from cress_svcd.translation.inputs import STDIN, list_sources
         from cress_svcd.translation.output import (
             FORMATS,

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from cress_svcd.data.audio import (
     SAMPLE_RATE,
@@ -20,7 +19,10 @@ from cress_svcd.data.audio import (
 from cress_svcd.translation.segmentation import Segmentation, Span, cut_by_either, find_segments
 from cress_svcd.translation.segmentation.base import Segmenter
 
-Audio = str | os.PathLike[str] | np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Audio: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor"
 """A file of any length, or a waveform: see :func:`cress_svcd.data.audio.mono_waveform`."""
 
 BLOCK_SECONDS = 10
@@ -82,8 +84,8 @@ def read_segments(
         yield Segment(wave, start, start + seconds, recording)
 
 
-def _as_array(waveform: np.ndarray | Tensor) -> np.ndarray:
-    if not isinstance(waveform, Tensor):
+def _as_array(waveform: "np.ndarray | Tensor") -> np.ndarray:
+    if isinstance(waveform, np.ndarray):
         return waveform
     half = waveform.is_floating_point() and waveform.itemsize == 2
     # numpy has no bfloat16.

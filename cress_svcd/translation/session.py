@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
@@ -20,9 +20,12 @@ from cress_svcd.translation.output import Output, Source
 from cress_svcd.translation.progress import SoundProgress
 from cress_svcd.translation.recordings import Segment, read_segments
 from cress_svcd.translation.result import Translation
-from cress_svcd.translation.search import Wanted
 from cress_svcd.translation.segmentation.energy import EnergySegmenter
-from cress_svcd.translation.translator import Translator
+
+if TYPE_CHECKING:
+    from cress_svcd.translation.native import NativeTranslator
+    from cress_svcd.translation.search import Wanted
+    from cress_svcd.translation.translator import Translator
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +97,10 @@ def progress_bar(args: argparse.Namespace, sources: Iterable[Source]) -> tqdm:
 
 
 def translate_speech(
-    translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
+    translator: "Translator | NativeTranslator",
+    sources: Iterable[Source],
+    output: Output,
+    progress: Progress,
 ) -> None:
     """Translate recordings; what fails with one of them is reported, and the rest goes on.
 
@@ -146,10 +152,10 @@ class Failures(Protocol):
 
 
 def translate_whatever_can_be(
-    translator: Translator,
+    translator: "Translator | NativeTranslator",
     segments: Iterator[Segment],
     failures: Failures,
-    wanted: Wanted | None = None,
+    wanted: "Wanted | None" = None,
 ) -> Iterator[tuple[Segment, Translation]]:
     """The segments with their translations, in order, but for those of recordings with which the
     translator fails.
@@ -183,7 +189,7 @@ def translate_whatever_can_be(
                 failures.fail(number, error)
 
 
-def nothing_heard(translator: Translator) -> str:
+def nothing_heard(translator: "Translator | NativeTranslator") -> str:
     """What to say of a recording in which nothing is heard."""
     words = "nothing is heard above its noise; --no-segmentation translates it all the same"
     if isinstance(translator.segmentation, EnergySegmenter):
@@ -214,7 +220,7 @@ def finish(output: Output, number: int, progress: Progress) -> None:
 
 
 def translate_text(
-    translator: Translator, sources: Iterable[Source], output: Output, progress: Progress
+    translator: "Translator", sources: Iterable[Source], output: Output, progress: Progress
 ) -> None:
     at_once = BUFFERED_LINES if translator.batch_seconds else 1
     for source in sources:

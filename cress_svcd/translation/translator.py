@@ -17,7 +17,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -38,9 +38,11 @@ from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import transcript
 from cress_svcd.translation.loudness import at_usual_loudness
+from cress_svcd.translation.native import NativeTranslator
 from cress_svcd.translation.options import BATCH_SECONDS, TranslatorOptions, choose_device
-from cress_svcd.translation.recordings import Audio, Segment, read_segments
-from cress_svcd.translation.result import Translation, Word, join
+from cress_svcd.translation.recording_translator import RecordingTranslator
+from cress_svcd.translation.recordings import Segment
+from cress_svcd.translation.result import Translation, Word
 from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
 from cress_svcd.translation.segmentation import CHECKPOINT_KEY, Segmentation, make_segmenter
 from cress_svcd.translation.word_times import attention_edges, words_of_tokens
@@ -151,7 +153,7 @@ def return_memory() -> None:
         trim(0)
 
 
-class Translator:
+class Translator(RecordingTranslator):
     """A trained model, ready to translate; made by :meth:`load`."""
 
     def __init__(
@@ -184,14 +186,37 @@ class Translator:
         if wanted.labels:
             self.require_transcripts()
 
+    @overload
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         data: str | os.PathLike[str] | None = None,
         *values: Any,
+        engine: Literal["torch"] = "torch",
         **options: Any,
-    ) -> "Translator":
+    ) -> "Translator": ...
+
+    @overload
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        data: str | os.PathLike[str] | None = None,
+        *values: Any,
+        engine: Literal["native"],
+        **options: Any,
+    ) -> NativeTranslator: ...
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        data: str | os.PathLike[str] | None = None,
+        *values: Any,
+        engine: str = "torch",
+        **options: Any,
+    ) -> "Translator | NativeTranslator":
         """Load a checkpoint of fairseq-train or of our commands.
 
         Args:
@@ -200,10 +225,15 @@ class Translator:
                 was trained, then the checkpoint's own folder, those above it and their folders
                 ``data``, see :func:`cress_svcd.data.config.find_data`.  A packed model has its own.
             values, options: of :class:`TranslatorOptions`, in their order or by their names.
+            engine: torch, or native: the engine in C, which takes a file of ``cress-svcd export``.
         Raises:
             CheckpointError, ConfigError: the checkpoint or an option cannot be used.
         """
         chosen = TranslatorOptions(*values, **options)
+        if engine == "native":
+            return NativeTranslator.load(path, data=data, **vars(chosen))
+        if engine != "torch":
+            raise ConfigError(f"engine {engine!r} is not known; expected torch or native")
         device = choose_device(chosen.device)
         kernels.choose(device, chosen.backend)  # wrong names should not wait for the model
         choose_decoder(device, chosen.decoder)
@@ -265,35 +295,6 @@ class Translator:
                 "that was trained with --ctc-head and --ctc-weight; if it is packed, pack it with "
                 "--keep-ctc-head"
             )
-
-    def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:
-        """Translate a recording: a file, or samples (see :func:`mono_waveform`).
-
-        A long one is cut at its pauses; ``segments`` of the result has the parts.
-
-        Args:
-            audio: path of a file that libsndfile reads, or a waveform.
-            sampling_rate: of a waveform; default: 16,000.
-        Raises:
-            AudioError: the recording cannot be used.
-            ConfigError: the model was trained on text only.
-        """
-        return self.translate_batch([audio], sampling_rate)[0]
-
-    def translate_batch(
-        self, audios: Iterable[Audio], sampling_rate: int | None = None
-    ) -> list[Translation]:
-        """Translate several recordings, their parts together in batches; see :meth:`translate`."""
-        audios = list(audios)
-        parts: list[list[Translation]] = [[] for _ in audios]
-        segments = (
-            segment
-            for number, audio in enumerate(audios)
-            for segment in read_segments(audio, sampling_rate, self.segmentation, number)
-        )
-        for segment, translation in self.translate_segments(segments):
-            parts[segment.recording].append(translation)
-        return [join(part) for part in parts]
 
     def translate_segments(
         self, segments: Iterable[Segment], wanted: Wanted | None = None

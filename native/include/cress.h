@@ -78,6 +78,9 @@ CRESS_API int cress_next(cress_translator *translator);
  * from the beginning of the recording; whether its first translation repeated itself, and this is
  * the second. */
 CRESS_API int cress_segments(const cress_translator *translator);
+/* Where a segment of a finished recording begins, and how long it is, in samples of the recording. */
+CRESS_API int cress_span(const cress_translator *translator, int number, int64_t *first,
+                         int64_t *count);
 /* 1: the model's segmenter heard nothing in it, and it is cut by loudness. */
 CRESS_API int cress_cut_by_loudness(const cress_translator *translator);
 CRESS_API double cress_seconds(const cress_translator *translator);
@@ -120,6 +123,9 @@ CRESS_API int cress_read_wav(const char *path, float **samples, size_t *count, i
 /* Those of a file without a header: 16 bits, little-endian, one channel. */
 CRESS_API int cress_read_raw(const char *path, float **samples, size_t *count, char *message,
                              size_t size);
+/* Samples in memory, frame after frame of ``channels``, mixed as those of a file. */
+CRESS_API int cress_mix(const float *samples, size_t frames, int channels, int rate, float **mixed,
+                        char *message, size_t size);
 CRESS_API void cress_free_samples(float *samples);
 
 #ifdef __cplusplus

@@ -304,6 +304,25 @@ int cress_read_raw(const char *path, float **samples, size_t *count, char *messa
     return problem ? wrong(message, size, path, problem) : 0;
 }
 
+int cress_mix(const float *samples, size_t frames, int channels, int rate, float **mixed,
+              char *message, size_t size)
+{
+    const struct form form = {FLOATING, (unsigned)channels, (unsigned)rate, 32};
+    size_t count;
+    *mixed = NULL;
+    const char *problem = check(&form);
+    if (!problem && frames > SIZE_MAX / MOST_CHANNELS / 8)
+        problem = "is too long for the memory";
+    if (!problem)
+        problem = decode((const unsigned char *)samples, frames * form.channels * sizeof *samples,
+                         &form, mixed, &count);
+    if (!problem)
+        return 0;
+    free(*mixed);
+    *mixed = NULL;
+    return wrong(message, size, "the recording", problem);
+}
+
 void cress_free_samples(float *samples)
 {
     free(samples);

@@ -162,6 +162,16 @@ int cress_segments(const cress_translator *translator)
     return (int)translator->recording.segments;
 }
 
+int cress_span(const cress_translator *translator, int number, int64_t *first, int64_t *count)
+{
+    const struct recording *recording = &translator->recording;
+    if (!recording->finished || number < 0 || number >= recording->segments)
+        return -1;
+    *first = recording->spans[number].first;
+    *count = recording->spans[number].count;
+    return 0;
+}
+
 int cress_cut_by_loudness(const cress_translator *translator)
 {
     return translator->recording.by_second;

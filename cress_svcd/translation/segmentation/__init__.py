@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTO",
+    "CARRIED",
     "CHECKPOINT_KEY",
     "SEGMENTERS",
     "Segmentation",

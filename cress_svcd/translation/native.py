@@ -1,0 +1,199 @@
+"""Translating by the engine in C (``native/``), without torch.
+
+The engine comes from the wheel ``cress-runtime``.  Recordings are read here, and cut here unless the
+model has learnt to; the engine translates one segment after the other.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.errors import AudioError, CheckpointError, ConfigError
+from cress_svcd.translation.recording_translator import RecordingTranslator
+from cress_svcd.translation.recordings import Segment
+from cress_svcd.translation.result import Translation, Word
+from cress_svcd.translation.segmentation import AUTO, CARRIED, Segmentation, make_segmenter
+from cress_svcd.translation.segmentation.base import Segmenter
+from cress_svcd.translation.segmentation.options import Span
+from cress_svcd.translation.threads import require_threads
+
+if TYPE_CHECKING:
+    from cress_svcd.translation.search import Wanted
+
+# Options of ``Translator.load`` that the engine has not, and the values that change nothing.
+ONLY_OF_TORCH: dict[str, tuple[Any, ...]] = {
+    "data": (None,),
+    "device": (None, "cpu"),
+    "backend": (None, "auto"),
+    "fp16": (False,),
+    "decoder": (None,),
+    "transcripts": (False,),
+    "translations": (True,),
+}
+
+
+def runtime() -> Any:
+    """The module ``cress_runtime.engine``.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from cress_runtime import engine
+    except ImportError as error:
+        raise ConfigError(
+            f"engine native: {error}; install it from a checkout: pip install ./native/python"
+        ) from error
+    return engine
+
+
+class NativeSegmenter(Segmenter):
+    """The model's own, computed by the engine."""
+
+    def __init__(self, options: Segmentation, engine: Any):
+        super().__init__(options)
+        self.engine = engine
+
+    def cut(self, blocks: Iterable[np.ndarray], rate: int) -> list[Span]:
+        self.engine.begin(rate)
+        for block in blocks:
+            self.engine.feed(block)
+        self.engine.finish()
+        return [Span(first, count) for first, count in self.engine.spans()]
+
+
+class NativeTranslator(RecordingTranslator):
+    """A ``.cress`` file, ready to translate; made by :meth:`load`."""
+
+    def __init__(self, model: Any, options: dict[str, Any], segmentation: Segmenter | None):
+        self.model, self.options, self.segmentation = model, options, segmentation
+        self.batch_seconds = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        beam: int = 5,
+        lenpen: float = 1.0,
+        max_len_b: int = 200,
+        threads: int | None = None,
+        batch_seconds: float = 0.0,
+        segmentation: Segmentation | None = Segmentation(),
+        no_repeat_ngram_size: int = 0,
+        word_times: bool = False,
+        **others: Any,
+    ) -> "NativeTranslator":
+        """Map a file of ``cress-svcd export``.
+
+        Args:
+            threads: that compute; default: as many as there are processors.
+            batch_seconds: nothing; each segment is translated alone.
+            others: as of :class:`TranslatorOptions`; the engine has none of them.
+        Raises:
+            CheckpointError: the file cannot be used.
+            ConfigError: an option cannot be used, or the engine is not installed.
+        """
+        for name, value in others.items():
+            if str(value) not in map(str, ONLY_OF_TORCH[name]):
+                raise ConfigError(f"engine native: it has no {name} ({value}); take engine torch")
+        engine = runtime()
+        threads = processors() if threads is None else threads
+        require_threads(threads, "threads")
+        options = {
+            "beam": beam,
+            "length_penalty": lenpen,
+            "max_length": max_len_b,
+            "threads": threads,
+            "no_repeat": no_repeat_ngram_size,
+            "word_times": word_times,
+            "whole": True,
+            "segmenter": "energy",
+        }
+        try:
+            model = engine.Model(path)
+        except engine.CressError as error:
+            raise CheckpointError(
+                f"{error} (engine native takes files of cress-svcd export)"
+            ) from error
+        try:
+            engine.Engine(model, options)
+        except engine.CressError as error:
+            raise ConfigError(f"engine native: {error}") from error
+        cuts = _segmenter(engine, model, segmentation, threads) if segmentation else None
+        return cls(model, options, cuts)
+
+    def require_speech(self) -> None:
+        """Every file of the engine has a speech encoder."""
+
+    def require_text(self) -> None:
+        """Raise ConfigError: the engine translates speech."""
+        raise ConfigError("engine native: it translates speech only; take engine torch for text")
+
+    def translate_segments(
+        self, segments: Iterable[Segment], wanted: "Wanted | None" = None
+    ) -> Iterator[tuple[Segment, Translation]]:
+        options = self.options
+        if wanted is not None:
+            if wanted.labels or not wanted.translations:
+                raise ConfigError("engine native: it has no transcripts; take engine torch")
+            options = options | {"word_times": wanted.attention}
+        module = runtime()
+        engine = module.Engine(self.model, options)
+        for segment in segments:
+            if segment.prefix:
+                raise ConfigError("engine native: a translation cannot be begun; take engine torch")
+            try:
+                engine.begin(SAMPLE_RATE)
+                engine.feed(segment.wave)
+                engine.finish()
+                found = next(engine.segments(), None)
+            except module.CressError as error:
+                raise AudioError(str(error)) from error
+            yield segment, _translation(segment, found)
+
+
+def _translation(segment: Segment, found: Any) -> Translation:
+    if found is None:
+        return Translation("", 0.0, (), segment.start, segment.end)
+    words = tuple(
+        Word(word.text, round(segment.start + word.start, 3), round(segment.start + word.end, 3))
+        for word in found.words
+    )
+    return Translation(
+        found.text,
+        found.score,
+        found.tokens,
+        segment.start,
+        segment.end,
+        words=words,
+        decoded_again=found.decoded_again,
+    )
+
+
+def processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _segmenter(engine: Any, model: Any, how: Segmentation, threads: int) -> Segmenter:
+    """Raises ConfigError: there is none of this name, or the model carries none."""
+    if how.segmenter not in (AUTO, CARRIED):
+        return make_segmenter(how)
+    options: dict[str, Any] = {"segmenter": CARRIED, "threads": threads}
+    options["max_seconds"] = how.max_seconds
+    for name in ("min_seconds", "pause_seconds"):
+        value = getattr(how, name)
+        options[name] = -1 if value is None else value
+    try:
+        segmenter = NativeSegmenter(how, engine.Engine(model, options))
+    except engine.CressError:
+        return make_segmenter(how)  # says what is missing, or takes the default
+    if how.segmenter == AUTO:
+        segmenter.second = make_segmenter(how)
+    return segmenter

@@ -1,0 +1,68 @@
+"""Recordings: files of any format that libsndfile reads, and samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO, Union
+
+import numpy as np
+import soundfile
+
+from cress_runtime.engine import mix
+from cress_runtime.errors import AudioError
+
+Audio = Union[str, "os.PathLike[str]", BinaryIO, np.ndarray]
+"""A file, or samples (frames,) or (frames, channels): floats of full scale 1, or 16-bit integers."""
+
+SAMPLE_RATE = 16000
+BLOCK_SECONDS = 10
+
+
+def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndarray]]:
+    """Samples a second of a recording, and its samples, mixed to one channel, block after block.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    if isinstance(audio, np.ndarray):
+        rate = SAMPLE_RATE if sampling_rate is None else int(sampling_rate)
+        return rate, iter([_mono(_as_floats(audio), rate)])
+    if sampling_rate is not None:
+        raise AudioError("a file tells its own sampling rate: give none")
+    name = getattr(audio, "name", "the recording") if hasattr(audio, "read") else os.fspath(audio)
+    try:
+        file = soundfile.SoundFile(audio)
+    except (OSError, RuntimeError, TypeError) as error:
+        raise AudioError(f"{name}: cannot be read as sound: {error}") from error
+    return file.samplerate, _blocks(file, str(name))
+
+
+def _blocks(file: soundfile.SoundFile, name: str) -> Iterator[np.ndarray]:
+    with file:
+        try:
+            # Channels are compared over the whole recording, and only floats can be NaN.
+            if file.channels > 1 or file.subtype in ("FLOAT", "DOUBLE"):
+                yield mix(file.read(dtype="float32", always_2d=True), file.samplerate)
+                return
+            size = BLOCK_SECONDS * file.samplerate
+            while len(block := file.read(size, dtype="float32")):
+                yield block
+        except (soundfile.SoundFileError, AudioError) as error:
+            raise AudioError(f"{name}: {error}") from error
+
+
+def _as_floats(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.int16:
+        return samples / np.float32(32768)
+    if samples.dtype.kind != "f":
+        raise AudioError(f"samples are {samples.dtype}; expected floats or 16-bit integers")
+    return samples
+
+
+def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"samples have the shape {samples.shape}; expected one or two dimensions")
+    if not len(samples):
+        raise AudioError("the recording holds no samples")
+    return mix(samples.reshape(len(samples), -1), rate)
