@@ -178,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
             progress = Progress(bar)
             translate(translator, sources, output, progress)
             broken = describe_broken(options.broken, options.limits)
-            notes = (translator.search.report(), broken) if shows_notes() else ()
+            notes = (translator.report(), broken) if shows_notes() else ()
             for line in filter(None, notes):
                 progress.tell(line)
             return progress.status()

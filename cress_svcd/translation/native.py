@@ -1,7 +1,7 @@
 """Translating by the engine in C (``native/``), without torch.
 
-The engine comes from the wheel ``cress-runtime``.  Recordings are read here, and cut here unless the
-model has learnt to; the engine translates one segment after the other.
+The engine comes from the wheel ``cress-runtime``.  Recordings are read here, and cut here unless
+the model has learnt to; the engine translates one segment after the other.
 """
 
 import os
@@ -12,6 +12,7 @@ import numpy as np
 
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError
+from cress_svcd.translation import repetition
 from cress_svcd.translation.recording_translator import RecordingTranslator
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation, Word
@@ -71,6 +72,7 @@ class NativeTranslator(RecordingTranslator):
     def __init__(self, model: Any, options: dict[str, Any], segmentation: Segmenter | None):
         self.model, self.options, self.segmentation = model, options, segmentation
         self.batch_seconds = 0.0
+        self.decoded_again = 0
 
     @classmethod
     def load(
@@ -117,7 +119,7 @@ class NativeTranslator(RecordingTranslator):
             model = engine.Model(path)
         except engine.CressError as error:
             raise CheckpointError(
-                f"{error} (engine native takes files of cress-svcd export)"
+                f"{error}; engine native takes a file of cress-svcd export"
             ) from error
         try:
             engine.Engine(model, options)
@@ -126,8 +128,8 @@ class NativeTranslator(RecordingTranslator):
         cuts = _segmenter(engine, model, segmentation, threads) if segmentation else None
         return cls(model, options, cuts)
 
-    def require_speech(self) -> None:
-        """Every file of the engine has a speech encoder."""
+    def report(self) -> str:
+        return repetition.report(self.decoded_again)
 
     def require_text(self) -> None:
         """Raise ConfigError: the engine translates speech."""
@@ -153,6 +155,7 @@ class NativeTranslator(RecordingTranslator):
                 found = next(engine.segments(), None)
             except module.CressError as error:
                 raise AudioError(str(error)) from error
+            self.decoded_again += bool(found and found.decoded_again)
             yield segment, _translation(segment, found)
 
 

@@ -29,6 +29,10 @@ class RecordingTranslator:
         """
         raise NotImplementedError
 
+    def report(self) -> str:
+        """A line about what repeated itself so far; empty if nothing did."""
+        raise NotImplementedError
+
     def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:
         """Translate a recording: a file, or samples (see :func:`mono_waveform`).
 

@@ -7,6 +7,9 @@ SIZE = 3
 MOST = 3
 WORD_START = "▁"  # sentencepiece's
 
+# No so many tokens in a row come twice where a hypothesis that repeats itself is decoded again.
+NO_REPEAT = 3
+
 
 def repeats_itself(text: str, tokens: Sequence[str]) -> bool:
     """Whether three words in a row, or three tokens within a word, come more than three times.
@@ -39,3 +42,13 @@ def _tokens_of_words(tokens: Sequence[str]) -> Iterator[list[str]]:
             word = []
         word += filter(None, [token.removeprefix(WORD_START)])
     yield word
+
+
+def report(count: int) -> str:
+    """A line about so many translations that repeated themselves; empty if none did."""
+    if not count:
+        return ""
+    return (
+        f"{count} translations repeated themselves and were decoded again with "
+        f"--no-repeat-ngram-size {NO_REPEAT}"
+    )

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import repetition
-
-# No so many tokens in a row come twice where a hypothesis that repeats itself is decoded again.
-NO_REPEAT = 3
+from cress_svcd.translation.repetition import NO_REPEAT
 
 
 class Found(NamedTuple):
@@ -182,12 +180,7 @@ class Search:
 
     def report(self) -> str:
         """A line about what repeated itself; empty if nothing did."""
-        if not self.decoded_again:
-            return ""
-        return (
-            f"{self.decoded_again} translations repeated themselves and were decoded again with "
-            f"--no-repeat-ngram-size {NO_REPEAT}"
-        )
+        return repetition.report(self.decoded_again)
 
     @contextlib.contextmanager
     def _without_repetition(self, no_repeat: NoRepeat) -> Iterator[None]:

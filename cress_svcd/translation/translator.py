@@ -296,6 +296,9 @@ class Translator(RecordingTranslator):
                 "--keep-ctc-head"
             )
 
+    def report(self) -> str:
+        return self.search.report()
+
     def translate_segments(
         self, segments: Iterable[Segment], wanted: Wanted | None = None
     ) -> Iterator[tuple[Segment, Translation]]:

@@ -37,7 +37,8 @@ class BuildEngine(build_ext):
                 subprocess.run([*command, made], check=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise SystemExit(
-                    f"error: the engine cannot be compiled ({error}); it needs make and a C compiler"
+                    f"error: the engine cannot be compiled ({error}); make and a C compiler "
+                    "are needed"
                 ) from None
             shutil.copy(made, target)
 

@@ -13,7 +13,8 @@ from cress_runtime.engine import mix
 from cress_runtime.errors import AudioError
 
 Audio = Union[str, "os.PathLike[str]", BinaryIO, np.ndarray]
-"""A file, or samples (frames,) or (frames, channels): floats of full scale 1, or 16-bit integers."""
+"""A file, or samples (frames,) or (frames, channels): floats of full scale 1, or
+16-bit integers."""
 
 SAMPLE_RATE = 16000
 BLOCK_SECONDS = 10
