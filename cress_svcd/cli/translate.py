@@ -9,6 +9,7 @@
   echo 'the man sees water.' | cress-svcd translate model.pt --text
   cress-svcd translate model.pt talk.flac --output-format jsonl --word-times
   cress-svcd translate runs/st/averaged.pt talk.flac --transcript
+  cress-svcd translate model.cress talk.flac --engine native
 
 A recording may have any length, rate and number of channels, in any format that libsndfile reads
 (wav, flac, ogg with Vorbis or Opus, mp3, aiff, ...), or be a waveform in .npy.  It is cut at its

@@ -4,6 +4,7 @@ The engine comes from the wheel ``cress-runtime``.  Recordings are read here, an
 the model has learnt to; the engine translates one segment after the other.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cress_svcd.data.audio import SAMPLE_RATE
-from cress_svcd.errors import AudioError, CheckpointError, ConfigError
+from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
 from cress_svcd.translation import repetition
 from cress_svcd.translation.recording_translator import RecordingTranslator
 from cress_svcd.translation.recordings import Segment
@@ -48,22 +49,51 @@ def runtime() -> Any:
         raise ConfigError(
             f"engine native: {error}; install it from a checkout: pip install ./native/python"
         ) from error
+    try:
+        engine.libcress()
+    except engine.CressError as error:
+        raise ConfigError(f"engine native: {error}") from error
     return engine
 
 
-class NativeSegmenter(Segmenter):
-    """The model's own, computed by the engine."""
+@contextlib.contextmanager
+def errors_as(kind: type[CressError]) -> Iterator[None]:
+    """Context in which an error of the engine becomes one of ours."""
+    try:
+        yield
+    except runtime().CressError as error:
+        raise kind(f"engine native: {error}") from error
 
-    def __init__(self, options: Segmentation, engine: Any):
+
+class NativeSegmenter(Segmenter):
+    """The model's own, computed by the engine.
+
+    Raises:
+        ConfigError: it carries none, or an option cannot be used.
+    """
+
+    def __init__(self, options: Segmentation, model: Any, threads: int):
         super().__init__(options)
-        self.engine = engine
+        self.model = model
+        shortest, pause = options.min_seconds, options.pause_seconds
+        self.engine_options = {
+            "segmenter": CARRIED,
+            "threads": threads,
+            "max_seconds": options.max_seconds,
+            "min_seconds": -1 if shortest is None else shortest,
+            "pause_seconds": -1 if pause is None else pause,
+        }
+        with errors_as(ConfigError):
+            runtime().Engine(model, self.engine_options)
 
     def cut(self, blocks: Iterable[np.ndarray], rate: int) -> list[Span]:
-        self.engine.begin(rate)
-        for block in blocks:
-            self.engine.feed(block)
-        self.engine.finish()
-        return [Span(first, count) for first, count in self.engine.spans()]
+        with errors_as(AudioError):
+            engine = runtime().Engine(self.model, self.engine_options)
+            engine.begin(rate)
+            for block in blocks:
+                engine.feed(block)
+            engine.finish()
+            return [Span(first, count) for first, count in engine.spans()]
 
 
 class NativeTranslator(RecordingTranslator):
@@ -121,11 +151,9 @@ class NativeTranslator(RecordingTranslator):
             raise CheckpointError(
                 f"{error}; engine native takes a file of cress-svcd export"
             ) from error
-        try:
+        with errors_as(ConfigError):
             engine.Engine(model, options)
-        except engine.CressError as error:
-            raise ConfigError(f"engine native: {error}") from error
-        cuts = _segmenter(engine, model, segmentation, threads) if segmentation else None
+        cuts = _segmenter(model, segmentation, threads) if segmentation else None
         return cls(model, options, cuts)
 
     def report(self) -> str:
@@ -143,18 +171,15 @@ class NativeTranslator(RecordingTranslator):
             if wanted.labels or not wanted.translations:
                 raise ConfigError("engine native: it has no transcripts; take engine torch")
             options = options | {"word_times": wanted.attention}
-        module = runtime()
-        engine = module.Engine(self.model, options)
+        engine = runtime().Engine(self.model, options)
         for segment in segments:
             if segment.prefix:
                 raise ConfigError("engine native: a translation cannot be begun; take engine torch")
-            try:
+            with errors_as(AudioError):
                 engine.begin(SAMPLE_RATE)
                 engine.feed(segment.wave)
                 engine.finish()
                 found = next(engine.segments(), None)
-            except module.CressError as error:
-                raise AudioError(str(error)) from error
             self.decoded_again += bool(found and found.decoded_again)
             yield segment, _translation(segment, found)
 
@@ -184,19 +209,14 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _segmenter(engine: Any, model: Any, how: Segmentation, threads: int) -> Segmenter:
+def _segmenter(model: Any, how: Segmentation, threads: int) -> Segmenter:
     """Raises ConfigError: there is none of this name, or the model carries none."""
     if how.segmenter not in (AUTO, CARRIED):
         return make_segmenter(how)
-    options: dict[str, Any] = {"segmenter": CARRIED, "threads": threads}
-    options["max_seconds"] = how.max_seconds
-    for name in ("min_seconds", "pause_seconds"):
-        value = getattr(how, name)
-        options[name] = -1 if value is None else value
     try:
-        segmenter = NativeSegmenter(how, engine.Engine(model, options))
-    except engine.CressError:
-        return make_segmenter(how)  # says what is missing, or takes the default
+        segmenter = NativeSegmenter(how, model, threads)
+    except ConfigError:
+        return make_segmenter(how)  # takes the default, or says what is missing
     if how.segmenter == AUTO:
         segmenter.second = make_segmenter(how)
     return segmenter

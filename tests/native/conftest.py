@@ -17,10 +17,14 @@ NATIVE = Path(__file__).parents[2] / "native"
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory):
-    """The command ``cress``."""
+def compiler():
     if not shutil.which("make") or not shutil.which("cc"):
         pytest.skip("no C compiler or no make")
+
+
+@pytest.fixture(scope="session")
+def engine(compiler, tmp_path_factory):
+    """The command ``cress``."""
     folder = tmp_path_factory.mktemp("engine")
     subprocess.run(["make", "-s", "-C", NATIVE, f"BUILD={folder}"], check=True)
     return folder / "cress"

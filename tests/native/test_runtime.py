@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,9 +26,8 @@ OPTIONS = ("--beam", str(BEAM), "--max-len-b", str(LENGTH), "--segmenter", "ener
 
 
 @pytest.fixture(scope="module")
-def wheel(engine, tmp_path_factory):
+def wheel(compiler, tmp_path_factory):
     """Built from the checkout by setuptools, which the environment has."""
-    pytest.importorskip("setuptools", "77", reason="pip install 'setuptools>=77'")
     folder = tmp_path_factory.mktemp("wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", NATIVE / "python", "-w", folder)
     (made,) = folder.iterdir()
@@ -99,7 +100,9 @@ assert "torch" not in sys.modules
 @pytest.mark.slow
 def test_an_environment_without_torch_translates(wheel, model, talk, by_torch, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    made = subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], capture_output=True)
+    if made.returncode:
+        pytest.skip("no environments here: apt-get install python3-venv")
     done = pip("install", "--timeout", "5", "--retries", "0", wheel, python=python, check=False)
     if done.returncode:
         pytest.skip(f"no package index, for numpy and soundfile: {done.stderr.strip()[-200:]}")
@@ -119,6 +122,24 @@ def test_an_environment_without_torch_translates(wheel, model, talk, by_torch, t
 def test_the_wheel_is_of_any_python_and_this_machine(wheel):
     assert re.fullmatch(r"cress_runtime-[\d.]+-py3-none-\w+\.whl", wheel.name)
     assert "none-any" not in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "cress_runtime/libcress.so" in names and "cress_runtime/py.typed" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_a_source_distribution_holds_what_it_is_built_from(tmp_path):
+    program = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", program, tmp_path]
+    subprocess.run(command, cwd=NATIVE / "python", check=True, capture_output=True)
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        licence = archive.extractfile(made.name.removesuffix(".tar.gz") + "/LICENSE")
+        assert licence.read() == (NATIVE.parent / "LICENSE").read_bytes()
+    for folder in ("native/src", "native/include", "cress_svcd/kernels/cpu/csrc"):
+        sources = {path.name for path in (NATIVE.parent / folder).glob("*.[ch]")}
+        assert sources and {f"engine/{folder}/{name}" for name in sources} <= names
+    assert {"engine/native/Makefile", "setup.py"} <= names
 
 
 def test_options_are_those_of_the_header(installed):
@@ -176,6 +197,13 @@ def test_samples_open_files_and_threads_give_the_same(installed, model, talk):
 def test_what_is_no_recording_is_an_error(installed, model, audio, words):
     with pytest.raises(installed.AudioError, match=words):
         installed.Translator(model).translate(audio)
+
+
+@pytest.mark.parametrize("kept, words", [(0, "is no .cress file"), (-1000, "damaged.cress: ")])
+def test_a_damaged_model_is_an_error(installed, model, tmp_path, kept, words):
+    (tmp_path / "damaged.cress").write_bytes(model.read_bytes()[:kept])
+    with pytest.raises(installed.CressError, match=words):
+        installed.Translator(tmp_path / "damaged.cress")
 
 
 def test_wrong_options_are_errors_with_the_engines_words(installed, model):

@@ -49,8 +49,11 @@ def _blocks(file: soundfile.SoundFile, name: str) -> Iterator[np.ndarray]:
             size = BLOCK_SECONDS * file.samplerate
             while len(block := file.read(size, dtype="float32")):
                 yield block
+            if not file.tell():
+                raise AudioError("holds no samples")
         except (soundfile.SoundFileError, AudioError) as error:
-            raise AudioError(f"{name}: {error}") from error
+            reason = str(error).removeprefix("the recording: ")
+            raise AudioError(f"{name}: {reason}") from error
 
 
 def _as_floats(samples: np.ndarray) -> np.ndarray:
@@ -65,5 +68,5 @@ def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
     if samples.ndim not in (1, 2):
         raise AudioError(f"samples have the shape {samples.shape}; expected one or two dimensions")
     if not len(samples):
-        raise AudioError("the recording holds no samples")
+        raise AudioError("the recording: holds no samples")
     return mix(samples.reshape(len(samples), -1), rate)

@@ -19,6 +19,11 @@ def text_of(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
+def _free_with(owner: object, free: Any, handle: ctypes.c_void_p) -> None:
+    """Free what ``owner`` holds when it goes; not at the program's end, when threads may use it."""
+    weakref.finalize(owner, free, handle).atexit = False
+
+
 class Model:
     """A ``.cress`` file, mapped into memory; any number of threads may use it.
 
@@ -33,7 +38,7 @@ class Model:
         if library.cress_model_load(name, ctypes.byref(handle), message, MESSAGE_BYTES):
             raise CressError(text_of(message.value))
         self.handle = handle
-        weakref.finalize(self, library.cress_model_free, handle)
+        _free_with(self, library.cress_model_free, handle)
 
     def token(self, number: int) -> str:
         """An entry of the vocabulary."""
@@ -64,8 +69,9 @@ class Engine:
             model.handle, ctypes.byref(values), ctypes.byref(handle), message, MESSAGE_BYTES
         ):
             raise CressError(text_of(message.value))
-        self.model, self.handle, self._names = model, handle, (values.isa, values.segmenter)
-        weakref.finalize(self, library.cress_translator_free, handle)
+        # Its translator points to the names in the options, and to the model.
+        self.model, self.handle, self._options = model, handle, values
+        _free_with(self, library.cress_translator_free, handle)
 
     def _check(self, status: int, kind: type[CressError] = CressError) -> int:
         if status < 0:
