@@ -14,6 +14,8 @@ from cress_runtime.errors import AudioError, CressError
 from cress_runtime.library import MESSAGE_BYTES, Options, Samples, libcress
 from cress_runtime.result import Hypothesis, Segment, Word
 
+__all__ = ["AudioError", "CressError", "Engine", "Model", "libcress", "mix"]
+
 
 def text_of(value: bytes | None) -> str:
     return (value or b"").decode("utf-8", "replace")
