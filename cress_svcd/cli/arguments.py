@@ -165,8 +165,9 @@ def add_voice_arguments(parser: argparse.ArgumentParser) -> None:
         "--voices",
         nargs="+",
         metavar="VOICE",
-        help="espeak-ng voices, with a variant after a plus sign if wished: en-us en-us+f3 ...; "
-        "default: eight of the source language",
+        help="espeak-ng voices, with a variant after a plus sign if wished (en-us en-us+f3), and "
+        "those of other synthesisers (flite:slt festival:kal_diphone pico:en-GB hibari:heart); "
+        "default: eight of espeak-ng in the source language",
     )
     group.add_argument(
         "--test-voices",

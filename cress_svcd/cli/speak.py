@@ -13,10 +13,16 @@ Example:
   cress-svcd speak --split train train.en train.de --split dev val.en val.de \\
       --split tst-COMMON test.en test.de --tgt-lang de -o corpus
 
-The synthesiser is espeak-ng.  A speaker is a voice with a speed, a pitch and a level, drawn with
---seed; the same command gives the same bytes, whatever --workers.  Lines without text on either
-side, or without anything to pronounce, are left out on both sides and counted.  A run that was
-interrupted goes on where it stopped when the same command is given again.
+The synthesiser is espeak-ng.  Others with their voices inside can be installed next to it, and a
+voice names its own:
+
+  --voices en-us en-gb+f3 flite:slt flite:rms festival:ked_diphone pico:en-GB hibari:heart
+
+flite and festival are packages of the distribution, pico and hibari of pip install
+'cress_svcd[voices]'; the message for a missing one says which.  A speaker is a voice with a speed,
+a pitch and a level, drawn with --seed; the same command gives the same bytes, whatever --workers.
+Lines without text on either side, or without anything to pronounce, are left out on both sides and
+counted.  A run that was interrupted goes on where it stopped when the same command is given again.
 """
 
 import argparse
@@ -127,12 +133,13 @@ def _read_texts(splits: list[list[str]], clean: bool) -> list[ParallelText]:
 
 def _options(args: argparse.Namespace, catalogue: "Catalogue") -> SpeechOptions:
     from cress_svcd.data.synthesis.speech import default_voices
+    from cress_svcd.data.synthesis.synthesisers import resolve
 
     if args.voices:
-        voices = tuple(catalogue.resolve(voice) for voice in args.voices)
+        voices = tuple(resolve(voice, catalogue) for voice in args.voices)
     else:
         voices = default_voices(args.source_lang, catalogue)
-    test_voices = tuple(catalogue.resolve(voice) for voice in args.test_voices or ()) or voices
+    test_voices = tuple(resolve(voice, catalogue) for voice in args.test_voices or ()) or voices
     return SpeechOptions(
         source_lang=args.source_lang,
         target_lang=args.tgt_lang,

@@ -21,8 +21,9 @@ import soxr
 
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.corpus.parallel_text import Line, ParallelText
-from cress_svcd.data.synthesis.espeak import PAUSE, Catalogue, Espeak, SpeechError
+from cress_svcd.data.synthesis.espeak import PAUSE, Catalogue, SpeechError
 from cress_svcd.data.synthesis.speech_options import ENCODINGS, SpeechOptions
+from cress_svcd.data.synthesis.synthesisers import speak
 
 GRID = 250
 """Offsets and durations are multiples of this many samples: 1/64 s, which six decimals and a
@@ -166,12 +167,11 @@ def speak_text(text: str, speaker: Speaker, seed: int) -> Speech:
     seed: 0 to 2**31 - 1; of the synthesiser's noise.
     Raises Unspeakable if there is nothing to hear or no end to it.
     """
-    with Espeak() as engine:
-        spoken = engine.speak(
-            text, speaker.voice, speaker.rate, speaker.pitch, seed, _longest_seconds(text)
-        )
+    spoken = speak(text, speaker.voice, speaker.rate, speaker.pitch, seed, _longest_seconds(text))
     if not spoken.complete:
         raise Unspeakable("speech without end")
+    if not len(spoken.samples):
+        raise Unspeakable("nothing to hear")
     wave = soxr.resample(spoken.samples.astype(np.float32) / 32768, spoken.sample_rate, SAMPLE_RATE)
     peak = float(np.abs(wave).max(initial=0.0))
     if peak == 0.0:

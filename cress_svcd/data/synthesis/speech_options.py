@@ -14,7 +14,7 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*")
 class SpeechOptions:
     """What is to be spoken, and how; every field influences the release.
 
-    voices, test_voices: as ``Catalogue.resolve`` returns them; the second for all splits but
+    voices, test_voices: as ``synthesisers.resolve`` returns them; the second for all splits but
         ``train``.
     rate: words a minute; pitch: 0 to 99, 50 is the voice's own; gain_db: level of a speaker.
         Each a (least, greatest) pair that speakers are drawn from.
@@ -59,6 +59,12 @@ class SpeechOptions:
             raise ConfigError(f"--segments-per-file {self.segments_per_file}: expected at least 1")
         if self.audio_format not in ENCODINGS:
             raise ConfigError(f"--format {self.audio_format!r}: expected one of {list(ENCODINGS)}")
+        others = [voice for voice in (*self.voices, *self.test_voices) if ":" in voice]
+        if self.phones and others:
+            raise ConfigError(
+                f"--phones: expected voices of espeak-ng alone, which tells its phones; "
+                f"{others[0]} does not"
+            )
         if self.speaker_per not in ("talk", "segment"):
             raise ConfigError(f"--speaker-per {self.speaker_per!r}: expected 'talk' or 'segment'")
 

@@ -39,6 +39,7 @@ from cress_svcd.data.synthesis.speech import (
     plan_talks,
     speak_talk,
 )
+from cress_svcd.data.synthesis.synthesisers import versions
 from cress_svcd.recipes.children import serve_parent
 from cress_svcd.recipes.resumable import Record, Records, Step
 
@@ -358,6 +359,8 @@ def _settings(text: ParallelText, options: SpeechOptions, catalogue: Catalogue) 
         "espeak-ng": catalogue.version,
         "layout": _LAYOUT_VERSION,
     }
+    if others := versions(voices):
+        settings["synthesisers"] = others
     return json.loads(json.dumps(settings))
 
 
