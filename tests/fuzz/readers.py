@@ -262,7 +262,8 @@ def read_vocabulary(case: Case) -> None:
 CHECKPOINTS = ["models/checkpoint1.pt", "models/quantised.pt", "models/packed.pt"]
 command("pack FILE -o OUT/packed.pt --data WORLD/prepared", "checkpoint", "models/quantised.pt")
 command("pack FILE -o OUT/packed.pt --allow-full", "checkpoint", CHECKPOINTS[0])
-command("unpack FILE -o OUT/unpacked.pt", "checkpoint", "models/packed.pt")
+PACKED = ["models/packed.pt", "models/low_bits.pt"]
+command("unpack FILE -o OUT/unpacked.pt", "checkpoint", *PACKED)
 command("report FILE --json OUT/report.json", "checkpoint", CHECKPOINTS[1])
 command("report FILE --kernels --json OUT/report.json", "checkpoint", CHECKPOINTS[2])
 command("average FILE WORLD/models/checkpoint2.pt -o OUT/mean.pt", "checkpoint", CHECKPOINTS[0])
@@ -273,7 +274,10 @@ TRANSLATE = (
 )
 TRANSLATE += "--output-format {} --no-segmentation"
 command(
-    TRANSLATE.format("FILE", "WORLD/audio/sound.wav", "jsonl", "jsonl"), "checkpoint", *CHECKPOINTS
+    TRANSLATE.format("FILE", "WORLD/audio/sound.wav", "jsonl", "jsonl"),
+    "checkpoint",
+    *CHECKPOINTS,
+    PACKED[1],
 )
 command(
     f"translate {MODEL} WORLD/audio/sound.wav --data FOLDER --device cpu --beam 1 --max-len-b 5 "

@@ -143,6 +143,8 @@ def _make_models(folder: Path, prepared: Path) -> None:
     task = make_task(prepared)
     quantised = save_checkpoint(folder / "quantised.pt", cfg, task, make_model(cfg, task))
     command("pack", quantised, "-o", folder / "packed.pt", "--data", prepared, "-q")
+    low = ["--embedding-bits", "2", "--hubert-bits", "4", "--subsampler-bits", "3"]
+    command("pack", quantised, "-o", folder / "low_bits.pt", "--data", prepared, "-q", *low)
     shutil.copy(TINY, folder / "deltalm.pt")
     shutil.copytree(ROOT / "tests/fixtures/hubert_huggingface/base", folder.parent / "huggingface")
 
