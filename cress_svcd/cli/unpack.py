@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from cress_svcd.atomic_files import write_checkpoint
     from cress_svcd.inference.packed_checkpoint import read_packed
-    from cress_svcd.inference.packed_model import read_description
+    from cress_svcd.inference.packed_structure import read_description
     from cress_svcd.inference.packed_tensors import unpack_tensors
     from cress_svcd.models.checkpoint_files import PACKED_HEADER
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from cress_svcd.atomic_files import replacing
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.packed_checkpoint import check
-from cress_svcd.inference.packed_model import read_description
+from cress_svcd.inference.packed_structure import read_description
 from cress_svcd.kernels.packed_layout import from_tiles, to_tiles
 from cress_svcd.models.checkpoint_files import explained, register_reader
 

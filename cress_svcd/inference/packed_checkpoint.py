@@ -38,6 +38,7 @@ from torch import Tensor
 from cress_svcd.atomic_files import write_checkpoint
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.low_bits import has_low_bits
+from cress_svcd.inference.packed_structure import require_packed
 from cress_svcd.models.checkpoint_files import (
     PACKED_HEADER,
     check_before_reading,
@@ -45,7 +46,7 @@ from cress_svcd.models.checkpoint_files import (
     is_packed,
     read_other_format,
 )
-from cress_svcd.models.checkpoint_structure import require_sound
+from cress_svcd.models.checkpoint_structure import has_values, require_sound
 
 FORMAT = "cress_svcd packed model"
 VERSION = 2  # the newest that is read
@@ -89,11 +90,11 @@ def read_packed(path: str | os.PathLike, mmap: bool = False) -> dict:
 def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Raise CheckpointError unless ``state``, read from ``path``, is whole and of our version."""
     header = state[PACKED_HEADER]
-    found = header.get("format") if isinstance(header, dict) else header
-    if found != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else header
         raise CheckpointError(
-            f"{path}: its format is {str(found)[:60]!r}, expected {FORMAT!r}: it was packed by "
-            "another program"
+            f"{path}: its header {PACKED_HEADER!r} gives the format {str(found)[:60]!r}, expected "
+            f"{FORMAT!r}: it was packed by another program, or is damaged: copy it again"
         )
     version = header.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
@@ -102,16 +103,17 @@ def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
             f"versions 1 to {VERSION}: update cress_svcd, or pack the checkpoint again with this "
             "one"
         )
+    require_sound(state, path)  # first: the digest reads all tensors
     try:
         digest = digest_of(state)
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         digest = f"none, {type(error).__name__}"
     if digest != header.get("digest"):
         raise CheckpointError(
             f"{path}: is damaged: its content has the digest {digest[:16]}, and was written with "
             f"{str(header.get('digest'))[:16]}; copy it again, or pack the checkpoint again"
         )
-    require_sound(state, path)
+    require_packed(state, path)
 
 
 def check_file(path: str | os.PathLike) -> None:
@@ -135,6 +137,7 @@ def digest_of(state: Mapping[str, Any]) -> str:
 
     Raises:
         TypeError: it holds something else than tensors and plain data.
+        ValueError: a tensor has no values, or fewer than it says.
     """
     plain = {key: value for key, value in state.items() if key != PACKED_HEADER}
     plain[PACKED_HEADER] = {
@@ -144,6 +147,8 @@ def digest_of(state: Mapping[str, Any]) -> str:
     digest.update(json.dumps(_without_tensors(plain), sort_keys=True).encode())
     for place, tensor in sorted(_tensors(plain)):
         about = [place, str(tensor.dtype), list(tensor.shape)]
+        if not has_values(tensor):
+            raise ValueError(f"{'.'.join(place)} has no values")
         digest.update(json.dumps(about).encode())
         digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()

@@ -1,6 +1,5 @@
 """The model that runs on packed tensors, made without ever holding its full size in memory."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,26 +11,8 @@ from torch.overrides import TorchFunctionMode
 from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.install import install
 from cress_svcd.inference.int8_modules import CompactConv1d, Int8Embedding, Int8Projection, constant
-from cress_svcd.inference.low_bits import require_described
 from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.quantization.packing import rebuild_packed
-
-
-def read_description(text: str) -> dict[str, Any]:
-    """The description in a packed model's options.
-
-    Raises:
-        CheckpointError: it is none.
-    """
-    try:
-        description = json.loads(text)
-        missing = {"layers", "tables", "convolutions", "dtype"} - description.keys()
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"packed model: its description cannot be read ({error})") from None
-    if missing:
-        raise CheckpointError(f"packed model: its description lacks {', '.join(sorted(missing))}")
-    require_described(description.get("low_bits", {}))
-    return description
 
 
 class _Shapes(TorchFunctionMode):

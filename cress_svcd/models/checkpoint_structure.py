@@ -48,7 +48,8 @@ def require_sound(state: Mapping[str, Any], path: Any) -> None:
         _require(path, f"vocabulary.{name!s:.80}", content, (Tensor,))
         if content is None or not isinstance(name, str) or content.dtype != torch.uint8:
             raise CheckpointError(
-                f"{path}: vocabulary: {name!s:.80}: is no bytes of a file; it is damaged"
+                f"{path}: vocabulary: {name!s:.80}: is no bytes of a file; it is damaged: copy it "
+                "again"
             )
     if isinstance(state.get("model"), Mapping) and isinstance(sections.get("model"), Mapping):
         _require_size(path, sections["model"], state["model"])
@@ -76,15 +77,22 @@ def _require_tensors(path: Any, key: str, tensors: Mapping) -> None:
             problem = "is a sparse tensor, or one without values"
         elif tensor.is_complex():
             problem = "holds complex numbers"
-        else:
+        elif not has_values(tensor):
             size = tensor.numel() * tensor.element_size()
-            if size > max(tensor.untyped_storage().nbytes(), _MOST_REPEATED):
-                problem = f"says that it has {size:,} bytes, for which the file has no values"
+            problem = f"says that it has {size:,} bytes, for which the file has no values"
         if problem:
             raise CheckpointError(
                 f"{path}: {key}: {name!s:.80}: {problem}; the file is damaged, or of another "
                 "program: copy it again"
             )
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is a plain one with about as much memory as it says."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    size = tensor.numel() * tensor.element_size()
+    return size <= max(tensor.untyped_storage().nbytes(), _MOST_REPEATED)
 
 
 def _require_size(path: Any, options: Mapping, tensors: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,8 @@ from cress_svcd.data.dataset import SpeechTranslationDataset
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import CudaGraphGenerator
 from cress_svcd.inference.install import install
-from cress_svcd.inference.packed_model import build_packed, read_description
+from cress_svcd.inference.packed_model import build_packed
+from cress_svcd.inference.packed_structure import read_description
 from cress_svcd.models.hubert_checkpoint import hubert_digest
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.quantization.calibration import fit_model, start_from_inputs
