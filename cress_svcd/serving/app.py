@@ -6,7 +6,6 @@ import json
 import logging
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from cress_svcd.serving.live import LiveSession
 from cress_svcd.serving.metrics import Metrics
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.openapi import document
+from cress_svcd.serving.places import Places, Sender
 from cress_svcd.serving.problems import Problem, answer_http, answer_problem, stopping
 from cress_svcd.serving.recordings import length_of, problem_of, translate_recording
 from cress_svcd.serving.uploads import Form, read_form
@@ -85,7 +85,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(limits, self.metrics, workers)
         self.readers = ThreadPoolExecutor(READERS, "read")
-        self.clients: Counter[str] = Counter()
+        self.places = Places(limits)
         self.live: set[LiveSession] = set()
         self.stopping = False
 
@@ -98,7 +98,7 @@ class Service:
             self.readers.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
-    def admitted(self, request: Request) -> Iterator[None]:
+    def admitted(self, request: Request) -> Iterator[Sender]:
         """Context in which a recording is under way.
 
         Raises:
@@ -107,34 +107,21 @@ class Service:
         if self.stopping:
             raise stopping()
         client = request.client.host if request.client else ""
-        if self.clients.total() >= self.limits.requests:
-            raise Problem(
-                503,
-                f"{self.limits.requests} recordings are under way; try again later",
-                code="overloaded",
-            )
-        if self.clients[client] >= self.limits.client_requests:
-            raise Problem(
-                429,
-                f"{self.limits.client_requests} recordings of yours are under way; wait for one",
-                code="rate_limit_exceeded",
-            )
-        self.clients[client] += 1
-        self.metrics.under_way.inc()
-        try:
-            with self.metrics.seconds.time():
-                yield
-        finally:
-            self.metrics.under_way.dec()
-            self.clients[client] -= 1
-            self.clients += Counter()  # forgets who has none
+        with self.places.take(client) as sender:
+            self.metrics.under_way.inc()
+            try:
+                with self.metrics.seconds.time():
+                    yield sender
+            finally:
+                self.metrics.under_way.dec()
 
     async def translations(self, request: Request) -> Response:
         """``POST /v1/audio/translations``."""
         stack = contextlib.ExitStack()
         try:
-            stack.enter_context(self.admitted(request))
-            form = await read_form(request, self.limits, self.folder)
+            sender = stack.enter_context(self.admitted(request))
+            form = await read_form(request, self.limits, self.folder, sender)
+            self.places.uploads.discard(sender)
             stack.callback(form.path.unlink, missing_ok=True)
             answer = await unless_gone(request, self.answer(form, stack))
             if answer is None:

@@ -16,6 +16,7 @@ OPEN = ("/", "/health")
 OPEN_BELOW = "/page/"
 PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/audio/translations")
 DRAIN_SECONDS = 5.0
+MOST_DRAINING = 64  # bodies at a time; the others break off
 PROTECTION = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -96,7 +97,7 @@ class Gate:
         origins: Collection[str] = (),
         read_seconds: float = 30.0,
     ):
-        self.read_seconds = read_seconds
+        self.read_seconds, self.draining = read_seconds, 0
         self.app, self.metrics, self.token = app, metrics, token
         self.hosts, self.origins = hosts, origins
 
@@ -119,7 +120,7 @@ class Gate:
             started = True
             if message["type"] == "http.response.start":
                 if message["status"] >= 400 and message["status"] != 408:  # who sends nothing
-                    await body.drain()
+                    await self._drain(body)
                 path = scope["path"] if scope["path"] in PATHS else "other"
                 self.metrics.requests.labels(path, message["status"]).inc()
                 have = {key.lower() for key, _ in message["headers"]}
@@ -144,6 +145,14 @@ class Gate:
         except asyncio.CancelledError:  # by uvicorn, which does not wait any longer
             if not started:
                 await stopping().response()(scope, body.receive, send)
+
+    async def _drain(self, body: Body) -> None:
+        if self.draining < MOST_DRAINING:
+            self.draining += 1
+            try:
+                await body.drain()
+            finally:
+                self.draining -= 1
 
     def _problem(self, scope: Scope, headers: Headers) -> Problem | None:
         host = headers.get("host", "")

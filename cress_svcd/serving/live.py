@@ -28,6 +28,7 @@ from cress_svcd.serving.gate import bearer, fits
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.live_audio import LiveAudio
 from cress_svcd.serving.models import Models, ServedModel
+from cress_svcd.serving.places import PATIENCE, Sender
 from cress_svcd.serving.problems import Problem, stopping
 from cress_svcd.serving.web import Headers, WebSocket, WebSocketDisconnect
 from cress_svcd.translation.recordings import Segment
@@ -38,6 +39,8 @@ STEP = SAMPLE_RATE // 2  # new samples that are worth another look
 BEHIND = 5 * SAMPLE_RATE  # samples that have come and were not looked at
 # Of the time, for translations of what is still being said, their waiting included.
 PARTIAL_SHARE = 0.5
+# Seconds without sound after which a connection gives its place, where there is no other.
+PAUSE = 10.0
 # A word stays if it attends to nothing of the last so many seconds (scripts/bench/live_lag.py).
 HELD_SECONDS = 0.6
 
@@ -62,6 +65,8 @@ class LiveSession:
         self.changed = asyncio.Event()  # of what follows
         self.ended = False
         self.seen = 0
+        self.sender = Sender()
+        self.started = False
         self.texts: list[str] = []
 
     def end(self) -> None:
@@ -88,7 +93,7 @@ class LiveSession:
         service = self.service
         if service.stopping:
             raise stopping()
-        if len(service.live) > service.limits.live:
+        if len(service.live) > service.limits.live and not self._make_room():
             raise Problem(
                 503, f"{service.limits.live} live connections are open", code="overloaded"
             )
@@ -106,8 +111,23 @@ class LiveSession:
         if not all(isinstance(name, str) for name in names):
             raise Problem(400, "model and language are no text", "model")
         model = service.models.choose(*names)
+        self.started = True
         await self._send({"type": "ready", "model": model.name, "rate": SAMPLE_RATE})
         return model
+
+    def _make_room(self) -> bool:
+        """Whether a connection on which nothing comes has given its place."""
+        silent = [
+            (other.sender.silent(), other)
+            for other in self.service.live
+            if other is not self and other.sender.silent() > (PAUSE if other.started else PATIENCE)
+        ]
+        if not silent:
+            return False
+        _, longest = max(silent, key=lambda pair: pair[0])
+        longest.sender.give_way()
+        self.service.live.discard(longest)
+        return True
 
     async def _translate(self, model: ServedModel) -> None:
         audio = LiveAudio(model.translator.segmentation)
@@ -204,8 +224,10 @@ class LiveSession:
     async def _receive(self) -> Any:
         seconds = self.service.limits.silence_seconds
         try:
-            message = await asyncio.wait_for(self.socket.receive(), seconds)
+            message = await self.sender.receive(self.socket.receive, seconds)
         except TimeoutError:
+            if self.sender.gave_way:
+                raise Problem(408, "nothing came, and others needed the place") from None
             raise Problem(408, f"nothing came for {seconds:g} s") from None
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))

@@ -10,12 +10,20 @@ from typing import Any
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.app import Service, make_app
-from cress_svcd.serving.web import H11Protocol, UvicornServer, h11, uvicorn
+from cress_svcd.serving.web import (
+    H11Protocol,
+    UvicornServer,
+    WebSocketsProtocol,
+    h11,
+    uvicorn,
+)
 
 BACKLOG = 128
 # Of a connection, in the kernel; by itself it takes minutes of live audio that nobody looks at yet.
 RECEIVE_BUFFER = 1 << 19
-SPARE_CONNECTIONS = 128  # beyond those under way: who looks, and who is told to come later
+MOST_WAITING = 128  # connections without a request; one more, and who waits longest has to go
+SPARE_CONNECTIONS = 256  # beyond those under way: who looks, and who is told to come later
+CLOSING_SECONDS = 2.0  # for a client of live audio to agree to the end
 
 
 class Server(UvicornServer):
@@ -30,9 +38,11 @@ class Protocol(H11Protocol):
     """HTTP, whose clients do not take for ever to say what they want: uvicorn lets them.
 
     header_seconds: see ``Limits``.
+    waiting: those of whose next request the headers are not there yet, who waits longest first.
     """
 
     header_seconds = 15.0
+    waiting: "dict[Protocol, None]" = {}
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -56,16 +66,29 @@ class Protocol(H11Protocol):
             self._stop()
         elif self._late is None:
             self._late = self.loop.call_later(self.header_seconds, self._too_late)
+            self.waiting[self] = None
+            if len(self.waiting) > MOST_WAITING:
+                next(iter(self.waiting))._too_late()
 
     def _stop(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
+        self.waiting.pop(self, None)
 
     def _too_late(self) -> None:
+        self._stop()
         if not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
             self.transport.close()
+
+
+class LiveProtocol(WebSocketsProtocol):
+    """WebSockets, whose clients do not take long to leave."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.close_timeout = CLOSING_SECONDS
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -97,15 +120,17 @@ def address_of(listening: socket.socket) -> str:
 def make_server(service: Service) -> Server:
     """A server, not yet started."""
     limits = service.limits
-    protocol = type("Protocol", (Protocol,), {"header_seconds": limits.header_seconds})
+    own = {"header_seconds": limits.header_seconds, "waiting": {}}
+    places = limits.requests + limits.live
     config = uvicorn.Config(
         make_app(service),
-        http=protocol,
+        http=type("Protocol", (Protocol,), own),
+        ws=LiveProtocol,
         log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.requests + limits.live + SPARE_CONNECTIONS,
+        limit_concurrency=places + MOST_WAITING + SPARE_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
         proxy_headers=False,
         ws_max_size=1 << 20,

@@ -1,6 +1,5 @@
 """Forms with a recording, taken in under limits, into files whose names are ours."""
 
-import asyncio
 import logging
 import shutil
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.places import Sender
 from cress_svcd.serving.problems import Problem
 from cress_svcd.serving.web import Receive, Request, UploadFile, run_in_threadpool
 
@@ -27,7 +27,7 @@ class Form:
     fields: Mapping[str, str]
 
 
-async def read_form(request: Request, limits: Limits, folder: Path) -> Form:
+async def read_form(request: Request, limits: Limits, folder: Path, sender: Sender) -> Form:
     """The form of a request, its recording in a file in ``folder`` that is the caller's to delete.
 
     Raises:
@@ -40,7 +40,7 @@ async def read_form(request: Request, limits: Limits, folder: Path) -> Form:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.upload_bytes:
         raise too_large(limits)
-    limited = Request(request.scope, limited_receive(request.receive, limits))
+    limited = Request(request.scope, limited_receive(request.receive, limits, sender))
     try:
         async with limited.form(max_files=1, max_fields=MOST_FIELDS) as form:
             upload = form.get("file")
@@ -70,23 +70,25 @@ def save(upload: UploadFile, path: Path) -> None:
         raise
 
 
-def limited_receive(receive: Receive, limits: Limits) -> Receive:
+def limited_receive(receive: Receive, limits: Limits, sender: Sender) -> Receive:
     """``receive`` of a body that is neither larger nor slower than the limits allow."""
-    size, begun = 0, time.monotonic()
 
     async def limited() -> Any:
-        nonlocal size
         try:
-            message = await asyncio.wait_for(receive(), limits.silence_seconds)
+            message = await sender.receive(receive, limits.silence_seconds)
         except TimeoutError:
+            if sender.gave_way:
+                raise Problem(
+                    408, "the upload was too slow, and others needed its place", "file"
+                ) from None
             raise Problem(
                 408, f"nothing of the upload came for {limits.silence_seconds:g} s", "file"
             ) from None
-        size += len(message.get("body", b""))
-        if size > limits.upload_bytes:
+        sender.size += len(message.get("body", b""))
+        if sender.size > limits.upload_bytes:
             raise too_large(limits)
-        expected = (time.monotonic() - begun - limits.silence_seconds) * limits.upload_rate
-        if size < expected and message.get("more_body"):
+        expected = (time.monotonic() - sender.begun - limits.silence_seconds) * limits.upload_rate
+        if sender.size < expected and message.get("more_body"):
             raise Problem(
                 408, f"the upload has less than {limits.upload_rate / 1000:g} kB a second", "file"
             )

@@ -38,6 +38,9 @@ try:
     from starlette.websockets import WebSocket, WebSocketDisconnect
     from uvicorn import Server as UvicornServer
     from uvicorn.protocols.http.h11_impl import H11Protocol
+    from uvicorn.protocols.websockets.websockets_sansio_impl import (
+        WebSocketsSansIOProtocol as WebSocketsProtocol,
+    )
 except ModuleNotFoundError as error:
     MISSING = error.name
 

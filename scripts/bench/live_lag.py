@@ -1,7 +1,8 @@
 """Quality against delay of live translation.
 
 usage: python scripts/bench/live_lag.py MODEL MANIFEST [--policies agreement:2 attention:0.5 ...]
-           [--steps 0.5 ...] [--recordings N] [--threads 1] [-o TABLE.json] [--picture FILE.png]
+           [--steps 0.5 ...] [--recordings N] [--minutes 60] [--threads 1] [--processes 1]
+           [-o TABLE.json] [--picture FILE.png]
 
 The recordings of a prepared split (MANIFEST, such as demo/en-de/data/tst-COMMON.tsv) are heard as
 `cress-svcd serve` hears live audio: cut as they come, the open segment translated again after each
@@ -23,7 +24,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from cress_svcd.atomic_files import write_json
@@ -138,30 +141,63 @@ def bleu(texts: list[str], recordings: list[Recording]) -> float:
     return bleu_chrf.measure(texts, references)["bleu"]
 
 
-def run(
-    translator: Translator,
-    recordings: list[Recording],
-    sounds: list[bytes],
-    policy: Callable[[], Policy],
-    step: float,
-) -> dict:
-    texts: list[str] = []
-    ideal: list[float] = []
-    real: list[float] = []
-    computing, looks = 0.0, 0
-    for recording, pcm in zip(recordings, sounds):
-        listener = Listener(translator, policy, step)
-        found = lags(listener.hear(pcm), recording)
-        for total, own in zip((texts, ideal, real), found):
-            total += own
-        computing, looks = computing + listener.computing, looks + listener.looks
-    seconds = sum(len(pcm) for pcm in sounds) / 2 / SAMPLE_RATE
+@dataclass(frozen=True)
+class Work:
+    """A recording to be heard; a process does one at a time."""
+
+    recording: Recording
+    audio: str
+    policy: str  # "translate": whole
+    step: float = 0.0
+
+
+@dataclass
+class Heard:
+    """What came of ``Work``: realigned texts; lags and computing in seconds."""
+
+    texts: list[str]
+    ideal: list[float]
+    real: list[float]
+    computing: float
+    looks: int
+    seconds: float
+
+
+class Worker:
+    """A process's own translator."""
+
+    translator: Translator
+
+    @classmethod
+    def start(cls, args: argparse.Namespace, first: Work) -> None:
+        logging.disable(logging.INFO)
+        warnings.simplefilter("ignore")
+        cls.translator = Translator.load(args.model, device=args.device, threads=args.threads)
+        cls.do(first)  # What is computed first is slower.
+
+    @classmethod
+    def do(cls, work: Work) -> Heard:
+        wave = read_audio(work.audio)
+        seconds = len(wave) / SAMPLE_RATE
+        references = [reference.text for reference in work.recording.references]
+        if work.policy == "translate":
+            texts = realign(cls.translator.translate(work.audio).text, references)
+            return Heard(texts, [], [], 0.0, 0, seconds)
+        policy = Nothing if work.policy == "final" else policies([work.policy])[work.policy]
+        listener = Listener(cls.translator, policy, work.step)
+        said = listener.hear((FULL_SCALE * wave).astype("<i2").tobytes())
+        found = lags(said, work.recording)
+        return Heard(*found, listener.computing, listener.looks, seconds)
+
+
+def row(heard: list[Heard], recordings: list[Recording]) -> dict:
+    seconds = sum(one.seconds for one in heard)
     return {
-        "bleu": bleu(texts, recordings),
-        "lag": round(statistics.fmean(ideal), 3),
-        "lag_with_computing": round(statistics.fmean(real), 3),
-        "computing_share": round(computing / seconds, 4),
-        "looks_a_second": round(looks / seconds, 2),
+        "bleu": bleu([text for one in heard for text in one.texts], recordings),
+        "lag": round(statistics.fmean(t for one in heard for t in one.ideal), 3),
+        "lag_with_computing": round(statistics.fmean(t for one in heard for t in one.real), 3),
+        "computing_share": round(sum(one.computing for one in heard) / seconds, 4),
+        "looks_a_second": round(sum(one.looks for one in heard) / seconds, 2),
     }
 
 
@@ -219,33 +255,42 @@ def picture(result: dict, path: Path) -> None:
         axes.legend(fontsize=8)
 
 
-def measure(args: argparse.Namespace) -> dict:
-    translator = Translator.load(args.model, device=args.device, threads=args.threads)
+def hear_all(args: argparse.Namespace) -> tuple[list[Recording], dict[tuple, list[Heard]]]:
+    """The recordings that were heard in time, and what came of them: (policy, step) -> each."""
     recordings = read_recordings(args.manifest)[: args.recordings]
-    paths = audio_files(args.manifest, recordings)
-    sounds = [(FULL_SCALE * read_audio(path)).astype("<i2").tobytes() for path in paths]
-    whole = [translator.translate(path).text for path in paths]
-    texts = [
-        text
-        for words, recording in zip(whole, recordings)
-        for text in realign(words, [reference.text for reference in recording.references])
-    ]
-    offline = bleu(texts, recordings)
-    rows = []
-    # What is computed first is slower.
-    run(translator, recordings[:1], sounds[:1], Nothing, args.steps[0])
-    for step in args.steps:
-        for name, policy in {**policies(args.policies), "final": Nothing}.items():
-            row = {"policy": name, "step": step}
-            row |= run(translator, recordings, sounds, policy, step)
-            rows.append(row)
-            print(table({"offline_bleu": offline, "rows": [row]}).splitlines()[1], flush=True)
+    names = [(name, step) for step in args.steps for name in (*policies(args.policies), "final")]
+    names.append(("translate", 0.0))
+    both = zip(recordings, audio_files(args.manifest, recordings))
+    works = [[Work(*one, *name) for name in names] for one in both]
+    context = get_context("spawn")
+    initial = (args, works[0][0])
+    with ProcessPoolExecutor(args.processes, context, Worker.start, initial) as pool:
+        futures = [[pool.submit(Worker.do, work) for work in one] for one in works]
+        wait([future for one in futures for future in one], timeout=args.minutes * 60)
+        pool.shutdown(cancel_futures=True)
+    heard = [[f.result() for f in one] for one in futures if not any(f.cancelled() for f in one)]
+    if not heard:
+        raise SystemExit(f"no recording was heard by all policies in {args.minutes:g} minutes")
+    return recordings[: len(heard)], dict(zip(names, map(list, zip(*heard))))
+
+
+def measure(args: argparse.Namespace) -> dict:
+    started = time.monotonic()
+    recordings, heard = hear_all(args)
+    whole = heard.pop(("translate", 0.0))
     return {
         "model": str(args.model),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {args.threads} thread(s)",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, "
+        f"{args.processes} process(es) of {args.threads} thread(s)",
+        "recordings": len(recordings),
         "sentences": sum(len(recording.references) for recording in recordings),
-        "offline_bleu": offline,
-        "rows": rows,
+        "seconds": round(sum(one.seconds for one in whole)),
+        "took": round(time.monotonic() - started),
+        "offline_bleu": bleu([text for one in whole for text in one.texts], recordings),
+        "rows": [
+            {"policy": name, "step": step, **row(own, recordings)}
+            for (name, step), own in heard.items()
+        ],
     }
 
 
@@ -262,13 +307,16 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=float, nargs="+", default=[0.5], metavar="S")
     parser.add_argument("--recordings", type=int, metavar="N", help="only the first ones")
+    parser.add_argument(
+        "--minutes", type=float, default=60, metavar="M", help="only as many as are heard in M"
+    )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a process")
+    parser.add_argument("--processes", type=int, default=1, help="each hears a recording at a time")
     parser.add_argument("-o", "--output", type=Path, help="JSON with all numbers")
     parser.add_argument("--picture", type=Path, help="PNG")
     args = parser.parse_args()
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
+    policies(args.policies)
     result = measure(args)
     print(table(result))
     if args.output:

@@ -121,7 +121,7 @@ def test_an_upload_that_stops_or_drips():
                     client.sendall(b"drip")
                     time.sleep(0.01)
             assert "less than 1000 kB a second" in answer_to(client)
-        until(lambda: service.clients.total() == 0)
+        until(lambda: not service.places.taken)
         assert not list(service.folder.iterdir())
 
 
@@ -134,7 +134,7 @@ def test_an_answer_that_is_not_read():
         body = head + sound(60) + form
         client.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: metric(url, "hang_ups_total") == 1)
-        until(lambda: service.clients.total() == 0)
+        until(lambda: not service.places.taken)
         assert not list(service.folder.iterdir())
 
 

@@ -1,0 +1,149 @@
+"""Hundreds of clients that do nothing, or little: those that want something are served at once."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
+pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
+
+import httpx
+from websockets.sync import client as websocket
+
+from cress_svcd.serving import live, places, server
+from tests.helpers.served import until
+from tests.serving.test_slow_clients import HEAD, TRANSLATE, answer_to, connect, served, sound
+
+CROWD = 300
+UPGRADE = (
+    "GET /v1/audio/translations/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What takes seconds takes tenths of them."""
+    monkeypatch.setattr(places, "PATIENCE", 0.2)
+    monkeypatch.setattr(live, "PATIENCE", 0.2)
+
+
+@contextlib.contextmanager
+def crowd(url: str, said: str):
+    """A crowd of connections that say this, and nothing more."""
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(CROWD):
+            clients.append(stack.enter_context(connect(url)))
+            with contextlib.suppress(OSError):
+                clients[-1].sendall(said.encode())
+        time.sleep(0.5)
+        yield clients
+
+
+def served_well(url: str) -> bool:
+    started = time.monotonic()
+    with httpx.Client(base_url=url, timeout=10) as client:
+        for _ in range(3):
+            assert client.get("/health").status_code == 200
+            answer = client.post(TRANSLATE, files={"file": sound()})
+            assert (answer.status_code, answer.json()) == (200, {"text": "ja"})
+    return time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "GET /health HTTP/1.1\r\nX",
+        f"{HEAD}Content-Length: 100000\r\n\r\n--x\r\n",
+        "POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+        UPGRADE,
+    ],
+    ids=["nothing", "half a header", "half an upload", "half of an error", "live audio"],
+)
+def test_a_crowd_that_waits(said):
+    with served() as (url, _), crowd(url, said):
+        assert served_well(url)
+
+
+def test_who_waits_longest_goes_first():
+    with served() as (url, _), crowd(url, "GET") as clients:
+        gone = clients[: CROWD - server.MOST_WAITING]
+        assert all(answer_to(client).startswith("HTTP/1.1 408 ") for client in gone)
+        clients[-1].sendall(b" /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer_to(clients[-1]).startswith("HTTP/1.1 200 ")
+
+
+def test_an_upload_that_drips_gives_its_place():
+    with served(client_requests=1) as (url, service), connect(url) as client:
+        client.sendall(f"{HEAD}Content-Length: 100000\r\n\r\n--x\r\n".encode())
+        until(lambda: len(service.places.taken) == 1)
+        assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 429
+        for _ in range(5):
+            time.sleep(0.06)
+            client.sendall(b"drip")
+        assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 200
+        assert "others needed its place" in answer_to(client)
+
+
+def test_an_upload_that_comes_keeps_its_place():
+    with served(client_requests=1) as (url, service), connect(url) as client:
+        part = '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        client.sendall(f"{HEAD}Content-Length: 4000000\r\n\r\n{part}".encode() + bytes(100_000))
+        until(lambda: len(service.places.taken) == 1)
+        time.sleep(0.4)
+        assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 429
+
+
+def test_a_silent_live_connection_gives_its_place(monkeypatch):
+    monkeypatch.setattr(live, "PAUSE", 0.6)
+    start = json.dumps({"type": "start"})
+    with served(live=1) as (url, _):
+        address = url.replace("http", "ws") + TRANSLATE + "/live"
+
+        def begun(connection: socket.socket) -> str:
+            connection.send(start)
+            return json.loads(connection.recv(10))["type"]
+
+        with websocket.connect(address):
+            time.sleep(0.4)  # it has not begun
+            with websocket.connect(address) as second:
+                assert begun(second) == "ready"
+                with websocket.connect(address) as third:
+                    assert begun(third) == "error"
+                time.sleep(0.8)
+                with websocket.connect(address) as fourth:
+                    assert begun(fourth) == "ready"
+                    assert "others needed" in json.loads(second.recv(10))["error"]["message"]
+
+
+def test_crowds_that_come_and_go():
+    """Threads that connect and leave, in the middle of anything, while others are served."""
+    stop = threading.Event()
+
+    def come_and_go(url: str, said: str) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), connect(url) as client:
+                client.sendall(said.encode())
+
+    with served() as (url, service):
+        threads = [
+            threading.Thread(target=come_and_go, args=(url, said))
+            for said in ("", "GET / HT", f"{HEAD}Content-Length: 9\r\n\r\n--x", UPGRADE)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(0.5)
+            assert served_well(url)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        until(lambda: not service.places.taken and not service.live)
