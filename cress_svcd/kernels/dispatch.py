@@ -313,6 +313,10 @@ TABLE: dict[str, tuple[Implementation, ...]] = {
                     "x on the CPU, no gradient",
                     lambda x, weight: x.device.type == "cpu" and not _wants_gradient(x),
                 ),
+                Condition(
+                    "torch multiplies int8 exactly here",
+                    lambda x, weight: torch_int8.multiplies_exactly(),
+                ),
             ),
             lambda x, weight, scale, bias: torch_int8.sign_matmul(
                 x, weight, None, scale, bias, bits=None

@@ -24,6 +24,19 @@ def has_int_mm() -> bool:
         return False
 
 
+@functools.cache
+def multiplies_exactly() -> bool:
+    """Whether ``torch._int_mm`` is right for all of int8, not only for signs.
+
+    oneDNN's products for processors with AVX2 and no VNNI add two neighbours in 16 bits, which
+    overflow (torch 2.13).
+    """
+    if not has_int_mm():
+        return False
+    largest = torch.full((8, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.t()) == 64 * 127 * 127).all())
+
+
 def expand(signs: Tensor) -> Tensor:
     """A matrix of signs of any type as this back end wants it: int8, or float32."""
     # With a single input _int_mm reads beyond it (torch 2.13).

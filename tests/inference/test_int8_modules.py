@@ -1,5 +1,9 @@
 """Modules that hold less than they compute in, against torch's own."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from fairseq.modules import Fp32GroupNorm
@@ -51,6 +55,27 @@ def test_int8_tables():
     expected = torch.nn.functional.linear(x, dense, linear.bias)
     assert (projection(x) - expected).norm() < 1e-4 * expected.norm()
     assert projection(x.bfloat16()).dtype == torch.bfloat16
+
+
+PROJECT = """
+import torch
+from cress_svcd.inference.int8_modules import Int8Projection, quantize_rows
+linear, x = torch.nn.Linear(64, 30), torch.full((5, 64), 3.0)
+linear.weight.data.fill_(1.0)
+q, scale = quantize_rows(linear.weight)
+projection = Int8Projection(linear, q, scale)
+projection.load_state_dict({"weight": q, "scale": scale, "bias": linear.bias})
+with torch.no_grad():
+    print(float((projection(x) / linear(x) - 1).abs().max()))
+"""
+
+
+def test_int8_projections_are_right_where_onednns_integers_overflow():
+    """As it is on processors with AVX2 and no VNNI."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "CRESS_SVCD_ISA": "avx2"}
+    command = [sys.executable, "-c", PROJECT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
