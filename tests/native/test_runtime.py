@@ -22,6 +22,9 @@ from tests.native.conftest import NATIVE
 
 BEAM, LENGTH = 3, 12
 SEARCH = {"beam": BEAM, "max_len_b": LENGTH}
+# These random weights take torch's own scores up to 1.2e-3 away from those of double precision, see
+# test_engine.py, and the command rounds to 1e-4.
+TOLERANCE = 2e-3
 OPTIONS = ("--beam", str(BEAM), "--max-len-b", str(LENGTH), "--segmenter", "energy")
 
 
@@ -163,7 +166,7 @@ def test_segments_have_words_times_scores_and_hypotheses(installed, model, talk,
     for part, line in zip(found.segments, by_torch):
         assert part.text == line["text"] and list(part.tokens) == line["tokens"]
         assert (round(part.start, 3), round(part.end, 3)) == (line["start"], line["end"])
-        assert part.score == pytest.approx(line["score"], abs=1e-2)
+        assert part.score == pytest.approx(line["score"], abs=TOLERANCE)
         assert len(part.hypotheses) == 2 and part.hypotheses[0].score >= part.hypotheses[1].score
         assert [word.text for word in part.words] == [word["word"] for word in line["words"]]
     assert found.text == " ".join(part.text for part in found.segments if part.text)
@@ -222,7 +225,7 @@ def test_the_main_package_translates_by_the_engine(installed, model, talk, by_to
     assert len(found) == len(by_torch)
     for one, other in zip(found, by_torch):
         assert list(one) == list(other)
-        assert one["score"] == pytest.approx(other["score"], abs=1e-2)
+        assert one["score"] == pytest.approx(other["score"], abs=TOLERANCE)
         assert (one["text"], one["start"], one["end"]) == (
             other["text"],
             other["start"],

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""How often the engine in C gives fairseq-generate's words and scores, and Python its own.
+
+    python scripts/bench/engine_equality.py demo/en-de/packed.pt demo/en-de/data --lang de
+
+Needs `make -C native` and the extra export.  Each variant translates the test set with beam 5 and
+is compared with fairseq-generate, one sentence at a time:
+
+    engine        native/build/cress, of the same model
+    engine, avx2  the same with --isa avx2
+    exact norms   fairseq-generate whose layer norms, GELUs and attentions are computed in double
+                  precision and rounded to float32 once
+    batches       fairseq-generate with eight sentences in a batch
+    avx2          fairseq-generate with torch and kernels held to AVX2
+
+Differences are of the score of the best hypothesis, in the sentences where its words are the same.
+"""
+
+import argparse
+import collections
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ROOT / "native" / "build" / "cress"
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "CRESS_SVCD_ISA": "avx2",
+}
+Found = list[list[tuple[float, str]]]  # of each sentence: hypotheses, score and words
+QUANTILES = (0.5, 0.9, 0.99, 1)
+
+
+def in_double_precision() -> None:
+    """Have torch compute norms, GELUs and attentions of float32 as exactly as float32 can say."""
+    import torch
+    from torch.nn import functional as F
+
+    def exactly(function):
+        def computed(*inputs, **options):
+            if inputs[0].dtype != torch.float32 or inputs[0].requires_grad:
+                return function(*inputs, **options)
+            doubles, named = (
+                torch.utils._pytree.tree_map(
+                    lambda x: (
+                        x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+                    ),
+                    each,
+                )
+                for each in (inputs, options)
+            )
+            return function(*doubles, **named).float()
+
+        return computed
+
+    for name in ("layer_norm", "gelu", "scaled_dot_product_attention"):
+        setattr(F, name, exactly(getattr(F, name)))
+
+
+def generate(arguments: list[str]) -> None:
+    """fairseq-generate in this process."""
+    if arguments[0] == "--exact":
+        in_double_precision()
+        arguments = arguments[1:]
+    from fairseq_cli.generate import cli_main
+
+    sys.argv = ["fairseq-generate", *arguments]
+    cli_main()
+
+
+def by_fairseq(args: argparse.Namespace, *, exact=False, batch=1, environment=None) -> Found:
+    command = [sys.executable, __file__, "--generate", *(["--exact"] if exact else [])]
+    command += [args.data, "--user-dir", ROOT / "cress_svcd", "--task"]
+    command += ["speech_and_text_translation", "--tgt-lang", args.lang, "--gen-subset", args.subset]
+    command += ["--path", args.model, "--beam", 5, "--nbest", 5, "--batch-size", batch, "--cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    done = subprocess.run(
+        [*map(str, command)], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"fairseq-generate: {done.stderr[-2000:]}")
+    found: dict[int, list[tuple[float, str]]] = collections.defaultdict(list)
+    for line in done.stdout.splitlines():
+        if line.startswith("D-"):
+            number, score, text = line.split("\t")
+            found[int(number[2:])].append((float(score), text))
+    return [found[number] for number in range(len(found))]
+
+
+def by_engine(model: Path, recordings: Path, *options: str) -> Found:
+    command = [ENGINE, "translate", "--no-segmentation", "--nbest", "5", "--output-format", "jsonl"]
+    done = subprocess.run(
+        [*map(str, [*command, *options, model, "--list", recordings])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: Found = []
+    for record in map(json.loads, done.stdout.splitlines()):
+        if "hypothesis" not in record:
+            found.append([])
+        found[-1].append((record["score"], record["text"]))
+    return found
+
+
+def recordings(args: argparse.Namespace, to: Path) -> Path:
+    """A list of the test set's recordings, as the engine takes it."""
+    with (args.data / f"{args.subset}.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    root = args.audio or args.data.parent / "release" / f"en-{args.lang}" / "data"
+    to.write_text("".join(f"{root / row['audio']}\n" for row in rows))
+    return to
+
+
+def compare(name: str, expected: Found, found: Found) -> str:
+    pairs = list(zip(expected, found, strict=True))
+    best = [(one[0][0], other[0][0]) for one, other in pairs if one[0][1] == other[0][1]]
+    lists = sum([text for _, text in one] == [text for _, text in other] for one, other in pairs)
+    differences = sorted(abs(one - other) for one, other in best)
+    quantiles = [differences[min(int(q * len(best)), len(best) - 1)] for q in QUANTILES]
+    beyond = sum(difference > 1e-3 for difference in differences)
+    numbers = "".join(f"{quantile:>9.4f}" for quantile in quantiles)
+    return f"{name:14}{len(best):>6}{lists:>6}{numbers}{beyond:>8}"
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--generate"]:
+        generate(sys.argv[2:])
+        return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="a packed model")
+    parser.add_argument("data", type=Path, help="its prepared corpus")
+    parser.add_argument("--lang", required=True, help="the target language")
+    parser.add_argument("--subset", default="tst-COMMON")
+    parser.add_argument("--audio", type=Path, help="folder that the manifest's paths begin at")
+    args = parser.parse_args()
+    if not ENGINE.exists():
+        raise SystemExit(f"{ENGINE} is missing: make -C native")
+    with tempfile.TemporaryDirectory() as folder:
+        listed, cress = recordings(args, Path(folder) / "list"), Path(folder) / "model.cress"
+        export = ["export", args.model, "-o", cress]
+        program = [sys.executable, "-m", "cress_svcd.cli.main", *map(str, export)]
+        subprocess.run(program, check=True, capture_output=True, text=True)
+        expected = by_fairseq(args)
+        heads = "".join(f"{f'{q:.0%}':>9}" for q in QUANTILES)
+        print(f"{len(expected)} sentences  best  all{heads}  > 1e-3")
+        for name, found in (
+            ("engine", by_engine(cress, listed)),
+            ("engine, avx2", by_engine(cress, listed, "--isa", "avx2")),
+            ("exact norms", by_fairseq(args, exact=True)),
+            ("batches", by_fairseq(args, batch=8)),
+            ("avx2", by_fairseq(args, environment=AVX2)),
+        ):
+            print(compare(name, expected, found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
