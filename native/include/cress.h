@@ -56,6 +56,9 @@ CRESS_API void cress_default_options(struct cress_options *options);
 /* Maps a file of "cress-svcd export"; its weights stay there.  ``message`` gets the reason of a
  * failure, ``size`` bytes at most. */
 CRESS_API int cress_model_load(const char *path, cress_model **model, char *message, size_t size);
+/* The same of a file's ``count`` bytes in memory, at a multiple of 8, which must outlive the model. */
+CRESS_API int cress_model_from_memory(const void *bytes, size_t count, cress_model **model,
+                                      char *message, size_t size);
 CRESS_API void cress_model_free(cress_model *model);
 
 /* The model must outlive its translators.  NULL options: the defaults. */
@@ -73,6 +76,11 @@ CRESS_API int cress_begin(cress_translator *translator, int rate);
 CRESS_API int cress_feed(cress_translator *translator, const float *samples, size_t count);
 CRESS_API int cress_finish(cress_translator *translator);
 CRESS_API int cress_next(cress_translator *translator);
+
+/* Live audio: called now and then between feeds, it cuts what has been said so far at the pauses, by
+ * loudness, and returns how many segments are new, or -1.  cress_next translates these, and returns 0
+ * until there are more.  The words may differ from those of a recording that is cut as a whole. */
+CRESS_API int cress_settle(cress_translator *translator);
 
 /* Of the recording: how many segments it has, its seconds so far.  Of the last segment: its seconds
  * from the beginning of the recording; whether its first translation repeated itself, and this is

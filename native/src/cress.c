@@ -24,7 +24,9 @@ void cress_default_options(struct cress_options *options)
     };
 }
 
-int cress_model_load(const char *path, cress_model **model, char *message, size_t size)
+/* From a file, or from ``bytes`` if there are any. */
+static int load(const char *path, const void *bytes, size_t count, cress_model **model,
+                char *message, size_t size)
 {
     *model = NULL;
     struct cress_model *made = calloc(1, sizeof *made);
@@ -35,10 +37,24 @@ int cress_model_load(const char *path, cress_model **model, char *message, size_
         cress_model_free(made);
         return -1;
     }
-    file_open(&made->arena, &made->file, path);
+    if (bytes)
+        file_read(&made->arena, &made->file, bytes, count, path);
+    else
+        file_open(&made->arena, &made->file, path);
     model_read(made);
     *model = made;
     return 0;
+}
+
+int cress_model_load(const char *path, cress_model **model, char *message, size_t size)
+{
+    return load(path, NULL, 0, model, message, size);
+}
+
+int cress_model_from_memory(const void *bytes, size_t count, cress_model **model, char *message,
+                            size_t size)
+{
+    return load("the model", bytes ? bytes : "", count, model, message, size);
 }
 
 void cress_model_free(cress_model *model)

@@ -39,7 +39,7 @@ static void map_file(struct arena *arena, struct file *file, const char *path)
     close(descriptor);
     if (map == MAP_FAILED)
         fail(arena, "%s: cannot be mapped into memory (%s)", path, strerror(errno));
-    file->map = map;
+    file->start = file->map = map;
 }
 
 static int by_name(const void *a, const void *b)
@@ -91,10 +91,9 @@ static const struct json *metadata_json(struct arena *arena, const struct json *
     return json_parse(arena, text->text, text->length, path);
 }
 
-void file_open(struct arena *arena, struct file *file, const char *path)
+static void read_header(struct arena *arena, struct file *file, const char *path)
 {
-    map_file(arena, file, path);
-    const unsigned char *start = file->map;
+    const unsigned char *start = file->start;
     uint64_t header = 0;
     for (int i = 7; i >= 0; i--)
         header = header << 8 | start[i];
@@ -120,6 +119,22 @@ void file_open(struct arena *arena, struct file *file, const char *path)
     qsort(file->tensors, file->count, sizeof *file->tensors, by_name);
     file->plan = metadata_json(arena, metadata, "plan", path);
     file->ties = metadata_json(arena, metadata, "ties", path);
+}
+
+void file_open(struct arena *arena, struct file *file, const char *path)
+{
+    map_file(arena, file, path);
+    read_header(arena, file, path);
+}
+
+void file_read(struct arena *arena, struct file *file, const void *bytes, size_t size,
+               const char *name)
+{
+    if (size < 8)
+        fail(arena, "%s: is no .cress file, but too short", name);
+    file->start = bytes;
+    file->size = size;
+    read_header(arena, file, name);
 }
 
 void file_close(struct file *file)

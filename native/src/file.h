@@ -17,14 +17,18 @@ struct tensor {
 };
 
 struct file {
-    void *map;
+    const void *start;
     size_t size;
+    void *map; /* what file_close unmaps; NULL: the memory is the caller's */
     struct tensor *tensors; /* sorted by name */
     size_t count;
     const struct json *plan, *ties;
 };
 
 void file_open(struct arena *arena, struct file *file, const char *path);
+/* Of bytes that stay where they are; ``name`` is for messages. */
+void file_read(struct arena *arena, struct file *file, const void *bytes, size_t size,
+               const char *name);
 void file_close(struct file *file);
 
 /* The tensor of a name, through its tie; NULL where there is none. */

@@ -19,8 +19,8 @@ int cress_begin(cress_translator *translator, int rate)
     struct recording *recording = &translator->recording;
     forget_segment(translator);
     forget_parts(recording);
-    recording->count = recording->segments = recording->next = 0;
-    recording->finished = recording->by_second = 0;
+    recording->count = recording->segments = recording->next = recording->settled = 0;
+    recording->live = recording->finished = recording->by_second = 0;
     recording->rate = 0;
     if (rate < 100 || rate > MOST_RATE)
         return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
@@ -54,32 +54,39 @@ int cress_feed(cress_translator *translator, const float *samples, size_t count)
     return 0;
 }
 
-/* The segments by one of the segmenters; in the translator's arena. */
-static int64_t cut(struct cress_translator *translator, int learnt, struct span **spans)
+/* The segments of what begins at the sample ``from``, by one of the segmenters; in the translator's
+ * arena. */
+static int64_t cut(struct cress_translator *translator, int learnt, int64_t from,
+                   struct span **spans)
 {
     const struct recording *recording = &translator->recording;
     const struct cress_options *options = &translator->options;
     const struct hearing *hearing = translator->model->hearing;
     struct arena *arena = &translator->arena;
+    const float *samples = recording->samples + from;
+    int64_t length = recording->count - from;
     int64_t rate = recording->rate, frames, whole = (int64_t)rint((double)rate / 100);
     double hop = (double)(whole < 1 ? 1 : whole);
     float *probabilities = NULL;
     struct cutting how = {options->max_seconds, 0.5, 0.4, options->threshold_db, 0.5f, 0.1, 0.2};
     if (learnt) {
         struct run run = begin_run(translator);
-        frames = hear(&run, recording->samples, recording->count, rate, &probabilities, &hop);
+        frames = hear(&run, samples, length, rate, &probabilities, &hop);
         end_run();
         how = (struct cutting){options->max_seconds, hearing->min_seconds, hearing->pause_seconds,
                                options->threshold_db, hearing->threshold, 0, 0};
     } else {
-        frames = hear_speech(arena, recording->samples, recording->count, (int64_t)hop,
-                             how.threshold_db, &probabilities);
+        frames = hear_speech(arena, samples, length, (int64_t)hop, how.threshold_db,
+                             &probabilities);
     }
     if (options->min_seconds >= 0)
         how.min_seconds = options->min_seconds;
     if (options->pause_seconds >= 0)
         how.pause_seconds = options->pause_seconds;
-    return find_segments(arena, &how, probabilities, frames, hop, recording->count, rate, spans);
+    int64_t count = find_segments(arena, &how, probabilities, frames, hop, length, rate, spans);
+    for (int64_t i = 0; i < count; i++)
+        (*spans)[i].first += from;
+    return count;
 }
 
 /* By the learnt segmenter where there is one, and by loudness where it hears nothing. */
@@ -88,12 +95,79 @@ static int64_t cut_by_either(struct cress_translator *translator, struct span **
     int64_t count = 0;
     int learnt = translator->segmenter != BY_ENERGY && translator->model->hearing;
     if (learnt)
-        count = cut(translator, 1, spans);
+        count = cut(translator, 1, 0, spans);
     if (!count && translator->segmenter != BY_LEARNT) {
-        count = cut(translator, 0, spans);
+        count = cut(translator, 0, 0, spans);
         translator->recording.by_second = learnt && count;
     }
     return count;
+}
+
+/* Live audio is cut with what was heard before it, which tells how loud the noise is, and a segment
+ * is settled when nothing has been said for so long that none joins it. */
+static const double CONTEXT_SECONDS = 30, SETTLED_SECONDS = 1;
+
+/* The segments behind those that are settled, by loudness. */
+static int64_t cut_rest(struct cress_translator *translator, struct span **spans)
+{
+    const struct recording *recording = &translator->recording;
+    int64_t settled = recording->settled, kept = 0;
+    int64_t context = (int64_t)(CONTEXT_SECONDS * (double)recording->rate);
+    int64_t least = recording->rate / 10;
+    if (settled == recording->count)
+        return 0;
+    int64_t count = cut(translator, 0, settled > context ? settled - context : 0, spans);
+    for (int64_t i = 0; i < count; i++) {
+        struct span span = (*spans)[i];
+        int64_t first = span.first > settled ? span.first : settled;
+        int64_t left = span.first + span.count - first;
+        if (left >= (first == span.first ? 1 : least)) /* else it is the end of one that is settled */
+            (*spans)[kept++] = (struct span){first, left};
+    }
+    return kept;
+}
+
+/* Adds segments to those of the recording. */
+static void keep_spans(struct cress_translator *translator, const struct span *spans, int64_t count)
+{
+    struct recording *recording = &translator->recording;
+    size_t all = (size_t)(recording->segments + count) + 1;
+    struct span *more = realloc(recording->spans, all * sizeof *more);
+    if (!more)
+        fail(&translator->arena, "out of memory");
+    recording->spans = more;
+    if (translator->options.word_times) {
+        struct part *parts = realloc(recording->parts, all * sizeof *parts);
+        if (!parts)
+            fail(&translator->arena, "out of memory");
+        recording->parts = parts;
+    }
+    memcpy(more + recording->segments, spans, (size_t)count * sizeof *spans);
+    recording->segments += count;
+}
+
+int cress_settle(cress_translator *translator)
+{
+    struct recording *recording = &translator->recording;
+    struct span *spans;
+    forget_segment(translator);
+    if (!recording->rate || recording->finished || translator->options.whole)
+        return refuse(translator, "cress_begin comes before cress_settle, cress_finish after it, and "
+                                  "the recording is not to be one segment");
+    if (setjmp(translator->arena.escape)) {
+        forget_segment(translator);
+        return -1;
+    }
+    recording->live = 1;
+    int64_t count = cut_rest(translator, &spans), settled = 0;
+    int64_t before = recording->count - (int64_t)(SETTLED_SECONDS * (double)recording->rate);
+    while (settled < count && spans[settled].first + spans[settled].count <= before)
+        settled++;
+    keep_spans(translator, spans, settled);
+    if (settled)
+        recording->settled = spans[settled - 1].first + spans[settled - 1].count;
+    forget_segment(translator);
+    return (int)settled;
 }
 
 int cress_finish(cress_translator *translator)
@@ -108,20 +182,12 @@ int cress_finish(cress_translator *translator)
         return -1;
     }
     int64_t count = recording->count > 0;
-    if (count && !translator->options.whole)
+    if (recording->segments)
+        count = cut_rest(translator, &spans);
+    else if (count && !translator->options.whole)
         count = cut_by_either(translator, &spans);
-    free(recording->spans);
-    recording->spans = malloc(((size_t)count + 1) * sizeof *spans);
-    if (!recording->spans)
-        fail(&translator->arena, "out of memory");
-    memcpy(recording->spans, spans, (size_t)count * sizeof *spans);
-    if (translator->options.word_times) {
-        recording->parts = calloc((size_t)count + 1, sizeof *recording->parts);
-        if (!recording->parts)
-            fail(&translator->arena, "out of memory");
-    }
+    keep_spans(translator, spans, count);
     forget_segment(translator);
-    recording->segments = count;
     recording->finished = 1;
     return 0;
 }
@@ -131,8 +197,8 @@ int cress_next(cress_translator *translator)
     struct recording *recording = &translator->recording;
     struct arena *arena = &translator->arena;
     forget_segment(translator);
-    if (!recording->finished)
-        return refuse(translator, "cress_finish comes before cress_next");
+    if (!recording->finished && !recording->live)
+        return refuse(translator, "cress_finish or cress_settle comes before cress_next");
     if (recording->next == recording->segments)
         return 0;
     struct span span = recording->spans[recording->next++];

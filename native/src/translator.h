@@ -15,9 +15,10 @@ struct recording {
     int64_t count, room, rate;
     struct span *spans;
     int64_t segments, next;
+    int64_t settled;    /* samples that are cut, while more are fed */
     struct part *parts; /* of the segments translated so far, with word times */
     int64_t count_of_parts;
-    int finished, by_second; /* cut by loudness, since the model's segmenter heard nothing */
+    int live, finished, by_second; /* cut by loudness, since the model's segmenter heard nothing */
 };
 
 /* A word, and when it is said. */
