@@ -4,8 +4,8 @@
 # Sets up .venv if need be, checks lint, format and types, and runs all tests in two processes.
 #   --fast            only the tests without a mark (slow: whole trainings and programs; gpu), for
 #                     while you write: under two minutes on two quiet cores
-#   --native          the engine in C and the C kernels only, also for ARM in an emulator and for
-#                     WebAssembly; installs what that needs by apt-get and npm
+#   --native          the engine in C and the C kernels only, also for ARM in an emulator, for
+#                     WebAssembly and in Chromium; installs what that needs by apt-get and npm
 #   pytest arguments  choose tests (tests/data -k audio) or the number of processes (-n 0: this
 #                     one, for --pdb)
 set -euo pipefail
@@ -17,7 +17,7 @@ if [ "${1-}" = --native ]; then
   shift
   set -- tests/native tests/kernels/cpu "$@"
   for tool in make:make cc:gcc aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \
-    node:nodejs npm:npm emcc:emscripten; do
+    node:nodejs npm:npm emcc:emscripten chromium:chromium; do
     command -v "${tool%%:*}" > /dev/null || missing="${missing-} ${tool#*:}"
   done
   case "${missing-}" in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac

@@ -1,0 +1,93 @@
+// Translates next to the page, which stays alive.  Messages in: load, translate, listen, hear, stop.
+// Messages out: progress, loaded, cut, segment, done, error.
+
+import { Engine, EngineError } from "./engine.js";
+import { describe, nameOf, openSource } from "./model_file.js";
+
+const LOOK_SECONDS = 1; // of new sound, before live audio is cut again
+let engine;
+let model; // its address
+let live = null;
+
+function tell(type, fields = {}) { postMessage({ type, ...fields }); }
+
+async function load({ source }) {
+  const name = nameOf(source);
+  engine ??= await Engine.load(new URL("cress.wasm", import.meta.url));
+  const { stream, size } = await openSource(source);
+  let told = 0;
+  const file = await engine.receive(stream.getReader(), size, (count) => {
+    if (count - told < 1 << 20) return;
+    told = count;
+    tell("progress", { done: count, all: size });
+  });
+  const about = describe(engine.bytes(file.address, file.count), name);
+  try {
+    model = engine.openModel(file);
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    throw new EngineError(`${name} is damaged or of another version (${error.message}): load it again, or export it again.`);
+  }
+  tell("loaded", { name, bytes: file.count, ...about });
+}
+
+/** Translates what is cut; the segments' number so far. */
+function translateCut(translator, from) {
+  let number = from;
+  for (let segment; (segment = translator.next()); number++)
+    tell("segment", { number, of: translator.segments, ...segment });
+  return number;
+}
+
+function finish(translator, number) {
+  translator.finish();
+  tell("cut", { of: translator.segments, byLoudness: translator.cutByLoudness });
+  translateCut(translator, number);
+  tell("done", { seconds: translator.seconds, srt: translator.subtitles("srt") });
+}
+
+function translate({ samples, channels, rate, options }) {
+  const translator = engine.openTranslator(model, options);
+  translator.begin(rate);
+  translator.feed(samples, channels, rate);
+  finish(translator, 0);
+  translator.close();
+}
+
+function listen({ rate, options }) {
+  const translator = engine.openTranslator(model, options);
+  translator.begin(rate);
+  live = { translator, rate, whole: options.whole, fresh: 0, number: 0 };
+}
+
+function hear({ samples }) {
+  if (!live) return;
+  live.translator.feed(samples);
+  live.fresh += samples.length;
+  if (live.whole || live.fresh < LOOK_SECONDS * live.rate) return;
+  live.fresh = 0;
+  if (live.translator.settle()) live.number = translateCut(live.translator, live.number);
+  tell("heard", { seconds: live.translator.seconds });
+}
+
+function stop() {
+  const { translator, number } = live;
+  live = null;
+  finish(translator, number);
+  translator.close();
+}
+
+const answers = { load, translate, listen, hear, stop };
+
+onmessage = async ({ data }) => {
+  try {
+    await answers[data.type](data);
+  } catch (error) {
+    // Not an error of the engine's own: it has stopped somewhere, and must not go on.
+    const broken = !(error instanceof EngineError);
+    const message = broken
+      ? `The translator has stopped (${error.message}): memory may be short; close other tabs, or cut the recording.`
+      : error.message;
+    tell("error", { message, broken });
+  }
+};
