@@ -29,11 +29,14 @@ from cress_svcd.data.audio import (
     read_audio,
     resampled_length,
 )
+from cress_svcd.data.augmentation.noise import coloured_noise
 from cress_svcd.data.corpus.manifest import estimated_rates
 from cress_svcd.errors import AudioError, ConfigError, ManifestError
 
 if TYPE_CHECKING:
     import pandas  # its import takes a tenth of a second, and translating needs none of it
+
+    from cress_svcd.data.augmentation.transforms import AudioTransforms
 
 # Where an edge goes, in seconds outwards, and how often.
 EDGES = ((0.3, -0.03, 0.0), (0.5, 0.0, 0.25), (0.2, 0.25, 1.0))
@@ -167,6 +170,8 @@ class CutSegments:
         n_frames: samples of each segment at ``sample_rate``, as announced.
         cuts: how segments are cut otherwise; None: they are not.
         plan: of the epoch, if ``cuts`` has made one; ``surroundings`` belong to it.
+        transforms: how segments are made to sound otherwise; None: they are not.
+        speeds: of the segments in the epoch, if ``transforms`` has drawn them.
     """
 
     audio_root: str
@@ -176,8 +181,34 @@ class CutSegments:
     cuts: CutVariation | None = None
     plan: Plan | None = None
     surroundings: Surroundings | None = None
+    transforms: "AudioTransforms | None" = None
+    speeds: np.ndarray | None = None
+
+    @property
+    def epoch_lengths(self) -> np.ndarray:
+        """Samples of each segment as it is cut, and as fast as it is, in this epoch."""
+        lengths = self.n_frames
+        if self.plan is not None:
+            lengths = lengths + self.plan.before + self.plan.after
+        return lengths if self.speeds is None else self.transforms.lengths(lengths, self.speeds)
+
+    def draw_speeds(self, epoch: int, longest: int | None) -> None:
+        """How fast the segments are in this epoch; after it is known how they are cut."""
+        if self.transforms is not None:
+            self.epoch, self.speeds = epoch, None
+            self.speeds = self.transforms.speeds(epoch, self.epoch_lengths, longest)
 
     def read_segment(self, audio: str, index: int, where: str) -> np.ndarray:
+        """A segment, as long as was announced, at the epoch's speed and as it sounds then.
+
+        Args and exceptions as of ``read_cut``.
+        """
+        wave = self.read_cut(audio, index, where)
+        if self.transforms is None:
+            return wave
+        return self.transforms.apply(wave, float(self.speeds[index]), self.epoch, index)
+
+    def read_cut(self, audio: str, index: int, where: str) -> np.ndarray:
         """A segment, as long as was announced.
 
         Args:
@@ -276,19 +307,6 @@ def _disturb(
     if gain:
         wave = np.clip(wave * 10 ** (gain / 20), -1, 1)
     return np.ascontiguousarray(wave, dtype=np.float32)
-
-
-def coloured_noise(samples: int, random: np.random.Generator, steepest: float = 0.5) -> np.ndarray:
-    """Noise of unit power, float32 of shape (samples,), from white to some colour.
-
-    Args:
-        steepest: its amplitude falls with the frequency to a power of 0 to this one; 0.5 is pink
-            noise, 1 brown.
-    """
-    spectrum = np.fft.rfft(random.standard_normal(samples))
-    spectrum *= np.maximum(1, np.arange(len(spectrum))) ** (-random.uniform(0, steepest))
-    noise = np.fft.irfft(spectrum, samples)
-    return (noise / max(1e-12, float(noise.std()))).astype(np.float32)
 
 
 def check_length(samples: int, n_frames: int, audio: str, sample_rate: int = SAMPLE_RATE) -> None:

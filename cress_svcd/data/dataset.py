@@ -25,6 +25,8 @@ from cress_svcd.errors import ConfigError
 if TYPE_CHECKING:
     import pandas  # its import takes a tenth of a second, and translating needs none of it
 
+    from cress_svcd.data.augmentation.transforms import AudioTransforms
+
 logger = logging.getLogger(__name__)
 
 # Beyond this share of unknown tokens a dictionary is not the one of the text.
@@ -155,6 +157,7 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
         neighbours: let in what stands next to a segment in its file; False for files that hold
             segments one behind the other.
         features: read in place of audio; of varied cuts the epochs take the variants in turn.
+        transforms: make the segments sound otherwise in each epoch; not of ``features``.
 
     Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
     long as ``n_frames`` says, by which batches are filled.
@@ -178,9 +181,10 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
         longest: int | None = None,
         neighbours: bool = True,
         batch_shapes: int = 0,
+        transforms: "AudioTransforms | None" = None,
     ):
         self.features = features
-        self.cuts, self.longest = cuts, longest
+        self.cuts, self.longest, self.transforms = cuts, longest, transforms
         self.places = places
         self.length_multiple = length_multiple
         self.audio = PackedStrings(audio)
@@ -202,21 +206,19 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Cut the segments as in this epoch."""
-        if self.cuts is None:
-            return
-        self.epoch = epoch
-        if self.features is not None:  # which were computed as those of the first epochs
-            self.epoch = epoch % self.features.variants
-            self.features.choose(self.epoch)
-        self.plan = self.cuts.plan(self.epoch, self.n_frames, self.longest)
+        """Cut the segments as in this epoch, and let them sound so."""
+        if self.cuts is not None:
+            self.epoch = epoch
+            if self.features is not None:  # which were computed as those of the first epochs
+                self.epoch = epoch % self.features.variants
+                self.features.choose(self.epoch)
+            self.plan = self.cuts.plan(self.epoch, self.n_frames, self.longest)
+        self.draw_speeds(epoch, self.longest)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Samples of each segment as it is cut in this epoch."""
-        if self.plan is None:
-            return self.n_frames
-        return self.n_frames + self.plan.before + self.plan.after
+        """Samples of each segment in this epoch."""
+        return self.epoch_lengths
 
     def __len__(self) -> int:
         return len(self.audio)
@@ -272,6 +274,8 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         """Whether the batches of one epoch are those of all: also of features in one variant."""
+        if self.transforms is not None:
+            return False
         return self.plan is None or (self.features is not None and self.features.variants == 1)
 
     def collater(self, samples: list[dict]) -> dict:

@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 import cress_svcd
 from cress_svcd.atomic_files import parse_yaml, read_text, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
@@ -323,6 +324,10 @@ class _StageChecks:
                 "task.batch_shapes",
                 "expected 0 without task.pad_audio: batches are cropped to their shortest segment",
             )
+        try:
+            AudioTransforms.parse(self._value("task", "audio_transforms") or "")
+        except ConfigError as error:
+            raise self.error("task.audio_transforms", str(error).partition(": ")[2]) from None
         updates = self.sections.get("optimization", {}).get("max_update", 0)
         if updates <= 0:
             raise self.error("optimization.max_update", f"{updates}; expected how long to train")

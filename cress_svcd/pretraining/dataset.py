@@ -6,6 +6,7 @@ from fairseq.data import HubertDataset
 from torch import Tensor
 from torch.nn import functional as F
 
+from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.data.batch_shapes import BatchShapes, ShapedBatches
 from cress_svcd.data.cut_variation import CutSegments, CutVariation, Surroundings
 from cress_svcd.data.dataset import SHAPE_MULTIPLE, PackedStrings, round_up
@@ -26,6 +27,8 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
         cuts: vary the cuts of the segments, in each epoch otherwise; frames beyond a segment have
             the label of padding.
         neighbours: let in what stands next to a segment in its file.
+        transforms: make the segments sound otherwise in each epoch; labels of frames follow their
+            speed.
         batch_shapes: lengths to which batches are padded (:class:`BatchShapes`), letters and units
             with them; 0: any.  Only with ``pad_audio``.
 
@@ -42,6 +45,7 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
         cuts: CutVariation | None = None,
         neighbours: bool = True,
         batch_shapes: int = 0,
+        transforms: AudioTransforms | None = None,
         **options,
     ):
         super().__init__(manifest_path, sample_rate, label_paths, store_labels=False, **options)
@@ -52,10 +56,10 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
         self.label_offsets_list = [
             np.array(offsets, dtype=np.int64).reshape(-1, 2) for offsets in self.label_offsets_list
         ]
-        self.cuts, self.n_frames = cuts, self.sizes
+        self.cuts, self.n_frames, self.transforms = cuts, self.sizes, transforms
         if cuts is not None:
             self.surroundings = Surroundings(self.audio_names, neighbours)
-            self.set_epoch(self.epoch)
+        self.set_epoch(self.epoch)
         if batch_shapes:
             # Of the first epoch's cuts, whichever epoch training goes on in.
             self.token_counts = self._letters()
@@ -80,16 +84,17 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
         return np.minimum(self.sizes, self.max_sample_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Cut the segments as in this epoch."""
+        """Cut the segments as in this epoch, and let them sound so."""
         if self.cuts is not None:
             self.epoch = epoch
             self.plan = self.cuts.plan(epoch, self.n_frames, self.max_sample_size)
-            self.sizes = self.n_frames + self.plan.before + self.plan.after
+        self.draw_speeds(epoch, self.max_sample_size)
+        self.sizes = self.epoch_lengths
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
         """Whether the batches of one epoch are those of all."""
-        return self.cuts is None
+        return self.cuts is None and self.transforms is None
 
     def get_audio(self, index: int) -> Tensor:
         """The waveform of a segment, float32 of shape (samples,)."""
@@ -135,9 +140,12 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
             file.seek(start)
             text = file.read(end - start).decode("utf-8")
         labels = self.label_processors[label_idx](text).long()
-        if self.plan is None or self.label_rates[label_idx] <= 0:
+        if self.label_rates[label_idx] <= 0:
             return labels
-        return self._move(labels, self.label_rates[label_idx], index, self.pad_list[label_idx])
+        if self.plan is not None:
+            rate, pad = self.label_rates[label_idx], self.pad_list[label_idx]
+            labels = self._move(labels, rate, index, pad)
+        return labels if self.speeds is None else at_speed(labels, float(self.speeds[index]))
 
     def _move(self, labels: Tensor, rate: float, index: int, pad: int) -> Tensor:
         """Labels of frames as the segment is cut in this epoch."""
@@ -145,3 +153,10 @@ class SegmentHubertDataset(CutSegments, ShapedBatches, HubertDataset):
         before, after = (round(int(edge) * rate / self.sample_rate) for edge in edges)
         kept = labels[max(0, -before) : len(labels) - max(0, -after)]
         return F.pad(kept, (max(0, before), max(0, after)), value=pad)
+
+
+def at_speed(labels: Tensor, speed: float) -> Tensor:
+    """Labels of frames, (frames,), of what is said so much faster."""
+    frames = round(len(labels) / speed)
+    places = ((torch.arange(frames) + 0.5) * speed).long()
+    return labels[places.clamp(max=max(0, len(labels) - 1))]

@@ -10,6 +10,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig, HubertPretrainingTask
 from omegaconf import II
 
+from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.data.cut_variation import CutVariation
 from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE
 from cress_svcd.errors import ConfigError
@@ -35,6 +36,13 @@ class SegmentHubertPretrainingConfig(GraphTrainingOptions, HubertPretrainingConf
         metadata={
             "help": "share of the training segments that each epoch cuts otherwise than the corpus "
             "does, as the option of speech_and_text_translation; only with transcripts"
+        },
+    )
+    audio_transforms: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "make training's speech sound otherwise in every epoch, as the option of "
+            "speech_and_text_translation"
         },
     )
     neighbouring_speech: bool = field(
@@ -100,6 +108,7 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
             random_crop=cfg.random_crop,
             cuts=self._cuts(split),
             batch_shapes=self._batch_shapes(split),
+            transforms=self._transforms(split),
             neighbours=cfg.neighbouring_speech,
             # With transcripts the model is ours, which knows true lengths.
             length_multiple=GPU_LENGTH_MULTIPLE
@@ -151,6 +160,13 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
         if torch.cuda.is_available():  # as the rest of the batch: else its copy waits for the GPU
             drawn["masks"] = {name: mask.pin_memory() for name, mask in drawn["masks"].items()}
         return {**sample, **drawn}
+
+    def _transforms(self, split: str) -> AudioTransforms | None:
+        """How the split that is trained on is made to sound otherwise."""
+        wanted = self.cfg.audio_transforms
+        if not wanted or split != self.cfg.train_subset:
+            return None
+        return AudioTransforms.parse(wanted, self.cfg.seed)
 
     def _cuts(self, split: str) -> CutVariation | None:
         """How the cuts of a split are varied: where letters say what is said, labels can miss."""

@@ -11,6 +11,7 @@ from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
 from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
 
 from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
+from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.data.config import DataConfig, load_dictionary
 from cress_svcd.data.corpus.binary_text import check_binary_pairs
 from cress_svcd.data.corpus.manifest import read_manifest
@@ -157,6 +158,7 @@ class DataTask(TranslationTask):
             return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
         features = self._cached_features(split, frame, training, join_segments)
         cuts = self._cuts(features) if training else None
+        transforms = self._transforms(features) if training else None
         return SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -170,10 +172,26 @@ class DataTask(TranslationTask):
             length_multiple=self.length_multiple,
             places=Places(manifests),
             cuts=cuts,
-            longest=self._longest(features) if cuts else None,
+            longest=self._longest(features) if cuts or transforms else None,
             batch_shapes=self.cfg.batch_shapes if training else 0,
             neighbours=neighbours,
+            transforms=transforms,
         )
+
+    def _transforms(self, features: FeatureCache | None) -> AudioTransforms | None:
+        """How training's speech is made to sound otherwise.
+
+        Raises:
+            ConfigError: there is no speech to be changed, but its features.
+        """
+        transforms = AudioTransforms.parse(self.cfg.audio_transforms or "", self.cfg.seed)
+        if transforms and features is not None:
+            raise ConfigError(
+                f"--audio-transforms {self.cfg.audio_transforms} changes audio in every epoch, and "
+                f"{self.cfg.feature_cache} holds features of the audio as it is: leave out one of "
+                "the two"
+            )
+        return transforms
 
     def _neighbours(self, audio: "pandas.Series") -> tuple[bool, float]:
         """Whether varied cuts let in neighbouring speech, and the share of joined segments."""

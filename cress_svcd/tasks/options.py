@@ -95,6 +95,14 @@ class SpeechAndTextTranslationConfig(GraphTrainingOptions, TranslationConfig):
             "for each segment (0.1: a tenth more)"
         },
     )
+    audio_transforms: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "make training's speech sound otherwise in every epoch: NAME or NAME=SHARE of "
+            "the segments, comma separated, of speed, room, noise, band, codec, gain, mask; or "
+            "all. Not with --feature-cache"
+        },
+    )
     text_input: bool = field(
         default=False,
         metadata={

@@ -122,6 +122,7 @@ def test_values_can_be_changed_from_outside(tmp_path):
         ("optimizer.adam_eps", "tiny", "key optimizer.adam_eps: 'tiny'"),
         ("masked_prediction.model.mask_prob", "0", "model.mask_prob: expected more than 0"),
         ("masked_prediction.model._name", "hubert2", "masked_prediction.model._name: 'hubert2'"),
+        ("task.audio_transforms", "echo", "task.audio_transforms: 'echo'; expected NAME or NAME"),
         ("task.data", "x", "key task.data: is set by the command"),
         ("common.seed", "1", "key common.seed: is set by the command"),
         ("model.conv_feature_layers", "'[(16,10,5)] * 2'", "strides multiply to 25; expected 320"),

@@ -6,6 +6,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks.hubert_pretraining import LabelEncoder
 
 from cress_svcd.data.audio import read_audio
+from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.data.batch_shapes import BatchShapes
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
 
@@ -81,6 +82,42 @@ def test_batches_are_padded(dataset):
     assert batch["target_lengths_list"][0].tolist() == [24, 29]
     assert frames.shape == (2, 29) and (frames[0, 24:] == 1).all()
     assert letters.shape == (2, 3)
+
+
+class TestTransforms:
+    """Segments that sound otherwise in each epoch."""
+
+    @pytest.fixture
+    def varied(self, dataset):
+        dataset.transforms = AudioTransforms.parse("all,speed=1")
+        dataset.set_epoch(2)
+        return dataset
+
+    def test_segments_have_the_length_that_batches_are_made_for(self, varied):
+        assert (varied.sizes != varied.n_frames).all()
+        assert not varied.can_reuse_epoch_itr_across_epochs
+        for index in range(3):
+            assert len(varied[index]["source"]) == varied.sizes[index] == varied.size(index)
+
+    def test_labels_of_frames_follow_the_speed_and_letters_stay(self, varied):
+        *_, units, texts, dictionaries = varied.test
+        for index in range(3):
+            frames, letters = varied[index]["label_list"]
+            speed = varied.speeds[index]
+            assert len(frames) == round(len(units[index]) / speed)
+            for place, label in enumerate(dictionaries[0].string(frames).split()):
+                assert int(label) == units[index][int((place + 0.5) * speed)]
+            assert dictionaries[1].string(letters) == texts[index]
+
+    def test_slower_segments_are_not_longer_than_the_longest(self, dataset):
+        dataset.transforms, dataset.max_sample_size = AudioTransforms.parse("speed=1"), 9_700
+        for epoch in range(1, 9):
+            dataset.set_epoch(epoch)
+            assert dataset.sizes.max() <= 9_700
+
+    def test_a_batch(self, varied):
+        batch = varied.collater([varied[index] for index in range(3)])
+        assert batch["net_input"]["source"].shape == (3, varied.sizes.max())
 
 
 class TestShapes:

@@ -373,6 +373,19 @@ class TestCuts:
         assert not [line for line in caplog.messages if "packed by shard-audio" in line]
 
 
+def test_training_alone_sounds_otherwise(prepared):
+    task = make_task(prepared, "--st-training", "--audio-transforms", "speed=1,room", "--seed", "5")
+    for split in ("train", "dev"):
+        task.load_dataset(split)
+    train, dev = task.dataset("train"), task.dataset("dev")
+    assert train.transforms.shares == {"speed": 1.0, "room": 0.3} and train.transforms.seed == 5
+    assert (train.lengths != train.n_frames).mean() > 0.9
+    assert dev.transforms is None and (dev.lengths == dev.n_frames).all()
+    assert len(train[0]["audio"]) == train.lengths[0]
+    with pytest.raises(ConfigError, match="--audio-transforms: 'echo'; expected"):
+        make_task(prepared, "--st-training", "--audio-transforms", "echo").load_dataset("train")
+
+
 @pytest.fixture(scope="module")
 def cached(prepared, hubert, tmp_path_factory):
     """Features of varied cuts and joined segments."""
@@ -390,6 +403,11 @@ class TestCachedCuts:
         make_model(cfg, task)
         task.load_dataset(split)
         return task.dataset(split)
+
+    def test_they_are_of_audio_as_it_is(self, prepared, hubert, cached):
+        flags = ("--vary-cuts", "1", "--join-segments", "0.2", "--audio-transforms", "noise")
+        with pytest.raises(ConfigError, match="--audio-transforms noise changes audio.*leave out"):
+            self.load(prepared, hubert, cached, *flags, "--max-tokens", "480000")
 
     def test_training_takes_them(self, prepared, hubert, cached):
         cuts = ("--vary-cuts", "1", "--join-segments", "0.2", "--max-tokens", "480000")
