@@ -79,11 +79,11 @@ export class Engine {
   }
 
   /** Pieces of a file, of which `expected` bytes are to come (0: nobody knows), into memory. */
-  async receive(pieces, expected, onProgress) {
+  async receive(read, expected, onProgress) {
     let room = expected || 1 << 20;
     let address = this.take(room);
     let count = 0;
-    for (let piece; !(piece = await pieces.read()).done; onProgress(count)) {
+    for (let piece; !(piece = await read()).done; onProgress(count)) {
       if (count + piece.value.length > room) {
         room = Math.ceil(1.5 * (count + piece.value.length));
         const moved = this.calls.realloc(address, room);

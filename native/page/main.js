@@ -12,8 +12,11 @@ let close = null; // ends the microphone
 let result = null;
 let begun = 0;
 let until = Infinity;
+let soundAt = 0; // when the microphone was last not silent
 
-function say(text) { $("#status").textContent = text; }
+function say(text) {
+  if ($("#status").textContent !== text) $("#status").textContent = text;
+}
 
 function fail(message) {
   $("#error").textContent = message;
@@ -44,18 +47,19 @@ const answers = {
     say(result?.cancelled ? "Cancelled." : "The model is ready: choose a recording, or speak.");
   },
   cut({ of, byLoudness }) {
-    if (byLoudness) say("The model hears no speech in this recording; it is cut by loudness.");
+    say(byLoudness ? "The model hears no speech in this recording; it is cut by loudness." : "Translating …");
     showProgress(0, of);
   },
   segment({ number, of, ...segment }) {
     addSegment(segment);
-    if (close) return;
-    showProgress(number + 1, of);
-    say(`Segment ${number + 1} of ${of}`);
+    if (!close) showProgress(number + 1, of);
   },
   heard({ seconds }) {
-    const behind = result.heard - seconds;
-    if (close) say(behind > 5 ? `Listening. The translation is ${Math.round(behind)} s behind.` : "Listening …");
+    if (!close) return;
+    const behind = 5 * Math.floor((result.heard - seconds) / 5); // every change is read aloud
+    if (behind) say(`Listening. The translation is ${behind} s behind.`);
+    else if (result.heard - soundAt > 3) say("Listening, but the microphone is silent: is it muted?");
+    else say("Listening …");
   },
   done({ seconds, srt }) {
     result.srt = srt;
@@ -66,8 +70,9 @@ const answers = {
     if (length) say(`Done: ${length} segments of ${seconds.toFixed(1)} s${result.live ? "" : `, in ${took} s`}.`);
     else fail("Nothing was heard in this recording: it is silent, or only noise. Options, Cut, “not at all” translates it all the same.");
   },
-  error({ message, broken }) {
+  error({ message, broken, loading }) {
     stopListening();
+    if (loading) model = null; // it would fail again
     if (broken) restart();
     else setBusy(false);
     fail(message);
@@ -101,6 +106,17 @@ function load(wanted) {
   worker.postMessage({ type: "load", source });
 }
 
+function loadAddress(address) {
+  let url;
+  try {
+    url = new URL(address, location.href).href;
+  } catch {
+    fail(`${address} is no address: type one such as https://example.org/model.cress.`);
+    return;
+  }
+  newModel(url);
+}
+
 function newModel(wanted) {
   model = null;
   result = null;
@@ -121,6 +137,7 @@ function addSegment(segment) {
   const words = document.createElement("span");
   words.className = "words";
   words.lang = model.to;
+  words.dir = "auto";
   words.textContent = segment.text;
   item.append(time, words);
   $("#segments").append(item);
@@ -196,10 +213,12 @@ async function speak() {
     const opened = await openMicrophone((samples) => {
       if (!close) return;
       mine.heard += samples.length / rate;
+      if (samples.some((sample) => sample)) soundAt = mine.heard;
       worker.postMessage({ type: "hear", samples }, [samples.buffer]);
-    });
+    }, () => close && speak());
     if (mine.cancelled) { opened.close(); return; }
     ({ rate, close } = opened);
+    soundAt = 0;
     worker.postMessage({ type: "listen", rate, options: options() });
     $("#speak").disabled = false;
     $("#speak").setAttribute("aria-pressed", "true");
@@ -237,7 +256,7 @@ $("#model-file").addEventListener("change", ({ target }) => target.files[0] && n
 $("#model").addEventListener("submit", (event) => {
   event.preventDefault();
   const address = $("#model-url").value.trim();
-  if (address) newModel(new URL(address, location.href).href);
+  if (address) loadAddress(address);
   else fail("There is no address of a model: type one, or choose a file.");
 });
 $("#recording").addEventListener("submit", (event) => event.preventDefault());
@@ -264,6 +283,6 @@ if (!document.documentElement.classList.contains("unusable")) {
   const address = new URLSearchParams(location.search).get("model");
   if (address) {
     $("#model-url").value = address;
-    newModel(new URL(address, location.href).href);
+    loadAddress(address);
   } else say("Choose a model to begin with.");
 }

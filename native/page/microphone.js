@@ -19,8 +19,8 @@ function openContext(stream) {
   }
 }
 
-/** -> the rate of the samples, and what ends them. */
-export async function openMicrophone(onSamples) {
+/** -> the rate of the samples, and what ends them; onEnd: the microphone has gone. */
+export async function openMicrophone(onSamples, onEnd) {
   if (!navigator.mediaDevices)
     throw new Error("The microphone cannot be used: browsers give it to pages of https and of localhost alone. Choose a file, or host the page with https.");
   const plain = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
@@ -28,6 +28,8 @@ export async function openMicrophone(onSamples) {
     throw new Error(`The microphone cannot be used: ${REASONS[error.name] ?? error.message}.`);
   });
   const [context, microphone] = openContext(stream);
+  context.resume(); // Safari begins them asleep
+  for (const track of stream.getTracks()) track.onended = onEnd;
   await context.audioWorklet.addModule("blocks.js");
   const node = new AudioWorkletNode(context, "blocks");
   node.port.onmessage = ({ data }) => onSamples(data);

@@ -1,5 +1,5 @@
 // Translates next to the page, which stays alive.  Messages in: load, translate, listen, hear, stop.
-// Messages out: progress, loaded, cut, segment, done, error.
+// Messages out: progress, loaded, cut, segment, heard, done, error.
 
 import { Engine, EngineError } from "./engine.js";
 import { describe, nameOf, openSource } from "./model_file.js";
@@ -16,7 +16,11 @@ async function load({ source }) {
   engine ??= await Engine.load(new URL("cress.wasm", import.meta.url));
   const { stream, size } = await openSource(source);
   let told = 0;
-  const file = await engine.receive(stream.getReader(), size, (count) => {
+  const pieces = stream.getReader();
+  const read = () => pieces.read().catch(() => {
+    throw new EngineError(`${name} could not be read to its end: load it again.`);
+  });
+  const file = await engine.receive(read, size, (count) => {
     if (count - told < 1 << 20) return;
     told = count;
     tell("progress", { done: count, all: size });
@@ -48,10 +52,13 @@ function finish(translator, number) {
 
 function translate({ samples, channels, rate, options }) {
   const translator = engine.openTranslator(model, options);
-  translator.begin(rate);
-  translator.feed(samples, channels, rate);
-  finish(translator, 0);
-  translator.close();
+  try {
+    translator.begin(rate);
+    translator.feed(samples, channels, rate);
+    finish(translator, 0);
+  } finally {
+    translator.close();
+  }
 }
 
 function listen({ rate, options }) {
@@ -73,8 +80,11 @@ function hear({ samples }) {
 function stop() {
   const { translator, number } = live;
   live = null;
-  finish(translator, number);
-  translator.close();
+  try {
+    finish(translator, number);
+  } finally {
+    translator.close();
+  }
 }
 
 const answers = { load, translate, listen, hear, stop };
@@ -83,11 +93,13 @@ onmessage = async ({ data }) => {
   try {
     await answers[data.type](data);
   } catch (error) {
+    live?.translator.close();
+    live = null;
     // Not an error of the engine's own: it has stopped somewhere, and must not go on.
     const broken = !(error instanceof EngineError);
     const message = broken
       ? `The translator has stopped (${error.message}): memory may be short; close other tabs, or cut the recording.`
       : error.message;
-    tell("error", { message, broken });
+    tell("error", { message, broken, loading: data.type === "load" });
   }
 };

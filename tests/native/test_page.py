@@ -253,6 +253,9 @@ def test_an_address_without_a_model(page, url):
     page.keyboard.press("Enter")
     message = f"{url}nowhere.cress answers 404: check the address."
     api.expect(page.get_by_role("alert")).to_have_text(message)
+    page.fill("#model-url", "https://:nowhere")
+    page.keyboard.press("Enter")
+    api.expect(page.get_by_role("alert")).to_contain_text("https://:nowhere is no address")
 
 
 def test_bad_recordings_are_said(ready, voice, tmp_path):
