@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     from cress_svcd.atomic_files import write_json
     from cress_svcd.inference.pack_checkpoint import pack_checkpoint
     from cress_svcd.inference.packed_tensors import Precision
+    from cress_svcd.quantization.low_bit_grid import LowBits
 
     precision = Precision(
         args.dtype,
@@ -99,9 +100,7 @@ def run(args: argparse.Namespace) -> None:
         args.int8_convolutions,
         args.bf16_convolutions,
         args.keep_ctc_head,
-        args.embedding_bits,
-        args.hubert_bits,
-        args.subsampler_bits,
+        LowBits(args.embedding_bits, args.hubert_bits, args.subsampler_bits),
     )
     report = pack_checkpoint(
         args.checkpoint, args.output, precision, data=args.data, allow_full=args.allow_full

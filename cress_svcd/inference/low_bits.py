@@ -4,7 +4,7 @@ A weight of b bits is q * scale, one scale a row (an entry of the vocabulary, an
 q one of the 2^b odd numbers from -(2^b - 1) to 2^b - 1: a sum of b sign planes, plane i times 2^i.
 A file holds the planes, (rows, b, ceil(n / 8)) bytes as ``packed_layout.pack_signs`` makes them, n
 weights a row.  Loading turns them into int8 in the weight's shape, so that a model computes by the
-kernels of int8 and as fast as with these.
+kernels of int8 and as fast as with these.  ``quantization.low_bit_grid`` finds q and scale.
 """
 
 import json
@@ -16,49 +16,7 @@ from torch import Tensor
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.kernels.packed_layout import pack_signs, row_bytes, unpack_signs
-
-CHOICES = (1, 2, 3, 4)
-# Shares of a row's largest magnitude that the grid's end is tried at, and how often q and scale are
-# then fitted to each other.
-_SHARES = [step / 8 for step in range(2, 9)]
-_FITS = 4
-
-
-def quantize_low(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """int8 q in the shape of ``weight`` (rows x ...), and the float32 scale of each row.
-
-    Of the scales tried the one with the least squared error in its row; the alternation of
-    q and scale is Lloyd's (1982) for an equally spaced grid.  With 1 bit the scale is the mean
-    magnitude.  A row of zeros has the scale 0.
-    """
-    exact = weight.detach().float().flatten(1)
-    qmax = 2**bits - 1
-    largest = exact.abs().amax(dim=1, keepdim=True)
-    best = best_scale = None
-    for share in _SHARES:
-        scale = largest * (share / qmax)
-        for _ in range(_FITS):
-            scale = _fitted(exact, _nearest(exact, scale, qmax))
-        error = (exact - _nearest(exact, scale, qmax) * scale).square().sum(1, keepdim=True)
-        if best is None or best_scale is None:
-            best, best_scale = error, scale
-        else:
-            best_scale = torch.where(error < best, scale, best_scale)
-            best = torch.minimum(error, best)
-    assert best_scale is not None
-    q = _nearest(exact, best_scale, qmax).to(torch.int8)
-    return q.view(weight.shape), best_scale.squeeze(1)
-
-
-def _nearest(exact: Tensor, scale: Tensor, qmax: int) -> Tensor:
-    """The nearest odd numbers to exact / scale, ties upwards, as float32."""
-    ratio = exact / scale.clamp_min(torch.finfo(torch.float32).tiny)
-    return ratio.div_(2).floor_().mul_(2).add_(1).clamp_(-qmax, qmax)
-
-
-def _fitted(exact: Tensor, q: Tensor) -> Tensor:
-    """The scale of each row with the least squared error for its q."""
-    return (exact * q).sum(1, keepdim=True) / q.square().sum(1, keepdim=True)
+from cress_svcd.quantization.low_bit_grid import CHOICES
 
 
 def to_bit_planes(q: Tensor, bits: int) -> Tensor:

@@ -1,5 +1,6 @@
 """A quantised checkpoint as a packed file."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -16,6 +17,8 @@ from cress_svcd.inference.packed_checkpoint import write_packed
 from cress_svcd.inference.packed_tensors import Precision, pack_tensors
 from cress_svcd.inference.size_report import size_report
 from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.models.low_bit_options import trained_bits
+from cress_svcd.quantization.low_bit_grid import LowBits
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ def pack_checkpoint(
             "with --arch quant_transformer first, or give --allow-full to convert the precision of "
             "a full-precision model alone"
         )
+    precision = with_trained_bits(precision, model, checkpoint)
     try:
         tensors, description = pack_tensors(state["model"], layers, precision)
     except (CheckpointError, ConfigError) as error:
@@ -89,6 +93,27 @@ def pack_checkpoint(
         },
     )
     return size_report(tensors, description) | {"file_bytes": output.stat().st_size}
+
+
+def with_trained_bits(precision: Precision, model: dict, checkpoint: Path) -> Precision:
+    """``precision`` with the bits that the checkpoint was trained at.
+
+    Raises:
+        ConfigError: it asks for others.
+    """
+    try:
+        trained = dataclasses.asdict(trained_bits(model))
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint}: cfg.model: {error}; copy it again") from None
+    asked = dataclasses.asdict(precision.low_bits)
+    for kind, bits in trained.items():
+        if bits and asked[kind] not in (None, bits):
+            raise ConfigError(
+                f"{checkpoint}: --{kind}-bits {asked[kind]}: it was trained at {bits} with "
+                f"--quant-{kind}-bits: leave --{kind}-bits out"
+            )
+    found = {kind: trained[kind] or asked[kind] for kind in trained}
+    return dataclasses.replace(precision, low_bits=LowBits(**found))
 
 
 def require_ctc_head(model: dict, checkpoint: Path) -> None:

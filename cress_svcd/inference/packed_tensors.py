@@ -15,17 +15,22 @@ from tqdm import tqdm
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.int8_modules import dequantize_rows, quantize_rows
-from cress_svcd.inference.low_bits import quantize_low, to_bit_planes, widen
+from cress_svcd.inference.low_bits import to_bit_planes, widen
 from cress_svcd.models.ties import tie_equal
+from cress_svcd.quantization.low_bit_grid import (
+    FRONT_END_PROJECTION,
+    TABLES,
+    LowBits,
+    quantize_low,
+    quantize_trained,
+)
 from cress_svcd.quantization.packed_linear import PackedLinear
 from cress_svcd.quantization.policy import LayerSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TABLES = ("embed_tokens", "output_projection", "ctc_head")
-FRONT_END_PROJECTION = "post_extract_proj"  # from HuBERT's convolutions to its transformer
-SUBSAMPLER = "encoder.subsampler."
 # Only a loss and transcripts need it, and it is as large as an embedding.
 CTC_HEAD = "encoder.ctc_head."
+STEP = "log2_step"  # of a module that was trained at few bits
 UNINITIALISED = "._float_tensor"  # buffers that older fairseq never fills
 
 Tensors = dict[str, Tensor]
@@ -42,9 +47,7 @@ class Precision:
             projection between the speech encoder's convolutions and its transformer.
         bf16_convolutions: they are computed in bf16 where the processor has instructions for it.
         keep_ctc_head: it stays, as embeddings are stored; transcripts need it.
-        embedding_bits: fewer than 8 bits for embeddings and output projection, see ``low_bits``.
-        hubert_bits: the same for the speech encoder's convolutions and the projection after them.
-        subsampler_bits: the same for the subsampler's convolutions.
+        low_bits: fewer than 8 bits for some of them, see ``low_bits``.
     """
 
     dtype: str = "fp16"
@@ -52,22 +55,20 @@ class Precision:
     int8_convolutions: bool = False
     bf16_convolutions: bool = False
     keep_ctc_head: bool = False
-    embedding_bits: int | None = None
-    hubert_bits: int | None = None
-    subsampler_bits: int | None = None
+    low_bits: LowBits = LowBits()
 
     def bits_of_convolution(self, name: str) -> int | None:
         """Of the integers that hold the convolution ``name``; None: ``dtype`` holds it."""
-        bits = self.subsampler_bits if name.startswith(SUBSAMPLER) else self.hubert_bits
-        return bits or (8 if self.int8_convolutions else None)
+        return self.low_bits.of_convolution(name) or (8 if self.int8_convolutions else None)
 
     def bits_of_table(self, name: str) -> int | None:
         """The same for the table or projection ``name``."""
-        if name.rpartition(".")[2] == FRONT_END_PROJECTION:
-            return self.hubert_bits or (8 if self.int8_convolutions else None)
-        if name.rpartition(".")[2] in TABLES:
-            return self.embedding_bits or (8 if self.int8_embeddings else None)
-        return None
+        last = name.rpartition(".")[2]
+        if last not in (*TABLES, FRONT_END_PROJECTION):
+            return None
+        is_table = last != FRONT_END_PROJECTION
+        in_int8 = self.int8_embeddings if is_table else self.int8_convolutions
+        return self.low_bits.of_table(name) or (8 if in_int8 else None)
 
 
 def pack_tensors(
@@ -125,6 +126,14 @@ def pack_tensors(
     }
 
 
+def _trained_step(name: str, scale: Tensor | None, description: Mapping[str, Any]) -> Tensors:
+    """The step of a module that was trained at few bits, from the scale in a packed file."""
+    how = description.get("low_bits", {}).get(name, {})
+    if scale is None or not how.get("trained"):
+        return {}
+    return {f"{name}.{STEP}": (2 * scale.float()).log2()}
+
+
 def _take(tensors: Tensors, name: str) -> Tensors:
     """Remove the tensors of the module ``name`` and return them by their names in it."""
     prefix = f"{name}."
@@ -168,8 +177,9 @@ def _pack_convolutions(
             norm = _normalised_dimension(own["weight_g"])
             weight = torch._weight_norm(own["weight_v"].float(), own["weight_g"].float(), norm)
         if bits:
-            packed[f"{name}.weight"], packed[f"{name}.scale"] = _quantize(weight, bits)
-            _describe_low(low_bits, name, weight, bits)
+            step = own.get(STEP)
+            packed[f"{name}.weight"], packed[f"{name}.scale"] = _quantize(weight, bits, step)
+            _describe_low(low_bits, name, weight, bits, step)
         else:
             packed[f"{name}.weight"] = weight.detach().to(dtype)
         if "bias" in own:
@@ -187,17 +197,21 @@ def _normalised_dimension(gains: Tensor) -> int:
     return max(range(gains.dim()), key=lambda dimension: gains.shape[dimension])
 
 
-def _quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """What a file holds of ``weight`` (rows x ...): int8 or bit planes, and the scales."""
+def _quantize(weight: Tensor, bits: int, step: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a file holds of ``weight`` (rows x ...), by its trained ``step`` where there is one:
+    int8 or bit planes, and the scales."""
     if bits == 8:
         return quantize_rows(weight)
-    q, scale = quantize_low(weight, bits)
+    q, scale = quantize_low(weight, bits) if step is None else quantize_trained(weight, bits, step)
     return to_bit_planes(q, bits), scale
 
 
-def _describe_low(low_bits: dict[str, Any], name: str, weight: Tensor, bits: int) -> None:
+def _describe_low(
+    low_bits: dict[str, Any], name: str, weight: Tensor, bits: int, step: Tensor | None
+) -> None:
     if bits < 8:
-        low_bits[name] = {"bits": bits, "shape": list(weight.shape)}
+        trained = {} if step is None else {"trained": True}
+        low_bits[name] = {"bits": bits, "shape": list(weight.shape), **trained}
 
 
 def _pack_tables(
@@ -209,11 +223,21 @@ def _pack_tables(
         for name, dot, key in (key.rpartition(".") for key in rest)
         if dot and key == "weight" and (bits := precision.bits_of_table(name))
     }
-    by_bits = {bits: _once(functools.partial(_quantize, bits=bits)) for bits in set(names.values())}
+    # What shares a weight shares its steps.
+    steps = {
+        rest[f"{name}.weight"].data_ptr(): rest.pop(f"{name}.{STEP}")
+        for name in names
+        if f"{name}.{STEP}" in rest
+    }
+
+    def quantize(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        return _quantize(weight, bits, steps.get(weight.data_ptr()))
+
+    by_bits = {bits: _once(functools.partial(quantize, bits=bits)) for bits in set(names.values())}
     for name, bits in names.items():
         weight = rest.pop(f"{name}.weight")
         packed[f"{name}.weight"], packed[f"{name}.scale"] = by_bits[bits](weight)
-        _describe_low(low_bits, name, weight, bits)
+        _describe_low(low_bits, name, weight, bits, steps.get(weight.data_ptr()))
     return list(names)
 
 
@@ -289,6 +313,7 @@ def unpack_tensors(
             tensors[f"{name}.weight_g"] = norm
         if "bias" in own:
             tensors[f"{name}.bias"] = own["bias"].float()
+        tensors |= _trained_step(name, own.get("scale"), description)
     scales = {name: rest.pop(f"{name}.scale") for name in description["tables"]}
     dense: dict[tuple, Tensor] = {}
     for name, scale in scales.items():
@@ -297,5 +322,6 @@ def unpack_tensors(
         if key not in dense:
             dense[key] = dequantize_rows(q, scale)
         tensors[f"{name}.weight"] = dense[key]
+        tensors |= _trained_step(name, scale, description)
     full = _once(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
     return tensors | {name: full(tensor) for name, tensor in rest.items()}, quantization_map

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cress_svcd.kernels import dispatch
+from cress_svcd.quantization.low_bit_modules import QuantConv1d
 
 
 def faster(positions: nn.Sequential) -> nn.Sequential:
@@ -76,7 +77,7 @@ class ConvolutionalPositions(nn.Sequential):
 
 def _weight(conv: nn.Module, dtype: torch.dtype) -> Tensor:
     """(out, channels of a group, kernel_size); a normalised one is made as torch makes it."""
-    if not isinstance(conv, nn.Conv1d):
+    if isinstance(conv, QuantConv1d) or not isinstance(conv, nn.Conv1d):
         return conv.dense_weight(dtype)
     if hasattr(conv, "weight_v"):
         return torch._weight_norm(conv.weight_v, conv.weight_g, dim=2).to(dtype)

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from cress_svcd.errors import CheckpointError
 from cress_svcd.kernels.cuda_graph import is_capturing
+from cress_svcd.quantization.low_bit_modules import QuantConv1d
 
 Samples = TypeVar("Samples", int, Tensor)
+_CONVOLUTIONS = (nn.Conv1d, QuantConv1d)
 
 
 def frames_of_blocks(
@@ -43,7 +45,7 @@ def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> T
         for module in block:
             if isinstance(module, Fp32GroupNorm):
                 x = masked_channel_norm(x, count, module)
-            elif type(module) is nn.Conv1d and x.is_cuda:
+            elif type(module) in _CONVOLUTIONS and x.is_cuda:
                 x = _convolve_frames(module, x)
             else:
                 x = module(x)
@@ -54,7 +56,12 @@ def _convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """``conv`` (without padding) of (batch, channels, time), whose channels lie together
     before and after: what the tensor cores take as it is, and cuDNN else copies to and fro."""
     x = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, conv.weight.unsqueeze(2), conv.bias, (1, *conv.stride)).squeeze(2)
+    return F.conv2d(x, weight_of(conv).unsqueeze(2), conv.bias, (1, *conv.stride)).squeeze(2)
+
+
+def weight_of(conv: nn.Conv1d) -> Tensor:
+    """What it convolves with, (out, channels of a group, kernel_size)."""
+    return conv.dense_weight() if isinstance(conv, QuantConv1d) else conv.weight
 
 
 def normalises_windows(block: nn.Sequential, x: Tensor) -> bool:
@@ -62,7 +69,7 @@ def normalises_windows(block: nn.Sequential, x: Tensor) -> bool:
     aside: that of HuBERT-Base which comes first."""
     conv, dropout, norm = block[0], block[1], block[2]
     return (
-        type(conv) is nn.Conv1d
+        type(conv) in _CONVOLUTIONS
         and x.size(1) == 1
         and conv.bias is None
         and conv.padding == (0,)
@@ -99,7 +106,7 @@ def normalised_windows(
         windows = F.pad((windows / level).to(source.dtype), (0, 1), value=1)
         windows = F.pad(windows, (0, -windows.size(2) % 8))
     # One for each utterance: torch multiplies a single one in another order if it is trained.
-    weight = conv.weight.squeeze(1).to(exact).expand(len(source), -1, -1)
+    weight = weight_of(conv).squeeze(1).to(exact).expand(len(source), -1, -1)
     variance = (weight.bmm(covariance) * weight).sum(2)
     gain = torch.rsqrt(variance + norm.eps) * norm.weight.to(exact)
     rows = weight * gain.unsqueeze(2) * level

@@ -35,6 +35,13 @@ from cress_svcd.models.checkpoints import (
     transfer,
 )
 from cress_svcd.models.hubert_checkpoint import read_hubert
+from cress_svcd.models.low_bit_options import (
+    LowBitOptions,
+    check_options,
+    convert_trained,
+    require_same_bits,
+    trained_bits,
+)
 from cress_svcd.quantization import (
     Policy,
     Schedule,
@@ -44,6 +51,7 @@ from cress_svcd.quantization import (
     rebuild,
     require_same_map,
 )
+from cress_svcd.quantization.low_bit_grid import LowBits
 from cress_svcd.quantization.presets import find_policy
 from cress_svcd.quantization.report import summary
 from cress_svcd.quantization.schedule import SCHEDULES, SHAPES, Stage, set_stage
@@ -78,7 +86,7 @@ UNUSED_TENSORS = (*OPTIONAL_TENSORS, "encoder.ctc_head.")
 
 
 @dataclass
-class QuantizationOptions:
+class QuantizationOptions(LowBitOptions):
     """Options of a quantised model, next to those of its base."""
 
     finetuned_st_model: Optional[str] = field(
@@ -172,6 +180,7 @@ class Quantized:
         start_archs: archs whose checkpoints this model can start from.
         schedule, schedule_updates: in training, the way to few bits and the updates it counts;
             without a schedule the model is fully quantised.
+        low_bits: in training, of what the policy does not name.
         quantization_stage: the schedule's state at the present update of the training.
     """
 
@@ -179,6 +188,7 @@ class Quantized:
     start_archs: tuple[str, ...]
     schedule: Schedule | None = None
     schedule_updates: int = 1
+    low_bits: LowBits = LowBits()
     quantization_stage: Stage | None = None
 
     @classmethod
@@ -193,6 +203,7 @@ class Quantized:
             raise ConfigError("--quantization-map is filled in by training: leave it out")
         chosen_policy(cfg)
         schedule_of(cfg)
+        check_options(cfg)
         if cfg.finetuned_st_model:
             take_structure(cls, cfg)
         else:
@@ -213,6 +224,7 @@ class Quantized:
         model = super().build_model(cfg, task)
         if cfg.quantization_map:
             rebuild(model, json.loads(cfg.quantization_map))
+            convert_trained(model, cfg, fit=False)
             call_quantized_projections(model)
         return model
 
@@ -235,6 +247,8 @@ class Quantized:
                 layer.weight_bits,
                 layer.activation_bits or "off",
             )
+        convert_trained(self, cfg, fit=True)
+        self.low_bits = trained_bits(cfg)
         call_quantized_projections(self)
         cfg.quantization_map = json.dumps(quantization_map(self))
         for kind, parameters in parameters_by_kind(self).items():
@@ -281,6 +295,7 @@ class Quantized:
             )
         try:
             require_same_map(json.loads(saved), quantization_map(self))
+            require_same_bits(options_in(state, path), self.low_bits)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization.base import QuantLinear
+from cress_svcd.quantization.low_bit_modules import LOW_BIT_MODULES
 from cress_svcd.quantization.policy import LayerSpec, Policy
 
 
@@ -221,13 +222,17 @@ def count_calls(model: nn.Module) -> Iterator[dict[str, int]]:
 def parameters_by_kind(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """The trainable parameters of ``model``, each once, under "latent", "vectors" or "other".
 
-    "latent" are the weights of quantised layers, "vectors" their scales (g, h, steps and norms) and
-    "other" all else, the layers' biases included.
+    "latent" are the weights of quantised layers and of modules of few bits, "vectors" their scales
+    (g, h, steps and norms) and "other" all else, the layers' biases included.
     """
     kinds: dict[int, str] = {}
     for layer in quantized_layers(model).values():
         kinds[id(layer.weight)] = "latent"
         kinds |= {id(scale): "vectors" for scale in layer.scale_parameters().values()}
+    for module in model.modules():
+        if isinstance(module, LOW_BIT_MODULES):
+            kinds |= dict.fromkeys(map(id, module.latent_parameters()), "latent")
+            kinds[id(module.log2_step)] = "vectors"
     result: dict[str, list[nn.Parameter]] = {"latent": [], "vectors": [], "other": []}
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -22,8 +22,9 @@ one of its own match, and no two rules may name the same layer, alike or not.  O
 precision unless a pattern ends in their name.  Method ``full`` (or ``bits: full``) names layers
 that stay as they are.
 
-Embeddings and convolutions cannot be named: ``cress-svcd pack`` stores them in int8 where
-``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
+Embeddings and convolutions cannot be named: ``--quant-embedding-bits``, ``--quant-hubert-bits``
+and ``--quant-subsampler-bits`` train them at few bits, and ``cress-svcd pack`` stores them in int8
+where ``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
 """
 
 import dataclasses
@@ -47,10 +48,11 @@ FULL = "full"
 # Layers that turn states into a distribution over symbols.  A wildcard does not reach them.
 HEADS = ("output_projection", "lm_head", "final_proj", "ctc_head")
 
-# What no policy names, and the option of 'cress-svcd pack' that stores it in int8.
-_PACKED_IN_INT8 = {
-    nn.Embedding: "--int8-embeddings",
-    nn.Conv1d: "--int8-convolutions",
+# What no policy names, the option that trains it at few bits, and the one of 'cress-svcd pack' that
+# stores it in int8.
+_OTHER_OPTIONS = {
+    nn.Embedding: ("--quant-embedding-bits", "--int8-embeddings"),
+    nn.Conv1d: ("--quant-hubert-bits or --quant-subsampler-bits", "--int8-convolutions"),
 }
 
 _COMMON = ("bits", "activation_bits")
@@ -354,12 +356,13 @@ def _hint(pattern: str, names: Mapping[str, list[str]], model: nn.Module) -> str
         if any(layer.startswith(f"{name}.") for layer in names):
             return f"; {name} is a {kind}: write '{name}.*' for the layers in it"
         module = model.get_submodule(name)
-        options = (_PACKED_IN_INT8[t] for t in _PACKED_IN_INT8 if isinstance(module, t))
-        option = next(options, None)
-        if option:
+        options = (_OTHER_OPTIONS[t] for t in _OTHER_OPTIONS if isinstance(module, t))
+        trained, packed = next(options, (None, None))
+        if trained:
             return (
                 f"; it matches {name}, of type {kind}: embeddings and convolutions are not "
-                f"quantised by a policy, but stored in int8 by 'cress-svcd pack {option}'"
+                f"quantised by a policy, but by {trained} in training, and stored in int8 by "
+                f"'cress-svcd pack {packed}'"
             )
         return f"; it matches {name}, a {kind}, which is not replaced"
     # Comparing patterns with patterns: numbers hide that two names are of one kind.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.convert import quantized_layers
+from cress_svcd.quantization.low_bit_modules import LOW_BIT_MODULES
 
 FULL_BITS = 16  # of a number that is not quantised, as stored for inference
 
@@ -125,7 +126,8 @@ def summary(model: nn.Module) -> dict[str, Any]:
 
     Keys: parameters, quantized_weights, quantized_layers, bits (scales and everything that is not
     quantised in 16), full_bits (all in 16), bits_per_weight (over the quantised layers, their
-    scales included; None without any).  Parameters that several modules share count once.
+    scales included; None without any).  Modules of few bits (``low_bit_modules``) count in bits
+    alone.  Parameters that several modules share count once.
     """
     rows = layer_rows(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -133,10 +135,23 @@ def summary(model: nn.Module) -> dict[str, Any]:
     scales = sum(row["vector_parameters"] for row in rows)
     bits = sum(row["bits"] for row in rows)
     added = sum(row["bits"] - row["full_bits"] for row in rows)
-    full_bits = FULL_BITS * parameters - sum(
-        FULL_BITS * scale.numel()
-        for layer in quantized_layers(model).values()
-        for scale in layer.scale_parameters().values()
+    low_bits = {
+        id(module.log2_step): module  # of a table that several modules share, one
+        for module in model.modules()
+        if isinstance(module, LOW_BIT_MODULES)
+    }
+    steps = FULL_BITS * sum(module.log2_step.numel() for module in low_bits.values())
+    added += steps - sum(
+        (FULL_BITS - module.bits) * module.latent_weight().numel() for module in low_bits.values()
+    )
+    full_bits = (
+        FULL_BITS * parameters
+        - steps
+        - sum(
+            FULL_BITS * scale.numel()
+            for layer in quantized_layers(model).values()
+            for scale in layer.scale_parameters().values()
+        )
     )
     return {
         "parameters": parameters,

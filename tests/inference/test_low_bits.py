@@ -12,13 +12,12 @@ from cress_svcd.inference.int8_modules import (
     dequantize_rows,
 )
 from cress_svcd.inference.low_bits import (
-    CHOICES,
     from_bit_planes,
-    quantize_low,
     require_described,
     to_bit_planes,
     widen,
 )
+from cress_svcd.quantization.low_bit_grid import CHOICES, quantize_low
 
 
 def weights(*shape):

@@ -13,6 +13,7 @@ from cress_svcd.inference.packed_checkpoint import digest_of, read_packed, with_
 from cress_svcd.inference.packed_structure import read_description
 from cress_svcd.inference.packed_tensors import Precision, pack_tensors
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed
+from cress_svcd.quantization.low_bit_grid import LowBits
 from cress_svcd.quantization.policy import LayerSpec
 
 
@@ -23,7 +24,7 @@ def state():
     layer = LayerSpec().quantize(nn.Linear(12, 6))
     tensors = {f"fc.{name}": value for name, value in layer.state_dict().items()}
     tensors |= {"embed_tokens.weight": torch.randn(5, 9), "conv.weight": torch.randn(4, 3, 2)}
-    precision = Precision(int8_convolutions=True, embedding_bits=3)
+    precision = Precision(int8_convolutions=True, low_bits=LowBits(embedding=3))
     layers = {"fc": LayerSpec("svcd", layer.settings()).to_dict()}
     packed, description = pack_tensors(tensors, layers, precision)
     model = {"_name": "quant_transformer", "packed": json.dumps(description)}

@@ -349,6 +349,8 @@ class TestBadOptions:
             ({"quantization_map": "{}"}, "leave it out"),
             ({"load_pretrained_mt_encoder_decoder_from": "mt.pt"}, "leave one of them out"),
             ({"quant_schedule": "fade", "quant_warmup": 0.0}, "--quant-warmup"),
+            ({"quant_hubert_bits": 5}, "--quant-hubert-bits 5: expected 1, 2, 3 or 4"),
+            ({"quant_hubert_bits": 2, "freeze_hubert": True}, "leave out --freeze-hubert"),
         ],
     )
     def test_are_refused(self, task, starts, options, message):
@@ -392,12 +394,28 @@ class TestCheckpoint:
             again(**batch["net_input"])
         assert all(calls.values())
 
+    def test_at_few_bits_is_all_that_generation_needs(self, task, starts, arch, batch):
+        bits = {"quant_embedding_bits": 2, "quant_hubert_bits": 3, "quant_subsampler_bits": 4}
+        model, cfg = quantize(task, starts, arch, **bits)
+        assert model.encoder.embed_tokens.log2_step is model.decoder.output_projection.log2_step
+        again = self.rebuilt(task, cfg)
+        again.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            expected = model.eval()(**batch["net_input"])[0]
+            assert torch.equal(again.eval()(**batch["net_input"])[0], expected)
+        again.train()
+        again(**batch["net_input"])[0].square().mean().backward()
+        steps = {name: p for name, p in again.named_parameters() if name.endswith("log2_step")}
+        assert len(steps) > 4 and all(step.grad.isfinite().all() for step in steps.values())
+        assert all(step.grad.any() for step in steps.values())
+
     @pytest.mark.parametrize(
         "options, message",
         [
             ({"quant_policy": "decoder"}, r"decoder.layers.0.self_attn\S+ was full precision"),
             ({"quant_activation_bits": "16"}, "differs from the one that the checkpoint was"),
             ({"quant_method": "onebit"}, "differs"),
+            ({"quant_embedding_bits": 3}, "the same --quant-embedding-bits"),
         ],
     )
     def test_is_resumed_under_its_own_policy_only(self, task, starts, tmp_path, options, message):

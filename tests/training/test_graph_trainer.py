@@ -50,6 +50,7 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
         *("--quant-policy", "decoder", "--optimizer", "quant_adam", "--weight-decay", "0.01"),
         *("--teacher-model", start, "--distill-kl-weight", "1", "--distill-hidden-weight", "1"),
         *("--quant-schedule", "fade", "--quant-warmup", "1", "--lr-scheduler", "fixed"),
+        *("--quant-embedding-bits", "2", "--quant-hubert-bits", "3", "--quant-subsampler-bits", 1),
     ]
 
     def svcd(name: str, *flags) -> list:

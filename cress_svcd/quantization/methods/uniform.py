@@ -5,43 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from cress_svcd.quantization.base import QuantLinear
 from cress_svcd.quantization.fake_quant import accumulation_dtype
-from cress_svcd.quantization.midrise_grid import midrise_q
+from cress_svcd.quantization.midrise_grid import SMALLEST_STEP, LearnedStep, midrise_q
 from cress_svcd.quantization.sign_planes import SignPlanes, midrise_plane_scales
 from cress_svcd.quantization.validation import require_choice
 
 SCALES = ("learned", "absmax")
-SMALLEST_STEP = 1e-8  # above float16's smallest number, so that a step of zeros stays harmless
 CLIPS = 40  # candidates of the search for a row's initial step
-
-
-class _LearnedStep(torch.autograd.Function):
-    """step * q(w / step); both gradients as in LSQ (Esser et al. 2020, eq. 3 and 5)."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: int) -> Tensor:
-        exact = accumulation_dtype(weight.dtype)
-        step = step.to(exact).clamp_min(SMALLEST_STEP)
-        ctx.save_for_backward(weight, step)
-        ctx.bits = bits
-        return (midrise_q(weight.to(exact) / step, bits) * step).to(weight.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, step = ctx.saved_tensors
-        ratio = weight.to(step.dtype) / step
-        half = 2 ** (ctx.bits - 1)
-        inside = ratio.abs() <= half
-        grad_step = None
-        if ctx.needs_input_grad[1]:
-            error = midrise_q(ratio, ctx.bits) - ratio * inside
-            grad_step = (error * grad).sum(dim=1, keepdim=True)
-            grad_step /= math.sqrt(weight.shape[1] * (half - 0.5))
-        return grad * inside, grad_step, None
 
 
 class UniformLinear(QuantLinear):
@@ -90,7 +62,7 @@ class UniformLinear(QuantLinear):
         return absmax_step(self.weight.detach(), self.bits)
 
     def estimated_weight(self) -> Tensor:
-        return _LearnedStep.apply(self.weight, self._step(), self.bits)
+        return LearnedStep.apply(self.weight, self._step(), self.bits)
 
     @torch.no_grad()
     def quantized_weight(self) -> Tensor:
