@@ -23,6 +23,13 @@ cut as the manifest says, and adds which share of its scores is kept.  A recordi
 without a translation counts as translated to nothing, and is named.  --recordings needs
 pip install 'cress_svcd[score]'.
 
+With --transcripts the speech encoder is scored.  An input is a model with a CTC head; what that
+hears of the manifest's segments is compared with their src_text, without case and punctuation.
+Printed are the word errors and the letter errors, in percent of the words and letters said, and the
+share of segments without an error.
+
+  cress-svcd score --transcripts runs/st/averaged.pt --manifest data/tst-COMMON.tsv
+
 The status is 0 if all went well, 1 if some inputs could not be scored or a model could not
 translate some recordings, 2 if nothing could be scored or the command is wrong.
 """
@@ -41,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="OUTPUT|MODEL",
-        help="output of fairseq-generate; with --recordings: a model, or translations",
+        help="output of fairseq-generate; with --recordings: a model, or translations; with "
+        "--transcripts: a model",
     )
     parser.add_argument("--manifest", type=Path, help="TSV of the split, for its references")
     parser.add_argument(
@@ -53,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="write scores, hypotheses and references there")
     parser.add_argument(
         "--recordings", action="store_true", help="score translations of whole recordings"
+    )
+    parser.add_argument(
+        "--transcripts", action="store_true", help="score what a model's CTC head hears"
     )
     parser.add_argument(
         "--exact",
@@ -67,31 +78,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for option in ("exact", "data"):
-        if getattr(args, option) and not args.recordings:
-            raise ConfigError(f"--{option}: only with --recordings")
+    _check_options(args)
     from cress_svcd.atomic_files import write_json
-    from cress_svcd.cli.recording_scores import RecordingScores
     from cress_svcd.data.corpus.manifest import read_manifest
-    from cress_svcd.evaluation.outputs import score_output
-    from cress_svcd.evaluation.recordings import format_scores
 
-    whole = RecordingScores(args) if args.recordings else None
-    if args.manifest and not whole:
+    whole = None
+    if args.recordings:
+        from cress_svcd.cli.recording_scores import RecordingScores
+
+        whole = RecordingScores(args)
+    elif args.manifest:
         read_manifest(args.manifest)  # what is wrong with it is wrong for all
     reports = []
     for path in args.outputs:
         try:
-            report = (
-                whole.score(path) if whole else score_output(path, args.manifest, args.tokenize)
-            )
+            report = whole.score(path) if whole else _score(path, args)
         except CressError as error:
             if len(args.outputs) == 1:
                 raise
             print(f"cress-svcd score: error: {error}", file=sys.stderr)
             continue
         reports.append({"output": str(path), **report})
-        print(f"{path}\n  {format_scores(report)}", flush=True)
+        print(f"{path}\n  {_lines(report)}", flush=True)
     left_out = len(args.outputs) - len(reports)
     if not reports:
         raise ConfigError(f"none of {left_out} outputs could be scored; the reasons stand above")
@@ -103,3 +111,39 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if left_out else (whole.status if whole else 0)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises ConfigError for options that do not go together."""
+    if args.recordings and args.transcripts:
+        raise ConfigError("--recordings and --transcripts: expected one of them")
+    if args.transcripts and not args.manifest:
+        raise ConfigError("--transcripts: --manifest is missing, which says what was said")
+    if args.exact and not args.recordings:
+        raise ConfigError("--exact: only with --recordings")
+    if args.data and not (args.recordings or args.transcripts):
+        raise ConfigError("--data: only with --recordings or --transcripts")
+
+
+def _score(path: Path, args: argparse.Namespace) -> dict:
+    """Of an output, or of what a model hears."""
+    if not args.transcripts:
+        from cress_svcd.evaluation.outputs import score_output
+
+        return score_output(path, args.manifest, args.tokenize)
+    from cress_svcd.evaluation.word_errors import score_transcripts
+
+    names = ("batch_seconds", "device", "fp16", "threads")
+    options = {name: getattr(args, name) for name in names}
+    backend = None if args.backend == "auto" else args.backend
+    return score_transcripts(path, args.manifest, args.data, backend=backend, **options)
+
+
+def _lines(report: dict) -> str:
+    if "word_error_rate" in report:
+        from cress_svcd.evaluation.word_errors import format_word_errors
+
+        return format_word_errors(report)
+    from cress_svcd.evaluation.recordings import format_scores
+
+    return format_scores(report)
