@@ -190,6 +190,14 @@ def test_cuts_that_are_not_varied_leave_no_word_in_the_shipped_recipes(name):
     named = [[word for word in each if "cuts" in word or "join" in word] for each in words]
     assert not named[0] and "--vary-cuts=0.5" in named[1] and "--join-segments=0.05" in named[1]
     assert "--variants" not in words[0]
+    assert not [word for word in words[1] if "transforms" in word]
+
+
+def test_audio_transforms_reach_the_trainings_from_speech():
+    recipe = load_recipe(shipped_files("recipes")["en-de"], {"audio_transforms": "speed,noise=0.2"})
+    words = [command for stage in recipe.stages for command in stage.commands]
+    asked = [command for command in words if "--audio-transforms=speed,noise=0.2" in command]
+    assert len(asked) == 2 and all("--st-training" in command for command in asked)
 
 
 def test_parts_of_recipes_are_known_as_such():
