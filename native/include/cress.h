@@ -77,9 +77,10 @@ CRESS_API int cress_feed(cress_translator *translator, const float *samples, siz
 CRESS_API int cress_finish(cress_translator *translator);
 CRESS_API int cress_next(cress_translator *translator);
 
-/* Live audio: called now and then between feeds, it cuts what has been said so far at the pauses, by
- * loudness, and returns how many segments are new, or -1.  cress_next translates these, and returns 0
- * until there are more.  The words may differ from those of a recording that is cut as a whole. */
+/* Live audio, and the first words of a long recording: called between feeds, it cuts what has been fed
+ * so far, and returns how many segments are new, or -1.  cress_next translates these, and returns 0
+ * until there are more.  "energy" takes next to no time; "learnt" takes that of some 10 seconds of
+ * speech more, each time.  The words may differ from those of a recording that is cut as a whole. */
 CRESS_API int cress_settle(cress_translator *translator);
 
 /* Of the recording: how many segments it has, its seconds so far.  Of the last segment: its seconds

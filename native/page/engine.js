@@ -123,12 +123,17 @@ class Translator {
 
   begin(rate) { this.call("begin", rate); }
 
-  /** Of several channels (frame after frame) and a rate: what the engine makes of them. */
-  feed(samples, channels = 1, rate = 0) {
+  /** Samples, or of several channels (frame after frame) what the engine makes of them; in pieces of
+   * so many frames, with a call between them. */
+  feed(samples, channels = 1, rate = 0, piece = Infinity, between = () => {}) {
     const place = this.engine.put(samples);
-    const mixed = channels > 1 ? this.engine.mix(place, samples.length / channels, channels, rate) : place;
+    const frames = samples.length / channels;
+    const mixed = channels > 1 ? this.engine.mix(place, frames, channels, rate) : place;
     try {
-      this.call("feed", mixed, samples.length / channels);
+      for (let first = 0; first < frames; first += piece) {
+        if (first) between();
+        this.call("feed", mixed + 4 * first, Math.min(piece, frames - first));
+      }
     } finally {
       this.engine.calls.free(mixed);
     }

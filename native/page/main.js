@@ -46,13 +46,12 @@ const answers = {
     setBusy(false);
     say(result?.cancelled ? "Cancelled." : "The model is ready: choose a recording, or speak.");
   },
-  cut({ of, byLoudness }) {
+  cut({ byLoudness }) {
     say(byLoudness ? "The model hears no speech in this recording; it is cut by loudness." : "Translating …");
-    showProgress(0, of);
   },
-  segment({ number, of, ...segment }) {
+  segment({ type, ...segment }) {
     addSegment(segment);
-    if (!close) showProgress(number + 1, of);
+    if (!result.live) showProgress(segment.end, result.seconds);
   },
   heard({ seconds }) {
     if (!close) return;
@@ -181,6 +180,7 @@ async function translateFile(file) {
   try {
     const recording = await decode(file);
     if (result !== mine || mine.cancelled) return;
+    mine.seconds = recording.samples.length / recording.channels / recording.rate;
     say("Looking for pauses …");
     worker.postMessage({ type: "translate", ...recording, options: options() }, [recording.samples.buffer]);
   } catch (error) {

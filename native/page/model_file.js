@@ -16,7 +16,7 @@ export async function openSource(source) {
   return { stream: answer.body, size: packed ? 0 : Number(answer.headers.get("content-length")) };
 }
 
-/** Languages of a model, of which the header alone is read. */
+/** Languages of a model, and whether it has learnt to cut, by its header alone. */
 export function describe(bytes, name) {
   const other = `${name} is not a model for this page: it needs a .cress file, which "cress-svcd export" writes of a packed model.`;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -33,5 +33,6 @@ export function describe(bytes, name) {
   const place = header["vocabulary/config.yaml"]?.data_offsets ?? [0, 0];
   const config = new TextDecoder().decode(bytes.slice(8 + length + place[0], 8 + length + place[1]));
   const language = (side) => new RegExp(`^${side}_lang: *['"]?([a-z]{2,3})\\b`, "m").exec(config)?.[1] ?? "";
-  return { from: language("src"), to: language("tgt") };
+  const hasSegmenter = /"segmenter": *\{/.test(header.__metadata__.plan);
+  return { from: language("src"), to: language("tgt"), hasSegmenter };
 }

@@ -5,8 +5,10 @@ import { Engine, EngineError } from "./engine.js";
 import { describe, nameOf, openSource } from "./model_file.js";
 
 const LOOK_SECONDS = 1; // of new sound, before live audio is cut again
+const PIECE_SECONDS = 60; // that a model which has learnt to cut hears before the first words come
 let engine;
 let model; // its address
+let hasSegmenter = false;
 let live = null;
 
 function tell(type, fields = {}) { postMessage({ type, ...fields }); }
@@ -32,21 +34,19 @@ async function load({ source }) {
     if (!(error instanceof EngineError)) throw error;
     throw new EngineError(`${name} is damaged or of another version (${error.message}): load it again, or export it again.`);
   }
+  hasSegmenter = about.hasSegmenter;
   tell("loaded", { name, bytes: file.count, ...about });
 }
 
-/** Translates what is cut; the segments' number so far. */
-function translateCut(translator, from) {
-  let number = from;
-  for (let segment; (segment = translator.next()); number++)
-    tell("segment", { number, of: translator.segments, ...segment });
-  return number;
+/** Translates what is cut so far. */
+function translateCut(translator) {
+  for (let segment; (segment = translator.next());) tell("segment", segment);
 }
 
-function finish(translator, number) {
+function finish(translator) {
   translator.finish();
-  tell("cut", { of: translator.segments, byLoudness: translator.cutByLoudness });
-  translateCut(translator, number);
+  tell("cut", { byLoudness: translator.cutByLoudness });
+  translateCut(translator);
   tell("done", { seconds: translator.seconds, srt: translator.subtitles("srt") });
 }
 
@@ -54,17 +54,22 @@ function translate({ samples, channels, rate, options }) {
   const translator = engine.openTranslator(model, options);
   try {
     translator.begin(rate);
-    translator.feed(samples, channels, rate);
-    finish(translator, 0);
+    const inPieces = hasSegmenter && options.segmenter === "auto" && !options.whole;
+    translator.feed(samples, channels, rate, inPieces ? PIECE_SECONDS * rate : Infinity, () => {
+      if (translator.settle()) tell("cut");
+      translateCut(translator);
+    });
+    finish(translator);
   } finally {
     translator.close();
   }
 }
 
 function listen({ rate, options }) {
-  const translator = engine.openTranslator(model, options);
+  // By loudness: a model that has learnt to cut would hear the same seconds again and again.
+  const translator = engine.openTranslator(model, { ...options, segmenter: "energy" });
   translator.begin(rate);
-  live = { translator, rate, whole: options.whole, fresh: 0, number: 0 };
+  live = { translator, rate, whole: options.whole, fresh: 0 };
 }
 
 function hear({ samples }) {
@@ -73,15 +78,15 @@ function hear({ samples }) {
   live.fresh += samples.length;
   if (live.whole || live.fresh < LOOK_SECONDS * live.rate) return;
   live.fresh = 0;
-  if (live.translator.settle()) live.number = translateCut(live.translator, live.number);
+  if (live.translator.settle()) translateCut(live.translator);
   tell("heard", { seconds: live.translator.seconds });
 }
 
 function stop() {
-  const { translator, number } = live;
+  const { translator } = live;
   live = null;
   try {
-    finish(translator, number);
+    finish(translator);
   } finally {
     translator.close();
   }

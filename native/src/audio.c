@@ -311,7 +311,7 @@ int cress_mix(const float *samples, size_t frames, int channels, int rate, float
     size_t count;
     *mixed = NULL;
     const char *problem = check(&form);
-    if (!problem && frames > SIZE_MAX / MOST_CHANNELS / 8)
+    if (!problem && frames > SIZE_MAX / 8 / form.channels)
         problem = "is too long for the memory";
     if (!problem)
         problem = decode((const unsigned char *)samples, frames * form.channels * sizeof *samples,

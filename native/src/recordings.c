@@ -89,11 +89,17 @@ static int64_t cut(struct cress_translator *translator, int learnt, int64_t from
     return count;
 }
 
+/* Whether the model's segmenter cuts. */
+static int is_learnt(const struct cress_translator *translator)
+{
+    return translator->segmenter != BY_ENERGY && translator->model->hearing;
+}
+
 /* By the learnt segmenter where there is one, and by loudness where it hears nothing. */
 static int64_t cut_by_either(struct cress_translator *translator, struct span **spans)
 {
     int64_t count = 0;
-    int learnt = translator->segmenter != BY_ENERGY && translator->model->hearing;
+    int learnt = is_learnt(translator);
     if (learnt)
         count = cut(translator, 1, 0, spans);
     if (!count && translator->segmenter != BY_LEARNT) {
@@ -103,25 +109,28 @@ static int64_t cut_by_either(struct cress_translator *translator, struct span **
     return count;
 }
 
-/* Live audio is cut with what was heard before it, which tells how loud the noise is, and a segment
- * is settled when nothing has been said for so long that none joins it. */
-static const double CONTEXT_SECONDS = 30, SETTLED_SECONDS = 1;
+/* A piece is cut with what was heard before it: by loudness, that tells how loud the noise is; a model
+ * hears it with its surroundings.  A segment is settled when so much was heard after it that none
+ * joins it.  What is left of one that was settled, and now ends later, is none unless it is long. */
+static const double CONTEXT_SECONDS[] = {30, 4}, SETTLED_SECONDS[] = {1, 2}, LEAST_SECONDS = 0.3;
 
-/* The segments behind those that are settled, by loudness. */
+/* The segments behind those that are settled. */
 static int64_t cut_rest(struct cress_translator *translator, struct span **spans)
 {
     const struct recording *recording = &translator->recording;
+    int learnt = is_learnt(translator);
+    double rate = (double)recording->rate;
     int64_t settled = recording->settled, kept = 0;
-    int64_t context = (int64_t)(CONTEXT_SECONDS * (double)recording->rate);
-    int64_t least = recording->rate / 10;
+    int64_t context = (int64_t)(CONTEXT_SECONDS[learnt] * rate);
+    int64_t least = (int64_t)(LEAST_SECONDS * rate);
     if (settled == recording->count)
         return 0;
-    int64_t count = cut(translator, 0, settled > context ? settled - context : 0, spans);
+    int64_t count = cut(translator, learnt, settled > context ? settled - context : 0, spans);
     for (int64_t i = 0; i < count; i++) {
         struct span span = (*spans)[i];
         int64_t first = span.first > settled ? span.first : settled;
         int64_t left = span.first + span.count - first;
-        if (left >= (first == span.first ? 1 : least)) /* else it is the end of one that is settled */
+        if (left >= (first == span.first ? 1 : least))
             (*spans)[kept++] = (struct span){first, left};
     }
     return kept;
@@ -160,7 +169,8 @@ int cress_settle(cress_translator *translator)
     }
     recording->live = 1;
     int64_t count = cut_rest(translator, &spans), settled = 0;
-    int64_t before = recording->count - (int64_t)(SETTLED_SECONDS * (double)recording->rate);
+    double margin = SETTLED_SECONDS[is_learnt(translator)];
+    int64_t before = recording->count - (int64_t)(margin * (double)recording->rate);
     while (settled < count && spans[settled].first + spans[settled].count <= before)
         settled++;
     keep_spans(translator, spans, settled);

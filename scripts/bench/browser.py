@@ -93,7 +93,10 @@ class Memory(threading.Thread):
     def run(self):
         rollup = f"/proc/{self.pid}/smaps_rollup"
         while not self.over.wait(0.05):
-            private = number(rollup, "Private_Clean") + number(rollup, "Private_Dirty")
+            try:
+                private = number(rollup, "Private_Clean") + number(rollup, "Private_Dirty")
+            except OSError:  # a spare process of Chromium's that has ended
+                return
             self.private = max(self.private, private)
 
 

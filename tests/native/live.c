@@ -1,4 +1,4 @@
-/* Live audio of a model in memory.  usage: live MODEL FILE.wav
+/* Live audio of a model in memory.  usage: live MODEL FILE.wav SEGMENTER PIECE_SECONDS
  *
  * Prints a segment a line: seconds heard so far, its beginning, its end, its words; then its subtitles.
  * Before that, a model of the first 100 bytes, and one of no bytes, must be refused. */
@@ -48,7 +48,7 @@ int main(int count_of_arguments, char **arguments)
     float *samples;
     size_t size, count;
     int rate;
-    if (count_of_arguments != 3)
+    if (count_of_arguments != 5)
         return 2;
     void *bytes = read_all(arguments[1], &size);
     if (!cress_model_from_memory(bytes, 100, &model, message, sizeof message) || !*message ||
@@ -56,13 +56,14 @@ int main(int count_of_arguments, char **arguments)
         stop("a damaged model was taken");
     cress_default_options(&options);
     options.word_times = 1;
+    options.segmenter = arguments[3];
     if (cress_model_from_memory(bytes, size, &model, message, sizeof message) ||
         cress_translator_create(model, &options, &translator, message, sizeof message) ||
         cress_read_wav(arguments[2], &samples, &count, &rate, message, sizeof message))
         stop(message);
     if (cress_settle(translator) != -1)
         stop("settled before it began");
-    size_t piece = (size_t)rate / 2;
+    size_t piece = (size_t)(rate * atof(arguments[4]));
     cress_begin(translator, rate);
     if (cress_next(translator) != -1)
         stop("a segment before anything was cut");

@@ -42,30 +42,39 @@ def live(engine, tmp_path_factory):
     return folder / "live"
 
 
-def test_segments_come_while_they_are_said(live, engine, model, talk):
-    done = subprocess.run([live, model, talk], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    head, _, srt = done.stdout.partition("\n\n")
-    found = [line.split("\t") for line in head.splitlines()]
-    command = [
-        engine,
-        "translate",
-        "--segmenter",
-        "energy",
-        "--output-format",
-        "jsonl",
-        model,
-        talk,
-    ]
-    whole = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    expected = [json.loads(line) for line in whole.splitlines()]
+@pytest.fixture(scope="module")
+def both(live, engine, model, talk):
+    """Segments (seconds heard before, start, end, words) of the recording in pieces, its subtitles,
+    and the segments of the command, which cuts it as a whole."""
+
+    def translate(segmenter, seconds):
+        command = [*map(str, (live, model, talk, segmenter, seconds))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        head, _, srt = done.stdout.partition("\n\n")
+        found = [line.split("\t") for line in head.splitlines()]
+        command = [engine, "translate", "--segmenter", segmenter, "--output-format", "jsonl"]
+        command += [model, talk]
+        whole = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return found, srt, [json.loads(line) for line in whole.splitlines()]
+
+    return translate
+
+
+@pytest.mark.parametrize("segmenter, seconds, late", [("energy", 0.5, 2.6), ("learnt", 10, 13)])
+def test_segments_come_while_they_are_said(both, segmenter, seconds, late):
+    """``late``: a pause of one second (two), a piece, and what is said without a pause."""
+    found, srt, expected = both(segmenter, seconds)
     assert len(expected) > 6
-    assert [words for *_, words in found] == [segment["text"] for segment in expected]
+    assert len(found) == len(expected)
+    words = zip((words for *_, words in found), (part["text"] for part in expected), strict=True)
+    others = sum(one != other for one, other in words)
+    # A segment may begin some hundredths later, and the toy say something else.
+    assert others <= {"energy": 0, "learnt": 3}[segmenter]
     for (_, start, end, _), segment in zip(found, expected, strict=True):
         assert float(start) == pytest.approx(segment["start"], abs=0.1)
         assert float(end) == pytest.approx(segment["end"], abs=0.1)
-    late = [float(heard) - float(end) for heard, _, end, _ in found]
-    assert max(late) < 2.6  # a pause of one second, a piece, and what is said without a pause
+    assert max(float(heard) - float(end) for heard, _, end, _ in found) < late
     assert srt.count(" --> ") >= len(found)
     for segment in expected:
         assert segment["text"].split()[0] in srt
