@@ -27,7 +27,7 @@ def shipped_folder(kind: str) -> Path:
 
 def shipped_files(kind: str) -> dict[str, Path]:
     """The YAML files of ``kind`` by name, without those in folders below."""
-    files = sorted(shipped_folder(kind).glob("*.yaml"))
+    files = sorted(shipped_folder(kind).glob("*.yaml"), key=lambda file: file.stem)
     return {path.stem: path for path in files if not path.name.startswith(".")}
 
 

@@ -154,6 +154,7 @@ def loading_options(args: argparse.Namespace) -> dict[str, Any]:
         "backend": args.backend,
         "fp16": args.fp16,
         "batch_seconds": args.batch_seconds,
+        "target_lang": getattr(args, "tgt_lang", None),
         "segmentation": segmentation_of(args),
     }
 

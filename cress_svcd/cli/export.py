@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     model, task = load_model(args.packed, args.data)
     dictionary = task.target_dictionary
     segmenter = (state.get(CHECKPOINT_KEY) or {}).get("numbers")
-    plan = make_plan(model.eval(), dictionary, task.data_cfg.normalize, segmenter)
+    normalize = task.data_cfg.normalize
+    plan = make_plan(model.eval(), dictionary, normalize, segmenter, task.languages)
     write_cress(args.output, state, plan, token_tensors(dictionary))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB")

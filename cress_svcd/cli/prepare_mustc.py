@@ -26,6 +26,10 @@ of their talk) is an error, and so is a recording that proves silent or broken w
 segments are decoded (--no-audio-samples leaves that out).  --check-audio decodes every segment and
 drops those that are silent, unreadable, not finite or past the end.
 
+--tgt-lang de,ro makes one corpus of several target languages, for a model of all of them: SPLIT.tsv
+has the segments of all, SPLIT_XX.tsv those of one (of all splits but train), the vocabulary is one,
+with a tag <lang:XX> for each language, with which its translations begin.
+
 A second run does only what has changed since; --force does everything again.
 """
 
@@ -48,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write to"
     )
     parser.add_argument(
-        "--tgt-lang", required=True, metavar="XX", help="de es fr it nl pt ro ru, or any other"
+        "--tgt-lang",
+        required=True,
+        metavar="XX[,YY...]",
+        help="de es fr it nl pt ro ru, or any other; several, with commas, in one corpus",
     )
     parser.add_argument(
         "--corpus",

@@ -80,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SPLIT=FILE",
         help="for --units phones: SPLIT.phones of a release of 'speak --phones', with its "
-        "SPLIT.yaml next to it; once for train and once for dev",
+        "SPLIT.yaml next to it; for train and for dev. Of several target languages XX:SPLIT=FILE "
+        "for each",
     )
     parser.add_argument(
         "--workers",
@@ -123,7 +124,8 @@ def _phone_files(args: argparse.Namespace) -> dict[str, Path]:
         files[split] = Path(path)
     if args.units == PHONES and args.features_from is not None:
         raise ConfigError("--features-from makes clusters, --units phones needs none: drop one")
-    if args.units == PHONES and set(files) != {"train", "dev"}:
+    splits = {name.rpartition(":")[2] for name in files}
+    if args.units == PHONES and splits != {"train", "dev"}:
         raise ConfigError(
             f"--units phones: needs --phones train=FILE and --phones dev=FILE; found "
             f"{', '.join(sorted(files)) or 'none'}"

@@ -53,6 +53,7 @@ class RecordingScores:
         translate.add_arguments(parser)
         options = vars(parser.parse_args([str(model), "--output-format=srt"]))
         options |= {key: value for key, value in vars(self.args).items() if key in options}
+        options["tgt_lang"] = recordings.language_of_several(self.args.manifest, self.recordings)
         translations = {}
         with tempfile.TemporaryDirectory(prefix="cress-svcd-") as folder:
             # Recordings of one name, from several folders, would have one file of subtitles.

@@ -10,6 +10,7 @@
   cress-svcd translate model.pt talk.flac --output-format jsonl --word-times
   cress-svcd translate runs/st/averaged.pt talk.flac --transcript
   cress-svcd translate model.cress talk.flac --engine native
+  cress-svcd translate en-8.pt talk.flac --tgt-lang ro
 
 A recording may have any length, rate and number of channels, in any format that libsndfile reads
 (wav, flac, ogg with Vorbis or Opus, mp3, aiff, ...), or be a waveform in .npy.  It is cut at its
@@ -92,6 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoint",
+    )
+    parser.add_argument(
+        "--tgt-lang", metavar="XX", help="target language, of a model of several: de"
     )
     parser.add_argument(
         "--engine",

@@ -63,6 +63,11 @@ class DataConfig(S2TDataConfig):
         return tokenizer
 
     @property
+    def tgt_langs(self) -> list[str]:
+        """Target languages of a corpus of several; empty of one language."""
+        return list(self.config.get("tgt_langs", []))
+
+    @property
     def normalize(self) -> bool:
         """``standardize_audio``; upstream it is a method, and as a condition always true."""
         return bool(self.config.get("standardize_audio", False))

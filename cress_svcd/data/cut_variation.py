@@ -340,10 +340,12 @@ def with_joined(frame: "pandas.DataFrame", share: float, root: str = "") -> "pan
         return frame
     specs = [parse_audio_spec(text) for text in frame["audio"]]
     rates = estimated_rates(specs, frame["n_frames"])
+    languages = frame["tgt_lang"].tolist()
     joined = [
         row
         for row in range(len(specs) - 1)
-        if _can_join(specs[row], specs[row + 1], rates[specs[row].path])
+        if languages[row] == languages[row + 1]
+        and _can_join(specs[row], specs[row + 1], rates[specs[row].path])
     ]
     random = np.random.default_rng(len(frame))  # the same rows for features and for training
     count = min(len(joined), round(share * len(frame)))

@@ -20,6 +20,7 @@ from cress_svcd.data.audio import standardize
 from cress_svcd.data.batch_shapes import BatchShapes, ShapedBatches
 from cress_svcd.data.cut_variation import CutSegments, CutVariation, Surroundings
 from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.data.target_languages import BeginsWithTag
 from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,19 +55,23 @@ class Places:
     """Where segments stand, for messages; indexing gives ``train.tsv:7: segment ted_1_5``.
 
     Args:
-        manifests: path and ids of each manifest, one after the other.
+        manifests: path and ids of each manifest, one after the other; of one whose rows are not all
+            there, also their numbers from 0.
     """
 
-    def __init__(self, manifests: Iterable[tuple[str | os.PathLike, Iterable[str]]]):
-        ids = [(os.fspath(path), list(names)) for path, names in manifests]
-        self._paths = [path for path, _ in ids]
-        self._ends = np.cumsum([len(names) for _, names in ids])
-        self._ids = PackedStrings(name for _, names in ids for name in names)
+    def __init__(self, manifests: Iterable[tuple]):
+        ids = [(os.fspath(path), list(names), *rows) for path, names, *rows in manifests]
+        self._paths = [path for path, *_ in ids]
+        self._ends = np.cumsum([len(names) for _, names, *_ in ids])
+        self._ids = PackedStrings(name for _, names, *_ in ids for name in names)
+        self._rows = [np.asarray(rows[0]) if rows else None for _, _, *rows in ids]
 
     def __getitem__(self, index: int) -> str:
         part = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[part - 1]) if part else 0)
+        rows = self._rows[part]
         # Lines count from 1, and the first is the header.
-        line = index - (int(self._ends[part - 1]) if part else 0) + 2
+        line = (row if rows is None else int(rows[row])) + 2
         return f"{self._paths[part]}:{line}: segment {self._ids[index]}"
 
 
@@ -134,7 +139,7 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
+class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, FairseqDataset):
     """Segments of speech with their translations, and their transcripts if given.
 
     Lengths are in samples for the speech (what ``--max-tokens`` counts) and in tokens for texts.
@@ -255,7 +260,7 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
     def ordered_indices(self) -> np.ndarray:
         """By length, so that batches are padded little; ties in random order when shuffling."""
         order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
-        return order[np.argsort(self.lengths[order], kind="stable")]
+        return self.repeated(order[np.argsort(self.lengths[order], kind="stable")])
 
     @property
     def token_counts(self) -> np.ndarray:
@@ -310,7 +315,7 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
                 "src_tokens": self._pad(sources, tokens),
                 "src_lengths": torch.tensor([len(source) for source in sources]),
             }
-        return batch
+        return self.with_starts(batch)
 
     def _padded_shape(self, samples: list[dict]) -> tuple[int, int | None]:
         """Samples of audio, or frames of features, of a batch whose first is the longest; and its
@@ -336,15 +341,25 @@ class SpeechTranslationDataset(CutSegments, ShapedBatches, FairseqDataset):
         )
 
 
+class TextTranslationDataset(BeginsWithTag, LanguagePairDataset):
+    """fairseq's pairs, whose translations may begin with a tag."""
+
+    def ordered_indices(self) -> np.ndarray:
+        return self.repeated(super().ordered_indices())
+
+    def collater(self, samples: list, pad_to_length: dict | None = None) -> dict:
+        return self.with_starts(super().collater(samples, pad_to_length))
+
+
 def text_dataset(
     sources: EncodedSentences,
     targets: EncodedSentences | None,
     source_dictionary: Dictionary,
     target_dictionary: Dictionary,
     shuffle: bool,
-) -> LanguagePairDataset:
+) -> "TextTranslationDataset":
     """Text translation over encoded sentences, padded on the right as speech is."""
-    return LanguagePairDataset(
+    return TextTranslationDataset(
         sources,
         sources.sizes,
         source_dictionary,

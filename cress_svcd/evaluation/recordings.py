@@ -48,11 +48,18 @@ def read_recordings(manifest: Path) -> list[Recording]:
     """The recordings of a manifest, in the order in which it first names them.
 
     Raises:
-        ManifestError, ConfigError: it cannot be used, has no reference, or its segments were packed
-            by shard-audio.
+        ManifestError, ConfigError: it cannot be used, has no reference, is of several target
+            languages, or its segments were packed by shard-audio.
     """
     frame = read_manifest(manifest)
-    if is_sharded(_config_of(manifest), frame["audio"]):
+    config = _config_of(manifest)
+    languages = sorted(set(frame["tgt_lang"]))
+    if config.get("tgt_langs") and len(languages) > 1:
+        raise ConfigError(
+            f"{manifest}: is of {', '.join(languages)}; score one language at a time, as in "
+            f"{manifest.stem}_{languages[0]}.tsv"
+        )
+    if is_sharded(config, frame["audio"]):
         raise ConfigError(
             f"{manifest}: its audio was packed by shard-audio, segment behind segment, which makes "
             "no recordings; give the manifest of the folder that it was made of"
@@ -78,6 +85,11 @@ def audio_files(manifest: Path, recordings: Sequence[Recording]) -> list[str]:
     or below the manifest's own folder."""
     root = audio_folder(manifest.parent, _config_of(manifest))
     return [spelt_as_there(os.path.join(root, recording.path)) for recording in recordings]
+
+
+def language_of_several(manifest: Path, recordings: Sequence[Recording]) -> str | None:
+    """The target language of a manifest's recordings, where its data has several; else None."""
+    return recordings[0].language if _config_of(manifest).get("tgt_langs") else None
 
 
 def _config_of(manifest: Path) -> dict:

@@ -3,7 +3,8 @@
 It is a safetensors file; ``docs/native.md`` describes it byte by byte.  Its metadata, all strings:
 
     format      "cress"
-    version     "1"; a reader refuses versions that it does not know
+    version     "1", or "2" of a model of several target languages; a reader refuses versions
+                that it does not know
     state       JSON: the packed file (``packed_checkpoint``) with {"": 0} for each tensor
     ties        JSON: name -> name of the tensor in the file that it shares
     plan        JSON: what the engine computes with which tensors (``engine_plan``)
@@ -30,6 +31,7 @@ from cress_svcd.kernels.packed_layout import from_tiles, to_tiles
 from cress_svcd.models.checkpoint_files import explained, register_reader
 
 FORMAT, VERSION = "cress", "1"
+VERSION_OF_SEVERAL = "2"  # target languages, of which a reader of version 1 does not know
 ENGINE = "engine/"
 MOST_HEADER = 100_000_000  # bytes, as in safetensors itself
 _REMEDY = "export the packed model again with 'cress-svcd export'"
@@ -61,7 +63,7 @@ def write_cress(
     tensors |= {ENGINE + name: tensor for name, tensor in engine.items()}
     metadata = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_OF_SEVERAL if plan.get("languages") else VERSION,
         "state": json.dumps(_plain(state)),
         "ties": json.dumps(ties),
         "plan": json.dumps(plan),
@@ -87,10 +89,10 @@ def read_cress(path: str | os.PathLike[str]) -> dict[str, Any]:
     load_file = _safetensors().load_file
     metadata = _metadata(path) or {}
     version = metadata.get("version")
-    if version != VERSION:
+    if version not in (VERSION, VERSION_OF_SEVERAL):
         raise CheckpointError(
-            f"{path}: is a .cress file of version {version!r}, and this program reads version "
-            f"{VERSION}: update cress_svcd, or {_REMEDY}"
+            f"{path}: is a .cress file of version {version!r}, and this program reads versions "
+            f"{VERSION} and {VERSION_OF_SEVERAL}: update cress_svcd, or {_REMEDY}"
         )
     with explained(path):
         tensors = load_file(str(path))

@@ -28,7 +28,11 @@ Plan = dict[str, Any]
 
 
 def make_plan(
-    model: nn.Module, dictionary: Dictionary, normalize: bool, segmenter: Plan | None = None
+    model: nn.Module,
+    dictionary: Dictionary,
+    normalize: bool,
+    segmenter: Plan | None = None,
+    languages: dict[str, int] | None = None,
 ) -> Plan:
     """The plan of a packed model.
 
@@ -36,6 +40,7 @@ def make_plan(
         dictionary: of the target language.
         normalize: its waveforms are brought to mean 0 and variance 1.
         segmenter: numbers of the one that the model carries.
+        languages: target language -> token that translations begin with, of a model of several.
     """
     names = {module: name for name, module in model.named_modules()}
     encoder = model.get_submodule("encoder")
@@ -46,6 +51,7 @@ def make_plan(
         "pad": dictionary.pad(),
         "eos": dictionary.eos(),
         "unk": dictionary.unk(),
+        **({"languages": languages} if languages else {}),
         "segmenter": segmenter and {**segmenter, "normalize": bool(segmenter["normalize"])},
         "speech": _speech(encoder, names),
         "encoder": _stack(encoder, names),

@@ -22,6 +22,9 @@ RELEASED_HEADS = {768: 12, 1024: 16}
 TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """Embeddings: one row for each entry of the dictionary."""
 
+EOS = 2
+"""Row of the end of the sentence, in every dictionary of fairseq."""
+
 MOST_SPARE_ROWS = 4
 """Beyond so many rows for each of its entries a dictionary is hardly the whole of the model's."""
 
@@ -220,9 +223,12 @@ def _describe_side(path, side: str, state: Mapping[str, Tensor], settings: Mappi
 
 
 def fit_vocabulary(
-    state: dict[str, Tensor], entries: int, source: str | os.PathLike
+    state: dict[str, Tensor], entries: int, source: str | os.PathLike, tags: int = 0
 ) -> dict[str, Tensor]:
     """The tensors with the first ``entries`` rows of each embedding.
+
+    The last ``tags`` entries, of target languages, may have no rows yet: they get that of the end
+    of the sentence, in whose place they stand.
 
     DeltaLM's embedding has some rows more than its dictionary has entries.  A table of several
     times as many is cut as well, with a warning: the dictionary may be the model's first entries,
@@ -235,7 +241,10 @@ def fit_vocabulary(
     for name in TABLES:
         if name not in state:
             continue
-        rows = len(state[name])
+        table = state[name]
+        if entries - tags <= len(table) < entries:
+            table = torch.cat([table, table[EOS].expand(entries - len(table), -1)])
+        rows = len(table)
         if rows < entries:
             raise CheckpointError(
                 f"{source}: {name} has {rows:,} rows, the dictionary {entries:,} entries: it is "
@@ -257,5 +266,5 @@ def fit_vocabulary(
             )
         elif rows > entries:
             logger.info("%s: %s: the first %d of %d rows taken", source, name, entries, rows)
-        fitted[name] = state[name][:entries]
+        fitted[name] = table[:entries]
     return fitted

@@ -13,6 +13,7 @@ from fairseq.models import register_model
 from fairseq.models.transformer import TransformerConfig
 from torch import nn
 
+from cress_svcd.data.corpus.vocabulary import LANGUAGE_TAG
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import require_dictionary, shorten, transfer
 from cress_svcd.models.deltalm import DeltaLMDecoder, DeltaLMEncoder
@@ -167,7 +168,9 @@ class HubertDeltaLM(HubertTransformer):
         path = cfg.deltalm_model_path
         file = read_deltalm(path)
         require_dictionary({"task_state": file.task_state}, path, dictionary_digest)
-        offered = fit_vocabulary(file.state, len(self.decoder.dictionary), path)
+        entries = self.decoder.dictionary.symbols
+        tags = sum(entry.startswith(LANGUAGE_TAG.partition("{")[0]) for entry in entries)
+        offered = fit_vocabulary(file.state, len(entries), path, tags)
         if cfg.deltalm_decoder_only:
             offered = {name: x for name, x in offered.items() if name.startswith("decoder.")}
         report = transfer(self, offered, path)

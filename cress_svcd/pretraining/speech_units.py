@@ -7,6 +7,7 @@ All labels here belong to these frames, one for each.
 import itertools
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,33 @@ def fit_clusters(features: np.ndarray, clusters: int, seed: int) -> Clusters:
     )
     means.fit(features)
     return Clusters(means.cluster_centers_.astype(np.float32))
+
+
+def phone_events(files: Mapping[str, Path], split: str) -> Callable[[str, int], list[str]]:
+    """``PhoneEvents.labels`` of a split.
+
+    Args:
+        files: by split, or in a corpus of several target languages by ``LANGUAGE:SPLIT``.
+    """
+    places = {
+        name.rpartition(":")[0]: path
+        for name, path in files.items()
+        if name.rpartition(":")[2] == split
+    }
+    events = {language: PhoneEvents(path) for language, path in places.items()}
+
+    def labels(segment_id: str, samples: int) -> list[str]:
+        for language, own in events.items():
+            # As prepare-mustc makes ids of several languages.
+            prefix = f"{language}_" if language else ""
+            if segment_id.startswith(prefix):
+                return own.labels(segment_id.removeprefix(prefix), samples)
+        raise ReleaseError(
+            f"segment {segment_id!r} of {split} is of none of the languages with phones: "
+            f"{', '.join(events)}; expected LANGUAGE:{split} for each"
+        )
+
+    return labels
 
 
 class PhoneEvents:

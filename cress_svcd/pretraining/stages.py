@@ -37,7 +37,7 @@ from cress_svcd.pretraining.corpus import (
 )
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
-from cress_svcd.pretraining.speech_units import MfccFeatures, PhoneEvents, fit_clusters
+from cress_svcd.pretraining.speech_units import MfccFeatures, fit_clusters, phone_events
 from cress_svcd.recipes.children import alone_in, ending_in_order
 from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
 from cress_svcd.recipes.resumable import Record, Records, Step, digest
@@ -215,8 +215,8 @@ class HubertPretraining:
     def _phone_labels(self, splits: dict[str, list[Utterance]], root: str) -> int:
         labels = {}
         for split, utterances in splits.items():
-            events = PhoneEvents(self.source.phones[split])
-            labels[split] = [events.labels(each.id, each.samples) for each in utterances]
+            labels_of = phone_events(self.source.phones, split)
+            labels[split] = [labels_of(each.id, each.samples) for each in utterances]
         names = sorted({name for split in labels.values() for phones in split for name in phones})
         numbers = {name: number for number, name in enumerate(names)}
         for split, phones in labels.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.problems import Problem
+from cress_svcd.translation.options import EVERY
 from cress_svcd.translation.translator import Translator
 
 # Clients that know one server alone name its model: here it is the first one of the language.
@@ -18,8 +19,9 @@ ANY = ("", "auto", "whisper-1")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model.
+    """A loaded model, or one target language of a model of several.
 
+    family: name of a model of several; else empty.
     language, source: codes of the languages that it translates to and from, such as de and en.
     size: bytes of its file.
     created: seconds since 1970, when its file was written.
@@ -31,6 +33,7 @@ class ServedModel:
     source: str
     size: int
     created: int
+    family: str = ""
 
     def card(self) -> dict[str, Any]:
         """As ``GET /v1/models`` lists it; the protocol's keys, then ours."""
@@ -50,6 +53,10 @@ class Models:
 
     def __init__(self, models: Sequence[ServedModel]):
         self.by_name = {model.name: model for model in models}
+        self.families: dict[str, list[ServedModel]] = {}
+        for model in models:
+            if model.family:
+                self.families.setdefault(model.family, []).append(model)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self.by_name.values())
@@ -73,25 +80,23 @@ class Models:
             Problem: there is none of this name, or of this language.
         """
         language = language.strip().lower()
-        named = None if name in ANY and name not in self.by_name else self.find(name)
-        fitting = [m for m in self if not language or m.language.lower() == language]
-        if named is not None and (named in fitting):
-            return named
-        if named is not None:
-            raise Problem(
-                400,
-                f"the model {named.name} translates to {named.language}, not to "
-                f"{language[:20]!r}: name another model or no language",
-                "language",
+        known = name in self.by_name or name in self.families
+        anyone = name in ANY and not known
+        meant = list(self) if anyone else self.families.get(name) or [self.find(name)]
+        fitting = [m for m in meant if not language or m.language.lower() == language]
+        if fitting and (anyone or len(fitting) == 1):
+            return fitting[0]
+        languages = ", ".join(dict.fromkeys(m.language for m in meant))
+        if fitting:
+            words = f"the model {name} translates to {languages}: choose one by language"
+        elif anyone:
+            words = f"no model here translates to {language[:20]!r}; expected {languages}"
+        else:
+            words = (
+                f"the model {name} translates to {languages}, not to {language[:20]!r}: name "
+                "another model or no language"
             )
-        if not fitting:
-            languages = ", ".join(dict.fromkeys(m.language for m in self))
-            raise Problem(
-                400,
-                f"no model here translates to {language[:20]!r}; expected {languages}",
-                "language",
-            )
-        return fitting[0]
+        raise Problem(400, words, "language")
 
 
 def named_paths(values: Sequence[str]) -> list[tuple[str, Path]]:
@@ -127,22 +132,32 @@ def load_models(values: Sequence[str], **options: Any) -> Models:
 
     Args:
         options: of ``Translator.load``.
+    A model of several target languages is one for each, ``NAME-XX``, of the same weights.
+
     Raises:
         ConfigError, CheckpointError: one cannot be used.
     """
-    models = []
+    models: list[ServedModel] = []
     for name, path in named_paths(values):
-        translator = Translator.load(path, **options)
+        translator = Translator.load(path, **{**options, "target_lang": EVERY})
         translator.require_speech()
         cfg, about = translator.task.cfg, os.stat(path)
-        models.append(
-            ServedModel(
-                name,
-                translator,
-                str(cfg.target_lang),
-                str(cfg.source_lang),
-                about.st_size,
-                int(min(about.st_mtime, time.time())),
+        several = len(translator.languages) > 1
+        for language in translator.languages:
+            models.append(
+                ServedModel(
+                    f"{name}-{language}" if several else name,
+                    translator.for_language(language),
+                    language,
+                    str(cfg.source_lang),
+                    about.st_size,
+                    int(min(about.st_mtime, time.time())),
+                    name if several else "",
+                )
             )
-        )
+    names = [model.name for model in models]
+    taken = {model.family for model in models if model.family}
+    twice = next((name for name in names if names.count(name) > 1 or name in taken), None)
+    if twice is not None:
+        raise ConfigError(f"two models are named {twice}: name them, as in NAME=PATH")
     return Models(models)

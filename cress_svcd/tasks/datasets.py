@@ -5,8 +5,9 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from fairseq.data import FairseqDataset, LanguagePairDataset
+from fairseq.data import ConcatDataset, FairseqDataset, LanguagePairDataset
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
 from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
 
@@ -22,10 +23,12 @@ from cress_svcd.data.dataset import (
     OneModeBatches,
     Places,
     SpeechTranslationDataset,
+    TextTranslationDataset,
     check_language,
     text_dataset,
 )
 from cress_svcd.data.feature_cache import FeatureCache
+from cress_svcd.data.target_languages import choose_rows, repeats
 from cress_svcd.errors import ConfigError
 from cress_svcd.models.hubert_encoder import CONVOLUTIONS, OUTPUT
 from cress_svcd.tasks.options import EXTERNAL, SPEECH, TEXT, SpeechAndTextTranslationConfig
@@ -46,10 +49,12 @@ class DataTask(TranslationTask):
         data_cfg: the configuration of the data folder.
         hubert_digest, cached_encoder, cached_layer: of the encoder whose features --feature-cache
             holds; None without it.
+        languages: target language -> index of its tag, of data of several; else empty.
     """
 
     cfg: SpeechAndTextTranslationConfig
     data_cfg: DataConfig
+    languages: dict[str, int]
     hubert_digest: str | None = None
     cached_encoder: str | None = None
     cached_layer: str | None = None
@@ -123,10 +128,13 @@ class DataTask(TranslationTask):
                     f"{path}: no such manifest; this data folder has {', '.join(found) or 'none'}"
                 )
             frame = read_manifest(path)
-            check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
             check_language(frame, "src_lang", self.cfg.source_lang, str(path))
+            if self.languages:
+                frame = choose_rows(frame, list(self.languages), self.cfg.target_lang, path)
+            else:
+                check_language(frame, "tgt_lang", self.cfg.target_lang, str(path))
             frames.append(frame)
-            manifests.append((path, frame["id"]))
+            manifests.append((path, frame["id"], frame.index))
         return pandas.concat(frames, ignore_index=True), manifests
 
     def _load_manifests(self, split: str, mode: str, training: bool) -> FairseqDataset:
@@ -139,6 +147,7 @@ class DataTask(TranslationTask):
             if len(frame) > given:
                 joined = manifests[-1][0].parent / f"{split}, joined"
                 manifests.append((joined, frame["id"][given:]))
+        languages = frame["tgt_lang"]
         targets = self._encode(frame["tgt_text"], f"{split}, tgt_text")
         # Generation has no use for transcripts, and they may be in other words than training's.
         wants_sources = mode == TEXT or training or self.cfg.mt_finetune or self.cfg.st_training
@@ -155,11 +164,13 @@ class DataTask(TranslationTask):
         if mode == SPEECH:
             report_short(frame, split)
         if mode == TEXT:
-            return text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
+            text = text_dataset(sources, targets, self.src_dict, self.tgt_dict, shuffle=training)
+            self._tag(text, languages, targets.sizes, training)
+            return text
         features = self._cached_features(split, frame, training, join_segments)
         cuts = self._cuts(features) if training else None
         transforms = self._transforms(features) if training else None
-        return SpeechTranslationDataset(
+        speech = SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
             targets,
@@ -177,6 +188,20 @@ class DataTask(TranslationTask):
             neighbours=neighbours,
             transforms=transforms,
         )
+        self._tag(speech, languages, frame["n_frames"], training)
+        return speech
+
+    def _tag(self, dataset, languages, sizes, training: bool) -> None:
+        """Let the translations of ``dataset`` begin with the tags of their languages, and training
+        see the languages in the shares that --sampling-alpha asks for."""
+        if not self.languages:
+            return
+        dataset.starts = np.array([self.languages[name] for name in languages], dtype=np.int64)
+        if training:
+            alpha = getattr(self.cfg, "sampling_alpha", None)  # not in older checkpoints
+            if alpha is None:
+                alpha = float(self.data_cfg.sampling_alpha)
+            dataset.counts = repeats(languages, sizes, alpha, self.cfg.seed)
 
     def _transforms(self, features: FeatureCache | None) -> AudioTransforms | None:
         """How training's speech is made to sound otherwise.
@@ -283,36 +308,64 @@ class DataTask(TranslationTask):
             sentence = self.pre_tokenizer.encode(sentence)
         return self.bpe.encode(sentence) if self.bpe is not None else sentence
 
-    def _binary_prefix(self, split: str) -> Path:
-        pair = f"{self.cfg.source_lang}-{self.cfg.target_lang}"
+    def _binary_prefix(self, split: str, target: str) -> Path:
+        pair = f"{self.cfg.source_lang}-{target}"
         return Path(self.cfg.text_data) / f"{split}.{pair}.{self.cfg.source_lang}"
 
     def _has_binary(self, split: str) -> bool:
-        return bool(self.cfg.text_data) and Path(f"{self._binary_prefix(split)}.idx").is_file()
+        return bool(self.cfg.text_data) and all(
+            Path(f"{self._binary_prefix(split, target)}.idx").is_file() for target in self._targets
+        )
+
+    @property
+    def _targets(self) -> list[str]:
+        """The target languages that are read."""
+        return [self.cfg.target_lang] if self.cfg.target_lang else list(self.languages)
 
     def _load_external(self, split: str) -> LanguagePairDataset:
+        training = split == self.cfg.train_subset
+        pairs = [self._load_pair(split, target, training) for target in self._targets]
+        if not self.languages:
+            return pairs[0]
+        # One after the other; each sentence's language says how its translation begins.
+        text = TextTranslationDataset(
+            ConcatDataset([pair.src for pair in pairs]),
+            np.concatenate([pair.src_sizes for pair in pairs]),
+            self.src_dict,
+            ConcatDataset([pair.tgt for pair in pairs]),
+            np.concatenate([pair.tgt_sizes for pair in pairs]),
+            self.tgt_dict,
+            left_pad_source=False,
+            left_pad_target=False,
+            shuffle=training,
+        )
+        languages = np.repeat(self._targets, [len(pair) for pair in pairs])
+        self._tag(text, languages, text.tgt_sizes, training)
+        return text
+
+    def _load_pair(self, split: str, target: str, training: bool) -> LanguagePairDataset:
         folder = Path(self.cfg.text_data)
-        if not self._has_binary(split):
+        if not Path(f"{self._binary_prefix(split, target)}.idx").is_file():
             raise ConfigError(
-                f"{self._binary_prefix(split)}.idx: no such file; --text-data expects fairseq's "
-                "binary sentence pairs there (prepare-mustc --text-data, or fairseq-preprocess "
-                "with this dictionary)"
+                f"{self._binary_prefix(split, target)}.idx: no such file; --text-data expects "
+                "fairseq's binary sentence pairs there (prepare-mustc --text-data, or "
+                "fairseq-preprocess with this dictionary)"
             )
-        for language in (self.cfg.source_lang, self.cfg.target_lang):
+        for language in (self.cfg.source_lang, target):
             path = folder / f"dict.{language}.txt"
             if path.is_file() and load_dictionary(path) != self.tgt_dict:
                 raise ConfigError(
                     f"{path}: another dictionary than {self.data_cfg.dictionary_path}; binarise "
                     "the text with the vocabulary of the speech data"
                 )
-        check_binary_pairs(folder, split, (self.cfg.source_lang, self.cfg.target_lang))
+        check_binary_pairs(folder, split, (self.cfg.source_lang, target))
         try:
             return load_langpair_dataset(
                 str(folder),
                 split,
                 self.cfg.source_lang,
                 self.src_dict,
-                self.cfg.target_lang,
+                target,
                 self.tgt_dict,
                 combine=False,
                 dataset_impl=self.cfg.dataset_impl,
@@ -321,12 +374,13 @@ class DataTask(TranslationTask):
                 left_pad_target=False,
                 max_source_positions=self.cfg.max_source_positions,
                 max_target_positions=self.cfg.max_target_positions,
-                shuffle=split == self.cfg.train_subset,
+                shuffle=training,
             )
         except (AssertionError, ValueError, LookupError, EOFError, struct.error) as error:
             raise ConfigError(
-                f"{self._binary_prefix(split)}.idx: cannot be read ({type(error).__name__}): make "
-                "the text again (prepare-mustc --text-data, or fairseq-preprocess)"
+                f"{self._binary_prefix(split, target)}.idx: cannot be read "
+                f"({type(error).__name__}): make the text again (prepare-mustc --text-data, or "
+                "fairseq-preprocess)"
             ) from error
 
 

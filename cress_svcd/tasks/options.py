@@ -30,8 +30,17 @@ class SpeechAndTextTranslationConfig(GraphTrainingOptions, TranslationConfig):
     target_lang: Optional[str] = field(
         default=None,
         metadata={
-            "help": "target language; default: tgt_lang of the config",
+            "help": "target language; default: tgt_lang of the config; of several (tgt_langs) the "
+            "one that is read alone, by default all of them",
             "argparse_alias": "--tgt-lang",
+        },
+    )
+    sampling_alpha: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "of several target languages: training sees them in shares proportional to "
+            "size ** alpha (1 / alpha is the temperature), 1: as they are, 0: equal; the smaller "
+            "ones come several times an epoch; default: sampling_alpha of the config, else 1"
         },
     )
     text_data: Optional[str] = field(

@@ -7,7 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from fairseq.data import Dictionary, LanguagePairDataset, encoders
+import torch
+from fairseq.data import Dictionary, encoders
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
@@ -18,7 +19,8 @@ from torch import distributed
 
 from cress_svcd.data.audio import audio_info, parse_audio_spec, resampled_length
 from cress_svcd.data.config import DataConfig, dictionary_digest, load_dictionary
-from cress_svcd.data.dataset import SpeechTranslationDataset
+from cress_svcd.data.dataset import SpeechTranslationDataset, TextTranslationDataset
+from cress_svcd.data.target_languages import require_one, tag_indices
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.generator import CudaGraphGenerator
 from cress_svcd.inference.install import install
@@ -81,6 +83,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
     def __init__(self, cfg, dictionary: Dictionary, data_cfg: DataConfig):
         super().__init__(cfg, dictionary, dictionary)
         self.data_cfg = data_cfg
+        self.languages = tag_indices(dictionary, data_cfg.tgt_langs, data_cfg.dictionary_path)
         self.bpe = _built(encoders.build_bpe, data_cfg, "bpe_tokenizer")
         self.pre_tokenizer = _built(encoders.build_tokenizer, data_cfg, "pre_tokenizer")
         self.sequence_generator = None
@@ -94,7 +97,9 @@ class SpeechAndTextTranslationTask(BatchingTask):
         with open_dict(cfg):
             cfg.source_lang = cfg.source_lang or data_cfg.config.get("src_lang", "en")
             cfg.target_lang = cfg.target_lang or data_cfg.config.get("tgt_lang")
-        if not cfg.target_lang:
+        if data_cfg.tgt_langs and cfg.target_lang:
+            require_one(cfg.target_lang, data_cfg.tgt_langs, str(data_cfg.path))
+        elif not cfg.target_lang and not data_cfg.tgt_langs:
             raise ConfigError(
                 f"{data_cfg.path}: no key tgt_lang, and no --tgt-lang given: name the target "
                 "language"
@@ -306,7 +311,27 @@ class SpeechAndTextTranslationTask(BatchingTask):
         """As fairseq's, with decoder steps as CUDA graphs on CUDA; see ``inference.generator``."""
         if seq_gen_cls is None and not getattr(args, "print_alignment", None):
             seq_gen_cls = CudaGraphGenerator
+        if self.languages and not arguments:
+            # A model that has hardly been trained may write one.
+            options["extra_gen_cls_kwargs"] = {
+                **(options.get("extra_gen_cls_kwargs") or {}),
+                "symbols_to_strip_from_output": set(self.languages.values()),
+            }
         return super().build_generator(models, args, seq_gen_cls, *arguments, **options)
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """As fairseq's; where a batch says with which tokens translations begin, with these."""
+        starts = sample.get("start_tokens")
+        if starts is None:
+            return super().inference_step(generator, models, sample, prefix_tokens, constraints)
+        with torch.no_grad():
+            return generator.generate(
+                models,
+                sample,
+                prefix_tokens=prefix_tokens,
+                constraints=constraints,
+                bos_token=starts.repeat_interleave(generator.beam_size),
+            )
 
     @property
     def source_dictionary(self) -> Dictionary | None:
@@ -336,9 +361,25 @@ class SpeechAndTextTranslationTask(BatchingTask):
             lengths.append(resampled_length(frames, info.sample_rate))
         return lines, lengths
 
+    def begin_with_tag(self, dataset, language: str | None = None) -> None:
+        """Have all that ``dataset`` holds translated to one language, by default the task's.
+
+        Raises:
+            ConfigError: there are several, and it is none of them.
+        """
+        if self.languages:
+            language = language or self.cfg.target_lang
+            require_one(language, list(self.languages), "the model")
+            dataset.starts = np.full(len(dataset), self.languages[language])
+
     def build_dataset_for_inference(self, src_tokens, src_lengths, constraints=None, **kwargs):
+        dataset = self._dataset_for_inference(src_tokens, src_lengths, constraints)
+        self.begin_with_tag(dataset)
+        return dataset
+
+    def _dataset_for_inference(self, src_tokens, src_lengths, constraints):
         if self.evaluates_text:
-            return LanguagePairDataset(
+            return TextTranslationDataset(
                 src_tokens,
                 src_lengths,
                 self.src_dict,

@@ -72,13 +72,16 @@ class NativeSegmenter(Segmenter):
         ConfigError: it carries none, or an option cannot be used.
     """
 
-    def __init__(self, options: Segmentation, model: Any, threads: int):
+    def __init__(
+        self, options: Segmentation, model: Any, threads: int, language: str | None = None
+    ):
         super().__init__(options)
         self.model = model
         shortest, pause = options.min_seconds, options.pause_seconds
         self.engine_options = {
             "segmenter": CARRIED,
             "threads": threads,
+            "language": language,
             "max_seconds": options.max_seconds,
             "min_seconds": -1 if shortest is None else shortest,
             "pause_seconds": -1 if pause is None else pause,
@@ -117,6 +120,7 @@ class NativeTranslator(RecordingTranslator):
         segmentation: Segmentation | None = Segmentation(),
         no_repeat_ngram_size: int = 0,
         word_times: bool = False,
+        target_lang: str | None = None,
         **others: Any,
     ) -> "NativeTranslator":
         """Map a file of ``cress-svcd export``.
@@ -142,6 +146,7 @@ class NativeTranslator(RecordingTranslator):
             "threads": threads,
             "no_repeat": no_repeat_ngram_size,
             "word_times": word_times,
+            "language": target_lang,
             "whole": True,
             "segmenter": "energy",
         }
@@ -153,7 +158,7 @@ class NativeTranslator(RecordingTranslator):
             ) from error
         with errors_as(ConfigError):
             engine.Engine(model, options)
-        cuts = _segmenter(model, segmentation, threads) if segmentation else None
+        cuts = _segmenter(model, segmentation, threads, target_lang) if segmentation else None
         return cls(model, options, cuts)
 
     def report(self) -> str:
@@ -209,12 +214,14 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _segmenter(model: Any, how: Segmentation, threads: int) -> Segmenter:
+def _segmenter(
+    model: Any, how: Segmentation, threads: int, language: str | None = None
+) -> Segmenter:
     """Raises ConfigError: there is none of this name, or the model carries none."""
     if how.segmenter not in (AUTO, CARRIED):
         return make_segmenter(how)
     try:
-        segmenter = NativeSegmenter(how, model, threads)
+        segmenter = NativeSegmenter(how, model, threads, language)
     except ConfigError:
         return make_segmenter(how)  # takes the default, or says what is missing
     if how.segmenter == AUTO:

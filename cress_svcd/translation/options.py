@@ -10,6 +10,7 @@ from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.threads import require_threads
 
 BATCH_SECONDS = 60.0
+EVERY = "*"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class TranslatorOptions:
         word_times: find when each word of a recording is said (``Translation.words``).
         transcripts: find what was said (``Translation.transcript``) by the CTC head.
         translations: find translations; without, transcripts alone.
+        target_lang: which target language, of a model of several; EVERY: chosen later, by
+            ``Translator.for_language``.
     Raises:
         ConfigError: a value that nothing can be translated with.
     """
@@ -50,6 +53,7 @@ class TranslatorOptions:
     word_times: bool = False
     transcripts: bool = False
     translations: bool = True
+    target_lang: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("beam", 1), ("max_len_b", 1), ("no_repeat_ngram_size", 0)):

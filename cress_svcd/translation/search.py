@@ -85,7 +85,7 @@ class NoRepeat(nn.Module):
             # The first one stands for none: it is found as the next token nowhere.
             following = torch.where(repeats, following, so_far[:, :1])
         banned = torch.zeros_like(lprobs, dtype=torch.bool).scatter_(1, following, True)
-        banned[:, so_far[0, 0]] = False
+        banned.scatter_(1, so_far[:, :1], False)
         return lprobs.masked_fill(banned, -math.inf)
 
 
@@ -169,7 +169,8 @@ class Search:
         best = [ranked[0] for ranked in hypotheses]
         found = {number: self._read(one) for number, one in zip(numbers, best)}
         if wanted.attention:
-            matrices = self._attention(kept[0], [one["tokens"] for one in best])
+            starts = batch.get("start_tokens")
+            matrices = self._attention(kept[0], [one["tokens"] for one in best], starts)
             for number, one, matrix in zip(numbers, best, matrices):
                 rows = self._is_read(one["tokens"])
                 found[number] = found[number]._replace(attention=matrix[rows])
@@ -245,11 +246,17 @@ class Search:
 
     @torch.no_grad()
     def _attention(
-        self, states: dict[str, list[Tensor]], hypotheses: Sequence[Tensor]
+        self,
+        states: dict[str, list[Tensor]],
+        hypotheses: Sequence[Tensor],
+        starts: Tensor | None,
     ) -> list[np.ndarray]:
         """Of each token of each hypothesis to the frames of its source (tokens, frames).
 
         The mean of all heads of the later half of the decoder's layers: the first ones tell less.
+
+        Args:
+            starts: (batch,) with which each of them begins; None: with the end of the sentence.
         """
         dictionary = self.task.tgt_dict
         previous = data_utils.collate_tokens(
@@ -259,6 +266,8 @@ class Search:
             left_pad=False,
             move_eos_to_beginning=True,
         ).to(self.device)
+        if starts is not None:
+            previous[:, 0] = starts
         decoder = self.model.decoder
         layers = range(len(decoder.layers) // 2, len(decoder.layers))
         total: Any = 0.0

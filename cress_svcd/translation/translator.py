@@ -9,6 +9,7 @@ The words are those of fairseq-generate: the same task, generator and post-proce
 """
 
 import contextlib
+import copy
 import ctypes
 import gc
 import logging
@@ -22,29 +23,37 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
-from fairseq.data import Dictionary, LanguagePairDataset, data_utils
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import open_dict
 from torch import Tensor
 
 from cress_svcd import kernels
-from cress_svcd.data.audio import SAMPLE_RATE, standardize
+from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.config import find_data
-from cress_svcd.data.dataset import GPU_LENGTH_MULTIPLE, SpeechTranslationDataset
+from cress_svcd.data.dataset import (
+    GPU_LENGTH_MULTIPLE,
+    TextTranslationDataset,
+)
+from cress_svcd.data.target_languages import require_one
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
 from cress_svcd.inference.generator import choose_decoder
 from cress_svcd.quantization.packing import use_backend
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import transcript
-from cress_svcd.translation.loudness import at_usual_loudness
 from cress_svcd.translation.native import NativeTranslator
-from cress_svcd.translation.options import BATCH_SECONDS, TranslatorOptions, choose_device
+from cress_svcd.translation.options import (
+    BATCH_SECONDS,
+    EVERY,
+    TranslatorOptions,
+    choose_device,
+)
 from cress_svcd.translation.recording_translator import RecordingTranslator
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation, Word
 from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
 from cress_svcd.translation.segmentation import CHECKPOINT_KEY, Segmentation, make_segmenter
+from cress_svcd.translation.waveforms import Waveforms
 from cress_svcd.translation.word_times import attention_edges, words_of_tokens
 
 logger = logging.getLogger(__name__)
@@ -52,41 +61,6 @@ logger = logging.getLogger(__name__)
 TEXT_BATCH_TOKENS = 4096
 # Batches that are gathered before any is translated: they are padded less if sorted by length.
 BUFFERED_BATCHES = 2
-
-
-class Waveforms(SpeechTranslationDataset):
-    """Speech in memory, to be translated."""
-
-    def __init__(
-        self,
-        segments: Sequence[Segment],
-        dictionary: Dictionary,
-        normalize: bool,
-        length_multiple: int,
-    ):
-        sizes = [len(segment.wave) for segment in segments]
-        super().__init__(
-            [], sizes, None, None, dictionary, normalize=normalize, length_multiple=length_multiple
-        )
-        self.segments, self.dictionary = segments, dictionary
-
-    def __len__(self) -> int:
-        return len(self.segments)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        wave = at_usual_loudness(self.segments[index].wave)
-        wave = standardize(wave) if self.normalize else wave
-        return {"id": index, "audio": torch.from_numpy(wave), "target": None, "source": None}
-
-    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch, with what its translations must begin with where any of them must."""
-        batch: dict[str, Any] = super().collater(samples)
-        prefixes = [self.segments[number].prefix for number in batch["id"].tolist()]
-        if any(prefixes):
-            tokens = [[self.dictionary.index(token) for token in prefix] for prefix in prefixes]
-            rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
-            batch["prefix_tokens"] = data_utils.collate_tokens(rows, self.dictionary.pad())
-        return batch
 
 
 def load_model(path: Path, data: Path | None) -> tuple[torch.nn.Module, Any]:
@@ -167,9 +141,11 @@ class Translator(RecordingTranslator):
         backend: str | None = None,
         decoder: str | None = None,
         wanted: Wanted = Wanted(),
+        target_lang: str | None = None,
     ):
         """See :meth:`load`."""
         choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
+        self.target_lang = target_lang
         self.model, self.task, self.device = model, task, device
         self.batch_seconds = batch_seconds
         self.segmentation = make_segmenter(segmentation, model) if segmentation else None
@@ -240,6 +216,10 @@ class Translator(RecordingTranslator):
         if chosen.threads is not None:
             torch.set_num_threads(chosen.threads)
         model, task = load_model(Path(path), Path(data) if data else None)
+        language = chosen.target_lang or task.cfg.target_lang
+        languages = list(task.languages) or [task.cfg.target_lang]
+        if chosen.translations and chosen.target_lang != EVERY:
+            require_one(language, languages, str(path))
         if chosen.fp16:
             model.half()
         generation = GenerationConfig(
@@ -258,9 +238,26 @@ class Translator(RecordingTranslator):
             chosen.backend,
             chosen.decoder,
             Wanted(chosen.translations, chosen.word_times, chosen.transcripts),
+            language,
         )
         return_memory()
         return translator
+
+    @property
+    def languages(self) -> list[str]:
+        """The target languages of the model."""
+        return list(self.task.languages) or [str(self.task.cfg.target_lang)]
+
+    def for_language(self, language: str) -> "Translator":
+        """The same model, translating to another one of its languages.
+
+        Raises:
+            ConfigError: it has not this one.
+        """
+        require_one(language, self.languages, "the model")
+        other = copy.copy(self)
+        other.target_lang = language
+        return other
 
     @property
     def has_speech_encoder(self) -> bool:
@@ -328,6 +325,7 @@ class Translator(RecordingTranslator):
             self.task.data_cfg.normalize,
             GPU_LENGTH_MULTIPLE if self.device.type == "cuda" else 1,
         )
+        self.task.begin_with_tag(waves, self.target_lang)
         budget = round(self.batch_seconds * SAMPLE_RATE)
         for segment, found in zip(buffer, self.search.run(waves, budget, wanted)):
             yield segment, self._of_segment(segment, found)
@@ -385,13 +383,14 @@ class Translator(RecordingTranslator):
         sentences = [" ".join(sentence.split()) for sentence in sentences]
         present = [number for number, sentence in enumerate(sentences) if sentence]
         tokens = [self._encode(sentences[number]) for number in present]
-        dataset = LanguagePairDataset(
+        dataset = TextTranslationDataset(
             tokens,
             [len(sentence) for sentence in tokens],
             self.task.src_dict,
             tgt_dict=self.task.tgt_dict,
             left_pad_source=False,
         )
+        self.task.begin_with_tag(dataset, self.target_lang)
         results = [Translation("", 0.0, ())] * len(sentences)
         for number, found in zip(present, self.search.run(dataset, TEXT_BATCH_TOKENS)):
             results[number] = Translation(

@@ -49,6 +49,7 @@ struct cress_options {
     double threshold_db;  /* for energy: speech begins at most so far above the noise (10) */
     const char *segmenter; /* "energy": by loudness; "learnt": the model's; NULL, "auto": the model's
                               if it carries one, by loudness where that hears nothing (NULL) */
+    const char *language; /* to translate to, of a model of several; NULL: its only one (NULL) */
 };
 
 CRESS_API void cress_default_options(struct cress_options *options);

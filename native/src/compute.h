@@ -11,6 +11,7 @@ struct run {
     const struct cress_model *model;
     struct arena *arena;
     int isa, threads;
+    int32_t first; /* token that translations begin with, which they do not hold */
     cress_trace *trace;
     void *trace_data;
 };

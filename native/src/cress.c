@@ -107,6 +107,28 @@ static int find_segmenter(const char *name)
     return !strcmp(name, "energy") ? BY_ENERGY : !strcmp(name, "learnt") ? BY_LEARNT : -1;
 }
 
+/* The token that translations to a language begin with, or -1 with a message. */
+static int32_t find_first(const cress_model *model, const char *language, char *message, size_t size)
+{
+    if (!model->languages && !language)
+        return (int32_t)model->eos;
+    char known[256] = "";
+    for (int i = 0; i < model->languages; i++) {
+        if (language && !strcmp(model->language[i].code, language))
+            return model->language[i].tag;
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", model->language[i].code);
+    }
+    char text[512];
+    if (model->languages)
+        snprintf(text, sizeof text, "language: the model translates to %s: choose one%s%.40s", known,
+                 language ? ", found " : "", language ? language : "");
+    else
+        snprintf(text, sizeof text, "language %.40s: the model has one language; leave it out",
+                 language);
+    return report(message, size, text);
+}
+
 int cress_translator_create(const cress_model *model, const struct cress_options *options,
                             cress_translator **translator, char *message, size_t size)
 {
@@ -126,6 +148,9 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     if (isa < 0)
         return report(message, size, "isa: expected a name from cress.h, of one that this "
                                      "processor has");
+    int32_t first = find_first(model, chosen.language, message, size);
+    if (first < 0)
+        return -1;
     struct cress_translator *made = calloc(1, sizeof *made);
     if (!made)
         return report(message, size, "out of memory");
@@ -133,6 +158,7 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     made->options = chosen;
     made->isa = isa;
     made->segmenter = segmenter;
+    made->first = first;
     made->pool = pool_create(chosen.threads);
     *translator = made;
     return 0;

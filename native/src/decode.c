@@ -218,7 +218,7 @@ float *attention_of(struct run *run, const float *states, int64_t frames, const 
     float *attention = take_zeros(run->arena, (size_t)(count * frames) + 1, sizeof *attention);
     struct block *before = mark(run->arena);
     struct decoder *decoder = decoder_begin(run, states, frames, 1, count + 1);
-    int32_t last = (int32_t)run->model->eos;
+    int32_t last = run->first;
     for (int i = 0; i < count; i++) {
         decoder->attention = attention + i * frames;
         decoder_step(run, decoder, &last, NULL);

@@ -11,6 +11,7 @@
 
 #define FORMAT "cress"
 #define VERSION "1"
+#define VERSION_OF_SEVERAL "2" /* of several target languages */
 enum { MOST_HEADER = 100000000, MOST_TENSORS = 1000000 };
 
 static const struct {
@@ -107,9 +108,10 @@ static void read_header(struct arena *arena, struct file *file, const char *path
     const struct json *version = json_find(metadata, "version");
     if (!format || format->kind != JSON_STRING || strcmp(format->text, FORMAT))
         fail(arena, "%s: is no .cress file; expected one of 'cress-svcd export'", path);
-    if (!version || version->kind != JSON_STRING || strcmp(version->text, VERSION))
-        fail(arena, "%s: is of format version %.20s, and this library reads version %s", path,
-             version && version->kind == JSON_STRING ? version->text : "none", VERSION);
+    const char *found = version && version->kind == JSON_STRING ? version->text : "none";
+    if (strcmp(found, VERSION) && strcmp(found, VERSION_OF_SEVERAL))
+        fail(arena, "%s: is of format version %.20s, and this library reads versions %s and %s",
+             path, found, VERSION, VERSION_OF_SEVERAL);
     if (root->length > MOST_TENSORS)
         fail(arena, "%s: holds too many tensors", path);
     file->tensors = take_zeros(arena, root->length, sizeof *file->tensors);

@@ -13,6 +13,7 @@ static const char usage[] =
     "Translates speech: WAV files of any rate, length and number of channels; \"-\", or none, is\n"
     "standard input.  FIRST and COUNT are samples of the file, as in the manifests of cress-svcd.\n"
     "\n"
+    "  --tgt-lang XX             target language, of a model of several\n"
     "  --beam N                  hypotheses in the search (5)\n"
     "  --lenpen X                length penalty (1)\n"
     "  --max-len-b N             tokens at most (200)\n"
@@ -223,6 +224,8 @@ static int set_search_option(struct cress_options *options, const char *name, co
         options->threads = number(name, value);
     else if (!strcmp(name, "--isa"))
         options->isa = value;
+    else if (!strcmp(name, "--tgt-lang"))
+        options->language = value;
     else if (!strcmp(name, "--segmenter"))
         options->segmenter = value;
     else if (!strcmp(name, "--lenpen"))

@@ -378,6 +378,30 @@ static void read_vocabulary(struct cress_model *model)
             fail(arena, "the vocabulary is damaged at entry %lld", (long long)i);
 }
 
+static void read_languages(struct cress_model *model)
+{
+    struct arena *arena = arena_of(model);
+    const struct json *each, *list = json_find(model->file.plan, "languages");
+    if (!list || list->kind == JSON_NULL)
+        return;
+    if (list->kind != JSON_OBJECT || list->length < 2 || list->length > 1000)
+        fail(arena, "the plan's languages are no object of two or more");
+    model->language = take_zeros(arena, list->length, sizeof *model->language);
+    for (each = list->items; each; each = each->next) {
+        struct language *one = &model->language[model->languages++];
+        one->code = each->key;
+        one->tag = (int32_t)json_integer(arena, list, each->key, 0, model->vocabulary - 1);
+    }
+}
+
+int is_shown(const struct cress_model *model, int32_t token)
+{
+    for (int i = 0; i < model->languages; i++)
+        if (token == model->language[i].tag)
+            return 0;
+    return token != model->bos && token != model->eos;
+}
+
 void model_read(struct cress_model *model)
 {
     struct arena *arena = arena_of(model);
@@ -411,5 +435,6 @@ void model_read(struct cress_model *model)
     model->unk = json_integer(arena, plan, "unk", 0, model->vocabulary - 1);
     model->bos = json_integer(arena, plan, "bos", 0, model->vocabulary - 1);
     read_vocabulary(model);
+    read_languages(model);
     model->hearing = hearing_read(model);
 }

@@ -76,11 +76,19 @@ struct stack {
     struct layer *layers;
 };
 
+/* A target language of several, and the token that translations begin with. */
+struct language {
+    const char *code;
+    int32_t tag;
+};
+
 struct cress_model {
     struct arena arena;
     struct file file;
     int normalize;
     int64_t pad, eos, unk, bos, vocabulary;
+    int languages; /* 0: of one, whose translations begin with eos */
+    struct language *language;
     /* speech */
     int convolutions, subsamplings;
     struct convolution *convolution, *subsampling, positions;
@@ -96,6 +104,9 @@ struct cress_model {
     const int32_t *token_offsets; /* vocabulary + 1 */
     struct hearing *hearing; /* the segmenter that it carries, or NULL */
 };
+
+/* Whether a token is shown: it is neither begin nor end of a sentence, nor the tag of a language. */
+int is_shown(const struct cress_model *model, int32_t token);
 
 /* Fills in a model whose arena is empty and whose file is open. */
 void model_read(struct cress_model *model);

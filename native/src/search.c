@@ -13,7 +13,7 @@ struct candidate {
 /* One utterance's search; rows are beams. */
 struct beams {
     int beam, room;       /* room: columns of tokens and scores */
-    int32_t *tokens;      /* beam x room; column 0 is the end of sentence */
+    int32_t *tokens;      /* beam x room; column 0 is what translations begin with */
     float *scores;        /* beam x room: sums up to each token */
     int32_t *old_tokens;
     float *old_scores;
@@ -58,7 +58,7 @@ static void forbid(const struct cress_model *model, float *log_probs, int rows, 
 }
 
 /* Forbids what would make ``size`` tokens in a row come twice: class NoRepeat in
- * translation/search.py.  ``tokens`` begin with the end of sentence. */
+ * translation/search.py.  ``tokens`` begin with what no hypothesis holds. */
 static void forbid_repeats(const int32_t *tokens, int count, int size, float *log_probs)
 {
     int32_t first = tokens[0];
@@ -145,7 +145,7 @@ int search(struct run *run, const float *states, int64_t frames,
     int32_t *last = take(run->arena, (size_t)beam, sizeof *last);
     int32_t *sources = take_zeros(run->arena, (size_t)beam, sizeof *sources);
     for (int b = 0; b < beam; b++)
-        all.tokens[b * all.room] = (int32_t)model->eos;
+        all.tokens[b * all.room] = run->first;
     struct decoder *decoder = decoder_begin(run, states, frames, beam, most + 1);
     for (int step = 0; step <= most; step++) {
         for (int b = 0; b < beam; b++)

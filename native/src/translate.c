@@ -16,12 +16,12 @@ void forget_parts(struct recording *recording)
     recording->count_of_parts = 0;
 }
 
-/* As fairseq shows tokens: without the beginning and the end of a sentence. */
+/* As fairseq shows tokens. */
 static void strip(const struct cress_model *model, struct hypothesis *hypothesis)
 {
     int count = 0;
     for (int i = 0; i < hypothesis->count; i++)
-        if (hypothesis->tokens[i] != model->bos && hypothesis->tokens[i] != model->eos)
+        if (is_shown(model, hypothesis->tokens[i]))
             hypothesis->tokens[count++] = hypothesis->tokens[i];
     hypothesis->count = count;
 }
@@ -50,7 +50,7 @@ struct run begin_run(struct cress_translator *translator)
     pool_use(translator->pool);
     return (struct run){
         .model = translator->model, .arena = &translator->arena, .isa = translator->isa,
-        .threads = translator->options.threads,
+        .threads = translator->options.threads, .first = translator->first,
     };
 }
 
@@ -73,7 +73,7 @@ static void keep_words(struct cress_translator *translator, struct run *run, con
     struct word *words;
     int kept = 0;
     for (int i = 0; i < best->raw_count; i++) /* of the tokens that are shown */
-        if (best->raw[i] != model->bos && best->raw[i] != model->eos)
+        if (is_shown(model, best->raw[i]))
             memmove(attention + kept++ * frames, attention + i * frames,
                     (size_t)frames * sizeof *attention);
     int64_t count = time_words(run, best, text, attention, frames, wave, samples,

@@ -32,6 +32,7 @@ struct cress_translator {
     const struct cress_model *model;
     struct cress_options options;
     int isa, segmenter, count, again;
+    int32_t first; /* see struct run */
     struct pool *pool;
     struct recording recording;
     double start, end;

@@ -22,11 +22,13 @@ from tests.helpers.large_vocabulary import write_vocabulary
 from tests.helpers.training_options import TINY_MODEL
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PAIRS = sorted((SCRIPTS / "recipes").glob("en-*.yaml"))
+PAIRS = sorted((SCRIPTS / "recipes").glob("en-[a-z]*.yaml"))
 ANALYSES = sorted((SCRIPTS / "recipes").glob("anal*.yaml"))
 RUNNABLE = [
     *PAIRS,
+    SCRIPTS / "recipes" / "en-8.yaml",
     SCRIPTS / "recipes" / "demo.yaml",
+    SCRIPTS / "recipes" / "demo-2.yaml",
     *ANALYSES,
     *sorted((SCRIPTS / "bench").glob("*.yaml")),
 ]
@@ -62,6 +64,29 @@ def test_there_is_a_recipe_for_each_pair():
         assert recipe.folder == Path("runs") / recipe.name
         translate = next(stage for stage in recipe.stages if stage.name == "translate-full")
         assert f"--lenpen={recipe.settings['lenpen']}" in translate.commands[0]
+
+
+@pytest.mark.parametrize("deltalm", ["", "deltalm"])
+def test_the_recipe_of_all_pairs_is_about_each_of_them(deltalm):
+    recipe = load_recipe(SCRIPTS / "recipes" / "en-8.yaml", {"deltalm": deltalm})
+    languages = recipe.settings["lang"].split(",")
+    assert languages == sorted(LENGTH_PENALTIES)
+    stages = {stage.name: stage for stage in recipe.stages}
+    prepare = stages["prepare-for-deltalm" if deltalm else "prepare"].commands[0]
+    assert prepare[prepare.index("--tgt-lang") + 1] == ",".join(languages)
+    for command, language in zip(stages["text"].commands, languages, strict=True):
+        assert command[command.index("--tgt-lang") + 1] == language
+    for name in ("translate-full", "translate-packed"):
+        named = [word for command in stages[name].commands for word in command]
+        assert [word for word in named if "--tgt-lang" in word] == [
+            f"--tgt-lang={language}" for language in languages
+        ]
+    for name in ("deltalm", "svcd-with-deltalm") if deltalm else ("mt", "svcd"):
+        assert not any("--tgt-lang" in word for word in stages[name].commands[0])
+    assert len(stages["score"].commands) == 8
+    made = {file for stage in recipe.stages for file in stage.makes}
+    for stage in recipe.stages:
+        assert {file for file in stage.needs if file.startswith("runs/")} <= made, stage.name
 
 
 def test_external_text_takes_the_place_of_the_corpus_alone():

@@ -15,6 +15,7 @@ from cress_svcd.models.deltalm_checkpoint import (
     DeltaLMDescription,
     Side,
     fairseq_name,
+    fit_vocabulary,
     read_deltalm,
 )
 from cress_svcd.models.hubert_deltalm import HubertDeltaLM
@@ -195,6 +196,17 @@ class TestReleasedFiles:
         levels = [record.levelname for record in caplog.records if "TAKEN" in record.getMessage()]
         assert levels == ["WARNING"] * 2
         assert "encoder.embed_tokens.weight has 120 rows, the dictionary only 25" in caplog.text
+
+    def test_tags_of_languages_begin_as_the_end_of_the_sentence(self):
+        state = {"encoder.embed_tokens.weight": torch.randn(20, 4)}
+        table = state["encoder.embed_tokens.weight"]
+        (fitted,) = fit_vocabulary(state, 22, "x.pt", tags=2).values()
+        assert torch.equal(fitted[:20], table)
+        assert torch.equal(fitted[20:], table[[2, 2]])
+        (fitted,) = fit_vocabulary(state, 20, "x.pt", tags=2).values()
+        assert torch.equal(fitted, table)
+        with pytest.raises(CheckpointError, match="20 rows, the dictionary 23 entries"):
+            fit_vocabulary(state, 23, "x.pt", tags=2)
 
     def test_one_table_serves_all(self, tiny):
         table = tiny.encoder.embed_tokens.weight

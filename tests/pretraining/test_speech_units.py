@@ -12,6 +12,7 @@ from cress_svcd.pretraining.speech_units import (
     PhoneEvents,
     count_frames,
     fit_clusters,
+    phone_events,
 )
 
 HUBERT_BASE = [(10, 5)] + [(3, 2)] * 4 + [(2, 2)] * 2
@@ -118,3 +119,28 @@ def test_phones_and_yaml_of_different_length(tmp_path):
     path = write_release(tmp_path, events=EVENTS[:2])
     with pytest.raises(ReleaseError, match="2 lines, but .*train.yaml has 3 rows"):
         PhoneEvents(path)
+
+
+def test_phones_of_several_target_languages(tmp_path):
+    """Their ids begin with the language, as prepare-mustc makes them."""
+    folders = {code: tmp_path / code for code in ("de", "pt_BR")}
+    files = {}
+    for code, folder in folders.items():
+        folder.mkdir()
+        events = EVENTS if code == "de" else [EVENTS[0], EVENTS[1], EVENTS[0]]
+        files[f"{code}:train"] = write_release(folder, events=events)
+        files[f"{code}:dev"] = tmp_path / "not read"
+    labels = phone_events(files, "train")
+    alone = {code: PhoneEvents(files[f"{code}:train"]) for code in folders}
+    for code in folders:
+        assert labels(f"{code}_b_0", 8_000) == alone[code].labels("b_0", 8_000)
+    assert labels("de_b_0", 8_000) != labels("pt_BR_b_0", 8_000)
+    with pytest.raises(ReleaseError, match="'fr_b_0' of train is of none of .*: de, pt_BR"):
+        labels("fr_b_0", 8_000)
+
+
+def test_phones_of_one_language(tmp_path):
+    path = write_release(tmp_path)
+    assert phone_events({"train": path}, "train")("b_0", 8_000) == PhoneEvents(path).labels(
+        "b_0", 8_000
+    )

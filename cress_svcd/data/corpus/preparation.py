@@ -21,15 +21,16 @@ from cress_svcd.atomic_files import replacing, write_json, write_text
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.corpus.binary_text import binarize_pairs, text_data_files, write_dictionaries
 from cress_svcd.data.corpus.corpora import CORPORA, DEFAULT_CORPUS
-from cress_svcd.data.corpus.corpus import Corpus, check_tgt_lang
-from cress_svcd.data.corpus.manifest import read_manifest, write_manifest
+from cress_svcd.data.corpus.manifest import Segment, read_manifest, write_manifest
 from cress_svcd.data.corpus.prepare_options import PrepareOptions
-from cress_svcd.data.corpus.usable_segments import prepare_split
+from cress_svcd.data.corpus.several_languages import LanguagePairs
 from cress_svcd.data.corpus.vocabulary import (
     SPECIAL_TOKENS,
+    add_entries,
     check_dictionary,
     copy_dictionary,
     load_sentencepiece,
+    tag_of,
     train_sentencepiece,
     write_dictionary,
 )
@@ -63,7 +64,7 @@ class Summary(Records):
     each stage, so a run that was killed goes on after its last finished one.
     """
 
-    def __init__(self, path: Path, corpus: Corpus, force: bool):
+    def __init__(self, path: Path, corpus: LanguagePairs, force: bool):
         self.path = path
         self.data: dict[str, Any] = {}
         if path.exists() and not force:
@@ -76,7 +77,7 @@ class Summary(Records):
         }
         self.data.setdefault("stamps", {})
 
-    def _load(self, corpus: Corpus) -> None:
+    def _load(self, corpus: LanguagePairs) -> None:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != _VERSION:
@@ -147,8 +148,7 @@ def prepare(root: str | os.PathLike, out: str | os.PathLike, options: PrepareOpt
     """
     out = Path(out)
     _check_options(out, options)
-    corpus = CORPORA[options.corpus].find(root, options.tgt_lang)
-    check_tgt_lang(corpus.tgt_lang, corpus.src_lang)
+    corpus = LanguagePairs.find(root, options.corpus, options.tgt_lang)
     splits = corpus.find_splits(options.splits)
     with _explaining_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -156,11 +156,12 @@ def prepare(root: str | os.PathLike, out: str | os.PathLike, options: PrepareOpt
         _check_vocabulary_source(summary, splits, options)
         for split in splits:
             _prepare_manifest(summary, corpus, split, out, options)
-        _prepare_vocabulary(summary, out, options)
+        _prepare_vocabulary(summary, corpus, out, options)
         _write_config(summary, corpus, out, options)
         if options.text_data is not None:
             for split in splits:
-                _prepare_text_data(summary, corpus, split, out, options)
+                for language in corpus.languages:
+                    _prepare_text_data(summary, corpus, split, language, out, options)
         summary.save()
     return summary.data
 
@@ -200,21 +201,20 @@ def _check_vocabulary_source(
 
 
 def _prepare_manifest(
-    summary: Summary, corpus: Corpus, split: str, out: Path, options: PrepareOptions
+    summary: Summary, corpus: LanguagePairs, split: str, out: Path, options: PrepareOptions
 ) -> None:
     manifest = out / f"{split}.tsv"
+    # Of several languages, each is scored by itself.
+    evaluated = corpus.is_several and split != TRAINING_SPLIT
+    languages = corpus.languages if evaluated else []
+    own = {language: out / f"{split}_{language}.tsv" for language in languages}
 
     def work() -> dict:
         logger.info("%s: reading", split)
-        segments, report = prepare_split(
-            corpus,
-            split,
-            options.limits,
-            options.check_audio,
-            options.workers,
-            options.sample_audio,
-        )
+        segments, report = corpus.prepare_split(split, options)
         write_manifest(manifest, segments)
+        for language, path in own.items():
+            write_manifest(path, _of_language(segments, language))
         return dataclasses.asdict(report)
 
     inputs = {
@@ -227,11 +227,18 @@ def _prepare_manifest(
     if options.corpus != DEFAULT_CORPUS:
         # Stamps from before there was a choice still hold for the default.
         inputs["corpus"] = options.corpus
-    summary.stage(f"splits/{split}", inputs, [manifest], work)
+    summary.stage(f"splits/{split}", inputs, [manifest, *own.values()], work)
 
 
-def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) -> None:
+def _of_language(segments: Sequence[Segment], language: str) -> list[Segment]:
+    return [segment for segment in segments if segment.tgt_lang == language]
+
+
+def _prepare_vocabulary(
+    summary: Summary, corpus: LanguagePairs, out: Path, options: PrepareOptions
+) -> None:
     """Train the joint vocabulary on the training manifest, or take over an existing one."""
+    tags = [tag_of(language) for language in corpus.languages if corpus.is_several]
     if options.spm_model is None:
         model = out / f"spm_unigram{options.vocab_size}.model"
         dictionary = model.with_suffix(".txt")
@@ -244,21 +251,26 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
         outputs = [model, dictionary]
         given = [path for path in (options.spm_model, options.dictionary) if path is not None]
         inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in given]
+    if tags:
+        inputs = [*inputs, tags]
 
     def work() -> dict:
         if options.spm_model is None:
             train = read_manifest(out / f"{TRAINING_SPLIT}.tsv")
             logger.info("vocabulary: training %d tokens", options.vocab_size)
-            texts = (text for name in ("src_text", "tgt_text") for text in train[name])
+            texts = [text for name in ("src_text", "tgt_text") for text in train[name]]
+            if tags:  # the source language shall not count once for each target language
+                texts = list(dict.fromkeys(texts))
             train_sentencepiece(texts, model.with_suffix(""), options.vocab_size)
         else:
             _copy(options.spm_model, model)
         if options.dictionary is not None:
             if not _is_same(options.dictionary, dictionary):
                 copy_dictionary(options.dictionary, dictionary)
+            add_entries(dictionary, tags)
             entries = check_dictionary(model, dictionary)
         else:
-            entries = write_dictionary(model, dictionary)
+            entries = write_dictionary(model, dictionary, tags)
         return {
             "model": model.name,
             "dictionary": dictionary.name,
@@ -268,7 +280,9 @@ def _prepare_vocabulary(summary: Summary, out: Path, options: PrepareOptions) ->
     summary.stage("vocabulary", inputs, outputs, work)
 
 
-def _write_config(summary: Summary, corpus: Corpus, out: Path, options: PrepareOptions) -> None:
+def _write_config(
+    summary: Summary, corpus: LanguagePairs, out: Path, options: PrepareOptions
+) -> None:
     """Write ``config.yaml``; what a user has added to an existing one stays."""
     path = out / CONFIG_FILE
     vocabulary = summary.get("vocabulary")
@@ -280,28 +294,37 @@ def _write_config(summary: Summary, corpus: Corpus, out: Path, options: PrepareO
         "sample_rate": SAMPLE_RATE,
         "standardize_audio": options.standardize_audio,
         "src_lang": corpus.src_lang,
-        "tgt_lang": corpus.tgt_lang,
     }
+    gone = "tgt_lang" if corpus.is_several else "tgt_langs"
+    languages = {"tgt_lang": corpus.tgt_lang, "tgt_langs": corpus.languages}
+    config |= {key: value for key, value in languages.items() if key != gone}
     if not options.force and path.exists():
         with contextlib.suppress(yaml.YAMLError, ValueError, TypeError, RecursionError):
             present = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if present | config == present:
+            if present | config == present and gone not in present:
                 return
-            config = present | config
+            config = {key: value for key, value in (present | config).items() if key != gone}
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def _prepare_text_data(
-    summary: Summary, corpus: Corpus, split: str, out: Path, options: PrepareOptions
+    summary: Summary,
+    corpus: LanguagePairs,
+    split: str,
+    language: str,
+    out: Path,
+    options: PrepareOptions,
 ) -> None:
     folder = options.text_data
     vocabulary = summary.get("vocabulary")
-    languages = [corpus.src_lang, corpus.tgt_lang]
+    languages = [corpus.src_lang, language]
+    name = f"{split}_{language}" if corpus.is_several else split
     dictionary = out / vocabulary["dictionary"]
 
     def work() -> dict:
-        logger.info("%s: binarising the texts", split)
+        logger.info("%s: binarising the texts", name)
         table = read_manifest(out / f"{split}.tsv")
+        table = table[table["tgt_lang"] == language]
         texts = dict(zip(languages, (table["src_text"].tolist(), table["tgt_text"].tolist())))
         counts = binarize_pairs(
             split, texts, out / vocabulary["model"], dictionary, folder, options.workers
@@ -311,7 +334,7 @@ def _prepare_text_data(
 
     names = [f"dict.{language}.txt" for language in languages] + text_data_files(split, languages)
     inputs = [summary.stamp(f"splits/{split}"), summary.stamp("vocabulary")]
-    summary.stage(f"text_data/{split}", inputs, [folder / name for name in names], work)
+    summary.stage(f"text_data/{name}", inputs, [folder / file for file in names], work)
 
 
 def _is_same(source: Path, target: Path) -> bool:

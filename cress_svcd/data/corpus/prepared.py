@@ -22,7 +22,8 @@ def read_config(data: Path) -> dict:
     config = with_names_as_written(path, read_yaml(path, expected))
     tokenizer = config.get("bpe_tokenizer")
     values = {**config, **(tokenizer if isinstance(tokenizer, dict) else {})}
-    for key in ("vocab_filename", "bpe_tokenizer", "sentencepiece_model", "tgt_lang"):
+    languages = "tgt_langs" if config.get("tgt_langs") else "tgt_lang"
+    for key in ("vocab_filename", "bpe_tokenizer", "sentencepiece_model", languages):
         if values.get(key) is None:
             raise ConfigError(f"{path}: no key {key}; expected {expected}")
     return config
@@ -39,11 +40,27 @@ def with_names_as_written(path: Path, config: dict) -> dict:
     """
     text = yaml.load("\n".join(read_lines(path, ConfigError)), yaml.BaseLoader)
     config = _as_written(path, config, text, _NAMES)
+    if config.get("tgt_langs") is not None:
+        config["tgt_langs"] = _languages(path, text["tgt_langs"])
     if isinstance(config.get("bpe_tokenizer"), dict):
         written = text["bpe_tokenizer"]
         tokenizer = _as_written(path, config["bpe_tokenizer"], written, ("sentencepiece_model",))
         config["bpe_tokenizer"] = tokenizer
     return config
+
+
+def _languages(path: Path, names: Any) -> list[str]:
+    """The target languages of a corpus of several."""
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) and name for name in names)
+        or not 1 < len(names) == len(set(names))
+    ):
+        raise ConfigError(
+            f"{path}: key tgt_langs: {names!r:.80}; expected a list of two languages or more, "
+            "each once, as [de, ro]"
+        )
+    return names
 
 
 def _as_written(path: Path, values: dict, text: dict, names: Sequence[str]) -> dict:
@@ -55,6 +72,18 @@ def _as_written(path: Path, values: dict, text: dict, names: Sequence[str]) -> d
             raise ConfigError(f"{path}: key {key}: {values[key]!r:.80}; expected a name")
         as_written[key] = text[key]
     return values | as_written
+
+
+def target_languages(config: dict, chosen: str | None = None) -> list[str]:
+    """The target languages of prepared data, or the one of them that was chosen.
+
+    Raises:
+        ConfigError: it is not one of them.
+    """
+    languages = config.get("tgt_langs") or [config["tgt_lang"]]
+    if chosen is not None and chosen not in languages:
+        raise ConfigError(f"--tgt-lang {chosen}: the data is of {', '.join(languages)}")
+    return [chosen] if chosen is not None else list(languages)
 
 
 def audio_folder(data: Path, config: dict) -> str:

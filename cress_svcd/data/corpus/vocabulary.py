@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -14,6 +14,9 @@ from cress_svcd.errors import ConfigError
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 """fairseq's own first four symbols, in its order: they do not stand in a dictionary file."""
+
+LANGUAGE_TAG = "<lang:{}>"
+"""Entry of the vocabulary for a target language of several; fairseq's name for it."""
 
 # The sums of the EM training, and with them the model, depend on the number of threads; a fixed
 # number gives the same model on every machine.
@@ -78,6 +81,11 @@ def _explain(message: str, vocab_size: int) -> str:
     return f"--vocab-size {vocab_size}: sentencepiece cannot train on this text ({message.strip()})"
 
 
+def tag_of(language: str) -> str:
+    """The vocabulary's entry for a target language."""
+    return LANGUAGE_TAG.format(language)
+
+
 def load_sentencepiece(path: str | os.PathLike) -> sentencepiece.SentencePieceProcessor:
     """Raises ConfigError for a file that is missing or no sentencepiece model."""
     try:
@@ -96,12 +104,16 @@ def load_sentencepiece(path: str | os.PathLike) -> sentencepiece.SentencePiecePr
         ) from None
 
 
-def write_dictionary(model: str | os.PathLike, path: str | os.PathLike) -> int:
+def write_dictionary(
+    model: str | os.PathLike, path: str | os.PathLike, further: Sequence[str] = ()
+) -> int:
     """Write a model's fairseq dictionary, ``token 1`` a line; return the number of lines.
 
-    The special symbols, which fairseq puts in front itself, are left out.
+    The special symbols, which fairseq puts in front itself, are left out; ``further`` entries come
+    last.
     """
     tokens = [token for token in _tokens(model) if token not in SPECIAL_TOKENS]
+    tokens += [token for token in further if token not in tokens]
     write_text(path, "".join(f"{token} 1\n" for token in tokens))
     return len(tokens)
 
@@ -113,6 +125,15 @@ def copy_dictionary(source: str | os.PathLike, target: str | os.PathLike) -> Non
         return
     with replacing(target) as temporary:
         temporary.write_bytes(Path(source).read_bytes())
+
+
+def add_entries(path: str | os.PathLike, further: Sequence[str]) -> None:
+    """Add those entries to a dictionary that it lacks."""
+    lines = read_lines(path, ConfigError)
+    there = {line.removesuffix(_OVERWRITE).rpartition(" ")[0] for line in lines}
+    missing = [f"{token} 1" for token in further if token not in there]
+    if missing:
+        write_text(path, "".join(f"{line}\n" for line in [*lines, *missing]))
 
 
 def check_dictionary(

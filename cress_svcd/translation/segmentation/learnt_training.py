@@ -103,7 +103,8 @@ def read_segmentation(folder: Path, split: str, tgt_lang: str | None = None) -> 
             f"{folder}: the split {split} has no segments within recordings, which the segmenter "
             "could learn from: every segment is a file of its own"
         )
-    return {path: sorted(segments) for path, segments in found.items()}
+    # Of several target languages a segment may stand there for each.
+    return {path: sorted(set(segments)) for path, segments in found.items()}
 
 
 class Examples:

@@ -35,6 +35,7 @@ class Options(ctypes.Structure):
         ("pause_seconds", c_double),
         ("threshold_db", c_double),
         ("segmenter", c_char_p),
+        ("language", c_char_p),
     ]
 
 

@@ -30,6 +30,7 @@ class Translator:
         min_seconds: shorter speech joins its neighbour; None: the segmenter's own.
         pause_seconds: silence that separates segments; None: the segmenter's own.
         threshold_db: for energy: speech begins at most so far above the noise.
+        target_lang: language to translate to, of a model of several.
         isa: instructions, such as "avx2" or "portable"; None: the fastest here.
     Raises:
         CressError: the model or an option cannot be used.
@@ -52,6 +53,7 @@ class Translator:
         min_seconds: float | None = None,
         pause_seconds: float | None = None,
         threshold_db: float = 10.0,
+        target_lang: str | None = None,
         isa: str | None = None,
     ):
         self._model = Model(path)
@@ -69,6 +71,7 @@ class Translator:
             "min_seconds": -1 if min_seconds is None else min_seconds,
             "pause_seconds": -1 if pause_seconds is None else pause_seconds,
             "threshold_db": threshold_db,
+            "language": target_lang,
             "isa": isa,
         }
         self._word_times = word_times
