@@ -116,7 +116,7 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def spoken(tmp_path_factory) -> Path:
+def spoken_release(tmp_path_factory) -> Path:
     """A spoken release of the small grammar: 40 sentences to train, 12 dev, 12 test."""
     folder = tmp_path_factory.mktemp("release")
     arguments = []
@@ -131,9 +131,9 @@ def spoken(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def release(spoken) -> Path:
+def release(spoken_release) -> Path:
     """The same, where a folder of tests has none of its own by this name."""
-    return spoken
+    return spoken_release
 
 
 @pytest.fixture(scope="session")
@@ -157,11 +157,11 @@ def prepared(release, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def two_languages(spoken, tmp_path_factory) -> Path:
+def two_languages(spoken_release, tmp_path_factory) -> Path:
     """The same speech with German and Romanian texts, prepared as one corpus."""
     from tests.helpers.two_languages import add_romanian
 
-    root = add_romanian(spoken, tmp_path_factory.mktemp("two"))
+    root = add_romanian(spoken_release, tmp_path_factory.mktemp("two"))
     folder = tmp_path_factory.mktemp("two_prepared")
     options = ["--vocab-size", "70", "--text-data", "--workers", "1"]
     run_here("prepare-mustc", root, "-o", folder, "--tgt-lang", "de,ro", *options)

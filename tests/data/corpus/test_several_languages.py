@@ -68,8 +68,8 @@ def test_binary_text_of_each_language(two_languages):
     }
 
 
-def test_again_with_one_language_and_back(two_languages, spoken, tmp_path, capsys):
-    root = add_romanian(spoken, tmp_path / "root")
+def test_again_with_one_language_and_back(two_languages, spoken_release, tmp_path, capsys):
+    root = add_romanian(spoken_release, tmp_path / "root")
     out = tmp_path / "out"
     options = ("--vocab-size", "50")
     assert prepare(root, out, "de", *options) == 0
@@ -86,13 +86,13 @@ def test_again_with_one_language_and_back(two_languages, spoken, tmp_path, capsy
     assert len(read_manifest(out / "train.tsv")) == 40
 
 
-def test_a_given_dictionary_gets_the_tags_it_lacks(two_languages, spoken, tmp_path):
+def test_a_given_dictionary_gets_the_tags_it_lacks(two_languages, spoken_release, tmp_path):
     config = config_of(two_languages)
     model = two_languages / config["bpe_tokenizer"]["sentencepiece_model"]
     given = tmp_path / "dict.txt"
     lines = (two_languages / config["vocab_filename"]).read_text(encoding="utf-8").splitlines()
     given.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
-    root = add_romanian(spoken, tmp_path / "root")
+    root = add_romanian(spoken_release, tmp_path / "root")
     options = ("--spm-model", model, "--dictionary", given)
     assert prepare(root, tmp_path / "out", "de,ro", *options) == 0
     written = (tmp_path / "out" / "dict.txt").read_text(encoding="utf-8").splitlines()
@@ -109,8 +109,8 @@ def test_a_given_dictionary_gets_the_tags_it_lacks(two_languages, spoken, tmp_pa
         ("de,en", "--tgt-lang en: expected the code of a language other than en"),
     ],
 )
-def test_languages_that_cannot_be(spoken, tmp_path, capsys, languages, message):
-    assert prepare(spoken, tmp_path / "out", languages) == 2
+def test_languages_that_cannot_be(spoken_release, tmp_path, capsys, languages, message):
+    assert prepare(spoken_release, tmp_path / "out", languages) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "config.yaml").exists()
 
