@@ -14,6 +14,11 @@ PACKED = {
     "packed": ["--int8-embeddings", "--int8-convolutions"],
     "packed_bf16": ["--int8-embeddings", "--int8-convolutions", "--bf16-convolutions"],
     "packed_4_bits": ["--embedding-bits", "4", "--hubert-bits", "4", "--subsampler-bits", "4"],
+    # HuBERT's convolutions, subsampler, embeddings.
+    **{
+        f"packed_{h}_{s}_{e}": ["--hubert-bits", h, "--subsampler-bits", s, "--embedding-bits", e]
+        for h, s, e in ("333", "222", "212", "211")
+    },
 }
 VOCABULARY = 10_000
 HUBERT_BASE = {

@@ -24,6 +24,9 @@ Methods:
     packed_bf16    the same, convolutions computed in bf16 (pack --bf16-convolutions), or with
                    AVX-512-VNNI with a hi/lo split in int8
     packed_4_bits  as packed, with 4 bits instead of int8 in the file
+    packed_3_3_3, packed_2_2_2, packed_2_1_2, packed_2_1_1
+                   the same with other bits of HuBERT's convolutions, subsampler and embeddings;
+                   where --methods names them
 """
 
 import argparse
@@ -35,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from random_model import make_models
+from random_model import PACKED, make_models
 from tqdm import tqdm
 from translation_worker import Worker
 
@@ -43,6 +46,7 @@ from cress_svcd.atomic_files import write_json
 from cress_svcd.evaluation.plots import figure
 
 METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16", "packed_4_bits")
+CHOICES = tuple(dict.fromkeys((*METHODS, *PACKED)))
 
 
 def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:
@@ -164,7 +168,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=CHOICES)
     parser.add_argument(
         "--seconds", nargs="+", type=float, default=[2.0, 4.0, 6.0, 10.0], help="of the sentences"
     )
