@@ -3,6 +3,7 @@
   cress-svcd serve model.packed.pt
   cress-svcd serve en-de.packed.pt en-ro.packed.pt --port 9000
   cress-svcd serve bit=model.packed.pt full=averaged.pt
+  cress-svcd serve model.cress --engine native
   curl -F file=@talk.flac -F response_format=srt http://127.0.0.1:8000/v1/audio/translations
 
 Needs pip install cress_svcd[serve].  http://127.0.0.1:8000/ is the page; the protocol is that of
@@ -20,6 +21,7 @@ nothing new, and ends when what is under way is answered; a second one ends it a
 """
 
 import argparse
+import functools
 import logging
 import os
 from pathlib import Path
@@ -32,7 +34,7 @@ from cress_svcd.cli.arguments import (
     positive,
     thread_count,
 )
-from cress_svcd.cli.quick_imports import quick_imports
+from cress_svcd.cli.engines import add_engine_argument, imports_for, translator_class
 from cress_svcd.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with config.yaml, dictionary and sentencepiece model of the checkpoints",
     )
+    add_engine_argument(parser)
     add_limit_arguments(parser)
     add_search_arguments(parser)
     add_segmentation_arguments(parser)
@@ -95,7 +98,7 @@ def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="batches at a time, each with --threads (default: %(default)s); more only help where "
-        "several models are asked",
+        "several models are asked, or with --engine native",
     )
 
 
@@ -137,14 +140,17 @@ def run(args: argparse.Namespace) -> int:
     from cress_svcd.serving.web import require
 
     require()
-    with quick_imports():
+    with imports_for(args.engine):
         from cress_svcd.serving.app import Service
         from cress_svcd.serving.gate import LOOPBACK
         from cress_svcd.serving.models import load_models
         from cress_svcd.serving.server import address_of, bind, serve
+        from cress_svcd.translation.recording_translator import EVERY
     token, limits = token_of(args), limits_of(args)
     with bind(args.host, args.port) as listening:
-        models = load_models(args.models, **loading_options(args))
+        options = {**loading_options(args), "target_lang": EVERY}
+        load = functools.partial(translator_class(args.engine).load, **options)
+        models = load_models(args.models, load)
         hosts = LOOPBACK if args.host in LOOPBACK else None
         if hosts is None and token is None:
             logger.warning("whoever reaches %s may use this server: --token-file", args.host)

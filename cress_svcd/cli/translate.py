@@ -55,6 +55,7 @@ from cress_svcd.cli.arguments import (
     add_segmentation_arguments,
     loading_options,
 )
+from cress_svcd.cli.engines import add_engine_argument, imports_for, translator_class
 from cress_svcd.cli.logs import shows_notes
 from cress_svcd.cli.output_arguments import (
     SUBTITLES,
@@ -63,7 +64,6 @@ from cress_svcd.cli.output_arguments import (
     check_output_arguments,
     subtitle_limits,
 )
-from cress_svcd.cli.quick_imports import quick_imports
 from cress_svcd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,13 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tgt-lang", metavar="XX", help="target language, of a model of several: de"
     )
-    parser.add_argument(
-        "--engine",
-        choices=("torch", "native"),
-        default="torch",
-        help="what computes (default: %(default)s); native: the engine in C, which starts at once "
-        "and takes a file of cress-svcd export, see docs/native.md",
-    )
+    add_engine_argument(parser)
     add_output_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
@@ -125,18 +119,12 @@ def load(args: argparse.Namespace) -> "Translator | NativeTranslator":
         transcripts=args.transcript,
         translations=not args.transcript or args.output_format == "jsonl",
     )
-    if args.engine == "native":
-        from cress_svcd.translation.native import NativeTranslator
-
-        return NativeTranslator.load(args.model, **options)
-    from cress_svcd.translation.translator import Translator
-
-    return Translator.load(args.model, **options)
+    return translator_class(args.engine).load(args.model, **options)
 
 
 def run(args: argparse.Namespace) -> int:
     # Here: --help does not wait for them.
-    with quick_imports() if args.engine == "torch" else contextlib.nullcontext():
+    with imports_for(args.engine):
         from cress_svcd.translation.inputs import STDIN, list_sources
         from cress_svcd.translation.output import (
             FORMATS,

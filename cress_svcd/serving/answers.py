@@ -41,14 +41,13 @@ def segment(model: ServedModel, number: int, part: Translation) -> dict[str, Any
     """
     written = part.text.encode()
     start, end = part.start or 0.0, part.end or 0.0
-    dictionary = model.translator.task.tgt_dict
     return {
         "id": number,
         "seek": int(100 * start),
         "start": round(start, 3),
         "end": round(end, 3),
         "text": part.text,
-        "tokens": [dictionary.index(token) for token in part.tokens],
+        "tokens": [model.translator.token_number(token) for token in part.tokens],
         "temperature": 0.0,
         "avg_logprob": rounded(part.score * math.log(2)),
         "compression_ratio": round(len(written) / len(zlib.compress(written)), 3),

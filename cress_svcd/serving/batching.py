@@ -17,8 +17,7 @@ from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.metrics import Metrics
 from cress_svcd.serving.models import ServedModel
 from cress_svcd.translation.recordings import Segment
-from cress_svcd.translation.result import Translation
-from cress_svcd.translation.search import Wanted
+from cress_svcd.translation.result import Translation, Wanted
 from cress_svcd.translation.session import translate_whatever_can_be
 
 logger = logging.getLogger(__name__)
@@ -90,13 +89,15 @@ class Batcher:
             self.jobs.remove(job)
 
     def take(self) -> list[tuple[Job, list[Waiting]]]:
-        """The next batch: one segment of each fitting job in turn, until it is full."""
+        """The next batch: one segment of each fitting job in turn, until it is full; one alone
+        where the model gains nothing by more."""
         first = self.jobs[0]
+        most = self.limits.batch_seconds if first.model.translator.batches else 0.0
         fitting = [j for j in self.jobs if (j.model, j.timed) == (first.model, first.timed)]
         taken: dict[Job, list[Waiting]] = {job: [] for job in fitting}
         seconds = 0.0
         turns = deque(fitting)
-        while turns and (not seconds or seconds < self.limits.batch_seconds):
+        while turns and (not seconds or seconds < most):
             job = turns.popleft()
             segment, future = job.waiting.popleft()
             self.metrics.waiting.dec()

@@ -4,7 +4,7 @@ The client sends text {"type": "start", "model": …, "language": …, "token": 
 of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  The server sends
   {"type": "ready", "model": …}
   {"type": "partial", "id", "start", "end", "text", "stable"}   stable: what it begins with, which
-      stays; of its last word an ending may be to come
+      stays; of its last word an ending may be to come; empty where the engine cannot say
   {"type": "final", …}     as a segment of verbose_json; "id" counts them
   {"type": "error", "error": {…}}
   {"type": "done", "text": …}, and closes.
@@ -132,7 +132,8 @@ class LiveSession:
     async def _translate(self, model: ServedModel) -> None:
         audio = LiveAudio(model.translator.segmentation)
         listening = asyncio.create_task(self._listen(audio))
-        final, partial = Job(model, timed=False), Job(model, timed=True)
+        final = Job(model, timed=False)
+        partial = Job(model, timed=model.translator.continues)
         following = asyncio.create_task(self._follow(audio, final, partial))
         try:
             await asyncio.wait((listening, following), return_when=asyncio.FIRST_COMPLETED)
@@ -207,14 +208,15 @@ class LiveSession:
     async def _partial(self, job: Job, segment: Segment, stable: StablePrefix) -> dict[str, Any]:
         """The message about a segment that is still being said; ``stable`` grows."""
         found = await self._translated(job, segment, stable)
-        tokens = stable.update(found, segment.end)
+        translator = job.model.translator
+        tokens = stable.update(found, segment.end) if translator.continues else ()
         return {
             "type": "partial",
             "id": len(self.texts),
             "start": round(segment.start, 3),
             "end": round(segment.end, 3),
             "text": found.text,
-            "stable": job.model.translator.search.text_of(" ".join(tokens)),
+            "stable": translator.text_of(tokens) if tokens else "",
         }
 
     async def _translated(self, job: Job, segment: Segment, stable: StablePrefix) -> Translation:

@@ -3,15 +3,14 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.problems import Problem
-from cress_svcd.translation.options import EVERY
-from cress_svcd.translation.translator import Translator
+from cress_svcd.translation.recording_translator import RecordingTranslator
 
 # Clients that know one server alone name its model: here it is the first one of the language.
 ANY = ("", "auto", "whisper-1")
@@ -28,7 +27,7 @@ class ServedModel:
     """
 
     name: str
-    translator: Translator
+    translator: RecordingTranslator
     language: str
     source: str
     size: int
@@ -115,7 +114,7 @@ def named_paths(values: Sequence[str]) -> list[tuple[str, Path]]:
             given.append((name, Path(path)))
         else:
             given.append((None, Path(value)))
-    stems = [name or path.name.removesuffix(".pt") for name, path in given]
+    stems = [name or re.sub(r"\.(pt|cress)$", "", path.name) for name, path in given]
     named = [
         (name or (f"{path.resolve().parent.name}-{stem}" if stems.count(stem) > 1 else stem), path)
         for stem, (name, path) in zip(stems, given)
@@ -127,11 +126,11 @@ def named_paths(values: Sequence[str]) -> list[tuple[str, Path]]:
     return named
 
 
-def load_models(values: Sequence[str], **options: Any) -> Models:
+def load_models(values: Sequence[str], load: Callable[[Path], RecordingTranslator]) -> Models:
     """Load what ``PATH`` or ``NAME=PATH`` names.
 
     Args:
-        options: of ``Translator.load``.
+        load: a file, for every target language.
     A model of several target languages is one for each, ``NAME-XX``, of the same weights.
 
     Raises:
@@ -139,9 +138,9 @@ def load_models(values: Sequence[str], **options: Any) -> Models:
     """
     models: list[ServedModel] = []
     for name, path in named_paths(values):
-        translator = Translator.load(path, **{**options, "target_lang": EVERY})
+        translator = load(path)
         translator.require_speech()
-        cfg, about = translator.task.cfg, os.stat(path)
+        about = os.stat(path)
         several = len(translator.languages) > 1
         for language in translator.languages:
             models.append(
@@ -149,7 +148,7 @@ def load_models(values: Sequence[str], **options: Any) -> Models:
                     f"{name}-{language}" if several else name,
                     translator.for_language(language),
                     language,
-                    str(cfg.source_lang),
+                    translator.source_language,
                     about.st_size,
                     int(min(about.st_mtime, time.time())),
                     name if several else "",

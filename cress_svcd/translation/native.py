@@ -5,25 +5,29 @@ the model has learnt to; the engine translates one segment after the other.
 """
 
 import contextlib
+import copy
+import functools
+import itertools
+import json
 import os
+import struct
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.errors import AudioError, CheckpointError, ConfigError, CressError
 from cress_svcd.translation import repetition
-from cress_svcd.translation.recording_translator import RecordingTranslator
+from cress_svcd.translation.recording_translator import EVERY, RecordingTranslator
 from cress_svcd.translation.recordings import Segment
-from cress_svcd.translation.result import Translation, Word
+from cress_svcd.translation.result import Translation, Wanted, Word
 from cress_svcd.translation.segmentation import AUTO, CARRIED, Segmentation, make_segmenter
 from cress_svcd.translation.segmentation.base import Segmenter
 from cress_svcd.translation.segmentation.options import Span
 from cress_svcd.translation.threads import require_threads
-
-if TYPE_CHECKING:
-    from cress_svcd.translation.search import Wanted
 
 # Options of ``Translator.load`` that the engine has not, and the values that change nothing.
 ONLY_OF_TORCH: dict[str, tuple[Any, ...]] = {
@@ -102,8 +106,19 @@ class NativeSegmenter(Segmenter):
 class NativeTranslator(RecordingTranslator):
     """A ``.cress`` file, ready to translate; made by :meth:`load`."""
 
-    def __init__(self, model: Any, options: dict[str, Any], segmentation: Segmenter | None):
+    continues = False
+    batches = False
+
+    def __init__(
+        self,
+        model: Any,
+        options: dict[str, Any],
+        segmentation: Segmenter | None,
+        source_language: str,
+        languages: list[str],
+    ):
         self.model, self.options, self.segmentation = model, options, segmentation
+        self.source_language, self.languages = source_language, languages
         self.batch_seconds = 0.0
         self.decoded_again = 0
 
@@ -139,6 +154,15 @@ class NativeTranslator(RecordingTranslator):
         engine = runtime()
         threads = processors() if threads is None else threads
         require_threads(threads, "threads")
+        try:
+            model = engine.Model(path)
+        except engine.CressError as error:
+            raise CheckpointError(
+                f"{error}; engine native takes a file of cress-svcd export"
+            ) from error
+        source, languages = languages_of(path)
+        if target_lang == EVERY:  # for_language says which; until then, any
+            target_lang = languages[0] if len(languages) > 1 else None
         options = {
             "beam": beam,
             "length_penalty": lenpen,
@@ -150,16 +174,28 @@ class NativeTranslator(RecordingTranslator):
             "whole": True,
             "segmenter": "energy",
         }
-        try:
-            model = engine.Model(path)
-        except engine.CressError as error:
-            raise CheckpointError(
-                f"{error}; engine native takes a file of cress-svcd export"
-            ) from error
         with errors_as(ConfigError):
             engine.Engine(model, options)
         cuts = _segmenter(model, segmentation, threads, target_lang) if segmentation else None
-        return cls(model, options, cuts)
+        return cls(model, options, cuts, source, languages)
+
+    def for_language(self, language: str) -> "NativeTranslator":
+        if language not in self.languages:
+            raise ConfigError(f"engine native: the model has not {language}, but {self.languages}")
+        other = copy.copy(self)
+        other.options = self.options | {"language": language if len(self.languages) > 1 else None}
+        return other
+
+    def require_speech(self) -> None:
+        """All models of the engine have a speech encoder."""
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        tokens = itertools.takewhile(bool, map(self.model.token, itertools.count()))
+        return {token: number for number, token in enumerate(tokens)}
+
+    def token_number(self, token: str) -> int:
+        return self._numbers[token]
 
     def report(self) -> str:
         return repetition.report(self.decoded_again)
@@ -169,7 +205,7 @@ class NativeTranslator(RecordingTranslator):
         raise ConfigError("engine native: it translates speech only; take engine torch for text")
 
     def translate_segments(
-        self, segments: Iterable[Segment], wanted: "Wanted | None" = None
+        self, segments: Iterable[Segment], wanted: Wanted | None = None
     ) -> Iterator[tuple[Segment, Translation]]:
         options = self.options
         if wanted is not None:
@@ -212,6 +248,31 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def languages_of(path: str | os.PathLike[str]) -> tuple[str, list[str]]:
+    """The language that is spoken and those of translations of a ``.cress`` file that the engine has read; see ``inference.cress_file``.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    try:
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+            state, plan = (json.loads(header["__metadata__"][key]) for key in ("state", "plan"))
+            task = state["cfg"]["task"]
+            first, last = header[f"vocabulary/{Path(task['config_yaml']).name}"]["data_offsets"]
+            file.seek(8 + size + first)
+            config = yaml.safe_load(file.read(last - first))
+        source = task["source_lang"] or config.get("src_lang", "en")
+        languages = plan.get("languages") or [task["target_lang"] or config["tgt_lang"]]
+        return str(source), [str(language) for language in languages]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{path}: its languages cannot be read ({type(error).__name__}: {error}); export the "
+            "model again"
+        ) from error
 
 
 def _segmenter(

@@ -10,7 +10,6 @@ from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.threads import require_threads
 
 BATCH_SECONDS = 60.0
-EVERY = "*"
 
 
 @dataclass(frozen=True)

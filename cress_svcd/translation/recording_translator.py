@@ -1,26 +1,56 @@
 """From segments to recordings: what all translators share."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cress_svcd.translation.recordings import Audio, Segment, read_segments
-from cress_svcd.translation.result import Translation, join
+from cress_svcd.translation.result import Translation, Wanted, join
 
 if TYPE_CHECKING:
-    from cress_svcd.translation.search import Wanted
     from cress_svcd.translation.segmentation.base import Segmenter
+
+
+EVERY = "*"  # for target_lang: chosen later, by ``for_language``
 
 
 class RecordingTranslator:
     """Translates recordings by their segments.
 
     segmentation: what cuts them; None: each is one segment.
+    languages: codes of the target languages.
+    source_language: code of the language that is spoken; en, say.
+    continues: a segment's translation can be made to begin with given tokens (``Segment.prefix``).
+    batches: several segments are translated in less time together than one after the other.
     """
 
     segmentation: "Segmenter | None"
+    source_language: str
+    languages: list[str]
+    continues = True
+    batches = True
+
+    def for_language(self, language: str) -> "RecordingTranslator":
+        """The same model, translating to another one of its languages.
+
+        Raises:
+            ConfigError: it has not this one.
+        """
+        raise NotImplementedError
+
+    def require_speech(self) -> None:
+        """Raise ConfigError if the model was trained on text only."""
+        raise NotImplementedError
+
+    def token_number(self, token: str) -> int:
+        """The place of a token in the vocabulary."""
+        raise NotImplementedError
+
+    def text_of(self, tokens: Sequence[str]) -> str:
+        """The text that tokens of a translation stand for."""
+        raise NotImplementedError
 
     def translate_segments(
-        self, segments: Iterable[Segment], wanted: "Wanted | None" = None
+        self, segments: Iterable[Segment], wanted: Wanted | None = None
     ) -> Iterator[tuple[Segment, Translation]]:
         """Translate segments in their order.
 

@@ -47,6 +47,19 @@ class Translation:
     attended: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a search is to find.
+
+    translations: words; else what is heard alone, without a search.
+    attention, labels: see ``search.Found``; of speech.
+    """
+
+    translations: bool = True
+    attention: bool = False
+    labels: bool = False
+
+
 def join(parts: Sequence[Translation]) -> Translation:
     """The translation of a recording out of those of its segments."""
     tokens = tuple(token for part in parts for token in part.tokens)

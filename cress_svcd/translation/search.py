@@ -9,7 +9,6 @@ import contextlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from cress_svcd.tasks.speech_and_text_translation import SpeechAndTextTranslationTask
 from cress_svcd.translation import repetition
 from cress_svcd.translation.repetition import NO_REPEAT
+from cress_svcd.translation.result import Wanted
 
 
 class Found(NamedTuple):
@@ -38,19 +38,6 @@ class Found(NamedTuple):
     decoded_again: bool = False
     attention: np.ndarray | None = None
     labels: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a search is to find.
-
-    translations: words; else what is heard alone, without a search.
-    attention, labels: see :class:`Found`; of speech.
-    """
-
-    translations: bool = True
-    attention: bool = False
-    labels: bool = False
 
 
 class NoRepeat(nn.Module):

@@ -19,12 +19,11 @@ from cress_svcd.translation.inputs import Unusable, duration, read_lines
 from cress_svcd.translation.output import Output, Source
 from cress_svcd.translation.progress import SoundProgress
 from cress_svcd.translation.recordings import Segment, read_segments
-from cress_svcd.translation.result import Translation
+from cress_svcd.translation.result import Translation, Wanted
 from cress_svcd.translation.segmentation.energy import EnergySegmenter
 
 if TYPE_CHECKING:
     from cress_svcd.translation.native import NativeTranslator
-    from cress_svcd.translation.search import Wanted
     from cress_svcd.translation.translator import Translator
 
 logger = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ def translate_whatever_can_be(
     translator: "Translator | NativeTranslator",
     segments: Iterator[Segment],
     failures: Failures,
-    wanted: "Wanted | None" = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[tuple[Segment, Translation]]:
     """The segments with their translations, in order, but for those of recordings with which the
     translator fails.

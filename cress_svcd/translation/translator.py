@@ -44,14 +44,13 @@ from cress_svcd.translation import transcript
 from cress_svcd.translation.native import NativeTranslator
 from cress_svcd.translation.options import (
     BATCH_SECONDS,
-    EVERY,
     TranslatorOptions,
     choose_device,
 )
-from cress_svcd.translation.recording_translator import RecordingTranslator
+from cress_svcd.translation.recording_translator import EVERY, RecordingTranslator
 from cress_svcd.translation.recordings import Segment
-from cress_svcd.translation.result import Translation, Word
-from cress_svcd.translation.search import Found, NoRepeat, Search, Wanted
+from cress_svcd.translation.result import Translation, Wanted, Word
+from cress_svcd.translation.search import Found, NoRepeat, Search
 from cress_svcd.translation.segmentation import CHECKPOINT_KEY, Segmentation, make_segmenter
 from cress_svcd.translation.waveforms import Waveforms
 from cress_svcd.translation.word_times import attention_edges, words_of_tokens
@@ -147,6 +146,8 @@ class Translator(RecordingTranslator):
         choose_decoder(device, decoder)  # a wrong name is an error here, not at the first batch
         self.target_lang = target_lang
         self.model, self.task, self.device = model, task, device
+        self.source_language = str(task.cfg.source_lang)
+        self.languages = list(task.languages) or [str(task.cfg.target_lang)]
         self.batch_seconds = batch_seconds
         self.segmentation = make_segmenter(segmentation, model) if segmentation else None
         model.to(device).eval()
@@ -243,17 +244,7 @@ class Translator(RecordingTranslator):
         return_memory()
         return translator
 
-    @property
-    def languages(self) -> list[str]:
-        """The target languages of the model."""
-        return list(self.task.languages) or [str(self.task.cfg.target_lang)]
-
     def for_language(self, language: str) -> "Translator":
-        """The same model, translating to another one of its languages.
-
-        Raises:
-            ConfigError: it has not this one.
-        """
         require_one(language, self.languages, "the model")
         other = copy.copy(self)
         other.target_lang = language
@@ -292,6 +283,12 @@ class Translator(RecordingTranslator):
                 "that was trained with --ctc-head and --ctc-weight; if it is packed, pack it with "
                 "--keep-ctc-head"
             )
+
+    def token_number(self, token: str) -> int:
+        return int(self.task.tgt_dict.index(token))
+
+    def text_of(self, tokens: Sequence[str]) -> str:
+        return self.search.text_of(" ".join(tokens))
 
     def report(self) -> str:
         return self.search.report()

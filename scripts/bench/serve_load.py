@@ -1,18 +1,20 @@
 """A server under load: its answers, its times and its memory.
 
 usage: python scripts/bench/serve_load.py MODEL RECORDING... [--requests 1000] [--clients 32]
-           [--long-seconds 60] [--long-share 0.2] [--threads N] [--seed 1] [-o FILE]
+           [--long-seconds 60] [--long-share 0.2] [--engine torch] [--words-of MODEL]
+           [--threads N] [--workers N] [--seed 1] [-o FILE]
 
 Starts `cress-svcd serve MODEL` at a free port of this machine and asks it for --requests
 translations from --clients clients at a time.  Of these a tenth is rubbish (noise, a recording that
 is cut off, another content type, a form without a file), a tenth hangs up (in the middle of its
 upload, or while it waits), and the rest are good: short ones, a RECORDING each, and long ones, all
 of them joined until --long-seconds are reached.  The words of a good one must be those that
-`cress-svcd translate` writes of the same file.
+`cress-svcd translate` writes of the same file, with --words-of by torch with that model.
 
-Prints latencies (p50, p95, p99) of short and of long recordings, translated seconds a second, and
-the server's memory at the start and at the end.  The status is 1 if a good request got no answer or
-other words, or a bad one was not refused.  Needs cress_svcd[serve,test] and Linux.
+Prints latencies (p50, p95, p99) of short and of long recordings, translated seconds a second, by
+the clock and by the server's processor time, and its memory at the start and at the end.  The
+status is 1 if a good request got no answer or other words, or a bad one was not refused.  Needs
+cress_svcd[serve,test] and Linux.
 """
 
 import argparse
@@ -88,13 +90,16 @@ def translated(model: str, path: Path, options: list[str]) -> str:
 
 
 def prepare(args: argparse.Namespace, options: list[str], folder: Path) -> list[Recording]:
+    model, options = args.model, [*options, "--engine", args.engine]
+    if args.words_of:
+        model, options = args.words_of, options[:-2]
     kinds = [("short", Path(path)) for path in args.recordings]
     long = joined([path for _, path in kinds], args.long_seconds, folder / "long.flac")
     return [
         Recording(
             kind,
             path.read_bytes(),
-            translated(args.model, path, options),
+            translated(model, path, options),
             soundfile.info(path).duration,
         )
         for kind, path in [*kinds, ("long", long)]
@@ -104,7 +109,10 @@ def prepare(args: argparse.Namespace, options: list[str], folder: Path) -> list[
 def start(args: argparse.Namespace, options: list[str]) -> tuple[subprocess.Popen, str]:
     """A server and its address."""
     process = subprocess.Popen(
-        [*PROGRAM, "serve", args.model, "--port", "0", *options], stdout=subprocess.PIPE, text=True
+        [*PROGRAM, "serve", args.model, "--port", "0", "--engine", args.engine, *options]
+        + ["--workers", str(args.workers)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     found = re.search(r"at (http://\S+)", process.stdout.readline())
     if not found:
@@ -116,6 +124,12 @@ def megabytes(pid: int) -> float:
     """Of memory that a process holds."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return round(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024, 1)
+
+
+def processor_seconds(pid: int) -> float:
+    """That a process has computed for."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Clients:
@@ -214,7 +228,7 @@ def measure(args: argparse.Namespace) -> dict:
     try:
         for recording in recordings:  # memory is measured from when all has been done once
             httpx.post(url + PATH, files={"file": recording.content}, timeout=WAIT_SECONDS)
-        before = megabytes(server.pid)
+        before, computed = megabytes(server.pid), processor_seconds(server.pid)
 
         async def main() -> tuple[Clients, float]:
             clients = Clients(url, recordings, args, server.pid)
@@ -224,6 +238,7 @@ def measure(args: argparse.Namespace) -> dict:
 
         clients, seconds = asyncio.run(main())
         after = megabytes(server.pid)
+        computed = processor_seconds(server.pid) - computed
     finally:
         server.send_signal(signal.SIGTERM)
         status = server.wait(120)
@@ -239,6 +254,7 @@ def measure(args: argparse.Namespace) -> dict:
         },
         "seconds": round(seconds, 1),
         "speech_seconds_a_second": round(found.good_seconds / seconds, 1),
+        "speech_seconds_a_processor_second": round(found.good_seconds / computed, 1),
         "megabytes": {
             "before": round(before, 1),
             "after": round(after, 1),
@@ -259,7 +275,11 @@ def report(result: dict) -> None:
         print(f"{kind:<10}{row['requests']:>9}{numbers}")
     memory = result["megabytes"]
     way = ", ".join(f"{megabytes:.0f}" for _, megabytes in memory["on_the_way"])
-    print(f"{result['speech_seconds_a_second']:g} s of speech a second; status {result['status']}")
+    print(
+        f"{result['speech_seconds_a_second']:g} s of speech a second, "
+        f"{result['speech_seconds_a_processor_second']:g} a second of a processor; "
+        f"status {result['status']}"
+    )
     print(f"memory: {memory['before']:g} MB before, {way} on the way, {memory['after']:g} after")
 
 
@@ -271,8 +291,11 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--long-seconds", type=float, default=60.0, help="of a long recording")
     parser.add_argument("--long-share", type=float, default=0.2, help="of the good requests")
+    parser.add_argument("--engine", choices=("torch", "native"), default="torch")
+    parser.add_argument("--words-of", metavar="MODEL", help="by torch; default: MODEL by --engine")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of the server; default: as torch chooses")
+    parser.add_argument("--threads", type=int, help="of a worker; default: as the engine chooses")
+    parser.add_argument("--workers", type=int, default=1, help="of the server")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, help="JSON with all numbers")
     args = parser.parse_args()

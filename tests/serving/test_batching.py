@@ -13,13 +13,14 @@ from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.metrics import Metrics
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.problems import Problem
+from cress_svcd.translation.recording_translator import RecordingTranslator
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation
 
 RATE = 16_000
 
 
-class Echo:
+class Echo(RecordingTranslator):
     """A translator that says how loud a segment is, and fails with silence."""
 
     def __init__(self):

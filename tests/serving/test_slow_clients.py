@@ -6,7 +6,6 @@ import io
 import socket
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from cress_svcd.serving.app import Service
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.server import address_of, bind, make_server
+from cress_svcd.translation.recording_translator import RecordingTranslator
 from cress_svcd.translation.result import Translation
 from tests.helpers.served import metric, until
 
@@ -28,11 +28,10 @@ TRANSLATE = "/v1/audio/translations"
 HEAD = f"POST {TRANSLATE} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
 
-class Translator:
+class Translator(RecordingTranslator):
     """Says a word of each segment, as soon as it may."""
 
     segmentation = None
-    task = SimpleNamespace(tgt_dict=None)
 
     def __init__(self, words: str = "ja"):
         self.words, self.may = words, threading.Event()
