@@ -49,7 +49,7 @@ from cress_svcd.translation.result import Translation, join
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-READERS = 2  # threads that decode and cut
+READERS = 2  # threads that decode and cut; as many for recordings of which there is much to read
 GONE = 499  # by custom, of a client that left: nobody reads it
 
 
@@ -85,6 +85,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(limits, self.metrics, workers)
         self.readers = ThreadPoolExecutor(READERS, "read")
+        self.patient_readers = ThreadPoolExecutor(READERS, "read-much")
         self.places = Places(limits)
         self.live: set[LiveSession] = set()
         self.stopping = False
@@ -96,6 +97,7 @@ class Service:
             async with self.batcher.running():
                 yield
             self.readers.shutdown(cancel_futures=True)
+            self.patient_readers.shutdown(cancel_futures=True)
 
     @contextlib.contextmanager
     def admitted(self, request: Request) -> Iterator[Sender]:
@@ -150,10 +152,12 @@ class Service:
             )
         streams = is_true(fields.get("stream", ""))
         job = Job(model, streams or form_of_answer in TIMED)
-        parts = translate_recording(form.path, job, self.batcher, self.readers)
         try:
             loop = asyncio.get_running_loop()
-            seconds = await loop.run_in_executor(self.readers, length_of, form.path, self.limits)
+            about = await loop.run_in_executor(self.readers, length_of, form.path, self.limits)
+            seconds, much = about
+            readers = self.patient_readers if much else self.readers
+            parts = translate_recording(form.path, job, self.batcher, readers)
             if not streams:
                 return ANSWERS[form_of_answer](model, [part async for part in parts], seconds)
             first = await anext(parts, None)

@@ -92,7 +92,7 @@ class Batcher:
         """The next batch: one segment of each fitting job in turn, until it is full; one alone
         where the model gains nothing by more."""
         first = self.jobs[0]
-        most = self.limits.batch_seconds if first.model.translator.batches else 0.0
+        most = self.limits.batch_seconds if first.model.translator.batched else 0.0
         fitting = [j for j in self.jobs if (j.model, j.timed) == (first.model, first.timed)]
         taken: dict[Job, list[Waiting]] = {job: [] for job in fitting}
         seconds = 0.0

@@ -18,8 +18,13 @@ from cress_svcd.translation.result import Translation
 logger = logging.getLogger(__name__)
 
 
-def length_of(path: Path, limits: Limits) -> float:
-    """Seconds of a recording.
+# Samples, of all channels, from which on reading is left to threads of its own: hours of silence
+# are nothing to translate, and much to decode.
+MUCH_TO_READ = 120 * 48_000
+
+
+def length_of(path: Path, limits: Limits) -> tuple[float, bool]:
+    """Seconds of a recording, and whether there is much to read.
 
     Raises:
         Problem: it is longer than the limit.
@@ -28,7 +33,7 @@ def length_of(path: Path, limits: Limits) -> float:
     info = audio_info(path)
     seconds = info.frames / info.sample_rate
     refuse_long(seconds, limits)
-    return seconds
+    return seconds, info.frames * info.channels > MUCH_TO_READ
 
 
 def refuse_long(seconds: float, limits: Limits) -> None:

@@ -18,10 +18,12 @@ from cress_svcd.serving.web import (
     uvicorn,
 )
 
-BACKLOG = 128
+BACKLOG = 128  # connections that are accepted at a time
 # Of a connection, in the kernel; by itself it takes minutes of live audio that nobody looks at yet.
 RECEIVE_BUFFER = 1 << 19
-MOST_WAITING = 128  # connections without a request; one more, and who waits longest has to go
+# Connections without a request; one more, and one has to go.  Several times as many as are accepted
+# before what they say is read.
+MOST_WAITING = 4 * BACKLOG
 SPARE_CONNECTIONS = 256  # beyond those under way: who looks, and who is told to come later
 CLOSING_SECONDS = 2.0  # for a client of live audio to agree to the end
 
@@ -68,7 +70,8 @@ class Protocol(H11Protocol):
             self._late = self.loop.call_later(self.header_seconds, self._too_late)
             self.waiting[self] = None
             if len(self.waiting) > MOST_WAITING:
-                next(iter(self.waiting))._too_late()
+                never_asked = (one for one in self.waiting if one.cycle is None)
+                next(never_asked, next(iter(self.waiting)))._too_late()
 
     def _stop(self) -> None:
         if self._late is not None:
@@ -117,6 +120,13 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def shorter(record: logging.LogRecord) -> bool:
+    """A filter of uvicorn's log: what a client sends is no reason for a traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.exc_info = None
+    return True
+
+
 def make_server(service: Service) -> Server:
     """A server, not yet started."""
     limits = service.limits
@@ -130,11 +140,13 @@ def make_server(service: Service) -> Server:
         log_level="warning",
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         limit_concurrency=places + MOST_WAITING + SPARE_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(limits.grace_seconds)),
         proxy_headers=False,
         ws_max_size=1 << 20,
     )
+    logging.getLogger("uvicorn.error").addFilter(shorter)
     return Server(config)
 
 

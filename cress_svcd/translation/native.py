@@ -107,7 +107,7 @@ class NativeTranslator(RecordingTranslator):
     """A ``.cress`` file, ready to translate; made by :meth:`load`."""
 
     continues = False
-    batches = False
+    batched = False
 
     def __init__(
         self,

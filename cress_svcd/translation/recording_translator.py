@@ -20,14 +20,14 @@ class RecordingTranslator:
     languages: codes of the target languages.
     source_language: code of the language that is spoken; en, say.
     continues: a segment's translation can be made to begin with given tokens (``Segment.prefix``).
-    batches: several segments are translated in less time together than one after the other.
+    batched: several segments are translated in less time together than one after the other.
     """
 
     segmentation: "Segmenter | None"
     source_language: str
     languages: list[str]
     continues = True
-    batches = True
+    batched = True
 
     def for_language(self, language: str) -> "RecordingTranslator":
         """The same model, translating to another one of its languages.

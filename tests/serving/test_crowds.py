@@ -1,12 +1,16 @@
 """Hundreds of clients that do nothing, or little: those that want something are served at once."""
 
 import contextlib
+import io
 import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import soundfile
 
 pytest.importorskip("starlette", reason="pip install 'cress_svcd[serve]'")
 pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
@@ -14,11 +18,11 @@ pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 import httpx
 from websockets.sync import client as websocket
 
-from cress_svcd.serving import live, places, server
+from cress_svcd.serving import live, places, recordings, server
 from tests.helpers.served import until
 from tests.serving.test_slow_clients import HEAD, TRANSLATE, answer_to, connect, served, sound
 
-CROWD = 300
+CROWD = 400
 UPGRADE = (
     "GET /v1/audio/translations/live HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -53,7 +57,7 @@ def served_well(url: str) -> bool:
             assert client.get("/health").status_code == 200
             answer = client.post(TRANSLATE, files={"file": sound()})
             assert (answer.status_code, answer.json()) == (200, {"text": "ja"})
-    return time.monotonic() - started < 5
+    return time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,8 @@ def test_a_crowd_that_waits(said):
         assert served_well(url)
 
 
-def test_who_waits_longest_goes_first():
+def test_who_waits_longest_goes_first(monkeypatch):
+    monkeypatch.setattr(server, "MOST_WAITING", 100)
     with served() as (url, _), crowd(url, "GET") as clients:
         gone = clients[: CROWD - server.MOST_WAITING]
         assert all(answer_to(client).startswith("HTTP/1.1 408 ") for client in gone)
@@ -80,13 +85,14 @@ def test_who_waits_longest_goes_first():
         assert answer_to(clients[-1]).startswith("HTTP/1.1 200 ")
 
 
-def test_an_upload_that_drips_gives_its_place():
+def test_an_upload_that_drips_gives_its_place(monkeypatch):
+    monkeypatch.setattr(places, "PATIENCE", 2.0)
     with served(client_requests=1) as (url, service), connect(url) as client:
         client.sendall(f"{HEAD}Content-Length: 100000\r\n\r\n--x\r\n".encode())
         until(lambda: len(service.places.taken) == 1)
         assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 429
         for _ in range(5):
-            time.sleep(0.06)
+            time.sleep(0.5)
             client.sendall(b"drip")
         assert httpx.post(url + TRANSLATE, files={"file": sound()}).status_code == 200
         assert "others needed its place" in answer_to(client)
@@ -102,7 +108,7 @@ def test_an_upload_that_comes_keeps_its_place():
 
 
 def test_a_silent_live_connection_gives_its_place(monkeypatch):
-    monkeypatch.setattr(live, "PAUSE", 0.6)
+    monkeypatch.setattr(live, "PAUSE", 2.0)
     start = json.dumps({"type": "start"})
     with served(live=1) as (url, _):
         address = url.replace("http", "ws") + TRANSLATE + "/live"
@@ -117,10 +123,37 @@ def test_a_silent_live_connection_gives_its_place(monkeypatch):
                 assert begun(second) == "ready"
                 with websocket.connect(address) as third:
                     assert begun(third) == "error"
-                time.sleep(0.8)
+                time.sleep(2.2)
                 with websocket.connect(address) as fourth:
                     assert begun(fourth) == "ready"
                     assert "others needed" in json.loads(second.recv(10))["error"]["message"]
+
+
+def test_recordings_of_which_there_is_much_to_read_hold_up_no_others(monkeypatch):
+    """Those that take minutes to decode and have nothing to be translated."""
+    may = threading.Event()
+    read = recordings.read_segments
+
+    def slow(path, *arguments):
+        if soundfile.info(path).duration > 100:
+            may.wait(30)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(recordings, "read_segments", lambda *a: (yield from slow(*a)))
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(400 * 16_000), 16_000, format="FLAC")
+    with served() as (url, service), ThreadPoolExecutor(4) as pool:
+        long = [
+            pool.submit(httpx.post, url + TRANSLATE, files={"file": silence.getvalue()}, timeout=60)
+            for _ in range(4)
+        ]
+        until(lambda: len(service.places.taken) == 4)
+        time.sleep(0.5)
+        try:
+            assert served_well(url)
+        finally:
+            may.set()
+        assert all(answer.result().status_code == 200 for answer in long)
 
 
 def test_crowds_that_come_and_go():
@@ -132,7 +165,7 @@ def test_crowds_that_come_and_go():
             with contextlib.suppress(OSError), connect(url) as client:
                 client.sendall(said.encode())
 
-    with served() as (url, service):
+    with served(requests=1000, client_requests=1000) as (url, service):  # all have one address
         threads = [
             threading.Thread(target=come_and_go, args=(url, said))
             for said in ("", "GET / HT", f"{HEAD}Content-Length: 9\r\n\r\n--x", UPGRADE)
