@@ -251,7 +251,9 @@ def processors() -> int:
 
 
 def languages_of(path: str | os.PathLike[str]) -> tuple[str, list[str]]:
-    """The language that is spoken and those of translations of a ``.cress`` file that the engine has read; see ``inference.cress_file``.
+    """The language that is spoken and those of translations, of a file that the engine has read.
+
+    ``inference.cress_file`` describes it.
 
     Raises:
         CheckpointError: it does not say.

@@ -9,6 +9,7 @@ from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.models import load_models
 from cress_svcd.serving.problems import Problem
+from cress_svcd.translation.recording_translator import EVERY
 from cress_svcd.translation.translator import Translator
 from tests.helpers.fairseq_commands import generate_command, run_series
 from tests.helpers.quantized_checkpoints import RULES, quantize
@@ -105,10 +106,15 @@ def test_a_model_of_one_language_takes_its_own_and_no_other(prepared, hubert, tm
         Translator.load(model, target_lang="ro", **SEARCH)
 
 
+def load(path):
+    """As a server does."""
+    return Translator.load(path, device="cpu", target_lang=EVERY)
+
+
 @pytest.fixture(scope="module")
 def models(packed):
     """What a server has of the file."""
-    return load_models([f"two={packed}"], device="cpu")
+    return load_models([f"two={packed}"], load)
 
 
 class TestServed:
@@ -145,7 +151,7 @@ class TestServed:
 
     def test_a_name_that_is_taken(self, packed):
         with pytest.raises(ConfigError, match="two models are named two-ro"):
-            load_models([f"two={packed}", f"two-ro={packed}"], device="cpu")
+            load_models([f"two={packed}", f"two-ro={packed}"], load)
 
 
 class TestScoredRecordings:
