@@ -54,7 +54,9 @@ class LiveAudio:
         for number, span in enumerate(spans):
             begin = max(self.first + span.offset, self.done)
             end = self.first + span.offset + span.frames
-            if end - begin < SHORTEST // 2 and not (ended and end > begin):
+            short = end - begin < SHORTEST // 2
+            # What is left of a span that was final before is its end, heard a little later now.
+            if short and (not ended or begin > self.first + span.offset or end <= begin):
                 continue
             if ended or number < len(spans) - 1 or end + pause <= stop:
                 final.append(self._segment(begin, end))

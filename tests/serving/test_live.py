@@ -14,6 +14,9 @@ from websockets import exceptions
 from websockets.sync import client
 
 from cress_svcd.serving.live_audio import LiveAudio
+from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.segmentation.base import Segmenter
+from cress_svcd.translation.segmentation.options import Span
 from tests.helpers.served import metric, until
 
 RATE = 16_000
@@ -135,3 +138,21 @@ def test_memory_of_a_live_recording_stays_small():
             assert len(audio.wave) <= 13 * RATE
     final, open_one = audio.segments(ended=True)
     assert open_one is None and words + len(final) == 40
+
+
+def test_the_end_of_a_final_segment_is_not_said_again():
+    """A segmenter hears the end of the last span a little later when more has come."""
+
+    class Hears(Segmenter):
+        PAUSE = 0.1
+
+        def cut(self, blocks, rate):
+            samples = sum(len(block) for block in blocks)
+            return [Span(0, RATE + (80 if samples > 2 * RATE else 0))]
+
+    audio = LiveAudio(Hears(Segmentation()))
+    audio.append(bytes(2 * 2 * RATE))
+    final, open_one = audio.segments()
+    assert [(one.start, one.end) for one in final] == [(0, 1)] and open_one is None
+    audio.append(bytes(2 * RATE))
+    assert audio.segments(ended=True) == ([], None)
