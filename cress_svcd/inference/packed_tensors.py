@@ -295,11 +295,17 @@ def unpack_tensors(
     layers = description["layers"]
     for name, arguments in tqdm(layers.items(), desc="unpacking", unit="layer", disable=None):
         layer = PackedLinear(**arguments, backend="reference")
-        layer.load_state_dict(_take(rest, name))
         try:
+            layer.load_state_dict(_take(rest, name))
             state = layer.to_layer().state_dict()
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
+        except RuntimeError as error:  # of load_state_dict
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{name}: its tensors are not those of the layer that the description names "
+                f"({reason:.300}); the file is damaged: copy it again, or pack the checkpoint again"
+            ) from None
         tensors |= {f"{name}.{key}": value for key, value in state.items()}
         quantization_map[name] = dict(arguments["spec"])
     for name, how in description["convolutions"].items():

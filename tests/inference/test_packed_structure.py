@@ -141,6 +141,16 @@ def test_a_damaged_description_is_named(state, change, message):
     assert message in str(caught.value) and "again" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["g", "bias"])
+def test_a_layer_without_one_of_its_scales_ends_in_one_line(state, tmp_path, capsys, key):
+    del state["model"][f"fc.{key}"]
+    path = saved(state, tmp_path / "m.pt")
+    assert main(["unpack", str(path), "-o", str(tmp_path / "x.pt")]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}: fc: its tensors are not those of the layer" in said and f'"{key}"' in said
+    assert len(said.splitlines()) == 1 and not (tmp_path / "x.pt").exists()
+
+
 @pytest.mark.parametrize("text", [None, 3, "", "[]", "3", "{", "[" * 100_000])
 def test_what_is_no_description_is_refused(text):
     with pytest.raises(CheckpointError, match="packed model: its description"):
