@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ RECEIVE_BUFFER = 1 << 19
 # before what they say is read.
 MOST_WAITING = 4 * BACKLOG
 SPARE_CONNECTIONS = 256  # beyond those under way: who looks, and who is told to come later
+OPEN_FILES = 4096  # many systems give a process 1,024, which connections alone may take
 CLOSING_SECONDS = 2.0  # for a client of live audio to agree to the end
 
 
@@ -150,12 +152,21 @@ def make_server(service: Service) -> Server:
     return Server(config)
 
 
+def allow_open_files(count: int = OPEN_FILES) -> None:
+    """Let this process have so many open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def serve(service: Service, listening: socket.socket, started: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way; a second signal ends at once.
 
     Args:
         started: called when requests are answered.
     """
+    allow_open_files()
     asyncio.run(run(make_server(service), service, listening, started))
 
 

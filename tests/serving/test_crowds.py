@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +77,15 @@ def served_well(url: str) -> bool:
 def test_a_crowd_that_waits(said):
     with served() as (url, _), crowd(url, said):
         assert served_well(url)
+
+
+def test_a_process_may_have_open_files_for_all_of_them():
+    words = (
+        "import resource as r; from cress_svcd.serving.server import allow_open_files as allow\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, 900)); allow(); print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["900"]
 
 
 def test_who_waits_longest_goes_first(monkeypatch):
