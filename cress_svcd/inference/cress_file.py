@@ -8,6 +8,8 @@ It is a safetensors file; ``docs/native.md`` describes it byte by byte.  Its met
     state       JSON: the packed file (``packed_checkpoint``) with {"": 0} for each tensor
     ties        JSON: name -> name of the tensor in the file that it shares
     plan        JSON: what the engine computes with which tensors (``engine_plan``)
+    crc32       the checksum of the whole file, these eight digits taken for zeros; older files have
+                none
 
 A tensor of the model has its own name, any other its place in ``state``, joined by "/".  Signs of
 packed layers are in the layout of the C kernels (``kernels.packed_layout``, "tiles"), weights of
@@ -16,8 +18,11 @@ the file holds the whole packed file, its digest included.
 """
 
 import json
+import mmap
 import os
+import re
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +39,9 @@ FORMAT, VERSION = "cress", "1"
 VERSION_OF_SEVERAL = "2"  # target languages, of which a reader of version 1 does not know
 ENGINE = "engine/"
 MOST_HEADER = 100_000_000  # bytes, as in safetensors itself
+NO_SUM = b"00000000"
+# Nowhere else: within strings of the header quotes have backslashes before them.
+_SUM = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 _REMEDY = "export the packed model again with 'cress-svcd export'"
 
 Tensors = dict[str, Tensor]
@@ -67,11 +75,22 @@ def write_cress(
         "state": json.dumps(_plain(state)),
         "ties": json.dumps(ties),
         "plan": json.dumps(plan),
+        "crc32": NO_SUM.decode(),
     }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    content = save(tensors, metadata)
+    content = with_checksum(save(tensors, metadata))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
+
+
+def with_checksum(content: bytes) -> bytes:
+    """A whole file whose ``crc32`` is right; one that has none as it is."""
+    found = _SUM.search(content)
+    if found is None:
+        return content
+    before, after = content[: found.start(1)], content[found.end(1) :]
+    digits = f"{zlib.crc32(after, zlib.crc32(before + NO_SUM)):08x}"
+    return before + digits.encode() + after
 
 
 def is_cress(path: str | os.PathLike[str]) -> bool:
@@ -95,6 +114,7 @@ def read_cress(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{VERSION} and {VERSION_OF_SEVERAL}: update cress_svcd, or {_REMEDY}"
         )
     with explained(path):
+        _require_checksum(path)
         tensors = load_file(str(path))
         state, ties = json.loads(metadata["state"]), json.loads(metadata["ties"])
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(ENGINE)}
@@ -109,6 +129,26 @@ def read_cress(path: str | os.PathLike[str]) -> dict[str, Any]:
         state = _filled(state, tensors, ())
     check(state, path)
     return state
+
+
+def _require_checksum(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError: the file's bytes are others than those that were written."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        (size,) = struct.unpack("<Q", content[:8])
+        found = _SUM.search(content, 0, 8 + size)
+        if found is None:
+            return  # written before there was one
+        begin, end = found.span(1)
+        stated, view = found[1].decode(), memoryview(content)
+        found = None
+        with view:
+            sum_ = zlib.crc32(NO_SUM, zlib.crc32(view[:begin]))
+            sum_ = zlib.crc32(view[end:], sum_)
+    if f"{sum_:08x}" != stated:
+        raise CheckpointError(
+            f"{path}: is damaged: its checksum is {sum_:08x}, and it says {stated}; copy it again, "
+            f"or {_REMEDY}"
+        )
 
 
 def _frames_first(tensor: Tensor) -> Tensor:

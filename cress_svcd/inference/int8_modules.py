@@ -20,6 +20,7 @@ from cress_svcd.kernels import dispatch
 from cress_svcd.kernels.cpu import conv1d
 
 QMAX = 127
+BLOCK = 1024  # outputs whose weights as floats stay in the caches
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +103,10 @@ class Int8Projection(_FromPlanes):
         if product is not None:
             return product(x, self.weight, self.scale, self.bias)
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if dispatch.is_plain_cpu_call(x) and x.numel() > x.shape[-1]:  # of one row they are slow
+            y = torch.cat([F.linear(x, q.to(x.dtype)) for q in self.weight.split(BLOCK)], dim=-1)
+            y = y.mul_(self.scale.to(x.dtype))
+            return y if bias is None else y.add_(bias)
         return F.linear(x, self.dense_weight(x.dtype), bias)
 
     def kernel_call(self, x: Tensor) -> tuple[str, tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@
 #include "compute.h"
 #include "vectors.h"
 
-enum { QUERIES = PIECES == 1 ? 8 : 4 }; /* whose sums the registers hold */
+enum { MOST_QUERIES = 8 };
 
 struct attention {
     struct keys keys;
@@ -15,21 +15,8 @@ struct attention {
     const float *queries;
     float *mixed, *memory;
     int64_t memory_of_head, next;
+    void (*attend_head)(const struct attention *all, int64_t head);
 };
-
-/* sums[r][lane] of rows x step products: left[r * stride + k] * right[k * across + lane]. */
-#define MULTIPLY(sums, left, stride, right, across, steps)                                        \
-    do {                                                                                          \
-        for (int r_ = 0; r_ < QUERIES; r_++)                                                      \
-            for (int c_ = 0; c_ < PIECES; c_++)                                                   \
-                sums[r_][c_] = (piece){0};                                                        \
-        for (int64_t k_ = 0; k_ < (steps); k_++) {                                                \
-            const piece *from_ = (const piece *)((right) + k_ * (across));                        \
-            _Pragma("GCC unroll 8") for (int r_ = 0; r_ < QUERIES; r_++)                          \
-                _Pragma("GCC unroll 4") for (int c_ = 0; c_ < PIECES; c_++)                       \
-                    sums[r_][c_] += (left)[r_ * (stride) + k_] * from_[c_];                       \
-        }                                                                                         \
-    } while (0)
 
 static int64_t rounded(int64_t count)
 {
@@ -53,47 +40,27 @@ static void lay_out(const struct keys *to, int64_t head, const float *keys, cons
     }
 }
 
-VECTORS static void attend_head(const struct attention *all, int64_t head)
-{
-    int64_t size = all->keys.size, width = size * all->keys.heads, count = all->keys.count;
-    int64_t padded = all->keys.padded, wide = rounded(size);
-    const float *keys = all->keys.keys + head * size * padded;
-    const float *values = all->keys.values + head * padded * wide;
-    float *scores = all->memory + head * all->memory_of_head, *queries = scores + QUERIES * padded;
-    float scale = 1.0f / sqrtf((float)size), row[LANES];
-    piece sums[QUERIES][PIECES];
-    for (int64_t start = 0; start < all->rows; start += QUERIES) {
-        int rows = all->rows - start < QUERIES ? (int)(all->rows - start) : QUERIES;
-        memset(queries, 0, (size_t)(QUERIES * size) * sizeof *queries);
-        for (int r = 0; r < rows; r++)
-            for (int64_t c = 0; c < size; c++)
-                queries[r * size + c] =
-                    all->queries[(start + r) * width + head * size + c] * scale;
-        for (int64_t i = 0; i < padded; i += LANES) {
-            MULTIPLY(sums, queries, size, keys + i, padded, size);
-            for (int r = 0; r < QUERIES; r++)
-                memcpy(scores + r * padded + i, sums[r], sizeof sums[r]);
-        }
-        for (int r = 0; r < rows; r++)
-            softmax(scores + r * padded, count);
-        for (int64_t c = 0; c < size; c += LANES) {
-            int64_t some = size - c < LANES ? size - c : LANES;
-            MULTIPLY(sums, scores, padded, values + c, wide, count);
-            for (int r = 0; r < rows; r++) {
-                memcpy(row, sums[r], sizeof row);
-                memcpy(all->mixed + (start + r) * width + head * size + c, row,
-                       (size_t)some * sizeof *row);
-            }
-        }
-    }
-}
+#ifdef CRESS_X86
+#define NAME attend_head_avx512
+#define FLOATS 16
+#define QUERIES 8
+#define KIND __attribute__((target("arch=x86-64-v4")))
+#include "attention_head.h"
+#define FLOATS 8
+#else
+#define FLOATS 4
+#endif
+#define NAME attend_head
+#define QUERIES 4
+#define KIND VECTORS
+#include "attention_head.h"
 
 static void attend_heads(void *data)
 {
     struct attention *all = data;
     int64_t head;
     while ((head = __atomic_fetch_add(&all->next, 1, __ATOMIC_RELAXED)) < all->keys.heads)
-        attend_head(all, head);
+        all->attend_head(all, head);
 }
 
 struct keys keys_for(struct run *run, int heads, int64_t width, int64_t count)
@@ -117,9 +84,14 @@ void attend(struct run *run, const struct keys *keys, const float *queries, int6
 {
     struct block *before = mark(run->arena);
     int64_t width = keys->size * keys->heads;
-    struct attention all = {.keys = *keys, .rows = rows, .queries = queries, .mixed = mixed};
+    struct attention all = {.keys = *keys, .rows = rows, .queries = queries, .mixed = mixed,
+                            .attend_head = attend_head};
+#ifdef CRESS_X86
+    if (run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX)
+        all.attend_head = attend_head_avx512;
+#endif
     int threads = threads_for(run, 2 * rows * keys->count * width);
-    all.memory_of_head = QUERIES * (keys->padded + keys->size) + LANES;
+    all.memory_of_head = MOST_QUERIES * (keys->padded + keys->size) + LANES;
     all.memory = take(run->arena, (size_t)(keys->heads * all.memory_of_head), sizeof(float));
     run_parallel(attend_heads, &all, (unsigned)threads, 0);
     release(run->arena, before);

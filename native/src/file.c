@@ -1,5 +1,7 @@
 #include "file.h"
 
+#include "crc32.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -92,6 +94,43 @@ static const struct json *metadata_json(struct arena *arena, const struct json *
     return json_parse(arena, text->text, text->length, path);
 }
 
+/* Entries of the metadata; a file of before there was a checksum has none. */
+static const char *const known[] = {"format", "version", "state", "ties", "plan", "crc32"};
+enum { DIGITS = 8 };
+
+/* The checksum is that of the whole file, its own digits taken for zeros. */
+static void check_sum(struct arena *arena, const struct file *file, size_t header,
+                      const struct json *metadata, const char *path)
+{
+    static const char start[] = "\"crc32\":\"";
+    const char *content = file->start, *at;
+    for (const struct json *entry = metadata->items; entry; entry = entry->next) {
+        size_t i = 0;
+        while (i < sizeof known / sizeof *known && strcmp(entry->key, known[i]))
+            i++;
+        if (i == sizeof known / sizeof *known)
+            fail(arena, "%s: is damaged: its metadata has an unknown entry", path);
+    }
+    const struct json *stated = json_find(metadata, "crc32");
+    if (!stated)
+        return;
+    /* Within strings quotes have backslashes before them. */
+    size_t length = sizeof start - 1, rest = header;
+    for (at = content + 8; rest > length + DIGITS && memcmp(at, start, length); at++)
+        rest--;
+    if (rest <= length + DIGITS || stated->kind != JSON_STRING || stated->length != DIGITS)
+        fail(arena, "%s: is damaged: its checksum is no number", path);
+    at += length;
+    uint32_t sum = crc32_after(0, content, (size_t)(at - content));
+    sum = crc32_after(sum, "00000000", DIGITS);
+    sum = crc32_after(sum, at + DIGITS, file->size - (size_t)(at + DIGITS - content));
+    char digits[DIGITS + 1];
+    snprintf(digits, sizeof digits, "%08x", (unsigned)sum);
+    if (memcmp(digits, at, DIGITS))
+        fail(arena, "%s: is damaged: it has the checksum %s, and says %.8s; copy or export it again",
+             path, digits, stated->text);
+}
+
 static void read_header(struct arena *arena, struct file *file, const char *path)
 {
     const unsigned char *start = file->start;
@@ -99,7 +138,7 @@ static void read_header(struct arena *arena, struct file *file, const char *path
     for (int i = 7; i >= 0; i--)
         header = header << 8 | start[i];
     if (header > MOST_HEADER || header > file->size - 8)
-        fail(arena, "%s: is no .cress file, or is truncated", path);
+        fail(arena, "%s: is no .cress file of 'cress-svcd export', or is truncated", path);
     const char *data = (const char *)start + 8 + header;
     uint64_t bytes = file->size - 8 - header;
     const struct json *root = json_parse(arena, (const char *)start + 8, header, path);
@@ -112,6 +151,7 @@ static void read_header(struct arena *arena, struct file *file, const char *path
     if (strcmp(found, VERSION) && strcmp(found, VERSION_OF_SEVERAL))
         fail(arena, "%s: is of format version %.20s, and this library reads versions %s and %s",
              path, found, VERSION, VERSION_OF_SEVERAL);
+    check_sum(arena, file, header, metadata, path);
     if (root->length > MOST_TENSORS)
         fail(arena, "%s: holds too many tensors", path);
     file->tensors = take_zeros(arena, root->length, sizeof *file->tensors);

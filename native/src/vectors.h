@@ -4,22 +4,20 @@
 
 #include "runtime.h"
 
+/* -DCRESS_NO_AVX512: for measuring what processors without it would take. */
+#ifdef CRESS_NO_AVX512
+#define FOR_KINDS "arch=x86-64-v3", "default"
+#else
+#define FOR_KINDS "arch=x86-64-v4", "arch=x86-64-v3", "default"
+#endif
 #if defined(CRESS_X86) && defined(__linux__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define VECTORS __attribute__((target_clones(FOR_KINDS)))
 #else
 #define VECTORS
 #endif
 
-/* Sixteen floats in registers: in one, which AVX2 takes for two, or in four. */
+/* Outputs, keys or channels at a time: a register of floats, or some. */
 enum { LANES = 16 };
-#ifdef CRESS_X86
-enum { PIECE = 16 };
-typedef float piece __attribute__((vector_size(64), aligned(4), may_alias));
-#else
-enum { PIECE = 4 };
-typedef float piece __attribute__((vector_size(16), aligned(4), may_alias));
-#endif
-enum { PIECES = LANES / PIECE };
 
 #endif

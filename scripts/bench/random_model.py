@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from noise import noise as noise
 
 from cress_svcd.atomic_files import write_text
 
@@ -141,12 +141,6 @@ def save(path: Path, model: Any, model_cfg: Any, task: Any, quantization: dict) 
         "extra_state": {"train_iterator": {"epoch": 1}},
     }
     write_checkpoint(path, state)
-
-
-def noise(seed: int, seconds: float) -> np.ndarray:
-    """A recording, float32."""
-    samples = round(seconds * 16_000)
-    return np.random.default_rng(seed).normal(scale=0.1, size=samples).astype(np.float32)
 
 
 def fix_length(translator, tokens: int) -> None:

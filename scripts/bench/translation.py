@@ -9,10 +9,11 @@ of 512 and a vocabulary of 10,000; its weights are random, so the translations m
 their length is fixed: --tokens-per-second of audio.  Sentences are translated one by one.
 
 Each method has a process of its own; they take turns, sentence by sentence, so that a busy machine
-disturbs all alike.  Medians are reported, ratios are taken within a round.  Memory is read from
-outside (/proc): ``weights_mb`` is what loading the model adds to the process, ``peak_mb`` the most
-that the process ever held, Python and torch included (``before_mb``).  A last round measures the
-parts, in seconds of all sentences.
+disturbs all alike.  Medians are reported, of the time and of the processors' time, which others at
+work disturb less; ratios are taken within a round.  Memory is read from outside (/proc):
+``weights_mb`` is what loading the model adds to the process, ``peak_mb`` the most that the process
+ever held, Python and torch included (``before_mb``).  A last round measures the parts, in seconds
+of all sentences.
 
 Methods:
     fp32, bf16     the plain checkpoint
@@ -27,11 +28,17 @@ Methods:
     packed_3_3_3, packed_2_2_2, packed_2_1_2, packed_2_1_1
                    the same with other bits of HuBERT's convolutions, subsampler and embeddings;
                    where --methods names them
+    engine         the engine in C (native/) from Python without torch, on the packed model; needs
+                   make, a C compiler and the extra export; it has no parts
+
+--avx2 holds torch, its libraries, our kernels and the engine to AVX2.
 """
 
 import argparse
 import logging
+import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,15 +50,49 @@ from tqdm import tqdm
 from translation_worker import Worker
 
 from cress_svcd.atomic_files import write_json
+from cress_svcd.cli.main import main as command
 from cress_svcd.evaluation.plots import figure
 
-METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16", "packed_4_bits")
+METHODS = ("fp32", "bf16", "dynamic_int8", "packed", "packed_bf16", "packed_4_bits", "engine")
 CHOICES = tuple(dict.fromkeys((*METHODS, *PACKED)))
+NATIVE = Path(__file__).resolve().parents[2] / "native"
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+    "CRESS_SVCD_ISA": "avx2",
+}
+
+
+def make_files(folder: Path, methods: list[str]) -> dict[str, Path]:
+    """Name of the method -> its model; the engine's is made of the packed one."""
+    by_torch = [name for name in methods if name != "engine"]
+    if "engine" not in methods:
+        return make_models(folder, by_torch)
+    files = make_models(folder, {*by_torch, "packed"})
+    files["engine"] = folder / "packed.cress"
+    if not files["engine"].exists():
+        command(["export", str(files["packed"]), "-o", str(files["engine"])])
+    return {name: files[name] for name in methods}
+
+
+def compiled(folder: Path, avx2: bool) -> Path:
+    """The engine's library."""
+    made = folder.resolve() / f"engine{'_avx2' * avx2}" / "libcress.so"
+    flags = "-O3 -DCRESS_NO_AVX512" if avx2 else "-O3"
+    target = [f"BUILD={made.parent}", f"CFLAGS={flags}", made]
+    subprocess.run([*map(str, ["make", "-s", "-C", NATIVE, *target])], check=True)
+    return made
 
 
 def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:
-    workers = {name: Worker(name, path, args.threads, args.beam) for name, path in files.items()}
-    results: dict = {name: {"seconds": []} for name in files}
+    libraries = {"engine": compiled(args.output, args.avx2)} if "engine" in files else {}
+    workers = {
+        name: Worker(name, path, args.threads, args.beam, libraries.get(name))
+        for name, path in files.items()
+    }
+    results: dict = {name: {"seconds": [], "cpu_seconds": []} for name in files}
     sentences = [
         {
             "do": "translate",
@@ -74,15 +115,18 @@ def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:
     rounds = tqdm(range(args.rounds + 1), desc="rounds", unit="round")
     for number in rounds:
         totals = dict.fromkeys(workers, 0.0)
+        cpu_totals = dict.fromkeys(workers, 0.0)
         for sentence in sentences:
             for name, worker in workers.items():
-                taken, tokens = worker.ask(**sentence)
+                taken, cpu, tokens = worker.ask(**sentence)
                 if tokens != sentence["tokens"]:
                     raise SystemExit(f"{name}: {tokens} tokens, {sentence['tokens']} expected")
                 totals[name] += taken
+                cpu_totals[name] += cpu
         if number:  # the first round warms up
             for name, total in totals.items():
                 results[name]["seconds"].append(round(total, 4))
+                results[name]["cpu_seconds"].append(round(cpu_totals[name], 4))
     for name, worker in workers.items():
         results[name]["peak_mb"] = worker.memory("VmHWM")
         worker.ask(do="profile")
@@ -96,6 +140,7 @@ def measure(files: dict[str, Path], args: argparse.Namespace) -> dict:
     return {
         "torch": torch.__version__,
         "threads": args.threads,
+        "avx2": args.avx2,
         "beam": args.beam,
         "audio_seconds": args.seconds,
         "tokens": [sentence["tokens"] for sentence in sentences],
@@ -107,6 +152,7 @@ def summarize(results: dict) -> None:
     """Add medians and ratios."""
     for result in results.values():
         result["median_seconds"] = round(statistics.median(result["seconds"]), 4)
+        result["median_cpu_seconds"] = round(statistics.median(result["cpu_seconds"]), 4)
         result["times_faster_than"] = {
             other: round(
                 statistics.median(a / b for a, b in zip(theirs["seconds"], result["seconds"])), 2
@@ -127,7 +173,15 @@ def table(report: dict) -> str:
     def row(title: str, values: list) -> None:
         lines.append(f"{title:24}" + "".join(f"{value:>14}" for value in values))
 
-    for key in ("median_seconds", "file_mb", "load_seconds", "before_mb", "weights_mb", "peak_mb"):
+    for key in (
+        "median_seconds",
+        "median_cpu_seconds",
+        "file_mb",
+        "load_seconds",
+        "before_mb",
+        "weights_mb",
+        "peak_mb",
+    ):
         row(key, [results[name][key] for name in names])
     for other in names:
         row(
@@ -135,7 +189,7 @@ def table(report: dict) -> str:
             [results[name]["times_faster_than"].get(other, "") for name in names],
         )
     for part in results[names[0]]["parts"]:
-        row(f"  {part}", [results[name]["parts"][part] for name in names])
+        row(f"  {part}", [results[name]["parts"].get(part, "") for name in names])
     return "\n".join(lines)
 
 
@@ -146,7 +200,7 @@ def draw(report: dict, path: Path) -> None:
     with figure(path, 2, width=5.5, height=4) as (left, right):
         height = np.zeros(len(names))
         for part in results[names[0]]["parts"]:
-            values = np.array([results[name]["parts"][part] for name in names])
+            values = np.array([results[name]["parts"].get(part, 0) for name in names])
             left.bar(names, values, bottom=height, label=part)
             height += values
         left.set(
@@ -176,10 +230,13 @@ def main() -> int:
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--avx2", action="store_true", help="no instructions beyond AVX2")
     args = parser.parse_args()
+    if args.avx2:
+        os.environ.update(AVX2)  # of the workers
     models = args.output / "translation_models"
     models.mkdir(parents=True, exist_ok=True)
-    report = measure(make_models(models, args.methods), args)
+    report = measure(make_files(models, args.methods), args)
     write_json(args.output / "translation.json", report)
     sys.stdout.write(table(report) + "\n")
     try:

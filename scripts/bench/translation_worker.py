@@ -131,17 +131,23 @@ def work(method: str, path: Path, threads: int, beam: int) -> None:
         else:
             fix_length(translator, request["tokens"])
             wave = noise(request["seed"], request["seconds"])
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             found = translator.translate(wave)
-            answer([time.perf_counter() - start, len(found.tokens)])
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            answer([seconds, cpu, len(found.tokens)])
 
 
 class Worker:
-    """The process of a method."""
+    """The process of a method; of the engine in ``library``, if there is one."""
 
-    def __init__(self, method: str, path: Path, threads: int, beam: int):
+    def __init__(
+        self, method: str, path: Path, threads: int, beam: int, library: Path | None = None
+    ):
+        program = [__file__, method]
+        if library is not None:
+            program = [str(Path(__file__).with_name("engine_worker.py")), str(library)]
         self.process = subprocess.Popen(
-            [sys.executable, __file__, method, str(path), str(threads), str(beam)],
+            [sys.executable, *program, str(path), str(threads), str(beam)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -4,7 +4,9 @@
     make -C native BUILD=build/asan CFLAGS="$flags" build/asan/cress
     python -m tests.native.damage native/build/asan/cress model.cress speech.wav --count 1000
 
-Each is an error in one line or a translation; anything else is kept in a file and told.
+Every second damaged model has a checksum that fits, as who means harm would give it: it is an error
+in one line, or translates.  Any other is an error.  A recording is an error or is translated.
+Anything else is kept in a file and told.
 """
 
 import argparse
@@ -16,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from cress_svcd.inference.cress_file import with_checksum
 
 SECONDS = 120
 NUMBERS = (b"0", b"1", b"7", b"65536", b"2147483647", b"4294967296", b"9" * 20, b"-1", b"1e308")
@@ -90,10 +94,13 @@ def run(engine: Path, model: Path, wav: Path, count: int, seed: int, folder: Pat
     for kind, (content, damage) in sources.items():
         for number in range(count):
             chance = random.Random(f"{seed} {kind} {number}")
-            path = folder / f"{kind}{number}"
-            path.write_bytes(damage(content, chance))
+            path, damaged = folder / f"{kind}{number}", damage(content, chance)
+            sealed = kind == "model" and number % 2 == 0
+            path.write_bytes(with_checksum(damaged) if sealed else damaged)
             files = (path, wav) if kind == "model" else (model, path)
             outcome, said = try_one(engine, *files)
+            if kind == "model" and not sealed and outcome == "translated" and damaged != content:
+                outcome = "passes for sound"
             results[kind, outcome] += 1
             if outcome in ("translated", "refused"):
                 path.unlink()

@@ -1,6 +1,8 @@
 """The engine against fairseq's search over the Python model: the same words and scores."""
 
 import math
+import re
+import struct
 import subprocess
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from cress_svcd.data.audio import read_audio, standardize
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.errors import CheckpointError
 from cress_svcd.inference.packed_checkpoint import read_packed
 from cress_svcd.quantization import METHODS
 from cress_svcd.translation.repetition import repeats_itself
@@ -136,19 +139,31 @@ def test_python_translates_from_it(exported, recordings):
 
 
 @pytest.mark.parametrize("at", [0, 4, 8, 100, 5000, -200, -1])
-def test_a_damaged_file_is_an_error_or_translates(exported, recordings, engine, tmp_path, at):
+def test_a_damaged_file_is_an_error(exported, recordings, engine, tmp_path, at):
     content = bytearray(exported("everything")[1].read_bytes())
     content[at] ^= 0x15
+    path = tmp_path / "damaged.cress"
     for damaged in (content, content[: len(content) // 2]):
-        (tmp_path / "damaged.cress").write_bytes(damaged)
-        done = subprocess.run(
-            [engine, "translate", tmp_path / "damaged.cress", recordings[0]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0 or done.stderr.startswith("cress: error: ")
-        assert done.returncode in (0, 1, 2)
+        path.write_bytes(damaged)
+        command = [engine, "translate", path, recordings[0]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"cress: error: {path}: ") and done.stderr.count("\n") == 1
+        with pytest.raises(CheckpointError, match=path.name):
+            read_packed(path)
+
+
+def test_a_file_without_a_checksum_translates(exported, recordings, translate, tmp_path):
+    """One of before there were any."""
+    content = exported("everything")[1].read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header, former = content[8 : 8 + size], tmp_path / "former.cress"
+    header, count = re.subn(rb',"crc32":"[0-9a-f]{8}"|"crc32":"[0-9a-f]{8}",', b"", header)
+    assert count == 1
+    former.write_bytes(struct.pack("<Q", size) + header.ljust(size) + content[8 + size :])
+    expected = translate(exported("everything")[1], recordings, *OPTIONS)
+    assert translate(former, recordings, *OPTIONS) == expected
+    assert read_packed(former)["packed"]
 
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512_vnni"])

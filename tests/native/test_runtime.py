@@ -191,6 +191,9 @@ def test_samples_open_files_and_threads_give_the_same(installed, model, talk):
     "audio, words",
     [
         ("missing.wav", "missing.wav: cannot be read"),
+        (".", "it is a folder"),
+        ([0.0] * 1600, "a list is no recording"),
+        (b"talk.flac", "a bytes is no recording"),
         (np.zeros(0), "no samples"),
         (np.full(1600, np.nan), "NaN"),
         (np.zeros((2, 2, 2)), "expected one or two dimensions"),
@@ -202,9 +205,16 @@ def test_what_is_no_recording_is_an_error(installed, model, audio, words):
         installed.Translator(model).translate(audio)
 
 
-@pytest.mark.parametrize("kept, words", [(0, "is no .cress file"), (-1000, "damaged.cress: ")])
-def test_a_damaged_model_is_an_error(installed, model, tmp_path, kept, words):
-    (tmp_path / "damaged.cress").write_bytes(model.read_bytes()[:kept])
+@pytest.mark.parametrize(
+    "kept, added, words",
+    [
+        (0, b"", "is no .cress file"),
+        (-1000, b"", "damaged.cress: "),
+        (-1, b"\x15", "damaged.cress: is damaged: it has the checksum"),
+    ],
+)
+def test_a_damaged_model_is_an_error(installed, model, tmp_path, kept, added, words):
+    (tmp_path / "damaged.cress").write_bytes(model.read_bytes()[:kept] + added)
     with pytest.raises(installed.CressError, match=words):
         installed.Translator(tmp_path / "damaged.cress")
 

@@ -20,7 +20,7 @@ KERNELS = Path(__file__).parents[1] / "kernels" / "cpu"
 
 
 @pytest.fixture(scope="module")
-def compiler(tmp_path_factory):
+def emscripten(tmp_path_factory):
     """``emcc``, where it works."""
     if not shutil.which("emcc") or not shutil.which("node"):
         pytest.skip("no emcc or no node: apt-get install emscripten nodejs")
@@ -41,17 +41,17 @@ def by_node(program, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
 
 
-def test_all_kernels_agree_with_the_formula(compiler, tmp_path):
+def test_all_kernels_agree_with_the_formula(emscripten, tmp_path):
     sources = [*sorted(build.SOURCES.glob("*.c")), KERNELS / "sanitize.c"]
     flags = ["-O2", "-std=gnu11", "-msimd128", "-ffp-contract=off", "-sALLOW_MEMORY_GROWTH"]
     made = tmp_path / "kernels.js"
-    subprocess.run([compiler, *flags, f"-I{build.SOURCES}", *sources, "-o", made], check=True)
+    subprocess.run([emscripten, *flags, f"-I{build.SOURCES}", *sources, "-o", made], check=True)
     done = by_node(made)
     assert done.returncode == 0, done.stderr[-500:]
     assert done.stdout.strip() == "0 7 checked"
 
 
-def test_it_translates_as_here(compiler, exported, engine, prepared, release, tmp_path):
+def test_it_translates_as_here(emscripten, exported, engine, prepared, release, tmp_path):
     _, cress = exported("everything")
     make = ["make", "-s", "-j2", "-C", NATIVE, "wasm", f"BUILD={tmp_path}"]
     subprocess.run([*map(str, make)], check=True, capture_output=True)

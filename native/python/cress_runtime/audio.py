@@ -31,12 +31,27 @@ def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndar
         return rate, iter([_mono(_as_floats(audio), rate)])
     if sampling_rate is not None:
         raise AudioError("a file tells its own sampling rate: give none")
-    name = getattr(audio, "name", "the recording") if hasattr(audio, "read") else os.fspath(audio)
+    name = getattr(audio, "name", "the recording") if hasattr(audio, "read") else _existing(audio)
     try:
         file = soundfile.SoundFile(audio)
     except (OSError, RuntimeError, TypeError) as error:
         raise AudioError(f"{name}: cannot be read as sound: {error}") from error
     return file.samplerate, _blocks(file, str(name))
+
+
+def _existing(audio: object) -> str:
+    """The path of a file that is there; a pipe is one, too."""
+    if not isinstance(audio, (str, os.PathLike)):
+        kind = type(audio).__name__
+        raise AudioError(
+            f"a {kind} is no recording; expected a path, an open file or a numpy array"
+        )
+    name = os.fspath(audio)
+    if not os.path.exists(name):
+        raise AudioError(f"{name}: cannot be read: there is no such file")
+    if os.path.isdir(name):
+        raise AudioError(f"{name}: cannot be read: it is a folder")
+    return name
 
 
 def _blocks(file: soundfile.SoundFile, name: str) -> Iterator[np.ndarray]:

@@ -112,8 +112,8 @@ class Engine:
         library = libcress()
         count = library.cress_count(self.handle)
         return Segment(
-            library.cress_start(self.handle),
-            library.cress_end(self.handle),
+            round(library.cress_start(self.handle), 6),
+            round(library.cress_end(self.handle), 6),
             tuple(self._hypothesis(number) for number in range(count)),
             tuple(self._words()),
             bool(library.cress_decoded_again(self.handle)),
@@ -133,7 +133,7 @@ class Engine:
         for number in range(libcress().cress_word_count(self.handle)):
             places = ctypes.byref(start), ctypes.byref(end)
             text = text_of(libcress().cress_word(self.handle, number, *places))
-            yield Word(text, start.value, end.value)
+            yield Word(text, round(start.value, 6), round(end.value, 6))
 
     @property
     def seconds(self) -> float:
