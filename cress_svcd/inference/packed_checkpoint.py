@@ -118,9 +118,11 @@ def check(state: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 def check_file(path: str | os.PathLike) -> None:
     """``check`` for a packed file; anything else passes, for another reader to judge."""
-    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return  # torch has written archives since 1.6
+    if not os.path.isfile(path):
+        return
     with explained(path):
+        if not zipfile.is_zipfile(path):  # raises for some damaged ends of an archive
+            return  # torch has written archives since 1.6
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if is_packed(state):
         check(state, path)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import struct
 
 import pytest
 import torch
@@ -9,7 +10,12 @@ from torch import nn
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import CheckpointError
-from cress_svcd.inference.packed_checkpoint import digest_of, read_packed, with_digest
+from cress_svcd.inference.packed_checkpoint import (
+    check_file,
+    digest_of,
+    read_packed,
+    with_digest,
+)
 from cress_svcd.inference.packed_structure import read_description
 from cress_svcd.inference.packed_tensors import Precision, pack_tensors
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed
@@ -139,6 +145,16 @@ def test_a_damaged_description_is_named(state, change, message):
     with pytest.raises(CheckpointError) as caught:
         read_description(state["cfg"]["model"]["packed"])
     assert message in str(caught.value) and "again" in str(caught.value)
+
+
+def test_an_archive_of_several_disks_is_refused(state, tmp_path):
+    path = saved(state, tmp_path / "m.pt")
+    content = path.read_bytes()
+    end = content.rindex(b"PK\x05\x06")
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 9)
+    path.write_bytes(content[:end] + locator + content[end:])
+    with pytest.raises(CheckpointError, match="m.pt: cannot be read as a checkpoint"):
+        check_file(path)
 
 
 @pytest.mark.parametrize("key", ["g", "bias"])
