@@ -14,6 +14,7 @@ A stage whose section is absent is left out; ``ctc: {}`` is one that does not di
 import copy
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
-from cress_svcd.pretraining.speech_units import FRAME_SHIFT, LABEL_RATE
+from cress_svcd.pretraining.speech_units import FRAME_SHIFTS
 from cress_svcd.quantization.policy import refuse_misread_numbers
 
 MASKED_PREDICTION = "masked_prediction"
@@ -103,6 +104,12 @@ class PretrainingConfig:
     stages: dict[str, dict[str, dict[str, Any]]]
     least_letters: int = 1
 
+    @property
+    def frame_shift(self) -> int:
+        """Samples that a frame advances, the same in all stages."""
+        first = next(iter(self.stages.values()))
+        return round(SAMPLE_RATE / first["task"]["label_rate"])
+
     def limits(self, stage: str) -> tuple[int, int | None]:
         """Fewest and most samples of a segment that a stage trains on; None: no limit.
 
@@ -158,6 +165,13 @@ def load_pretraining_config(
     if not stages:
         raise ConfigError(
             f"{path}: neither key {MASKED_PREDICTION} nor key {CTC}: nothing to train"
+        )
+    rates = {name: stage["task"]["label_rate"] for name, stage in stages.items()}
+    if len(set(rates.values())) > 1:
+        raise reader.error(
+            f"{CTC}.model.conv_feature_layers",
+            f"{rates[CTC]:g} frames a second, and {rates[MASKED_PREDICTION]:g} in "
+            f"{MASKED_PREDICTION}; expected the same, or the key in section model alone",
         )
     least = (content.get(CTC) or {}).get("least_letters", 1)
     return PretrainingConfig(
@@ -254,12 +268,10 @@ class _Reader:
             "_name": _TASK,
             "data": "",
             "labels": [UNITS],
-            "label_rate": LABEL_RATE,
             "sample_rate": SAMPLE_RATE,
         }
         if stage == CTC:
             task |= {"transcripts": LETTERS, "pad_audio": True, "random_crop": False}
-        sections["model"]["label_rate"] = LABEL_RATE
 
     def _check_section(self, stage: str, name: str, section: dict) -> None:
         """Let fairseq's dataclass of a section say whether keys and types are right."""
@@ -314,9 +326,11 @@ class _StageChecks:
         return self.reader.error(f"{self.stage}: {key}", problem)
 
     def run(self) -> None:
-        layers = self._convolutions()
+        layers, shift = self._convolutions()
+        for section in ("task", "model"):
+            self.sections[section]["label_rate"] = SAMPLE_RATE / shift
         self._dimensions()
-        self._sizes(layers)
+        self._sizes(layers, shift)
         if self.stage == MASKED_PREDICTION and self._value("model", "mask_prob") <= 0:
             raise self.error("model.mask_prob", "expected more than 0: masks are what is predicted")
         if self._value("task", "batch_shapes") and not self._value("task", "pad_audio"):
@@ -339,22 +353,23 @@ class _StageChecks:
         schema = self.reader.schema(self.stage, section, self.sections.get(section, {}))
         return getattr(schema(), key)
 
-    def _convolutions(self) -> list[tuple[int, int, int]]:
+    def _convolutions(self) -> tuple[list[tuple[int, int, int]], int]:
+        """Channels, kernel and stride of each; samples that a frame advances."""
         text = str(self._value("model", "conv_feature_layers"))
         try:
             layers = parse_conv_layers(text)
         except CheckpointError as error:
             raise self.error("model", str(error)) from None
-        shift = 1
-        for _, _, stride in layers:
-            shift *= stride
-        if shift != FRAME_SHIFT:
+        shift = math.prod(stride for _, _, stride in layers)
+        if shift not in FRAME_SHIFTS:
             raise self.error(
                 "model.conv_feature_layers",
-                f"{text}: the strides multiply to {shift}; expected {FRAME_SHIFT}, a frame each "
-                f"{1000 * FRAME_SHIFT // SAMPLE_RATE} ms",
+                f"{text}: the strides multiply to {shift}; expected "
+                + " or ".join(
+                    f"{n}, a frame each {1000 * n // SAMPLE_RATE} ms" for n in FRAME_SHIFTS
+                ),
             )
-        return layers
+        return layers, shift
 
     def _dimensions(self) -> None:
         width = self._value("model", "encoder_embed_dim")
@@ -365,11 +380,11 @@ class _StageChecks:
                     f"model.{key}", f"{parts} does not divide model.encoder_embed_dim {width}"
                 )
 
-    def _sizes(self, layers: list[tuple[int, int, int]]) -> None:
+    def _sizes(self, layers: list[tuple[int, int, int]], shift: int) -> None:
         task = self.sections["task"]
         shortest = task.get("min_sample_size")
         spans = self._value("model", "mask_length") if self._value("model", "mask_prob") else 0
-        least = receptive_field(layers) + (spans + 1) * FRAME_SHIFT
+        least = receptive_field(layers) + (spans + 1) * shift
         if shortest is None or shortest < least:
             raise self.error(
                 "task.min_sample_size",

@@ -24,7 +24,7 @@ from cress_svcd.atomic_files import replacing, write_text
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
 from cress_svcd.errors import ManifestError
 from cress_svcd.pretraining.letters import ctc_frames, spell
-from cress_svcd.pretraining.speech_units import Clusters, count_frames
+from cress_svcd.pretraining.speech_units import FRAME_SHIFT, Clusters, count_frames
 from cress_svcd.recipes.children import serve_parent
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,11 @@ def select_utterances(
 
 
 def select_transcribed(
-    utterances: Sequence[Utterance], limits: Limits, known: set[str] | None, where: str
+    utterances: Sequence[Utterance],
+    limits: Limits,
+    known: set[str] | None,
+    where: str,
+    shift: int = FRAME_SHIFT,
 ) -> tuple[list[Utterance], list[list[str]], SplitReport]:
     """The utterances that CTC can learn from, and their letters.
 
@@ -116,6 +120,7 @@ def select_transcribed(
         limits: of their lengths.
         known: letters of the dictionary, others are left out; None keeps all.
         where: the file they are from, for messages.
+        shift: samples that a frame advances.
     Raises:
         ManifestError: no utterance is left.
     """
@@ -125,7 +130,7 @@ def select_transcribed(
         problem = limits.problem(utterance.samples)
         if problem is None and not letters:
             problem = NO_TRANSCRIPT
-        if problem is None and ctc_frames(letters) > count_frames(utterance.samples):
+        if problem is None and ctc_frames(letters) > count_frames(utterance.samples, shift):
             problem = TOO_MANY_LETTERS
         problems.append(problem)
         if problem is None:

@@ -1,7 +1,8 @@
 """Labels for the frames of speech: clusters of acoustic features, or phones that are known.
 
 HuBERT's frame ``i`` stands for the samples from 320·i to 320·i + 400 at 16 kHz: a frame each 20 ms.
-All labels here belong to these frames, one for each.
+A model whose convolutions stride twice as far has every other of these frames, one each 40 ms.  All
+labels here belong to the model's frames, one for each.
 """
 
 import itertools
@@ -25,7 +26,9 @@ FRAME_SHIFT = 320
 FRAME_LENGTH = 400
 """Samples that a frame advances, and that it sees, in HuBERT-Base."""
 
-LABEL_RATE = SAMPLE_RATE / FRAME_SHIFT
+FRAME_SHIFTS = (FRAME_SHIFT, 2 * FRAME_SHIFT)
+"""Samples that a frame of a model may advance."""
+
 # Kaldi's features are defined on 16-bit samples.
 _FULL_SCALE = 32768.0
 _MFCC_SHIFT_MS = 10
@@ -33,18 +36,22 @@ _MFCC_SHIFT_MS = 10
 _CLOCK_TOLERANCE_SECONDS = 0.1
 
 
-def count_frames(samples: int) -> int:
-    """Frames of an utterance; 0 if it is shorter than one."""
-    return max(0, (samples - FRAME_LENGTH) // FRAME_SHIFT + 1)
+def count_frames(samples: int, shift: int = FRAME_SHIFT) -> int:
+    """Frames of an utterance, one each ``shift`` samples; 0 if it is shorter than one."""
+    return max(0, (samples - FRAME_LENGTH) // shift + 1)
 
 
 class MfccFeatures:
     """Mel-frequency cepstra with first and second differences, as for HuBERT's first iteration.
 
-    Computed each 10 ms, which is what the differences refer to; every other frame is returned.
+    Computed each 10 ms, which is what the differences refer to; every other frame is returned, or
+    one each ``frame_shift`` samples.
     """
 
     dimension = 39
+
+    def __init__(self, frame_shift: int = FRAME_SHIFT):
+        self.frame_shift = frame_shift
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """Features of shape (frames, 39) of a waveform at 16 kHz."""
@@ -63,7 +70,7 @@ class MfccFeatures:
         cepstra = np.stack([computer.get_frame(index) for index in range(frames)])
         deltas = knf.DeltaOptions()
         deltas.order, deltas.window = 2, 2
-        every = FRAME_SHIFT * 1000 // (SAMPLE_RATE * _MFCC_SHIFT_MS)
+        every = self.frame_shift * 1000 // (SAMPLE_RATE * _MFCC_SHIFT_MS)
         return knf.compute_deltas(deltas, cepstra)[::every]
 
 
@@ -118,7 +125,7 @@ def fit_clusters(features: np.ndarray, clusters: int, seed: int) -> Clusters:
     return Clusters(means.cluster_centers_.astype(np.float32))
 
 
-def phone_events(files: Mapping[str, Path], split: str) -> Callable[[str, int], list[str]]:
+def phone_events(files: Mapping[str, Path], split: str) -> Callable[..., list[str]]:
     """``PhoneEvents.labels`` of a split.
 
     Args:
@@ -131,12 +138,12 @@ def phone_events(files: Mapping[str, Path], split: str) -> Callable[[str, int], 
     }
     events = {language: PhoneEvents(path) for language, path in places.items()}
 
-    def labels(segment_id: str, samples: int) -> list[str]:
+    def labels(segment_id: str, samples: int, shift: int = FRAME_SHIFT) -> list[str]:
         for language, own in events.items():
             # As prepare-mustc makes ids of several languages.
             prefix = f"{language}_" if language else ""
             if segment_id.startswith(prefix):
-                return own.labels(segment_id.removeprefix(prefix), samples)
+                return own.labels(segment_id.removeprefix(prefix), samples, shift)
         raise ReleaseError(
             f"segment {segment_id!r} of {split} is of none of the languages with phones: "
             f"{', '.join(events)}; expected LANGUAGE:{split} for each"
@@ -190,8 +197,8 @@ class PhoneEvents:
             )
         return events
 
-    def labels(self, segment_id: str, samples: int) -> list[str]:
-        """The phone of each frame of a segment of ``samples`` at 16 kHz.
+    def labels(self, segment_id: str, samples: int, shift: int = FRAME_SHIFT) -> list[str]:
+        """The phone of each frame of a segment of ``samples`` at 16 kHz, a frame each ``shift``.
 
         Raises ReleaseError if the events run past the end: they are of another segment then.
         """
@@ -203,4 +210,4 @@ class PhoneEvents:
                 f"{events[-1][0]:.2f} s, but segment {segment_id} ends at {end:.2f} s; give the "
                 ".phones of the release that the data was prepared from"
             )
-        return frame_phones(events, count_frames(samples), LABEL_RATE)
+        return frame_phones(events, count_frames(samples, shift), SAMPLE_RATE / shift)

@@ -16,7 +16,7 @@ from cress_svcd.atomic_files import read_text, read_yaml, write_json, write_text
 from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
 from cress_svcd.data.corpus.manifest import read_manifest
 from cress_svcd.data.corpus.prepared import audio_folder, with_names_as_written
-from cress_svcd.errors import CheckpointError
+from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.hubert_checkpoint import hubert_digest
 from cress_svcd.pretraining.config import CTC, MASKED_PREDICTION, PretrainingConfig
@@ -37,7 +37,12 @@ from cress_svcd.pretraining.corpus import (
 )
 from cress_svcd.pretraining.export import export_hubert
 from cress_svcd.pretraining.hubert_features import HubertFeatures
-from cress_svcd.pretraining.speech_units import MfccFeatures, fit_clusters, phone_events
+from cress_svcd.pretraining.speech_units import (
+    FRAME_SHIFT,
+    MfccFeatures,
+    fit_clusters,
+    phone_events,
+)
 from cress_svcd.recipes.children import alone_in, ending_in_order
 from cress_svcd.recipes.processes import ProcessError, TrainingProgress, python_module, run_logged
 from cress_svcd.recipes.resumable import Record, Records, Step, digest
@@ -173,6 +178,8 @@ class HubertPretraining:
             asdict(self.config.units),
             self.config.seed,
             self.source.identity(),
+            # Folders of before this could be otherwise count as done.
+            *([self.config.frame_shift] if self.config.frame_shift != FRAME_SHIFT else []),
         ]
 
     def _units(self, root: str) -> dict:
@@ -195,12 +202,17 @@ class HubertPretraining:
 
     def _cluster_labels(self, splits: dict[str, list[Utterance]], root: str) -> int:
         """Write the labels of all splits; return how many units there are."""
-        config, source = self.config.units, self.source
+        config, source, shift = self.config.units, self.source, self.config.frame_shift
         features = (
-            MfccFeatures()
+            MfccFeatures(shift)
             if source.features_from is None
             else HubertFeatures(source.features_from, source.layer)
         )
+        if features.frame_shift != shift:
+            raise ConfigError(
+                f"{source.features_from}: a frame each {features.frame_shift} samples, but each "
+                f"{shift} by the strides of the config's model; expected the same"
+            )
         sample = sample_features(
             splits["train"], root, features, config.sample_frames, self.config.seed, self.workers
         )
@@ -213,10 +225,10 @@ class HubertPretraining:
         return len(clusters)
 
     def _phone_labels(self, splits: dict[str, list[Utterance]], root: str) -> int:
-        labels = {}
+        labels, shift = {}, self.config.frame_shift
         for split, utterances in splits.items():
             labels_of = phone_events(self.source.phones, split)
-            labels[split] = [labels_of(each.id, each.samples) for each in utterances]
+            labels[split] = [labels_of(each.id, each.samples, shift) for each in utterances]
         names = sorted({name for split in labels.values() for phones in split for name in phones})
         numbers = {name: number for number, name in enumerate(names)}
         for split, phones in labels.items():
@@ -230,7 +242,7 @@ class HubertPretraining:
     def _letters(self) -> dict:
         """Write the segments that have a transcript, with units and letters."""
         root = self._audio_root()
-        limits = Limits(*self.config.limits(CTC))
+        limits, shift = Limits(*self.config.limits(CTC)), self.config.frame_shift
         letters: list[str] = []
         reports: dict[str, SplitReport] = {}
         for split in SPLITS:
@@ -239,10 +251,10 @@ class HubertPretraining:
             utterances, _ = select_utterances(read_manifest(path), widest, path)
             units = self._units_by_id(split, utterances)
             if not letters:
-                _, spelled, _ = select_transcribed(utterances, limits, None, path)
+                _, spelled, _ = select_transcribed(utterances, limits, None, path, shift)
                 letters = frequent_letters(spelled, self.config.least_letters)
             kept, spelled, reports[split] = select_transcribed(
-                utterances, limits, set(letters), path
+                utterances, limits, set(letters), path, shift
             )
             write_fairseq_manifest(self.letters_folder / f"{split}.tsv", root, kept)
             rows = ([units[each.id]] for each in kept)

@@ -184,7 +184,7 @@ def test_the_same_command_gives_the_same_file_and_a_change_only_what_depends_on_
     assert (again / "hubert.pt").read_bytes() != (out / "hubert.pt").read_bytes()
 
 
-def test_second_iteration_on_hidden_features(pretrained, tmp_path):
+def test_second_iteration_on_hidden_features(pretrained, tmp_path, capsys):
     out, _, data, _ = pretrained
     config = write_config(tmp_path / "second.yaml", without=["ctc"])
     second = tmp_path / "second"
@@ -192,6 +192,24 @@ def test_second_iteration_on_hidden_features(pretrained, tmp_path):
     assert (second / "train.km").read_text() != (out / "train.km").read_text()
     assert not (second / "ctc").exists()
     read_hubert(second / "hubert.pt")
+    # Its frames are not those of a model of another rate.
+    twice = "model.conv_feature_layers='[(16,40,20)] + [(32,32,32)]'"
+    options = ("--features-from", out / "hubert.pt", "--layer", 1, "--set", twice)
+    pretrain(data, tmp_path / "twice", config, *options, status=2)
+    assert "hubert.pt: a frame each 320 samples, but each 640" in capsys.readouterr().err
+
+
+def test_frames_of_40_ms(pretrained, tmp_path):
+    """From cepstra to an encoder that gives half as many features as its labels say."""
+    _, _, data, config = pretrained
+    twice = "model.conv_feature_layers='[(16,40,20)] + [(32,32,32)]'"
+    out = tmp_path / "out"
+    pretrain(data, out, config, "--set", twice)
+    description, _ = read_hubert(out / "hubert.pt")
+    assert description.label_rate == 25
+    frames = int((out / "train.tsv").read_text().splitlines()[1].split("\t")[1]) / 640
+    labels = (out / "train.km").read_text().splitlines()[0].split()
+    assert frames - 2 < len(labels) <= frames
 
 
 def test_killed_in_the_middle_it_goes_on_from_the_last_checkpoint(pretrained, tmp_path, capsys):

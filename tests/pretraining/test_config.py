@@ -79,6 +79,15 @@ def test_limits_of_the_stages(tmp_path):
     assert config.widest_limits() == (4_800, None)
 
 
+@pytest.mark.parametrize("last, rate, shift", [(4, 50, 320), (8, 25, 640)])
+def test_frames_follow_from_the_strides(tmp_path, last, rate, shift):
+    layers = f"'[(16,10,10)] + [(16,8,8)] + [(16,{last},{last})]'"
+    config = load(tmp_path, model__conv_feature_layers=layers)
+    assert config.frame_shift == shift
+    for stage in config.stages.values():
+        assert stage["task"]["label_rate"] == stage["model"]["label_rate"] == rate
+
+
 def test_what_fairseq_is_given(tmp_path):
     training = load(tmp_path).training(CTC, tmp_path / "data", tmp_path / "save", pretrained="x.pt")
     assert training["task"]["data"] == str(tmp_path / "data")
@@ -125,7 +134,12 @@ def test_values_can_be_changed_from_outside(tmp_path):
         ("task.audio_transforms", "echo", "task.audio_transforms: 'echo'; expected NAME or NAME"),
         ("task.data", "x", "key task.data: is set by the command"),
         ("common.seed", "1", "key common.seed: is set by the command"),
-        ("model.conv_feature_layers", "'[(16,10,5)] * 2'", "strides multiply to 25; expected 320"),
+        ("model.conv_feature_layers", "'[(16,10,5)] * 2'", "strides multiply to 25; expected 320,"),
+        (
+            "ctc.model.conv_feature_layers",
+            "'[(8,16,16)] + [(8,40,40)]'",
+            "25 frames a second, and 5",
+        ),
         ("model.conv_feature_layers", "'__import__(1)'", "is not a list of convolutions"),
         ("model.encoder_attention_heads", "5", "5 does not divide model.encoder_embed_dim 32"),
         ("task.min_sample_size", "1000", "task.min_sample_size: 1000; expected .* or more"),

@@ -31,6 +31,14 @@ def test_frames_are_those_of_huberts_convolutions(samples):
     assert MfccFeatures()(wave).shape == (count_frames(samples), MfccFeatures.dimension)
 
 
+@pytest.mark.parametrize("samples", [0, 400, 1039, 1040, 16_000])
+def test_frames_of_40_ms_are_every_other(samples):
+    wave = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    found = MfccFeatures(2 * FRAME_SHIFT)(wave)
+    assert len(found) == count_frames(samples, 2 * FRAME_SHIFT)
+    np.testing.assert_array_equal(found, MfccFeatures()(wave)[::2])
+
+
 def test_cepstra_of_a_frame_depend_on_its_samples_only():
     wave = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
     other = wave.copy()
@@ -98,6 +106,13 @@ def test_phones_are_found_by_the_segments_id(tmp_path):
     assert len(labels) == count_frames(8_000) == 24
     # Frame i is heard around 20·i + 10 ms.
     assert labels[:5] == ["_"] * 5 and labels[5:20] == ["s"] * 15 and labels[20:] == ["_"] * 4
+
+
+def test_phones_of_frames_of_40_ms(tmp_path):
+    labels = PhoneEvents(write_release(tmp_path)).labels("b_0", 8_000, 2 * FRAME_SHIFT)
+    assert len(labels) == count_frames(8_000, 2 * FRAME_SHIFT) == 12
+    # Frame i is heard around 40·i + 20 ms.
+    assert labels == ["_"] * 2 + ["s"] * 8 + ["_"] * 2
 
 
 def test_phones_of_another_release(tmp_path):
