@@ -159,6 +159,8 @@ class HubertTransformer(FairseqEncoderDecoderModel):
     """HuBERT, subsampler, shared encoder, decoder; layer norm before each block."""
 
     normalize_before = True
+    freeze_decoder_updates = 0
+    decoder_is_frozen = False
 
     @classmethod
     def complete_config(cls, cfg: HubertTransformerConfig) -> None:
@@ -193,7 +195,19 @@ class HubertTransformer(FairseqEncoderDecoderModel):
             )
         encoder = cls.build_encoder(cfg, source, encoder_embedding)
         decoder = cls.build_decoder(cfg, target, decoder_embedding)
-        return cls(encoder, decoder)
+        model = cls(encoder, decoder)
+        # Checkpoints of before have no such option.
+        model.freeze_decoder_updates = getattr(cfg, "freeze_decoder_updates", 0) or 0
+        if model.freeze_decoder_updates:
+            require_gradients_by_parameter(task.cfg)
+        return model
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Called by fairseq before each update's forward pass, with the updates made so far."""
+        super().set_num_updates(num_updates)
+        if self.freeze_decoder_updates:
+            self.decoder_is_frozen = num_updates < self.freeze_decoder_updates
+            self.decoder.requires_grad_(not self.decoder_is_frozen)
 
     @classmethod
     def build_encoder(
@@ -310,6 +324,18 @@ class HubertTransformerPruningLayer(HubertTransformer):
 @register_model("hubert_transformer_pruning_layer_postln", dataclass=HubertTransformerConfig)
 class HubertTransformerPruningLayerPostLN(HubertTransformerPostLN):
     """``hubert_transformer_postln`` under the name that the method's description gives it."""
+
+
+def require_gradients_by_parameter(cfg) -> None:
+    """Refuse a distributed training that must know beforehand which parameters have gradients.
+
+    ``cfg`` are the task's options.  Raises ConfigError.
+    """
+    if cfg.distributed_world_size > 1 and cfg.ddp_backend not in ("legacy_ddp", "no_c10d"):
+        raise ConfigError(
+            f"--freeze-decoder-updates: with --ddp-backend {cfg.ddp_backend} all parameters need "
+            "gradients from the first update on; give --ddp-backend legacy_ddp"
+        )
 
 
 # What a translation checkpoint has no say in, and the buffers that fairseq recomputes.

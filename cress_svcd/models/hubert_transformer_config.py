@@ -68,6 +68,14 @@ class HubertTransformerConfig(FairseqDataclass):
             "embeddings start"
         },
     )
+    freeze_decoder_updates: int = field(
+        default=0,
+        metadata={
+            "help": "leave the decoder and the embeddings as they were loaded for so many updates: "
+            "the encoder of speech first learns to write what a decoder of text can read, and the "
+            "decoder forgets nothing meanwhile"
+        },
+    )
     conv_kernel_sizes: str = field(
         default="5,5",
         metadata={

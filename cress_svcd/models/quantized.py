@@ -72,6 +72,7 @@ OF_THE_TRAINING = {
     "hubert_mask_channel_prob",
     "hubert_mask_channel_length",
     "load_pretrained_mt_encoder_decoder_from",
+    "freeze_decoder_updates",
     "ctc_head",
     "dropout",
     "attention_dropout",

@@ -17,13 +17,14 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.pretraining.dataset import SegmentHubertDataset
 from cress_svcd.pretraining.label_encoder import LabelEncoder
 from cress_svcd.training.graph_options import GraphTrainingOptions
+from cress_svcd.training.matmul_precision import MatmulOptions, set_matmul_precision
 
 SEQUENCE = -1.0
 """fairseq's label rate for labels that do not belong to frames."""
 
 
 @dataclass
-class SegmentHubertPretrainingConfig(GraphTrainingOptions, HubertPretrainingConfig):
+class SegmentHubertPretrainingConfig(GraphTrainingOptions, MatmulOptions, HubertPretrainingConfig):
     transcripts: Optional[str] = field(
         default=None,
         metadata={
@@ -81,6 +82,11 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
                     "('cress-svcd pretrain-hubert' makes them)"
                 )
         return [Dictionary.load(str(path)) for path in paths]
+
+    def begin_epoch(self, epoch, model) -> None:
+        """As fairseq's, in the precision of the options."""
+        set_matmul_precision(self.cfg.matmul_precision)
+        super().begin_epoch(epoch, model)
 
     def load_dataset(self, split: str, **kwargs) -> None:
         """Load ``SPLIT.tsv`` and its labels.

@@ -8,13 +8,14 @@ from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
 from cress_svcd.training.graph_options import GraphTrainingOptions
+from cress_svcd.training.matmul_precision import MatmulOptions
 
 # What a batch holds: speech, transcripts in its place, or pairs of external text.
 SPEECH, TEXT, EXTERNAL = "st", "mt", "ext_mt"
 
 
 @dataclass
-class SpeechAndTextTranslationConfig(GraphTrainingOptions, TranslationConfig):
+class SpeechAndTextTranslationConfig(GraphTrainingOptions, MatmulOptions, TranslationConfig):
     """Options of the task.  ``data`` is the folder with the manifests and the config."""
 
     data: str = field(

@@ -32,6 +32,7 @@ from cress_svcd.quantization.calibration import fit_model, start_from_inputs
 from cress_svcd.tasks.batching import BatchingTask
 from cress_svcd.tasks.options import SPEECH, SpeechAndTextTranslationConfig
 from cress_svcd.training.calibration import calibrate, is_resumed
+from cress_svcd.training.matmul_precision import set_matmul_precision
 from cress_svcd.training.selection import train_only
 
 logger = logging.getLogger(__name__)
@@ -261,6 +262,11 @@ class SpeechAndTextTranslationTask(BatchingTask):
 
     # Training
 
+    def begin_epoch(self, epoch, model) -> None:
+        """Called by fairseq's training alone: what translates stays in float32."""
+        set_matmul_precision(self.cfg.matmul_precision)
+        super().begin_epoch(epoch, model)
+
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """As fairseq's; the criterion gets the update's number, a schedule's state is logged."""
         self.begin_step(model, criterion, update_num)
@@ -280,7 +286,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
         stage = getattr(model, "quantization_stage", None)
         if stage is not None and 0 < stage.mix < 1:
             stage = ("mixed", stage.ternary)  # by how much, the layers read from a tensor
-        return stage, criterion.step_state
+        return stage, getattr(model, "decoder_is_frozen", False), criterion.step_state
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         """As fairseq's, but the BLEU of empty translations, which a model may begin with, is 0.

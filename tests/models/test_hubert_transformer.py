@@ -174,6 +174,32 @@ def test_frozen_hubert_stays_as_it_is(task, hubert, batch):
     assert model.encoder.subsampler.conv_layers[0].weight.grad is not None
 
 
+def test_the_decoder_stays_as_it_is_for_the_first_updates(task, hubert, batch):
+    model = build(task, hubert_model_path=str(hubert), freeze_decoder_updates=2).train()
+    decoder = {id(parameter) for parameter in model.decoder.parameters()}
+    for updates, frozen in ((0, True), (1, True), (2, False), (7, False), (1, True)):
+        model.zero_grad()
+        model.set_num_updates(updates)
+        model(**batch["net_input"])[0].sum().backward()
+        learnt = {id(value) for value in model.parameters() if value.grad is not None}
+        assert model.encoder.subsampler.conv_layers[0].weight.grad is not None
+        assert learnt.isdisjoint(decoder) if frozen else decoder <= learnt
+        assert task.step_state(model, StepState()) == (None, frozen, ())
+
+
+class StepState:
+    step_state = ()
+
+
+def test_a_frozen_decoder_needs_a_backend_that_looks_at_each_gradient(task, hubert, monkeypatch):
+    monkeypatch.setattr(task.cfg, "distributed_world_size", 2)
+    options = {"hubert_model_path": str(hubert), "freeze_decoder_updates": 2}
+    assert build(task, **options).freeze_decoder_updates == 2
+    monkeypatch.setattr(task.cfg, "ddp_backend", "pytorch_ddp")
+    with pytest.raises(ConfigError, match="--freeze-decoder-updates: with --ddp-backend pytorch"):
+        build(task, **options)
+
+
 class TestStarting:
     def test_hubert_weights_are_those_of_the_file(self, task, hubert):
         model = build(task, hubert_model_path=str(hubert))

@@ -1,0 +1,33 @@
+"""In which precision a CPU multiplies float32 matrices in training."""
+
+from dataclasses import dataclass, field
+
+import torch
+from fairseq.dataclass import ChoiceEnum
+
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+
+
+@dataclass
+class MatmulOptions:
+    matmul_precision: ChoiceEnum((FLOAT32, BFLOAT16)) = field(
+        default=FLOAT32,
+        metadata={
+            "help": "in which precision a CPU multiplies float32 matrices in training; bfloat16 is "
+            "twice as fast where the processor has instructions for it, and nothing elsewhere"
+        },
+    )
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Multiply and convolve float32 tensors on the CPU in this precision from now on.
+
+    With bfloat16 the factors are rounded to it and their products summed in float32, twice as fast
+    where the processor has instructions for that (AVX-512 BF16, AMX); others go on in float32.  All
+    else, weights and optimizer among it, stays float32, and so does CUDA.
+    """
+    backends = torch.backends.mkldnn
+    if precision == BFLOAT16 and hasattr(backends, "matmul") and not torch.cuda.is_available():
+        backends.matmul.fp32_precision = backends.conv.fp32_precision = "bf16"
+        # Its many small products are slower in this precision, twenty times as slow.
+        torch.backends.cuda.enable_flash_sdp(False)

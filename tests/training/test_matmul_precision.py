@@ -1,0 +1,55 @@
+"""float32 products in bfloat16: what they round, and who asks for them.
+
+In processes of their own: the precision is that of the whole process.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.helpers.training_options import make_task
+
+PRODUCTS = """
+import torch
+from cress_svcd.training.matmul_precision import set_matmul_precision
+
+torch.manual_seed(0)
+x, weight = torch.randn(300, 128, requires_grad=True), torch.randn(64, 128)
+queries = torch.randn(2, 4, 50, 32)
+attention = torch.nn.functional.scaled_dot_product_attention
+before, attended = x @ weight.T, attention(queries, queries, queries)
+set_matmul_precision("{}")
+after = x @ weight.T
+after.sum().backward()
+assert after.dtype == x.grad.dtype == torch.float32
+print(float((after - before).abs().max() / before.abs().max()))
+print(float((attention(queries, queries, queries) - attended).abs().max()))
+"""
+
+
+@pytest.mark.parametrize("precision, error", [("float32", 0.0), ("bfloat16", 0.01)])
+def test_products_are_rounded_as_much_as_the_precision_says(precision, error):
+    script = PRODUCTS.format(precision)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(float(found) <= error for found in ran.stdout.split())
+
+
+@pytest.fixture
+def backends():
+    """Those that have a precision; as they were, afterwards."""
+    found = [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv]
+    before = [backend.fp32_precision for backend in found]
+    yield found
+    for backend, precision in zip(found, before):
+        backend.fp32_precision = precision
+    torch.backends.cuda.enable_flash_sdp(True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the CPU: leave the GPUs out to test it")
+def test_training_asks_for_it_and_translation_does_not(prepared, backends):
+    task = make_task(prepared, "--st-training", "--matmul-precision", "bfloat16")
+    assert all(backend.fp32_precision != "bf16" for backend in backends)
+    task.begin_epoch(1, None)
+    assert all(backend.fp32_precision == "bf16" for backend in backends)
