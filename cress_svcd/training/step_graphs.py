@@ -42,12 +42,13 @@ class Done:
 
 
 class _Graph:
-    """A captured step: where its batch is copied to, and what it logs."""
+    """A captured step: where its batch is copied to, what it logs, and what else it reads."""
 
     def __init__(self, sample: dict):
         self.sample = utils.apply_to_sample(torch.clone, sample)
         self.keys: tuple[str, ...] = ()
         self.row: Tensor | None = None
+        self.held: list[Tensor] = []
 
     def fill(self, sample: dict) -> None:
         for own, new in zip(_tensors(self.sample), _tensors(sample), strict=True):
@@ -125,6 +126,7 @@ class StepGraphs:
                 graph.row.copy_(done.row)
 
         replay = self.capture.capture(step)
+        graph.held = self._beside_parameters()
         self.captures = self.capture.captures or self.trainer.device.type != "cuda"
         # The warming up before the capture has drawn and added.
         self.update.gradients.copy_(gradients)
@@ -135,6 +137,23 @@ class StepGraphs:
             "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, shapes_of(sample)))
         )
         return graph, replay
+
+    def _beside_parameters(self) -> list[Tensor]:
+        """Tensors that modules have made for themselves, such as masks and positions.
+
+        fairseq replaces them when a longer batch comes; a graph still reads those of its capture.
+        """
+        models = [self.trainer.model, self.trainer.criterion]
+        distillation = getattr(self.trainer.criterion, "distillation", None)
+        if distillation is not None:
+            models.append(distillation.teacher)
+        return [
+            value
+            for model in models
+            for module in model.modules()
+            for value in (*vars(module).values(), *module.buffers(recurse=False))
+            if isinstance(value, Tensor)
+        ]
 
     def _device_state(self) -> Tensor | None:
         device = self.trainer.device

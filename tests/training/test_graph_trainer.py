@@ -1,5 +1,6 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,14 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch):
 def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
     assert not outcomes[name].failed
     assert reads_of_a_step(commands[name], monkeypatch) == []
+
+
+def test_a_longer_batch_leaves_captured_steps_their_masks(commands):
+    trainer, batch = begun(commands["plain, graphs"])
+    for _ in range(2):  # the second is captured
+        trainer.train_step([batch])
+    mask = weakref.ref(trainer.model.decoder._future_mask)
+    longer = torch.cat([batch["net_input"]["prev_output_tokens"]] * 2, dim=1)
+    trainer.model.decoder.buffered_future_mask(longer.t().float())
+    assert trainer.model.decoder._future_mask is not mask()
+    assert mask() is not None  # a graph holds its address
