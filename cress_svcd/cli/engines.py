@@ -32,6 +32,7 @@ def translator_class(engine: str) -> "type[Translator | NativeTranslator]":
         from cress_svcd.translation.native import NativeTranslator
 
         return NativeTranslator
-    from cress_svcd.translation.translator import Translator
+    with imports_for(engine):
+        from cress_svcd.translation.translator import Translator
 
     return Translator

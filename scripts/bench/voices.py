@@ -171,7 +171,7 @@ def run_row(args: argparse.Namespace, name: str, seed: int) -> dict:
     changes = [f"seed={seed}", f"ctc.optimization.max_update={args.encoder_updates}"]
     changes += [f"task.audio_transforms='{transforms}'"] if transforms else []
     sets = [word for change in changes for word in ("--set", change)]
-    config = ["--config", ROOT / "scripts/bench/voices.yaml", "--workers", "2"]
+    config = ["--config", ROOT / "configs/train/hubert_voices.yaml", "--workers", "2"]
     call(log, "cress-svcd", "pretrain-hubert", data, "-o", folder / "hubert", *config, *sets)
     options = TRAINING.format(lang=args.tgt_lang).split()
     options += [f"--audio-transforms={transforms}"] if transforms else []

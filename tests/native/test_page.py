@@ -247,8 +247,8 @@ BAD_MODELS = {
     ),
     "empty": (lambda model: b"", "is not a model for this page"),
     "in_header": (lambda model: model[:5000], "is not complete: load it again"),
-    "cut": (lambda model: model[:-5000], "lies outside the file, or is of another size"),
-    "damaged": (damaged_header, "is of an unknown type or form"),
+    "cut": (lambda model: model[:-5000], "is damaged: it has the checksum"),
+    "damaged": (damaged_header, "is damaged: it has the checksum"),
 }
 
 
