@@ -137,7 +137,7 @@ def test_what_is_not_done_in_time_is_told(checkpoint, start_server):
             )
             until(lambda: metric(server.url, "requests_under_way") == 1)
             server.terminate()
-            answer = slow.recv(4096).decode()
+            answer = slow.makefile().read()
         assert answer.startswith("HTTP/1.1 503 ") and '"stopping"' in answer
         assert server.wait() == 0 and "Traceback" not in server.log
 
