@@ -1,6 +1,6 @@
-"""What methods share whose weights are signs times one trained scale a row."""
+"""What methods share whose weights are signs or other binaries times trained scales a row."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -9,10 +9,13 @@ from cress_svcd.quantization.base import QuantLinear
 
 
 class RowScaleLinear(QuantLinear):
-    """A layer with a trained scale a row, at first the mean magnitude of the row's weights.
+    """A layer with trained scales a row; ``h`` is at first the mean magnitude of its weights.
 
-    Parameters: ``h`` (out).
+    Parameters: ``h`` (out), or those of SCALES.
     """
+
+    SCALES: ClassVar[tuple[str, ...]] = ("h",)
+    h: nn.Parameter
 
     def __init__(
         self,
@@ -25,7 +28,9 @@ class RowScaleLinear(QuantLinear):
         **common: Any,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
-        self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        for name in self.SCALES:
+            scale = torch.empty(out_features, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(scale))
         self.reset_scales()
 
     @torch.no_grad()

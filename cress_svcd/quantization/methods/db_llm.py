@@ -1,21 +1,21 @@
 """DB-LLM's layer (Chen et al. 2024, arXiv:2402.11960): two binary matrices with trained scales."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cress_svcd.quantization.base import Holder, QuantLinear
+from cress_svcd.quantization.base import Holder
 from cress_svcd.quantization.fake_quant import accumulation_dtype, fake_quantize_tokens
+from cress_svcd.quantization.row_scale import RowScaleLinear
 from cress_svcd.quantization.sign_planes import SignPlanes, midrise_plane_scales
 
 SMALLEST_SCALE = 1e-8  # of a row of zeros
 CLIPS = 40  # candidates of the search for a row's initial scale
 
 
-class DBLLMLinear(QuantLinear):
+class DBLLMLinear(RowScaleLinear):
     """y = (h B1 + h2 B2) Q(x) + b, B1 and B2 of 0 and 1, with trained scales h and h2 a row.
 
     Flexible Dual Binarization, with H(t) = 1 for t >= 0 and else 0:
@@ -33,23 +33,10 @@ class DBLLMLinear(QuantLinear):
     METHOD = "db_llm"
     WEIGHT_BITS = (2,)
     DEFAULT_BITS = 2
+    SCALES = ("h", "h2")
     PACKED_PARAMETERS = ("h2",)
     ADDS_BESIDE_PRODUCT = True
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        **common: Any,
-    ) -> None:
-        super().__init__(in_features, out_features, bias, device=device, dtype=dtype, **common)
-        self.h = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.h2 = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.reset_scales()
+    h2: nn.Parameter
 
     @torch.no_grad()
     def reset_scales(self) -> None:
