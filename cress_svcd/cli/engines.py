@@ -1,7 +1,6 @@
 """What computes translations: the option of the commands that let the user choose."""
 
 import argparse
-import contextlib
 from typing import TYPE_CHECKING
 
 from cress_svcd.cli.quick_imports import quick_imports
@@ -21,18 +20,13 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def imports_for(engine: str) -> contextlib.AbstractContextManager[None]:
-    """Context in which what is used of this engine is imported."""
-    return quick_imports() if engine == "torch" else contextlib.nullcontext()
-
-
 def translator_class(engine: str) -> "type[Translator | NativeTranslator]":
     """It is imported here: the native engine does not wait for torch."""
     if engine == "native":
         from cress_svcd.translation.native import NativeTranslator
 
         return NativeTranslator
-    with imports_for(engine):
+    with quick_imports():
         from cress_svcd.translation.translator import Translator
 
     return Translator

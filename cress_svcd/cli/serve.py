@@ -34,7 +34,7 @@ from cress_svcd.cli.arguments import (
     positive,
     thread_count,
 )
-from cress_svcd.cli.engines import add_engine_argument, imports_for, translator_class
+from cress_svcd.cli.engines import add_engine_argument, translator_class
 from cress_svcd.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -140,12 +140,12 @@ def run(args: argparse.Namespace) -> int:
     from cress_svcd.serving.web import require
 
     require()
-    with imports_for(args.engine):
-        from cress_svcd.serving.app import Service
-        from cress_svcd.serving.gate import LOOPBACK
-        from cress_svcd.serving.models import load_models
-        from cress_svcd.serving.server import address_of, bind, serve
-        from cress_svcd.translation.recording_translator import EVERY
+    from cress_svcd.serving.app import Service
+    from cress_svcd.serving.gate import LOOPBACK
+    from cress_svcd.serving.models import load_models
+    from cress_svcd.serving.server import address_of, bind, serve
+    from cress_svcd.translation.recording_translator import EVERY
+
     token, limits = token_of(args), limits_of(args)
     with bind(args.host, args.port) as listening:
         options = {**loading_options(args), "target_lang": EVERY}

@@ -55,7 +55,7 @@ from cress_svcd.cli.arguments import (
     add_segmentation_arguments,
     loading_options,
 )
-from cress_svcd.cli.engines import add_engine_argument, imports_for, translator_class
+from cress_svcd.cli.engines import add_engine_argument, translator_class
 from cress_svcd.cli.logs import shows_notes
 from cress_svcd.cli.output_arguments import (
     SUBTITLES,
@@ -124,26 +124,25 @@ def load(args: argparse.Namespace) -> "Translator | NativeTranslator":
 
 def run(args: argparse.Namespace) -> int:
     # Here: --help does not wait for them.
-    with imports_for(args.engine):
-        from cress_svcd.translation.inputs import STDIN, list_sources
-        from cress_svcd.translation.output import (
-            FORMATS,
-            FileEach,
-            FormatOptions,
-            OneStream,
-            Output,
-            discard_standard_output,
-            not_written_to,
-            open_stream,
-            output_folder,
-        )
-        from cress_svcd.translation.session import (
-            Progress,
-            progress_bar,
-            translate_speech,
-            translate_text,
-        )
-        from cress_svcd.translation.subtitles import describe_broken
+    from cress_svcd.translation.inputs import STDIN, list_sources
+    from cress_svcd.translation.output import (
+        FORMATS,
+        FileEach,
+        FormatOptions,
+        OneStream,
+        Output,
+        discard_standard_output,
+        not_written_to,
+        open_stream,
+        output_folder,
+    )
+    from cress_svcd.translation.session import (
+        Progress,
+        progress_bar,
+        translate_speech,
+        translate_text,
+    )
+    from cress_svcd.translation.subtitles import describe_broken
 
     if args.text and args.from_list:
         raise ConfigError("--text and --from-list: give one of them")
