@@ -295,7 +295,8 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
         samples = [samples[i] for i in order.tolist()]
         lengths = lengths[order]
         padded, tokens = self._padded_shape(samples)
-        waves = torch.zeros(len(samples), padded, *samples[0]["audio"].shape[1:])
+        first = samples[0]["audio"]
+        waves = torch.zeros(len(samples), padded, *first.shape[1:], dtype=first.dtype)
         for row, sample in zip(waves, samples):
             row[: len(sample["audio"])] = sample["audio"]
         batch = {

@@ -59,7 +59,10 @@ def complete_cuts(about: dict) -> dict | None:
 
 
 class FeatureCache:
-    """The features of one split; indexing gives (frames, dimension) in float32.
+    """The features of one split; indexing gives (frames, dimension) as they are stored, in float16.
+
+    Batches of them stay so until they are on the device: in float32 it was their way there that
+    training waited for.
 
     Where the cuts of the segments were varied there are several variants, of which one is read at a
     time (``choose``).
@@ -158,7 +161,7 @@ class FeatureCache:
 
     def __getitem__(self, index: int) -> np.ndarray:
         start = self._ends[index - 1] if index else 0
-        return np.asarray(self._frames[start : self._ends[index]], dtype=np.float32)
+        return np.array(self._frames[start : self._ends[index]])
 
     def __getstate__(self) -> dict:
         # A memory map would travel to spawned workers by value.

@@ -19,6 +19,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 WARMING = 2  # calls before a capture: kernels are compiled and chosen, workspaces allocated
+SCARCE = 0.25  # share of the device's memory: where less is free, a capture could not get its own
 _TURN = threading.Lock()  # torch captures one graph at a time
 
 
@@ -46,12 +47,16 @@ class GraphCapture:
         self._pool: Any = None
         self._first: Any = None
 
-    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, function: Callable[[], None], warmed: bool = False) -> Callable[[], None]:
         """What does the same as ``function``, by a single launch where the device has graphs.
 
         A function that cannot be captured is returned itself, with a warning, and so are all that
         follow: a failure costs more than a graph saves.  One for which there is no memory is
         returned itself, too; others may fit.
+
+        Args:
+            warmed: it has run on the stream of captures (``on_stream``) before, with these shapes,
+                and is not called once more.
         """
         if not self.captures:
             return function
@@ -60,7 +65,8 @@ class GraphCapture:
             try:
                 if self._pool is None:
                     self._prepare()
-                self._warm(function)
+                if not warmed:
+                    self._warm(function)
                 return self._capture(function).replay
             except RuntimeError as error:
                 torch.cuda.set_stream(current)  # which torch leaves undone if a capture fails
@@ -110,11 +116,19 @@ class GraphCapture:
     def _capture(self, function: Callable[[], object]) -> "torch.cuda.CUDAGraph":
         """The graph of what ``function`` launches."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as those that pin memory, may go on.
-        with torch.cuda.graph(
-            graph, self._pool, _stream(self.device), capture_error_mode="thread_local"
-        ):
-            function()
+        # torch.cuda.graph would also give back all memory that is free, that of pinned batches
+        # included: to get it again takes longer than the capture.
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info()
+        if free < SCARCE * total:
+            torch.cuda.empty_cache()
+        with torch.cuda.stream(_stream(self.device)):
+            # Other threads, such as those that pin memory, may go on.
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            try:
+                function()
+            finally:
+                graph.capture_end()
         return graph
 
     def _warm(self, function: Callable[[], object]) -> None:

@@ -113,26 +113,17 @@ class StepGraphs:
 
     def _captured(self, sample: dict) -> tuple[_Graph, Any]:
         """A graph of the step for batches like ``sample``, which is not run here."""
-        graph, gradients = _Graph(sample), self.update.gradients.clone()
-        states = torch.get_rng_state(), self._device_state()
+        graph = _Graph(sample)
 
         def step() -> None:
             done = self._run(graph.sample)
-            graph.keys = done.keys
-            if graph.row is None:
-                with torch.no_grad():
-                    graph.row = done.row.clone()
-            else:
-                graph.row.copy_(done.row)
+            graph.keys, graph.row = done.keys, done.row.detach()
 
-        replay = self.capture.capture(step)
+        state = torch.get_rng_state()
+        replay = self.capture.capture(step, warmed=True)
+        torch.set_rng_state(state)  # of which a replay draws nothing
         graph.held = self._beside_parameters()
         self.captures = self.capture.captures or self.trainer.device.type != "cuda"
-        # The warming up before the capture has drawn and added.
-        self.update.gradients.copy_(gradients)
-        torch.set_rng_state(states[0])
-        if states[1] is not None:
-            torch.cuda.set_rng_state(states[1], self.trainer.device)
         logger.info(
             "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, shapes_of(sample)))
         )
@@ -154,10 +145,6 @@ class StepGraphs:
             for value in (*vars(module).values(), *module.buffers(recurse=False))
             if isinstance(value, Tensor)
         ]
-
-    def _device_state(self) -> Tensor | None:
-        device = self.trainer.device
-        return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 def _tensors(sample: Any) -> list[Tensor]:

@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path, frame, segments):
     assert np.load(tmp_path / "train.npy").shape == (9, 5)
     for copy in (cache, pickle.loads(pickle.dumps(cache))):
         for index, features in enumerate(segments):
-            assert copy[index].dtype == np.float32
+            assert copy[index].dtype == np.float16
             np.testing.assert_array_equal(copy[index], features)
 
 
