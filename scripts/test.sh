@@ -18,7 +18,7 @@ if [ "${1-}" = --native ]; then
   shift
   set -- tests/native tests/kernels/cpu "$@"
   for tool in make:make cc:gcc aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64:qemu-user \
-    node:nodejs npm:npm emcc:emscripten chromium:chromium; do
+    node:nodejs emcc:emscripten chromium:chromium; do
     command -v "${tool%%:*}" > /dev/null || missing="${missing-} ${tool#*:}"
   done
   case "${missing-}" in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac
@@ -34,11 +34,6 @@ if [ "${1-}" = --native ]; then
 fi
 scripts/setup.sh
 if [ -n "${native-}" ]; then
-  # Debian's emscripten looks for this module of its own.
-  export NODE_PATH=${NODE_PATH-$PWD/.venv/node_modules}
-  if [ ! -d "$NODE_PATH/acorn" ] && command -v npm > /dev/null; then
-    npm install --silent --prefix "$(dirname "$NODE_PATH")" acorn || true # a test says so
-  fi
   set -- -rs "$@" # which are skipped, and why
 fi
 .venv/bin/ruff check --quiet .

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from cress_svcd.cli.main import main
@@ -14,6 +15,7 @@ from tests.helpers.quantized_checkpoints import RULES, quantize
 from tests.helpers.translation_model import make_checkpoint
 
 NATIVE = Path(__file__).parents[2] / "native"
+EXAMPLES = NATIVE.parent / "scripts" / "examples"
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,24 @@ def translate(engine):
         return found
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exampled(tmp_path_factory):
+    """The German model of the examples, exported."""
+    pytest.importorskip("safetensors", reason="pip install 'cress_svcd[export]'")
+    path = tmp_path_factory.mktemp("exampled") / "en-de.cress"
+    assert main(["export", str(EXAMPLES / "en-de.pt"), "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def voice(tmp_path_factory):
+    """The first recording of the examples, as a WAV file."""
+    path = tmp_path_factory.mktemp("voice") / "voice-1.wav"
+    wave, rate = soundfile.read(EXAMPLES / "voice-1.flac", dtype="int16")
+    soundfile.write(path, wave, rate)
+    return path
 
 
 def add_segmenter(checkpoint: Path) -> None:

@@ -8,18 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cress_svcd.cli.main import main
-from tests.native.conftest import NATIVE
-
-EXAMPLES = Path(__file__).parents[2] / "scripts" / "examples"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    pytest.importorskip("safetensors", reason="pip install 'cress_svcd[export]'")
-    path = tmp_path_factory.mktemp("model") / "en-de.cress"
-    assert main(["export", str(EXAMPLES / "en-de.pt"), "-o", str(path)]) == 0
-    return path
+from tests.native.conftest import EXAMPLES, NATIVE
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +32,18 @@ def live(engine, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def both(live, engine, model, talk):
+def both(live, engine, exampled, talk):
     """Segments (seconds heard before, start, end, words) of the recording in pieces, its subtitles,
     and the segments of the command, which cuts it as a whole."""
 
     def translate(segmenter, seconds):
-        command = [*map(str, (live, model, talk, segmenter, seconds))]
+        command = [*map(str, (live, exampled, talk, segmenter, seconds))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         head, _, srt = done.stdout.partition("\n\n")
         found = [line.split("\t") for line in head.splitlines()]
         command = [engine, "translate", "--segmenter", segmenter, "--output-format", "jsonl"]
-        command += [model, talk]
+        command += [exampled, talk]
         whole = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return found, srt, [json.loads(line) for line in whole.splitlines()]
 
