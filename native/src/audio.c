@@ -7,9 +7,11 @@
 
 #include "cress.h"
 #include "percentile.h"
+#include "resample.h"
 
 enum { MOST_LOOKS = 32, FRAMES_A_SECOND = 20, MOST_LEVELS = 1024 };
-enum { MOST_CHANNELS = 64, LEAST_RATE = 100, MOST_RATE = 10000000, PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe };
+enum { MOST_CHANNELS = 64 };
+enum { PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe }; /* kinds of samples, as a file numbers them */
 
 static const double LIVELY_DB = 12, STEADY_DB = 1.8, HARMLESS_DB = 30; /* of channels of noise */
 static const float EMPHASIS = 0.97f;
@@ -293,7 +295,7 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
 
 int cress_read_raw(const char *path, float **samples, size_t *count, char *message, size_t size)
 {
-    const struct form form = {.kind = PCM, .channels = 1, .rate = 16000, .bits = 16};
+    const struct form form = {.kind = PCM, .channels = 1, .rate = SAMPLE_RATE, .bits = 16};
     size_t length;
     unsigned char *bytes = read_all(path, &length);
     *samples = NULL;

@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "hearing.h"
+#include "resample.h"
+#include "segment_learnt.h"
 #include "sign_gemm.h"
 
 enum { WIDEST = 1 << 16, MOST_LAYERS = 1000, LONGEST_NAME = 480 };
@@ -409,7 +410,7 @@ void model_read(struct cress_model *model)
     const struct json *speech = json_object_or_null(arena, plan, "speech");
     if (!speech)
         fail(arena, "the model was trained on text only and has no speech encoder");
-    json_integer(arena, plan, "sample_rate", 16000, 16000);
+    json_integer(arena, plan, "sample_rate", SAMPLE_RATE, SAMPLE_RATE);
     model->normalize = json_truth(arena, plan, "normalize");
     read_speech(model, speech);
     read_stack(model, "encoder", model->encoder.width, 0, &model->encoder);

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hearing.h"
-#include "levels.h"
+#include "loudness.h"
+#include "resample.h"
+#include "segment_energy.h"
+#include "segment_learnt.h"
 #include "translator.h"
 
 int refuse(struct cress_translator *translator, const char *message)
@@ -22,7 +24,7 @@ int cress_begin(cress_translator *translator, int rate)
     recording->count = recording->segments = recording->next = recording->settled = 0;
     recording->live = recording->finished = recording->by_second = 0;
     recording->rate = 0;
-    if (rate < 100 || rate > MOST_RATE)
+    if (rate < LEAST_RATE || rate > MOST_RATE)
         return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
     recording->rate = rate;
     return 0;
@@ -217,12 +219,12 @@ int cress_next(cress_translator *translator)
         return -1;
     }
     int64_t length = resampled_length(span.count, recording->rate);
-    if ((double)length > RATE * MOST_SECONDS)
+    if ((double)length > SAMPLE_RATE * MOST_SECONDS)
         fail(arena, "a segment of %lld samples is too long; an hour is the most",
              (long long)length);
     const float *samples = recording->samples + span.first;
     float *wave = take_zeros(arena, (size_t)length, sizeof *wave);
-    if (recording->rate == RATE && span.count)
+    if (recording->rate == SAMPLE_RATE && span.count)
         memcpy(wave, samples, (size_t)span.count * sizeof *wave);
     else if (span.count)
         wave = resample(arena, samples, span.count, recording->rate);

@@ -1,13 +1,14 @@
 /* Another rate by a windowed sinc, as soxr's high quality has it: flat up to 0.913 of what the
  * lower rate can hold, 120 dB down beyond it. */
+#include "resample.h"
+
 #include <math.h>
 
-#include "recording.h"
+#include "compute.h"
 
-enum { RATE = 16000, MOST_PHASES = 1024 };
+enum { MOST_PHASES = 1024 };
 
 static const double PI = 3.14159265358979323846, PASSED = 0.913, ATTENUATION = 120;
-static const double USUAL_DB = -26, LOWEST_DB = -40, HIGHEST_DB = -12, SILENCE_PEAK = 1e-4;
 
 static double bessel(double x)
 {
@@ -55,39 +56,16 @@ static int64_t divisor(int64_t a, int64_t b)
 
 int64_t resampled_length(int64_t count, int64_t rate)
 {
-    int64_t length = (2 * count * RATE + rate) / (2 * rate);
+    int64_t length = (2 * count * SAMPLE_RATE + rate) / (2 * rate);
     return length < 1 ? 1 : length;
-}
-
-/* As translation/loudness.py. */
-void at_usual_loudness(float *samples, int64_t count)
-{
-    double squares = 0, mean = 0, peak = 0;
-    for (int64_t i = 0; i < count; i++) {
-        squares += (double)samples[i] * samples[i];
-        mean += samples[i];
-    }
-    if (!count)
-        return;
-    mean /= (double)count;
-    for (int64_t i = 0; i < count; i++) {
-        double size = fabs(samples[i] - mean);
-        peak = size > peak ? size : peak;
-    }
-    double level = 20 * log10(fmax(1e-12, sqrt(squares / (double)count)));
-    if ((level >= LOWEST_DB && level <= HIGHEST_DB) || peak < SILENCE_PEAK)
-        return;
-    float gain = (float)pow(10, (USUAL_DB - level) / 20);
-    for (int64_t i = 0; i < count; i++)
-        samples[i] *= gain;
 }
 
 float *resample(struct arena *arena, const float *samples, int64_t count, int64_t rate)
 {
-    int64_t length = resampled_length(count, rate), shared = divisor(rate, RATE);
-    int64_t out_step = RATE / shared, in_step = rate / shared;
+    int64_t length = resampled_length(count, rate), shared = divisor(rate, SAMPLE_RATE);
+    int64_t out_step = SAMPLE_RATE / shared, in_step = rate / shared;
     int exact = out_step <= MOST_PHASES;
-    struct filter filter = design(arena, rate > RATE ? (double)RATE / (double)rate : 1,
+    struct filter filter = design(arena, rate > SAMPLE_RATE ? (double)SAMPLE_RATE / (double)rate : 1,
                                   exact ? out_step : MOST_PHASES);
     float *padded = take_zeros(arena, (size_t)(count + 2 * filter.taps + 2), sizeof *padded);
     float *result = take(arena, (size_t)length, sizeof *result);

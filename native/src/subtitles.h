@@ -2,7 +2,7 @@
 #ifndef CRESS_SUBTITLES_H
 #define CRESS_SUBTITLES_H
 
-#include "words.h"
+#include "word_times.h"
 
 /* What was said in a segment, and the times of its words (none: by their letters). */
 struct part {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "resample.h"
 #include "translator.h"
 
 void forget_parts(struct recording *recording)
@@ -144,7 +145,7 @@ int cress_translate(cress_translator *translator, const float *samples, size_t c
         forget_segment(translator);
         return -1;
     }
-    if (count > (size_t)(RATE * MOST_SECONDS))
+    if (count > (size_t)(SAMPLE_RATE * MOST_SECONDS))
         fail(arena, "a segment of %zu samples is too long; an hour is the most", count);
     check_samples(arena, samples, count);
     forget_parts(&translator->recording);

@@ -2,10 +2,9 @@
 #ifndef CRESS_TRANSLATOR_H
 #define CRESS_TRANSLATOR_H
 
-#include "recording.h"
+#include "segment_divide.h"
 #include "subtitles.h"
 
-enum { RATE = 16000, MOST_RATE = 10000000 };
 static const double MOST_SECONDS = 3600; /* of a segment */
 
 enum { BY_EITHER, BY_ENERGY, BY_LEARNT }; /* segmenters */

@@ -209,7 +209,7 @@ NOT_OF_ALL = ("main", "output", "libcress")  # of the command, and the library a
 RESAMPLE = """
 #include <stdio.h>
 #include <stdlib.h>
-#include "recording.h"
+#include "resample.h"
 int main(int count, char **arguments)
 {
     static float samples[1 << 17];

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "recording.h"
+#include "segment_divide.h"
 
 static const double SHORTEST_SOUND = 0.05, DIP_SECONDS = 0.1, LONGEST_LEAD = 0.25;
 enum { MANY = 8 }; /* what is longer than so many segments is cut in its middle half */

@@ -1,8 +1,8 @@
 /* The segmenter that a model carries: translation/segmentation/learnt.py. */
-#ifndef CRESS_HEARING_H
-#define CRESS_HEARING_H
+#ifndef CRESS_SEGMENT_LEARNT_H
+#define CRESS_SEGMENT_LEARNT_H
 
-#include "recording.h"
+#include "compute.h"
 
 enum { HEARING_CONVOLUTIONS = 4 };
 

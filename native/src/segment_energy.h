@@ -1,6 +1,6 @@
 /* How probable speech is in each frame of a recording. */
-#ifndef CRESS_LEVELS_H
-#define CRESS_LEVELS_H
+#ifndef CRESS_SEGMENT_ENERGY_H
+#define CRESS_SEGMENT_ENERGY_H
 
 #include "arena.h"
 

@@ -1,11 +1,12 @@
-#include "hearing.h"
+#include "segment_learnt.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "resample.h"
 #include "translate.h"
 
-enum { RATE = 16000, WINDOW_SECONDS = 20, OVERLAP_SECONDS = 4, KERNEL = 5, FINER = 4 };
+enum { WINDOW_SECONDS = 20, OVERLAP_SECONDS = 4, KERNEL = 5, FINER = 4 };
 
 /* A tensor's numbers as float32. */
 static const float *numbers(struct cress_model *model, const char *name, const char *suffix,
@@ -138,16 +139,16 @@ int64_t hear(struct run *run, const float *samples, int64_t count, int64_t rate,
     int64_t stride = 1;
     for (int i = 0; i < model->convolutions; i++)
         stride *= model->convolution[i].stride;
-    *hop = (double)stride * (double)rate / RATE / FINER;
+    *hop = (double)stride * (double)rate / SAMPLE_RATE / FINER;
     if (!count)
         return 0;
-    if (rate != RATE) {
+    if (rate != SAMPLE_RATE) {
         int64_t length = resampled_length(count, rate);
         samples = resample(run->arena, samples, count, rate);
         count = length;
     }
-    int64_t size = WINDOW_SECONDS * RATE / stride * stride;
-    int64_t overlap = OVERLAP_SECONDS * RATE / stride * stride, shared = overlap / stride;
+    int64_t size = WINDOW_SECONDS * SAMPLE_RATE / stride * stride;
+    int64_t overlap = OVERLAP_SECONDS * SAMPLE_RATE / stride * stride, shared = overlap / stride;
     float *found = take(run->arena, (size_t)(count / stride + 2), sizeof *found);
     float *window = take(run->arena, (size_t)(size / stride + 2), sizeof *window);
     int64_t have = 0;

@@ -1,6 +1,6 @@
 /* When each word of a translation is said: translation/word_times.py. */
-#ifndef CRESS_WORDS_H
-#define CRESS_WORDS_H
+#ifndef CRESS_WORD_TIMES_H
+#define CRESS_WORD_TIMES_H
 
 #include "letters.h"
 #include "translate.h"

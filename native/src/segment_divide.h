@@ -1,8 +1,8 @@
-/* Recordings of any length and rate, in segments of 16,000 samples a second. */
-#ifndef CRESS_RECORDING_H
-#define CRESS_RECORDING_H
+/* From the probability of speech to segments: translation/segmentation/divide.py and base.py. */
+#ifndef CRESS_SEGMENT_DIVIDE_H
+#define CRESS_SEGMENT_DIVIDE_H
 
-#include "compute.h"
+#include "arena.h"
 
 /* A part of a recording, in samples of its own rate. */
 struct span {
@@ -20,12 +20,5 @@ struct cutting {
  * of spans. */
 int64_t find_segments(struct arena *arena, const struct cutting *how, const float *probabilities,
                       int64_t frames, double hop, int64_t count, int64_t rate, struct span **spans);
-
-/* Samples of ``rate`` as 16,000 a second. */
-int64_t resampled_length(int64_t count, int64_t rate);
-float *resample(struct arena *arena, const float *samples, int64_t count, int64_t rate);
-
-/* Speech far too quiet or loud is brought to -26 dB, in place. */
-void at_usual_loudness(float *samples, int64_t count);
 
 #endif

@@ -1,11 +1,13 @@
-#include "words.h"
+#include "word_times.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { RATE = 16000, BLOCK = 160 };
+#include "resample.h"
+
+enum { BLOCK = SAMPLE_RATE / 100 };
 static const double LEAST_ATTENTION = 0.02, SOUND_DB = 35, LOUD_PERCENTILE = 95;
 static const double BLOCK_SECONDS = 0.01;
 
@@ -106,7 +108,7 @@ static double *token_edges(struct arena *arena, const float *attention, int64_t 
     double *edges = take(arena, (size_t)tokens + 1, sizeof *edges);
     int64_t have = 0;
     for (int64_t i = 0; i < count; i++) {
-        double share = (double)loud[i] * BLOCK_SECONDS * RATE * (double)frames;
+        double share = (double)loud[i] * BLOCK_SECONDS * SAMPLE_RATE * (double)frames;
         int64_t frame = (int64_t)floor(share / (double)samples);
         if (frame < frames && (!have || sounds[have - 1] != frame))
             sounds[have++] = frame;
@@ -254,7 +256,7 @@ int64_t time_words(struct run *run, const struct hypothesis *hypothesis, struct 
         return 0;
     double *edges = token_edges(arena, attention, hypothesis->count, frames, loud, sounds, samples);
     for (int i = 0; i <= hypothesis->count; i++)
-        edges[i] = fmin(fmax(edges[i], 0), 1) * (double)samples / RATE;
+        edges[i] = fmin(fmax(edges[i], 0), 1) * (double)samples / SAMPLE_RATE;
     struct tokens tokens = {text.at, token_ends(run, hypothesis, text.count), edges,
                             hypothesis->count};
     for (int64_t first = 0, stop; first < text.count; first = stop) {

@@ -1,5 +1,5 @@
 /* Hearing speech by its level: translation/segmentation/energy.py, which gives the reasons. */
-#include "levels.h"
+#include "segment_energy.h"
 #include "percentile.h"
 
 #include <math.h>
