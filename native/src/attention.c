@@ -87,7 +87,7 @@ void attend(struct run *run, const struct keys *keys, const float *queries, int6
     struct attention all = {.keys = *keys, .rows = rows, .queries = queries, .mixed = mixed,
                             .attend_head = attend_head};
 #ifdef CRESS_X86
-    if (run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX)
+    if (has_avx512(run))
         all.attend_head = attend_head_avx512;
 #endif
     int threads = threads_for(run, 2 * rows * keys->count * width);

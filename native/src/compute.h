@@ -23,7 +23,10 @@ void traced(const struct run *run, const char *stage, const float *values, int64
 void apply_linear(struct run *run, const struct linear *linear, const float *x, int64_t rows,
                   float *y);
 
-/* In place where y is x. */
+/* Of torch's norms, where the file says none. */
+#define NORM_EPS 1e-5f
+
+/* y of x (rows x norm->width); in place where y is x. */
 void apply_norm(struct run *run, const struct norm *norm, const float *x, int64_t rows, float *y);
 
 void activate(struct run *run, enum activation activation, float *values, int64_t count);
@@ -59,5 +62,11 @@ void log_softmax(float *values, int64_t count);
 
 /* Threads that so many products are worth. */
 int threads_for(const struct run *run, int64_t work);
+
+/* Whether the run's instructions include AVX-512. */
+int has_avx512(const struct run *run);
+
+/* Fails where a kernel returned another status than 0. */
+void require_computed(struct run *run, int status);
 
 #endif

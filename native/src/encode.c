@@ -2,14 +2,13 @@
 #include <math.h>
 #include <string.h>
 
-#include "runtime.h"
 #include "translate.h"
 
 /* Of the last convolution, so that a chunk stays in the caches; more where each chunk lays the
  * weights out once. */
 static int64_t chunk_frames(const struct run *run)
 {
-    return run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX ? 16 : 64;
+    return has_avx512(run) ? 16 : 64;
 }
 
 static float *floats(struct run *run, int64_t count)
@@ -272,20 +271,6 @@ void add_positions(struct run *run, const struct stack *stack, float *x, int64_t
     release(run->arena, before);
 }
 
-/* Mean 0 and variance 1: data/audio.py, ``standardize``. */
-static void standardise(float *samples, int64_t count)
-{
-    double sum = 0, squares = 0;
-    for (int64_t i = 0; i < count; i++)
-        sum += samples[i];
-    double mean = sum / (double)count;
-    for (int64_t i = 0; i < count; i++)
-        squares += (samples[i] - mean) * (samples[i] - mean);
-    float scale = (float)(1.0 / sqrt(squares / (double)count + 1e-5));
-    for (int64_t i = 0; i < count; i++)
-        samples[i] = (samples[i] - (float)mean) * scale;
-}
-
 /* What a frame sees of the samples: the shortest input. */
 static int64_t receptive_field(const struct cress_model *model)
 {
@@ -302,8 +287,10 @@ float *encode_speech(struct run *run, const float *samples, int64_t count, int n
     int64_t shortest = receptive_field(model), length = count < shortest ? shortest : count;
     float *wave = take_zeros(run->arena, (size_t)length + 64, sizeof *wave);
     memcpy(wave, samples, (size_t)count * sizeof *wave);
-    if (normalize && count)
-        standardise(wave, count);
+    if (normalize && count) { /* mean 0 and variance 1: data/audio.py, ``standardize`` */
+        const struct norm standard = {.width = count, .eps = NORM_EPS};
+        apply_norm(run, &standard, wave, 1, wave);
+    }
     float *features = front_end(run, wave, length, frames);
     traced(run, "hubert.convolutions", features, *frames, model->features_norm.width);
     float *x = transform(run, features, *frames);

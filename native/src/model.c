@@ -92,7 +92,7 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
     linear->planes = (int)json_integer(arena, plan, "planes", 1, 16);
     const struct json *scales = json_get(arena, plan, "plane_scales", JSON_LIST);
     const struct json *bits = json_find(plan, "bits");
-    linear->parts = bits && bits->kind == JSON_NUMBER && bits->number == 8 ? 1 : 2;
+    linear->num_parts = bits && bits->kind == JSON_NUMBER && bits->number == 8 ? 1 : 2;
     int64_t rows = linear->out * linear->planes;
     int64_t shape[] = {(rows + TILE_OUT - 1) / TILE_OUT, (linear->in + TILE_IN - 1) / TILE_IN,
                        TILE_BYTES};
@@ -114,14 +114,14 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
     if (strcmp(norm, "none")) {
         char name[LONGEST_NAME + 8];
         strcat(strcpy(name, linear->name), ".norm");
-        linear->is_rms = !strcmp(norm, "rmsnorm");
-        if (!linear->is_rms && strcmp(norm, "layernorm"))
+        linear->norm.is_rms = !strcmp(norm, "rmsnorm");
+        if (!linear->norm.is_rms && strcmp(norm, "layernorm"))
             fail(arena, "%s: its norm %.40s is not known", linear->name, norm);
         const struct json *eps = json_find(plan, "eps"); /* null: torch's own of an RMS norm */
         linear->norm.width = linear->in;
         linear->norm.eps = eps && eps->kind == JSON_NUMBER ? (float)eps->number : 0x1p-23f;
         linear->norm.weight = vector(model, name, "weight", linear->in);
-        linear->norm.bias = linear->is_rms ? NULL : vector_or_null(model, name, "bias", linear->in);
+        linear->norm.bias = linear->norm.is_rms ? NULL : vector_or_null(model, name, "bias", linear->in);
     }
 }
 

@@ -4,10 +4,12 @@
 
 #include "file.h"
 
+/* (x - mean) / sqrt(variance + eps) * weight + bias, over ``width`` channels (0: there is no norm). */
 struct norm {
     int64_t width;
-    const float *weight, *bias; /* bias: NULL for none */
+    const float *weight, *bias; /* or NULL */
     float eps;
+    int is_rms; /* the mean is taken for 0 */
 };
 
 /* What a method does to the input of a packed product: see docs/native.md. */
@@ -23,9 +25,9 @@ struct linear {
     /* packed */
     const uint8_t *tiles;
     const float *g, *h; /* or NULL; h of all planes */
-    int planes, parts;  /* parts of a rounded input: 1 is 8 bits, 2 a split of 16 */
-    struct norm norm;   /* before the product; width 0: none */
-    int is_rms;
+    int planes;
+    int num_parts;    /* of a rounded input: 1 is 8 bits, 2 the hi/lo split of 16 */
+    struct norm norm; /* before the product */
     enum input_step input;
     float low, high, step; /* of the input's values, in steps */
     int output_norm;       /* over the outputs, before the bias */

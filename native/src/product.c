@@ -69,7 +69,7 @@ void multiply(struct run *run, const struct product *product)
     struct call call = {.product = product, .panels = (product->out + LANES - 1) / LANES,
                         .multiply_panel = multiply_panel};
 #ifdef CRESS_X86
-    if (run->isa == ISA_AVX512_VNNI || run->isa == ISA_AMX)
+    if (has_avx512(run))
         call.multiply_panel = multiply_panel_avx512;
 #endif
     int threads = threads_for(run, product->rows * product->size * product->out);

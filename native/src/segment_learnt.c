@@ -42,8 +42,8 @@ struct hearing *hearing_read(struct cress_model *model)
     if (!(hearing->pause_seconds >= 0 && hearing->pause_seconds <= 3600 &&
           hearing->min_seconds >= 0 && hearing->min_seconds <= 3600))
         fail(arena, "the segmenter's pause_seconds or min_seconds are not from 0 to 3600");
-    hearing->norm = (struct norm){dim, numbers(model, "norm", "weight", 1, one),
-                                  numbers(model, "norm", "bias", 1, one), 1e-5f};
+    hearing->norm = (struct norm){.width = dim, .weight = numbers(model, "norm", "weight", 1, one),
+                                  .bias = numbers(model, "norm", "bias", 1, one), .eps = NORM_EPS};
     hearing->project = numbers(model, "project", "weight", 2, matrix);
     hearing->project_bias = numbers(model, "project", "bias", 1, wide);
     for (int i = 0; i < HEARING_CONVOLUTIONS; i++) {
