@@ -1,4 +1,8 @@
-/* Memory that is freed together, and errors that leave the call that made it. */
+/* Memory that is freed together, and errors that leave the call that made it.
+ *
+ * Who takes memory need not free it: what a segment took goes when the next one begins, what a model
+ * took goes with the model, and what is between ``mark`` and ``release`` goes at once.  So ``fail`` may
+ * leave from any depth, and nothing leaks. */
 #ifndef CRESS_ARENA_H
 #define CRESS_ARENA_H
 
@@ -7,12 +11,13 @@
 #include <stdint.h>
 
 struct block;
-struct chunk;
+struct slab;
 
-/* Every API call that can fail sets ``escape`` first; ``fail`` jumps there with a message. */
+/* Of one thread at a time.  Every API call that can fail sets ``escape`` first; ``fail`` jumps there with
+ * a message. */
 struct arena {
     struct block *blocks;
-    struct chunk *chunk;
+    struct slab *slab;
     jmp_buf escape;
     char message[512];
 };

@@ -19,6 +19,12 @@ struct run {
 void traced(const struct run *run, const char *stage, const float *values, int64_t rows,
             int64_t columns);
 
+/* Room for so many numbers in the run's arena, and a little more: vectors may read beyond the last. */
+static inline float *floats(struct run *run, int64_t count)
+{
+    return take(run->arena, (size_t)count + 16, sizeof(float));
+}
+
 /* y (rows x out) of x (rows x in). */
 void apply_linear(struct run *run, const struct linear *linear, const float *x, int64_t rows,
                   float *y);

@@ -21,11 +21,6 @@ struct decoder {
     int64_t frames;
 };
 
-static float *floats(struct run *run, int64_t count)
-{
-    return take(run->arena, (size_t)count + 16, sizeof(float));
-}
-
 struct decoder *decoder_begin(struct run *run, const float *states, int64_t frames, int beams,
                               int64_t most)
 {

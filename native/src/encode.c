@@ -1,5 +1,6 @@
 /* HuBERT, the subsampler and the encoder, on one utterance. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "translate.h"
@@ -9,11 +10,6 @@
 static int64_t chunk_frames(const struct run *run)
 {
     return has_avx512(run) ? 16 : 64;
-}
-
-static float *floats(struct run *run, int64_t count)
-{
-    return take(run->arena, (size_t)count + 16, sizeof(float));
 }
 
 /* Gain and bias of a normalisation over time of the first convolution's output, from mean and
@@ -59,7 +55,7 @@ static void convolve_chunk(struct run *run, const float *samples, int64_t start,
                            const float *gain, const float *bias, float *to)
 {
     const struct cress_model *model = run->model;
-    int64_t first[65], last[65];
+    int64_t first[MOST_CONVOLUTIONS + 1], last[MOST_CONVOLUTIONS + 1];
     int count = model->convolutions;
     first[count] = start, last[count] = end;
     for (int i = count - 1; i >= 0; i--) {
@@ -189,13 +185,7 @@ static void run_layers(struct run *run, const struct stack *stack, const char *n
     for (int i = 0; i < stack->count; i++) {
         run_layer(run, &stack->layers[i], stack->width, x, rows);
         if (run->trace) {
-            stage[0] = 0;
-            strncat(stage, name, 40);
-            size_t length = strlen(stage);
-            stage[length] = '.';
-            stage[length + 1] = (char)('0' + i / 10 % 10);
-            stage[length + 2] = (char)('0' + i % 10);
-            stage[length + 3] = 0;
+            snprintf(stage, sizeof stage, "%s.%02d", name, i);
             traced(run, stage, x, rows, stack->width);
         }
     }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "letters.h"
+
 enum { DEEPEST = 64 };
 
 struct parser {
@@ -49,26 +51,6 @@ static unsigned hexadecimal(struct parser *parser)
     return value;
 }
 
-static char *put_character(char *to, unsigned code)
-{
-    if (code < 0x80) {
-        *to++ = (char)code;
-    } else if (code < 0x800) {
-        *to++ = (char)(0xc0 | code >> 6);
-        *to++ = (char)(0x80 | (code & 63));
-    } else if (code < 0x10000) {
-        *to++ = (char)(0xe0 | code >> 12);
-        *to++ = (char)(0x80 | (code >> 6 & 63));
-        *to++ = (char)(0x80 | (code & 63));
-    } else {
-        *to++ = (char)(0xf0 | code >> 18);
-        *to++ = (char)(0x80 | (code >> 12 & 63));
-        *to++ = (char)(0x80 | (code >> 6 & 63));
-        *to++ = (char)(0x80 | (code & 63));
-    }
-    return to;
-}
-
 static char *put_escaped(struct parser *parser, char *to)
 {
     static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
@@ -85,7 +67,7 @@ static char *put_escaped(struct parser *parser, char *to)
                 broken(parser, "half a character");
             code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
         }
-        return put_character(to, code);
+        return put_letter(to, (int32_t)code);
     }
     const char *found = c ? strchr(from, c) : NULL;
     if (!found)

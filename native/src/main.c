@@ -66,30 +66,28 @@ static void write_stage(void *data, const char *stage, const float *values, size
     fclose(file);
 }
 
-/* "file.wav:first:count" -> its parts. */
+/* The whole number after the last colon of a path, which is cut off; 0 where there is none. */
+static int cut_number(char *path, size_t *number)
+{
+    char *colon = strrchr(path, ':'), *end;
+    if (!colon || colon[1] < '0' || colon[1] > '9')
+        return 0;
+    unsigned long long value = strtoull(colon + 1, &end, 10);
+    if (*end)
+        return 0;
+    *number = (size_t)value;
+    *colon = 0;
+    return 1;
+}
+
+/* "file.wav:first:count" -> its parts; any other name is that of a whole file. */
 static int divide(const char *input, char *path, size_t size, size_t *first, size_t *count)
 {
-    char *colon, *end;
-    *first = 0;
-    *count = (size_t)-1;
     if (strlen(input) >= size)
         return -1;
     strcpy(path, input);
-    for (int i = 0; i < 2; i++) {
-        colon = strrchr(path, ':');
-        if (!colon || !colon[1])
-            break;
-        unsigned long long value = strtoull(colon + 1, &end, 10);
-        if (*end || colon[1] == '-')
-            break;
-        *(i ? first : count) = (size_t)value;
-        if (i)
-            *colon = 0;
-        else
-            *colon = '\0';
-        if (i)
-            return 0;
-    }
+    if (cut_number(path, count) && cut_number(path, first))
+        return 0;
     strcpy(path, input);
     *first = 0;
     *count = (size_t)-1;

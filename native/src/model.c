@@ -318,7 +318,7 @@ static void read_speech(struct cress_model *model, const struct json *plan)
     struct arena *arena = arena_of(model);
     const struct json *list = json_get(arena, plan, "convolutions", JSON_LIST);
     int64_t width = 1;
-    if (!list->length || list->length > 64)
+    if (!list->length || list->length > MOST_CONVOLUTIONS)
         fail(arena, "the plan has %zu convolutions of speech", list->length);
     model->convolution = take_zeros(arena, list->length, sizeof *model->convolution);
     for (const struct json *each = list->items; each; each = each->next) {

@@ -84,6 +84,8 @@ struct language {
     int32_t tag;
 };
 
+enum { MOST_CONVOLUTIONS = 64 }; /* of speech */
+
 struct cress_model {
     struct arena arena;
     struct file file;

@@ -106,8 +106,8 @@ static void carry_on(struct beams *all, const struct candidate *candidates, cons
             sources[kept++] = candidate->beam;
         }
     for (; kept < all->beam; kept++) { /* a vocabulary smaller than the beam */
-        memcpy(all->tokens + kept * all->room, all->tokens, (size_t)all->room * 4);
-        memcpy(all->scores + kept * all->room, all->scores, (size_t)all->room * 4);
+        memcpy(all->tokens + kept * all->room, all->tokens, (size_t)all->room * sizeof *all->tokens);
+        memcpy(all->scores + kept * all->room, all->scores, (size_t)all->room * sizeof *all->scores);
         all->ignored[kept] = 1;
         sources[kept] = sources[0];
     }

@@ -96,11 +96,11 @@ static void hear_window(struct run *run, const float *wave, int64_t samples, flo
                         int64_t count)
 {
     const struct hearing *hearing = run->model->hearing;
-    struct block *before = mark(run->arena);
     int64_t frames, dim = hearing->norm.width, width = hearing->width;
     memset(probabilities, 0, (size_t)count * sizeof *probabilities);
     if (is_silent(wave, samples)) /* there an encoder that normalises hears anything */
         return;
+    struct block *before = mark(run->arena);
     float *features = encode_speech(run, wave, samples, hearing->normalize, &frames);
     float *x = take(run->arena, (size_t)(frames * width), sizeof *x);
     apply_norm(run, &hearing->norm, features, frames, features);

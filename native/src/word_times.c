@@ -5,17 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "percentile.h"
 #include "resample.h"
 
 enum { BLOCK = SAMPLE_RATE / 100 };
 static const double LEAST_ATTENTION = 0.02, SOUND_DB = 35, LOUD_PERCENTILE = 95;
 static const double BLOCK_SECONDS = 0.01;
-
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
 
 /* The numbers of the blocks of 10 ms that are no pause. */
 static int64_t loud_blocks(struct arena *arena, const float *wave, int64_t samples,
@@ -39,10 +34,7 @@ static int64_t loud_blocks(struct arena *arena, const float *wave, int64_t sampl
     if (!count)
         return 0;
     qsort(sorted, (size_t)count, sizeof *sorted, compare_doubles);
-    double place = LOUD_PERCENTILE / 100 * (double)(count - 1);
-    int64_t below = (int64_t)place, above = below + 1 < count ? below + 1 : below;
-    double quiet = sorted[below] + (sorted[above] - sorted[below]) * (place - (double)below);
-    quiet /= pow(10, SOUND_DB / 10);
+    double quiet = percentile(sorted, count, LOUD_PERCENTILE) / pow(10, SOUND_DB / 10);
     for (int64_t b = 0; b < count; b++)
         if (power[b] > quiet)
             (*blocks)[loud++] = b;

@@ -143,6 +143,18 @@ def test_standard_input_is_a_wav_file_or_raw_samples(exported, engine, talk, tmp
     assert named.stdout == piped.stdout == raw.stdout
 
 
+def test_a_part_of_a_file_is_named_by_samples(exported, engine, talk, tmp_path):
+    """As manifests name it; a name that only looks like that is a file's."""
+    _, cress = exported("everything")
+    write(tmp_path / "part.wav", talk[16000:64000], 16000, 1)
+    (tmp_path / "10:20").write_bytes((tmp_path / "part.wav").read_bytes())
+    write(tmp_path / "talk.wav", talk, 16000, 1)
+    names = ("part.wav", "10:20", "talk.wav:16000:48000")
+    options = ("--no-segmentation", *OPTIONS)
+    first, *others = [run(engine, cress, tmp_path / name, *options).stdout for name in names]
+    assert first and others == [first, first]
+
+
 def test_of_silence_it_says_so(exported, engine, tmp_path):
     _, cress = exported("everything")
     soundfile.write(tmp_path / "silence.wav", np.zeros(30000), 16000)
