@@ -1,8 +1,78 @@
-"""Watching a server by its metrics."""
+"""A server in the process of the test, whose model says what it is told, and how to watch one."""
 
+import asyncio
+import contextlib
+import io
+import socket
+import threading
 import time
 
 import httpx
+import numpy as np
+import soundfile
+
+from cress_svcd.serving.app import Service
+from cress_svcd.serving.limits import Limits
+from cress_svcd.serving.models import Models, ServedModel
+from cress_svcd.serving.server import address_of, bind, make_server
+from cress_svcd.translation.recording_translator import RecordingTranslator
+from cress_svcd.translation.result import Translation
+
+TRANSLATE = "/v1/audio/translations"
+HEAD = f"POST {TRANSLATE} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+class Translator(RecordingTranslator):
+    """Says a word of each segment, as soon as it may."""
+
+    segmentation = None
+
+    def __init__(self, words: str = "ja"):
+        self.words, self.may = words, threading.Event()
+        self.may.set()
+
+    def translate_segments(self, segments, wanted=None):
+        for segment in segments:
+            self.may.wait(30)
+            yield segment, Translation(self.words, 0.0, (), segment.start, segment.end)
+
+
+@contextlib.contextmanager
+def served(translator=None, host="127.0.0.1", **limits):
+    """The address of a server in this process, and what it shares."""
+    models = Models([ServedModel("m", translator or Translator(), "de", "en", 1, 1)])
+    service = Service(models, Limits(**limits))
+    with bind(host, 0) as listening:
+        server = make_server(service)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield address_of(listening), service
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def sound(seconds: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.ones(round(16_000 * seconds)) / 2, 16_000, format="WAV")
+    return file.getvalue()
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def answer_to(client: socket.socket) -> str:
+    """All that comes until the server closes the connection."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(4096):
+            found += part
+    return found.decode()
 
 
 def metric(url, name, **options) -> float:

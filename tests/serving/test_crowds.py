@@ -22,8 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync import client as websocket
 
 from cress_svcd.serving import live, places, recordings, server
-from tests.helpers.served import until
-from tests.serving.test_slow_clients import HEAD, TRANSLATE, answer_to, connect, served, sound
+from tests.helpers.served import HEAD, TRANSLATE, answer_to, connect, served, sound, until
 
 CROWD = 400
 UPGRADE = (

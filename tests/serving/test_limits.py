@@ -14,9 +14,7 @@ import httpx
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import named_paths
-from tests.helpers.served import metric, until
-
-TRANSLATE = "/v1/audio/translations"
+from tests.helpers.served import TRANSLATE, metric, until
 
 
 def send(url, content, timeout=60, **options):

@@ -18,8 +18,7 @@ from starlette.routing import Route
 from cress_svcd.serving.answers import ANSWERS
 from cress_svcd.serving.app import Service
 from cress_svcd.serving.models import Models
-
-TRANSLATE = "/v1/audio/translations"
+from tests.helpers.served import TRANSLATE
 
 
 @pytest.fixture(scope="module")
