@@ -38,10 +38,13 @@ class Translator(RecordingTranslator):
 
 
 @contextlib.contextmanager
-def served(translator=None, host="127.0.0.1", **limits):
-    """The address of a server in this process, and what it shares."""
-    models = Models([ServedModel("m", translator or Translator(), "de", "en", 1, 1)])
-    service = Service(models, Limits(**limits))
+def served(*translators, host="127.0.0.1", token=None, **limits):
+    """The address of a server in this process, and what it shares; its models are m, m1, m2."""
+    models = [
+        ServedModel(f"m{number or ''}", translator, "de", "en", 1, 1)
+        for number, translator in enumerate(translators or [Translator()])
+    ]
+    service = Service(Models(models), Limits(**limits), token)
     with bind(host, 0) as listening:
         server = make_server(service)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))

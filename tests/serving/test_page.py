@@ -1,5 +1,6 @@
 """The page in a real browser, with a microphone that plays a recording."""
 
+import contextlib
 import re
 import shutil
 
@@ -12,7 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="pip install 'cress_svcd[test]
 
 from playwright import sync_api as api
 
-from tests.helpers.served import until
+from tests.helpers.served import Translator, served, sound, until
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
@@ -35,22 +36,42 @@ def browser(recordings):
         browser.close()
 
 
-@pytest.fixture
-def page(browser, server):
-    """The page, of which nothing may go wrong in the console."""
+@contextlib.contextmanager
+def opened(browser, url, script=None, refused=400):
+    """The page, of which nothing may go wrong in the console but answers with this status.
+
+    script: that runs before the page's own.
+    """
     with browser.new_context(accept_downloads=True) as context:
         page = context.new_page()
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: line.type == "error" and wrong.append(line.text))
-        page.goto(server.url)
-        page.wait_for_selector("#model-0 option", state="attached")
+        if script:
+            page.add_init_script(script)
+        page.goto(url)
+        if refused == 400:
+            page.wait_for_selector("#model-0 option", state="attached")
         yield page
-        assert [line for line in wrong if "status of 400" not in line] == []
+        assert [line for line in wrong if f"status of {refused}" not in line] == []
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server.url) as page:
+        yield page
+
+
+def say(page, words: str):
+    api.expect(page.locator("#status")).to_have_text(re.compile(words), timeout=60_000)
+
+
+def columns_of(page):
+    return page.locator(".column").all()
 
 
 def done(page):
-    api.expect(page.locator("#status")).to_have_text(re.compile("^Done"), timeout=60_000)
+    say(page, "^Done")
 
 
 def test_a_file_by_two_models(page, recordings, said):
@@ -82,6 +103,75 @@ def test_speaking(page, recordings):
     page.get_by_role("button", name="Stop").click()
     done(page)
     assert page.locator(".segments li").count() == page.locator("#marks button").count() > 0
+
+
+def test_words_that_differ_are_marked(browser, tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound())
+    two = Translator("das Haus ist rot"), Translator("das alte Haus war rot")
+    with served(*two) as (url, _), opened(browser, url) as page:
+        page.set_input_files("#file", tmp_path / "a.wav")
+        done(page)
+        marked = [column.locator("mark").all_inner_texts() for column in columns_of(page)]
+        assert marked == [["ist"], ["alte", "war"]]
+
+
+def test_a_file_takes_the_page_over_from_speech(browser, tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound(3))
+    with served() as (url, service), opened(browser, url) as page:
+        page.get_by_role("button", name="Speak").click()
+        say(page, "^Listening")
+        until(lambda: len(service.live) == 1)
+        page.set_input_files("#file", tmp_path / "a.wav")
+        done(page)
+        api.expect(page.locator("#speak")).to_have_text("Speak")
+        until(lambda: not service.live)
+        page.wait_for_timeout(300)  # what the connection said last would have come
+        assert page.evaluate("document.querySelector('#audio').duration") == 3
+        assert page.locator(".segments li").count() == page.locator("#marks button").count() == 1
+
+
+ASK_FIRST = """
+const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+const allowed = new Promise((resolve) => { window.allow = resolve; });
+navigator.mediaDevices.getUserMedia = async (wish) => {
+  await allowed;
+  return (window.stream = await ask(wish));
+};
+"""
+
+
+def test_a_microphone_that_is_allowed_too_late_is_closed(browser):
+    with served() as (url, service), opened(browser, url, ASK_FIRST) as page:
+        page.get_by_role("button", name="Speak").click()
+        page.get_by_role("button", name="Stop").click()
+        done(page)
+        page.evaluate("allow()")
+        closed = (
+            "window.stream?.getTracks().every((track) => track.readyState === 'ended') ?? false"
+        )
+        until(lambda: page.evaluate(closed))
+        api.expect(page.locator("#speak")).to_have_text("Speak")
+        until(lambda: not service.live)
+
+
+def test_a_microphone_that_cannot_be_used_is_told(browser):
+    with (
+        served() as (url, service),
+        opened(browser, url, "delete Navigator.prototype.mediaDevices") as page,
+    ):
+        page.get_by_role("button", name="Speak").click()
+        api.expect(page.get_by_role("alert")).to_contain_text("microphone cannot be used")
+        api.expect(page.locator("#speak")).to_have_text("Speak")
+        until(lambda: not service.live)
+
+
+def test_a_token_is_asked_for(browser):
+    with served(token="abc") as (url, _), opened(browser, url, refused=401) as page:
+        field = page.get_by_label("Bearer token")
+        field.fill("abc")  # it is shown when the server has refused the page
+        field.press("Enter")
+        page.wait_for_selector("#model-0 option", state="attached")
+        api.expect(page.locator("#error")).to_be_empty()
 
 
 def test_errors_are_said(page, tmp_path):

@@ -12,8 +12,8 @@ export class Column {
     this.element.querySelector("h2").textContent = `${model.id} (${model.source_language} → ${model.language})`;
     this.list = this.element.querySelector(".segments");
     this.play = play;
-    this.begun = performance.now();
-    this.facts();
+    this.facts("");
+    this.restart();
     for (const button of this.element.querySelectorAll("[data-format]"))
       button.addEventListener("click", () => this.download(button).catch(onError));
   }
@@ -22,10 +22,13 @@ export class Column {
     return this.segments.map((segment) => segment.text).join(" ");
   }
 
-  facts(seconds) {
-    const size = (this.model.bytes / 1e6).toFixed(1);
-    this.element.querySelector(".facts").textContent =
-      `${size} MB` + (seconds === undefined ? "" : `, ${seconds.toFixed(1)} s`);
+  facts(more) {
+    this.element.querySelector(".facts").textContent = `${(this.model.bytes / 1e6).toFixed(1)} MB${more}`;
+  }
+
+  /** The seconds that finish() shows count from now. */
+  restart() {
+    this.begun = performance.now();
   }
 
   add(segment) {
@@ -48,6 +51,7 @@ export class Column {
     this.list.append(item);
   }
 
+  /** Words of what is still being said; those in `stable`, with which they begin, stay. */
   partial(text, stable) {
     const place = this.element.querySelector(".partial");
     const sure = document.createElement("span");
@@ -71,9 +75,10 @@ export class Column {
     });
   }
 
-  finish(file) {
+  /** All has come: `file` is what downloads are made of, `since` says from when its seconds are. */
+  finish(file, since = "") {
     this.file = file;
-    this.facts((performance.now() - this.begun) / 1000);
+    this.facts(`, ${((performance.now() - this.begun) / 1000).toFixed(1)} s${since}`);
     this.partial("", "");
     if (!this.segments.length) this.list.textContent = "Nothing was heard in this recording.";
     this.element.querySelector(".downloads").hidden = !this.segments.length;

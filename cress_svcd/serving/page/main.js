@@ -2,17 +2,19 @@
 
 import { Column } from "/page/column.js";
 import { compare } from "/page/differences.js";
-import { openMicrophone, RATE, toWav } from "/page/microphone.js";
+import { openMicrophone, RATE, toWav, toWave } from "/page/microphone.js";
 import { listModels, openLive, translate, useToken } from "/page/server.js";
 import * as waveform from "/page/waveform.js";
 
+const RECENT = 100; // blocks of 0.1 s that are drawn while one speaks
+const BEHIND = 2 * 10 * RATE; // bytes: 10 s that the server has not taken yet
 const $ = (selector) => document.querySelector(selector);
 const audio = $("#audio");
 const choices = [$("#model-0"), $("#model-1")];
 let models = [];
-let running = null; // what Cancel ends
-let live = null; // what Stop ends
-let until = Infinity;
+let run = new AbortController(); // of what the page shows: the next one aborts it
+let stopSpeaking = null; // while the microphone is open, or asked for
+let until = Infinity; // seconds at which the sound pauses
 
 function say(text) { $("#status").textContent = text; }
 
@@ -53,18 +55,17 @@ audio.addEventListener("timeupdate", () => {
   audio.pause();
 });
 
-function begin(wanted) {
+/** Empty columns for the next recording; what still comes of the one before is dropped. */
+function begin() {
+  run.abort();
+  run = new AbortController();
   $("#error").textContent = "";
-  waveform.clearMarks();
-  const columns = wanted.map((model) => new Column(model, play, fail));
+  $("#cancel").hidden = true;
+  waveform.clear();
+  const columns = chosen().map((model) => new Column(model, play, fail));
   $("#results").replaceChildren(...columns.map((column) => column.element));
   $("#sound").hidden = false;
-  return columns;
-}
-
-function showDifferences(columns) {
-  if (columns.length < 2 || columns[0].model.language !== columns[1].model.language) return;
-  compare(columns[0].text, columns[1].text).forEach((words, number) => columns[number].show(words));
+  return { columns, signal: run.signal };
 }
 
 function setSound(file) {
@@ -72,92 +73,94 @@ function setSound(file) {
   audio.src = URL.createObjectURL(file);
 }
 
+/** What there is to see when all columns have ended, as Promise.allSettled says. */
+function showEnd(columns, ends, seconds) {
+  for (const segment of columns[0].segments) waveform.mark(segment, seconds, () => play(segment));
+  const [one, other] = columns;
+  if (other && one.model.language === other.model.language)
+    compare(one.text, other.text).forEach((words, number) => columns[number].show(words));
+  const failed = ends.find(({ status }) => status === "rejected");
+  if (failed) fail(failed.reason);
+  say(failed ? "" : `Done: ${one.segments.length} segments.`);
+}
+
 async function translateFile(file) {
   if (!file || !models.length) return;
-  stopAll();
-  running = new AbortController();
-  const { signal } = running;
-  const columns = begin(chosen());
+  const { columns, signal } = begin();
   setSound(file);
   $("#cancel").hidden = false;
   say("Translating …");
-  const decoded = waveform.decode(file).catch(() => new Float32Array(0));
-  decoded.then(waveform.draw);
-  let length = 0;
+  // Not every browser reads every format that the server does.
+  waveform.decode(file).then((wave) => signal.aborted || waveform.draw(wave), () => {});
+  let seconds = 0;
   const ends = await Promise.allSettled(columns.map(async (column) => {
     for await (const event of translate(file, column.model.id, signal)) {
       if (event.type === "transcript.text.segment") column.add(event);
-      else length = event.duration;
+      else seconds = event.duration;
     }
     column.finish(file);
   }));
   if (signal.aborted) return;
   $("#cancel").hidden = true;
-  const failed = ends.find((end) => end.status === "rejected");
-  if (failed) fail(failed.reason);
-  for (const segment of columns[0].segments) waveform.mark(segment, length || audio.duration, () => play(segment));
-  showDifferences(columns);
-  say(failed ? "" : `Done: ${columns[0].segments.length} segments.`);
+  showEnd(columns, ends, seconds || audio.duration);
 }
 
 async function speak() {
-  if (live) { live(); return; }
-  stopAll();
-  const columns = begin(chosen());
+  const { columns, signal } = begin();
   const blocks = [];
-  let waiting = columns.length;
-  const file = () => toWav(blocks);
-  const sockets = columns.map((column) => openLive(column.model.id, (message) => {
+  const connections = columns.map((column) => openLive(column.model.id, signal, (message) => {
     if (message.type === "partial") column.partial(message.text, message.stable);
     else if (message.type === "final") column.add(message);
-    else if (message.type === "error") { fail(message.error); live?.(); }
-    if (message.type !== "done" && message.type !== "error") return;
-    column.finish(file());
-    if (--waiting) return;
-    const seconds = blocks.reduce((sum, block) => sum + block.length, 0) / RATE;
-    setSound(file());
-    for (const segment of columns[0].segments) waveform.mark(segment, seconds, () => play(segment));
-    showDifferences(columns);
-    say("Done.");
   }));
-  let close;
-  live = () => {
-    live = null;
-    $("#speak").setAttribute("aria-pressed", "false");
-    $("#speak").textContent = "Speak";
+  const microphone = new AbortController();
+  stopSpeaking = () => microphone.abort();
+  signal.addEventListener("abort", stopSpeaking);
+  microphone.signal.addEventListener("abort", () => {
+    stopSpeaking = null;
+    showSpeaking(false);
     say("Finishing …");
-    close?.();
-    sockets.forEach((socket) => socket.stop());
-  };
-  try {
-    close = await openMicrophone((samples) => {
-      if (!live) return;
-      blocks.push(samples);
-      sockets.forEach((socket) => socket.send(samples.buffer));
-      const last = blocks.slice(-100).flatMap((block) => Array.from(block));
-      waveform.draw(Float32Array.from(last, (sample) => sample / 32768));
-      if (sockets.some((socket) => socket.behind() > 20 * RATE)) say("The server is behind.");
-    });
-    $("#speak").setAttribute("aria-pressed", "true");
-    $("#speak").textContent = "Stop";
-    say("Listening …");
-  } catch (error) {
-    live?.();
+    for (const column of columns) column.restart();
+    for (const connection of connections) connection.stop();
+  });
+  showSpeaking(true);
+  openMicrophone(microphone.signal, () => say("Listening …"), (samples) => {
+    blocks.push(samples);
+    waveform.draw(toWave(blocks.slice(-RECENT)));
+    for (const connection of connections) connection.send(samples);
+    if (connections.some((connection) => connection.unsent() > BEHIND)) say("The server is behind.");
+  }).catch((error) => {
+    if (signal.aborted) return;
+    run.abort();
+    say("");
     fail(new Error(`The microphone cannot be used: ${error.message}`));
-  }
+  });
+  const ends = await Promise.allSettled(connections.map((one) => one.done.finally(() => microphone.abort())));
+  if (signal.aborted) return;
+  const file = toWav(blocks);
+  setSound(file);
+  ends.forEach(({ status }, number) => status === "fulfilled" && columns[number].finish(file, " after the end"));
+  showEnd(columns, ends, blocks.reduce((sum, block) => sum + block.length, 0) / RATE);
 }
 
-function stopAll() {
-  running?.abort();
-  live?.();
-  $("#cancel").hidden = true;
+function showSpeaking(on) {
+  $("#speak").classList.toggle("on", on);
+  $("#speak").textContent = on ? "Stop" : "Speak";
+  if (on) say("Waiting for the microphone …");
 }
 
+$("#file").addEventListener("click", ({ target }) => { target.value = ""; }); // the same file is another change
 $("#file").addEventListener("change", ({ target }) => translateFile(target.files[0]).catch(fail));
-$("#speak").addEventListener("click", () => speak().catch(fail));
-$("#cancel").addEventListener("click", () => { stopAll(); say("Cancelled."); });
-$("#controls").addEventListener("submit", (event) => event.preventDefault());
-$("#use-token").addEventListener("click", () => {
+$("#speak").addEventListener("click", () => {
+  if (stopSpeaking) stopSpeaking();
+  else if (models.length) speak().catch(fail);
+});
+$("#cancel").addEventListener("click", () => {
+  run.abort();
+  $("#cancel").hidden = true;
+  say("Cancelled.");
+});
+$("#controls").addEventListener("submit", (event) => {
+  event.preventDefault();
   useToken($("#token").value);
   loadModels().catch(fail);
 });

@@ -1,22 +1,43 @@
-// The microphone as 16 kHz PCM.
+// The microphone as 16 kHz PCM, in blocks of 0.1 s.
 
 export const RATE = 16000;
 
-export async function openMicrophone(onSamples) {
+/**
+ * Hear until `signal` aborts, which may be while the user is still asked for permission.
+ * `onOpen` is called when the microphone hears, `onSamples` with each block, an Int16Array.
+ */
+export async function openMicrophone(signal, onOpen, onSamples) {
   if (!navigator.mediaDevices) throw new Error("the browser gives the microphone to https and localhost alone");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
   const context = new AudioContext();
-  await context.audioWorklet.addModule("/page/pcm.js");
-  const node = new AudioWorkletNode(context, "pcm", { processorOptions: { rate: RATE } });
-  node.port.onmessage = ({ data }) => onSamples(data);
-  context.createMediaStreamSource(stream).connect(node);
-  return () => {
+  const close = () => {
     stream.getTracks().forEach((track) => track.stop());
-    return context.close();
+    context.close();
   };
+  signal.addEventListener("abort", close);
+  if (signal.aborted) { close(); return; }
+  try {
+    await context.audioWorklet.addModule("/page/pcm.js");
+  } catch (error) {
+    if (signal.aborted) return; // the context was closed before
+    throw error;
+  }
+  if (signal.aborted) return;
+  const node = new AudioWorkletNode(context, "pcm", { processorOptions: { rate: RATE } });
+  node.port.onmessage = ({ data }) => signal.aborted || onSamples(data);
+  context.createMediaStreamSource(stream).connect(node);
+  onOpen();
 }
 
-/** A WAV file of blocks of samples. */
+/** Blocks as one wave, from -1 to 1. */
+export function toWave(blocks) {
+  const wave = new Float32Array(blocks.reduce((sum, block) => sum + block.length, 0));
+  let at = 0;
+  for (const block of blocks) for (const sample of block) wave[at++] = sample / 32768;
+  return wave;
+}
+
+/** Blocks as a WAV file. */
 export function toWav(blocks) {
   const size = blocks.reduce((sum, block) => sum + block.byteLength, 0);
   const view = new DataView(new ArrayBuffer(44));

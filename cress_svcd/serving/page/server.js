@@ -67,25 +67,38 @@ export async function* translate(file, model, signal) {
   }
 }
 
-/** A live connection; send() takes PCM, stop() ends it, `on` hears of messages. */
-export function openLive(model, on) {
+/**
+ * A live connection. send() takes PCM, stop() says that no more comes, unsent() counts bytes that wait here;
+ * `onMessage` gets partial and final words.  `done` resolves after the last of them, and rejects with what
+ * went wrong, or when `signal` aborts.
+ */
+export function openLive(model, signal, onMessage) {
   const url = new URL("/v1/audio/translations/live", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new WebSocket(url);
-  let done = false;
-  socket.onopen = () => socket.send(JSON.stringify({ type: "start", model, token }));
-  socket.onmessage = ({ data }) => {
-    const message = JSON.parse(data);
-    done ||= message.type === "done" || message.type === "error";
-    on(message);
+  const early = [JSON.stringify({ type: "start", model, token })]; // before the connection is open
+  const send = (data) => {
+    if (socket.readyState === WebSocket.CONNECTING) early.push(data);
+    else if (socket.readyState === WebSocket.OPEN) socket.send(data);
   };
-  socket.onclose = () => {
-    if (!done) on({ type: "error", error: { message: "the live connection broke off" } });
-  };
-  const ready = () => socket.readyState === WebSocket.OPEN;
-  return {
-    send: (pcm) => ready() && socket.send(pcm),
-    stop: () => ready() && socket.send(JSON.stringify({ type: "stop" })),
-    behind: () => socket.bufferedAmount,
-  };
+  const done = new Promise((resolve, reject) => {
+    socket.onopen = () => early.forEach((data) => socket.send(data));
+    socket.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      if (signal.aborted) return;
+      if (message.type === "error") reject(liveError(message.error));
+      else if (message.type === "done") resolve();
+      else onMessage(message);
+    };
+    socket.onclose = () => reject(new ServerError(0, "the live connection broke off")); // unless settled
+    signal.addEventListener("abort", () => {
+      reject(signal.reason);
+      socket.close();
+    });
+  });
+  return { done, send, stop: () => send(JSON.stringify({ type: "stop" })), unsent: () => socket.bufferedAmount };
+}
+
+function liveError({ code, message }) {
+  return new ServerError(code === "invalid_api_key" ? 401 : 0, message);
 }

@@ -24,8 +24,9 @@ export function draw(wave) {
   }
 }
 
-export function clearMarks() {
+export function clear() {
   marks.replaceChildren();
+  draw(new Float32Array(0));
 }
 
 export function mark(segment, seconds, onPress) {
