@@ -4,7 +4,9 @@ import argparse
 import ast
 import graphlib
 import importlib
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,43 @@ def test_functions_are_short():
         and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
     }
     assert not long
+
+
+C_SOURCES = [
+    path
+    for folder in ("native", "cress_svcd/kernels/cpu/csrc")
+    for path in sorted((ROOT / folder).rglob("*.[ch]"))
+]
+LONGEST_FILE = 450
+
+
+def c_functions(text: str) -> Iterator[tuple[str, int]]:
+    """First line and length of each function, by the braces at the beginning of lines."""
+    lines = text.splitlines()
+    for stop in (number for number, line in enumerate(lines) if line == "}"):
+        brace = max((number for number in range(stop) if lines[number] == "{"), default=None)
+        if brace is None or "}" in lines[brace:stop]:
+            continue
+        start = brace
+        while start and lines[start - 1] and not lines[start - 1].endswith(("}", ";", "*/")):
+            start -= 1
+        yield lines[start], stop - start + 1
+
+
+def test_c_is_short_too():
+    files = {path: path.read_text(encoding="utf-8") for path in C_SOURCES}
+    assert not [path for path, text in files.items() if text.count("\n") > LONGEST_FILE]
+    found = [(path, *one) for path, text in files.items() for one in c_functions(text)]
+    assert len(found) > 400
+    assert not [one for one in found if one[-1] > LONGEST_FUNCTION]
+
+
+def test_the_sources_of_the_engine_are_all_in_its_readme():
+    readme = (ROOT / "native" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)\.[ch]`", readme))
+    assert {path.stem for path in (ROOT / "native" / "src").glob("*.[ch]")} <= named
+    for twin in re.findall(r"`((?:cli|data|inference|models|translation)/[\w/]+\.py)`", readme):
+        assert (PACKAGE / twin).is_file(), twin
 
 
 def test_library_code_does_not_print():

@@ -155,7 +155,8 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     if (!made)
         return report(message, size, "out of memory");
     made->model = model;
-    made->options = chosen;
+    made->options = chosen; /* but for strings, which are the caller's and may go */
+    made->options.isa = made->options.segmenter = made->options.language = NULL;
     made->isa = isa;
     made->segmenter = segmenter;
     made->first = first;
@@ -169,7 +170,7 @@ void cress_translator_free(cress_translator *translator)
     if (!translator)
         return;
     pool_free(translator->pool);
-    forget_parts(&translator->recording);
+    forget_recording(&translator->recording);
     free(translator->recording.spans);
     free(translator->recording.samples);
     arena_free(&translator->arena);

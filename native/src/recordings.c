@@ -20,10 +20,7 @@ int cress_begin(cress_translator *translator, int rate)
 {
     struct recording *recording = &translator->recording;
     forget_segment(translator);
-    forget_parts(recording);
-    recording->count = recording->segments = recording->next = recording->settled = 0;
-    recording->live = recording->finished = recording->by_second = 0;
-    recording->rate = 0;
+    forget_recording(recording);
     if (rate < LEAST_RATE || rate > MOST_RATE)
         return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
     recording->rate = rate;

@@ -6,15 +6,15 @@
 #include "resample.h"
 #include "translator.h"
 
-void forget_parts(struct recording *recording)
+void forget_recording(struct recording *recording)
 {
     for (int64_t i = 0; i < recording->count_of_parts; i++) {
         free(recording->parts[i].text.at);
         free(recording->parts[i].words);
     }
     free(recording->parts);
-    recording->parts = NULL;
-    recording->count_of_parts = 0;
+    *recording = (struct recording){.samples = recording->samples, .room = recording->room,
+                                    .spans = recording->spans};
 }
 
 /* As fairseq shows tokens. */
@@ -140,7 +140,7 @@ int cress_translate(cress_translator *translator, const float *samples, size_t c
 {
     struct arena *arena = &translator->arena;
     forget_segment(translator);
-    arena->message[0] = 0;
+    forget_recording(&translator->recording);
     if (setjmp(arena->escape)) {
         forget_segment(translator);
         return -1;
@@ -148,7 +148,6 @@ int cress_translate(cress_translator *translator, const float *samples, size_t c
     if (count > (size_t)(SAMPLE_RATE * MOST_SECONDS))
         fail(arena, "a segment of %zu samples is too long; an hour is the most", count);
     check_samples(arena, samples, count);
-    forget_parts(&translator->recording);
     translate_segment(translator, samples, (int64_t)count);
     return 0;
 }

@@ -50,9 +50,9 @@ void end_run(void);
 /* Translates samples of the model's rate into the translator, or fails in its arena. */
 void translate_segment(struct cress_translator *translator, const float *samples, int64_t count);
 
-/* Forgets the last segment; those of the recording. */
+/* Forgets the last segment; the recording, but for the memory of its samples. */
 void forget_segment(struct cress_translator *translator);
-void forget_parts(struct recording *recording);
+void forget_recording(struct recording *recording);
 
 /* -1, with a message. */
 int refuse(struct cress_translator *translator, const char *message);

@@ -71,8 +71,7 @@ class Engine:
             model.handle, ctypes.byref(values), ctypes.byref(handle), message, MESSAGE_BYTES
         ):
             raise CressError(text_of(message.value))
-        # Its translator points to the names in the options, and to the model.
-        self.model, self.handle, self._options = model, handle, values
+        self.model, self.handle = model, handle  # which its translator points to
         _free_with(self, library.cress_translator_free, handle)
 
     def _check(self, status: int, kind: type[CressError] = CressError) -> int:
