@@ -1,8 +1,8 @@
 """Quality against delay of live translation.
 
 usage: python scripts/bench/live_lag.py MODEL MANIFEST [--policies agreement:2 attention:0.5 ...]
-           [--steps 0.5 ...] [--recordings N] [--minutes 60] [--threads 1] [--processes 1]
-           [-o TABLE.json] [--picture FILE.png]
+           [--steps 0.5 ...] [--recordings N] [--minutes 60] [--device cpu] [--threads 1]
+           [--processes 1] [-o TABLE.json] [--picture FILE.png]
 
 The recordings of a prepared split (MANIFEST, such as demo/en-de/data/tst-COMMON.tsv) are heard as
 `cress-svcd serve` hears live audio: cut as they come, the open segment translated again after each
@@ -12,28 +12,38 @@ BLEU is that of the words as they were first shown, realigned with the reference
 (Papi et al., Over-generation cannot be rewarded, 2022), with each reference sentence on its own as
 in StreamLAAL (Papi et al., 2024), in seconds: ideal, as if computing took no time, and with the
 time that computing took here.  The last row but one keeps nothing before a segment is final; the
-last is `cress-svcd translate`, which has the whole recording.  Needs cress_svcd[score].
+last is `cress-svcd translate`, which has the whole recording.
+
+When --minutes have passed nothing more is begun, and the recordings count that all policies have
+heard.  With --recordings 1 --policies attention:0.6 the demo's model takes less than a minute.
+
+Needs cress_svcd[score].
 """
 
 import argparse
 import logging
-import os
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+from machine import describe
+from tqdm import tqdm
+
 from cress_svcd.atomic_files import write_json
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
+from cress_svcd.errors import CressError
 from cress_svcd.evaluation import bleu_chrf
 from cress_svcd.evaluation.plots import figure
-from cress_svcd.evaluation.realignment import realign
+from cress_svcd.evaluation.realignment import realign, require_extra
 from cress_svcd.evaluation.recordings import Recording, Reference, audio_files, read_recordings
 from cress_svcd.serving.live_audio import LiveAudio
 from cress_svcd.translation.recordings import Segment
@@ -43,6 +53,7 @@ from cress_svcd.translation.stable_prefix import POLICIES, Policy, StablePrefix
 from cress_svcd.translation.translator import Translator
 
 FULL_SCALE = 32767
+WARM_SECONDS = 10  # heard before anything is timed: what is computed first is slower
 DEFAULT = ["attention:0.3", "attention:0.6", "agreement:2", "agreement:3", "hold:4", "hold:6"]
 
 
@@ -164,30 +175,43 @@ class Heard:
 
 
 class Worker:
-    """A process's own translator."""
+    """A process's own translator; its first work loads it, whose caller hears what is wrong."""
 
-    translator: Translator
+    args: argparse.Namespace
+    translator: Translator | None = None
 
     @classmethod
-    def start(cls, args: argparse.Namespace, first: Work) -> None:
+    def start(cls, args: argparse.Namespace) -> None:
         logging.disable(logging.INFO)
         warnings.simplefilter("ignore")
-        cls.translator = Translator.load(args.model, device=args.device, threads=args.threads)
-        cls.do(first)  # What is computed first is slower.
+        cls.args = args
+
+    @classmethod
+    def load(cls, audio: str) -> Translator:
+        args = cls.args
+        translator = Translator.load(args.model, device=args.device, threads=args.threads)
+        pcm = pcm_of(read_audio(audio)[: WARM_SECONDS * SAMPLE_RATE])
+        Listener(translator, policy_of(args.policies[0]), args.steps[0]).hear(pcm)
+        return translator
 
     @classmethod
     def do(cls, work: Work) -> Heard:
+        cls.translator = cls.translator or cls.load(work.audio)
         wave = read_audio(work.audio)
         seconds = len(wave) / SAMPLE_RATE
         references = [reference.text for reference in work.recording.references]
         if work.policy == "translate":
             texts = realign(cls.translator.translate(work.audio).text, references)
             return Heard(texts, [], [], 0.0, 0, seconds)
-        policy = Nothing if work.policy == "final" else policies([work.policy])[work.policy]
-        listener = Listener(cls.translator, policy, work.step)
-        said = listener.hear((FULL_SCALE * wave).astype("<i2").tobytes())
+        listener = Listener(cls.translator, policy_of(work.policy), work.step)
+        said = listener.hear(pcm_of(wave))
         found = lags(said, work.recording)
         return Heard(*found, listener.computing, listener.looks, seconds)
+
+
+def pcm_of(wave: np.ndarray) -> bytes:
+    """A wave from -1 to 1 as live audio has it: 16 bits, little endian."""
+    return (FULL_SCALE * wave).astype("<i2").tobytes()
 
 
 def row(heard: list[Heard], recordings: list[Recording]) -> dict:
@@ -210,21 +234,27 @@ class Nothing:
         return 0
 
 
-def policies(specs: list[str]) -> dict[str, Callable[[], Policy]]:
-    """Policies out of ``NAME:VALUE``."""
-    found: dict[str, Callable[[], Policy]] = {}
-    for spec in specs:
-        name, _, value = spec.partition(":")
-        if name not in POLICIES:
-            raise SystemExit(f"--policies {spec}: expected one of {', '.join(POLICIES)}")
+def policy_of(spec: str) -> Callable[[], Policy]:
+    """A policy out of ``NAME:VALUE``, or ``final``; raises SystemExit if it is none."""
+    name, _, value = spec.partition(":")
+    if spec == "final":
+        return Nothing
+    try:
         number = float(value) if name == "attention" else int(value)
-        found[spec] = lambda name=name, number=number: POLICIES[name](number)
-    return found
+        return partial(POLICIES[name], number)
+    except (KeyError, ValueError):
+        known = " or ".join(f"{name}:NUMBER" for name in POLICIES)
+        raise SystemExit(f"--policies {spec}: expected {known}") from None
 
 
 def table(result: dict) -> str:
     offline = result["offline_bleu"]
-    lines = [f"{'policy':<16}{'step':>6}{'BLEU':>8}{'share':>8}{'lag':>8}{'real':>8}{'more':>7}"]
+    heard = (
+        f"{result['recordings']} recordings, {result['sentences']} sentences, "
+        f"{result['seconds']} s; {result['machine']}; {result['date']}"
+    )
+    head = f"{'policy':<16}{'step':>6}{'BLEU':>8}{'share':>8}{'lag':>8}{'real':>8}{'more':>7}"
+    lines = [heard, head]
     for row in result["rows"]:
         more = row["lag_with_computing"] / row["lag"] - 1
         lines.append(
@@ -235,39 +265,52 @@ def table(result: dict) -> str:
 
 
 def picture(result: dict, path: Path) -> None:
+    """BLEU against lag: a point for each row, named by its value, and a cross with computing."""
+    several = len({row["step"] for row in result["rows"]}) > 1
     with figure(path) as (axes,):
-        names = dict.fromkeys(row["policy"].partition(":")[0] for row in result["rows"])
-        for number, name in enumerate(names):
-            rows = [row for row in result["rows"] if row["policy"].partition(":")[0] == name]
-            color = f"C{number}"
-            for key, marker, words in (
-                ("lag", "o", ""),
-                ("lag_with_computing", "x", ", computing"),
-            ):
-                points = sorted((row[key], row["bleu"]) for row in rows)
-                label = f"{name}{words}"
-                axes.plot(*zip(*points), marker, color=color, label=label, alpha=0.8)
+        colors: dict[str, str] = {}
+        for row in result["rows"]:
+            name, _, value = row["policy"].partition(":")
+            label = "" if name in colors else name
+            color = colors.setdefault(name, f"C{len(colors)}")
+            lags, bleus = (row["lag"], row["lag_with_computing"]), (row["bleu"], row["bleu"])
+            axes.plot(lags, bleus, color=color, linewidth=1, alpha=0.6)
+            axes.plot(lags[0], bleus[0], "o", color=color, label=label or None)
+            axes.plot(lags[1], bleus[1], "x", color=color)
+            words = " ".join(filter(None, (value, f"({row['step']:g} s)" if several else "")))
+            axes.annotate(f"{words}  ", (lags[0], bleus[0]), ha="right", va="center", fontsize=8)
         offline = result["offline_bleu"]
         axes.axhline(offline, color="gray", linewidth=1)
         axes.axhline(0.9 * offline, color="gray", linewidth=1, linestyle=":")
-        axes.set_xlabel("average lagging, s (LAAL)")
+        axes.set_xlabel("average lagging, s (LAAL; crosses: with the time of computing)")
         axes.set_ylabel("BLEU (lines: offline, and 90 % of it)")
         axes.legend(fontsize=8)
 
 
 def hear_all(args: argparse.Namespace) -> tuple[list[Recording], dict[tuple, list[Heard]]]:
-    """The recordings that were heard in time, and what came of them: (policy, step) -> each."""
+    """The recordings that were heard in time, and what came of them: (policy, step) -> each.
+
+    Raises:
+        SystemExit: no recording was heard by all policies in time.
+        CressError: the model, the manifest or a recording cannot be used.
+    """
     recordings = read_recordings(args.manifest)[: args.recordings]
-    names = [(name, step) for step in args.steps for name in (*policies(args.policies), "final")]
+    names = [(name, step) for step in args.steps for name in (*args.policies, "final")]
     names.append(("translate", 0.0))
     both = zip(recordings, audio_files(args.manifest, recordings))
     works = [[Work(*one, *name) for name in names] for one in both]
     context = get_context("spawn")
-    initial = (args, works[0][0])
-    with ProcessPoolExecutor(args.processes, context, Worker.start, initial) as pool:
+    with ProcessPoolExecutor(args.processes, context, Worker.start, (args,)) as pool:
         futures = [[pool.submit(Worker.do, work) for work in one] for one in works]
-        wait([future for one in futures for future in one], timeout=args.minutes * 60)
-        pool.shutdown(cancel_futures=True)
+        everything = [future for one in futures for future in one]
+        with tqdm(total=len(everything), desc="heard", disable=None) as bar:
+            for future in everything:
+                future.add_done_callback(lambda future: bar.update(not future.cancelled()))
+            wait(everything, timeout=args.minutes * 60, return_when=FIRST_EXCEPTION)
+            pool.shutdown(cancel_futures=True)
+    for future in everything:
+        if not future.cancelled():
+            future.result()  # what failed is told, however little was heard
     heard = [[f.result() for f in one] for one in futures if not any(f.cancelled() for f in one)]
     if not heard:
         raise SystemExit(f"no recording was heard by all policies in {args.minutes:g} minutes")
@@ -280,8 +323,9 @@ def measure(args: argparse.Namespace) -> dict:
     whole = heard.pop(("translate", 0.0))
     return {
         "model": str(args.model),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, "
+        "machine": f"{describe(args.device)}, "
         f"{args.processes} process(es) of {args.threads} thread(s)",
+        "date": date.today().isoformat(),
         "recordings": len(recordings),
         "sentences": sum(len(recording.references) for recording in recordings),
         "seconds": round(sum(one.seconds for one in whole)),
@@ -316,8 +360,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON with all numbers")
     parser.add_argument("--picture", type=Path, help="PNG")
     args = parser.parse_args()
-    policies(args.policies)
-    result = measure(args)
+    for spec in args.policies:
+        policy_of(spec)
+    try:
+        require_extra("mweralign", "mweralign")
+        result = measure(args)
+    except CressError as error:
+        raise SystemExit(f"live_lag.py: {error}") from None
     print(table(result))
     if args.output:
         write_json(args.output, result)

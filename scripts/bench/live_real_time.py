@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from live_lag import FULL_SCALE, Said, bleu, lags
+from live_lag import Said, bleu, lags, pcm_of
 from websockets.sync import client
 
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
@@ -39,7 +39,7 @@ def speak(socket: client.ClientConnection, pcm: bytes, started: float) -> None:
 
 def hear(address: str, path: str) -> list[Said]:
     """The words of a recording, with the times at which they were certain."""
-    pcm = (FULL_SCALE * read_audio(path)).astype("<i2").tobytes()
+    pcm = pcm_of(read_audio(path))
     said: list[Said] = []
     shown = 0
     with client.connect(address, max_size=None) as socket:

@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import re
 import signal
@@ -36,6 +35,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import soundfile
+from machine import describe
 
 PROGRAM = [sys.executable, "-m", "cress_svcd.cli.main"]
 PATH = "/v1/audio/translations"
@@ -245,7 +245,7 @@ def measure(args: argparse.Namespace) -> dict:
     found = clients.found
     everything = [value for values in found.latencies.values() for value in values]
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": describe(args.device),
         "sent": dict(found.sent),
         "wrong": found.wrong,
         "latencies": {
