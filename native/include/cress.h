@@ -15,8 +15,8 @@
  *
  * Errors.  A function that can fail returns -1, or NULL where it returns text, and else 0 or what is
  * said there.  The reason is one line of words: in ``message`` (``size`` bytes, the last a zero; NULL:
- * nowhere) where there is no translator yet, else in cress_error.  A translator can be used on.  The
- * library prints nothing and ends no program.
+ * nowhere) where there is no translator yet, else in cress_error.  A translator can be used on; one
+ * that is NULL is an error as well.  The library prints nothing and ends no program.
  *
  * Threads.  There is no global state.  A model is never written to: any number of threads may use it.
  * A translator is one thread's at a time; several translators of one model work at once.

@@ -24,7 +24,7 @@ struct form {
 static int wrong(char *message, size_t size, const char *path, const char *what)
 {
     if (message && size)
-        snprintf(message, size, "%s: %s", path, what);
+        snprintf(message, size, "%s: %s", path ? path : "no path is given", what);
     return -1;
 }
 
@@ -253,7 +253,7 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
                    size_t size)
 {
     size_t length, at = 12;
-    unsigned char *bytes = read_all(path, &length);
+    unsigned char *bytes = path ? read_all(path, &length) : NULL;
     struct form form = {0};
     *samples = NULL;
     *count = 0;
@@ -297,7 +297,7 @@ int cress_read_raw(const char *path, float **samples, size_t *count, char *messa
 {
     const struct form form = {.kind = PCM, .channels = 1, .rate = SAMPLE_RATE, .bits = 16};
     size_t length;
-    unsigned char *bytes = read_all(path, &length);
+    unsigned char *bytes = path ? read_all(path, &length) : NULL;
     *samples = NULL;
     if (!bytes)
         return wrong(message, size, path, "cannot be read");
@@ -313,6 +313,8 @@ int cress_mix(const float *samples, size_t frames, int channels, int rate, float
     size_t count;
     *mixed = NULL;
     const char *problem = check(&form);
+    if (!samples && frames)
+        problem = "has no samples";
     if (!problem && frames > SIZE_MAX / 8 / form.channels)
         problem = "is too long for the memory";
     if (!problem)

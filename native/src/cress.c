@@ -18,6 +18,8 @@ static int report(char *message, size_t size, const char *text)
 
 void cress_default_options(struct cress_options *options)
 {
+    if (!options)
+        return;
     *options = (struct cress_options){
         .beam = 5, .length_penalty = 1, .max_length = 200, .best = 1, .threads = 1,
         .max_seconds = 20, .min_seconds = -1, .pause_seconds = -1, .threshold_db = 10,
@@ -28,12 +30,18 @@ void cress_default_options(struct cress_options *options)
 static int load(const char *path, const void *bytes, size_t count, cress_model **model,
                 char *message, size_t size)
 {
+    if (!model || !path)
+        return report(message, size, "cress_model_load: a path and a place for the model are needed");
     *model = NULL;
     struct cress_model *made = calloc(1, sizeof *made);
     if (!made)
         return report(message, size, "out of memory");
     if (setjmp(made->arena.escape)) {
-        report(message, size, made->arena.message);
+        const char *text = made->arena.message;
+        if (strncmp(text, path, strlen(path)) && message && size)
+            snprintf(message, size, "%s: %s", path, text);
+        else
+            report(message, size, text);
         cress_model_free(made);
         return -1;
     }
@@ -54,7 +62,7 @@ int cress_model_load(const char *path, cress_model **model, char *message, size_
 int cress_model_from_memory(const void *bytes, size_t count, cress_model **model, char *message,
                             size_t size)
 {
-    return load("the model", bytes ? bytes : "", count, model, message, size);
+    return load("the model", bytes ? bytes : "", bytes ? count : 0, model, message, size);
 }
 
 void cress_model_free(cress_model *model)
@@ -133,7 +141,11 @@ int cress_translator_create(const cress_model *model, const struct cress_options
                             cress_translator **translator, char *message, size_t size)
 {
     struct cress_options chosen;
+    if (!translator)
+        return report(message, size, "cress_translator_create: a place for the translator is needed");
     *translator = NULL;
+    if (!model)
+        return report(message, size, "cress_translator_create: no model is given");
     cress_default_options(&chosen);
     if (options)
         chosen = *options;
@@ -179,32 +191,35 @@ void cress_translator_free(cress_translator *translator)
 
 void cress_set_trace(cress_translator *translator, cress_trace *trace, void *data)
 {
+    if (!translator)
+        return;
     translator->trace = trace;
     translator->trace_data = data;
 }
 
 const char *cress_error(const cress_translator *translator)
 {
-    return translator->arena.message;
+    return translator ? translator->arena.message : "no translator is given";
 }
 
 const char *cress_token(const cress_model *model, int32_t token, size_t *length)
 {
-    *length = 0;
-    if (token < 0 || token >= model->vocabulary)
+    int is_one = model && token >= 0 && token < model->vocabulary;
+    if (length)
+        *length = is_one ? (size_t)(model->token_offsets[token + 1] - model->token_offsets[token]) : 0;
+    if (!is_one)
         return NULL;
-    *length = (size_t)(model->token_offsets[token + 1] - model->token_offsets[token]);
     return model->tokens + model->token_offsets[token];
 }
 
 int cress_count(const cress_translator *translator)
 {
-    return translator->count;
+    return translator ? translator->count : 0;
 }
 
 static int is_there(const cress_translator *translator, int number)
 {
-    return number >= 0 && number < translator->count;
+    return translator && number >= 0 && number < translator->count;
 }
 
 const char *cress_text(const cress_translator *translator, int number)
@@ -219,6 +234,8 @@ double cress_score(const cress_translator *translator, int number)
 
 const int32_t *cress_tokens(const cress_translator *translator, int number, int *count)
 {
-    *count = is_there(translator, number) ? translator->found[number].count : 0;
-    return *count ? translator->found[number].tokens : NULL;
+    const struct hypothesis *found = is_there(translator, number) ? &translator->found[number] : NULL;
+    if (count)
+        *count = found ? found->count : 0;
+    return found && found->count ? found->tokens : NULL;
 }

@@ -29,7 +29,7 @@ static const struct {
 
 static void map_file(struct arena *arena, struct file *file, const char *path)
 {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe does not keep it waiting */
     struct stat about;
     if (descriptor < 0)
         fail(arena, "%s: cannot be opened (%s)", path, strerror(errno));

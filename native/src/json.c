@@ -6,11 +6,12 @@
 
 #include "letters.h"
 
-enum { DEEPEST = 64 };
+enum { DEEPEST = 64, MOST_VALUES = 1 << 20 }; /* each takes hundreds of bytes */
 
 struct parser {
     struct arena *arena;
     const char *at, *end, *where;
+    int values;
 };
 
 static _Noreturn void broken(struct parser *parser, const char *what)
@@ -137,6 +138,8 @@ static struct json *parse_value(struct parser *parser, int depth)
     struct json *value = take_zeros(parser->arena, 1, sizeof *value);
     if (depth > DEEPEST)
         broken(parser, "nested too deeply");
+    if (++parser->values > MOST_VALUES)
+        broken(parser, "too many values");
     skip_spaces(parser);
     if (parser->at == parser->end)
         broken(parser, "it ends too soon");
@@ -179,7 +182,7 @@ static struct json *parse_value(struct parser *parser, int depth)
 
 struct json *json_parse(struct arena *arena, const char *text, size_t length, const char *where)
 {
-    struct parser parser = {arena, text, text + length, where};
+    struct parser parser = {arena, text, text + length, where, 0};
     struct json *value = parse_value(&parser, 0);
     skip_spaces(&parser);
     if (parser.at != parser.end)

@@ -8,6 +8,7 @@
 #include "sign_gemm.h"
 
 enum { WIDEST = 1 << 16, MOST_LAYERS = 1000, LONGEST_NAME = 480 };
+enum { LONGEST_FIELD = 1 << 20, LONGEST_NORMED_KERNEL = 128 }; /* of samples */
 
 static struct arena *arena_of(struct cress_model *model)
 {
@@ -102,10 +103,13 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
     linear->tiles = signs->data;
     linear->g = vector_or_null(model, linear->name, "g", linear->in);
     const float *h = vector(model, linear->name, "h", linear->out);
+    for (const struct json *scale = scales->items; scale; scale = scale->next)
+        if (scale->kind != JSON_NUMBER)
+            fail(arena, "%s: a scale of its planes is no number", linear->name);
     if (linear->planes > 1 || scales->items->number != 1) {
         float *all = take(arena, (size_t)rows, sizeof *all), *to = all;
         for (const struct json *scale = scales->items; scale; scale = scale->next)
-            for (int64_t i = 0; i < linear->out && scale->kind == JSON_NUMBER; i++)
+            for (int64_t i = 0; i < linear->out; i++)
                 *to++ = h[i] * (float)scale->number;
         h = all;
     }
@@ -317,7 +321,7 @@ static void read_speech(struct cress_model *model, const struct json *plan)
 {
     struct arena *arena = arena_of(model);
     const struct json *list = json_get(arena, plan, "convolutions", JSON_LIST);
-    int64_t width = 1;
+    int64_t width = 1, field = 1, stride = 1; /* of a frame, in samples */
     if (!list->length || list->length > MOST_CONVOLUTIONS)
         fail(arena, "the plan has %zu convolutions of speech", list->length);
     model->convolution = take_zeros(arena, list->length, sizeof *model->convolution);
@@ -328,12 +332,18 @@ static void read_speech(struct cress_model *model, const struct json *plan)
         conv->norm = read_norm(model, norm_plan(model, each, "norm"), width);
         if (conv->norm.width)
             conv->norm_over_time = !strcmp(json_string(arena, each, "norm_over"), "time");
+        field += (conv->kernel - 1) * stride;
+        stride *= conv->stride;
+        if (field > LONGEST_FIELD || stride > LONGEST_FIELD)
+            fail(arena, "a frame of the plan's convolutions of speech spans more than %d samples",
+                 LONGEST_FIELD);
         if (conv->padding || conv->groups != 1 || (conv->norm.width && !conv->norm.bias) ||
-            (conv->norm_over_time && (model->convolutions > 1 || conv->channels != 1)))
+            (conv->norm_over_time && (model->convolutions > 1 || conv->channels != 1 ||
+                                      conv->kernel > LONGEST_NORMED_KERNEL)))
             fail(arena, "convolution %d of speech is of a form that this library does not compute",
                  model->convolutions);
     }
-    model->features_norm = read_norm(model, norm_plan(model, plan, "norm"), width);
+    model->features_norm = read_norm(model, json_get(arena, plan, "norm", JSON_OBJECT), width);
     const struct json *projection = json_find(plan, "projection");
     if (projection && projection->kind == JSON_STRING) {
         model->projection = read_linear(model, projection->text, width, -1);
@@ -346,7 +356,7 @@ static void read_speech(struct cress_model *model, const struct json *plan)
         fail(arena, "the convolutional positions are of a form that this library does not compute");
     model->norm_first = json_truth(arena, plan, "norm_first");
     model->speech.width = width;
-    model->speech.norm = read_norm(model, norm_plan(model, plan, "stack_norm"), width);
+    model->speech.norm = read_norm(model, json_get(arena, plan, "stack_norm", JSON_OBJECT), width);
     read_layers(model, plan, 0, &model->speech);
     list = json_get(arena, plan, "subsampler", JSON_LIST);
     if (!list->length || list->length > 16)
@@ -420,6 +430,8 @@ void model_read(struct cress_model *model)
     model->most_positions = json_integer(arena, decoder, "most_positions", 2, 1 << 20);
     model->output = read_linear(model, json_string(arena, decoder, "output"), width, -1);
     model->vocabulary = model->output.out;
+    if (model->vocabulary < 2)
+        fail(arena, "the model's vocabulary has no words");
     const char *embedding = json_string(arena, decoder, "embedding");
     int64_t shape[] = {model->vocabulary, width};
     model->embedding = file_get(arena, &model->file, embedding, "weight", 2, shape);

@@ -2,12 +2,14 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "runtime.h"
 
 enum { MOST_THREADS = 64, SPINS = 400 }; /* products follow each other by microseconds */
 
 struct pool {
+    pid_t process; /* a child of it has the memory and none of the threads */
     pthread_mutex_t lock;
     pthread_cond_t begin, end;
     void (*work)(void *);
@@ -26,7 +28,7 @@ static _Thread_local struct pool *used;
 
 void pool_use(struct pool *pool)
 {
-    used = pool;
+    used = pool && pool->process == getpid() ? pool : NULL;
 }
 
 static void pause_a_moment(void)
@@ -74,6 +76,7 @@ struct pool *pool_create(int threads)
     struct pool *pool = threads > 1 ? calloc(1, sizeof *pool) : NULL;
     if (!pool)
         return NULL;
+    pool->process = getpid();
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->begin, NULL);
     pthread_cond_init(&pool->end, NULL);
@@ -92,6 +95,10 @@ void pool_free(struct pool *pool)
 {
     if (!pool)
         return;
+    if (pool->process != getpid()) {
+        free(pool);
+        return;
+    }
     pthread_mutex_lock(&pool->lock);
     pool->stopping = 1;
     pthread_cond_broadcast(&pool->begin);

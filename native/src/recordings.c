@@ -12,12 +12,16 @@
 
 int refuse(struct cress_translator *translator, const char *message)
 {
+    if (!translator)
+        return -1;
     snprintf(translator->arena.message, sizeof translator->arena.message, "%s", message);
     return -1;
 }
 
 int cress_begin(cress_translator *translator, int rate)
 {
+    if (!translator)
+        return -1;
     struct recording *recording = &translator->recording;
     forget_segment(translator);
     forget_recording(recording);
@@ -29,6 +33,8 @@ int cress_begin(cress_translator *translator, int rate)
 
 int cress_feed(cress_translator *translator, const float *samples, size_t count)
 {
+    if (!translator || (count && !samples))
+        return refuse(translator, "cress_feed: no samples are given");
     struct recording *recording = &translator->recording;
     int64_t room = recording->room ? recording->room : 1 << 16;
     if (!recording->rate || recording->finished)
@@ -156,6 +162,8 @@ static void keep_spans(struct cress_translator *translator, const struct span *s
 
 int cress_settle(cress_translator *translator)
 {
+    if (!translator)
+        return -1;
     struct recording *recording = &translator->recording;
     struct span *spans;
     forget_segment(translator);
@@ -181,6 +189,8 @@ int cress_settle(cress_translator *translator)
 
 int cress_finish(cress_translator *translator)
 {
+    if (!translator)
+        return -1;
     struct recording *recording = &translator->recording;
     struct span all = {0, recording->count}, *spans = &all;
     forget_segment(translator);
@@ -203,6 +213,8 @@ int cress_finish(cress_translator *translator)
 
 int cress_next(cress_translator *translator)
 {
+    if (!translator)
+        return -1;
     struct recording *recording = &translator->recording;
     struct arena *arena = &translator->arena;
     forget_segment(translator);
@@ -234,65 +246,71 @@ int cress_next(cress_translator *translator)
 
 int cress_segments(const cress_translator *translator)
 {
-    return (int)translator->recording.segments;
+    return translator ? (int)translator->recording.segments : 0;
 }
 
 int cress_span(const cress_translator *translator, int number, int64_t *first, int64_t *count)
 {
-    const struct recording *recording = &translator->recording;
-    if (!recording->finished || number < 0 || number >= recording->segments)
+    const struct recording *recording = translator ? &translator->recording : NULL;
+    if (!recording || !recording->finished || number < 0 || number >= recording->segments)
         return -1;
-    *first = recording->spans[number].first;
-    *count = recording->spans[number].count;
+    if (first)
+        *first = recording->spans[number].first;
+    if (count)
+        *count = recording->spans[number].count;
     return 0;
 }
 
 int cress_cut_by_loudness(const cress_translator *translator)
 {
-    return translator->recording.by_second;
+    return translator && translator->recording.by_second;
 }
 
 double cress_seconds(const cress_translator *translator)
 {
-    const struct recording *recording = &translator->recording;
-    return recording->rate ? (double)recording->count / (double)recording->rate : 0;
+    const struct recording *recording = translator ? &translator->recording : NULL;
+    return recording && recording->rate ? (double)recording->count / (double)recording->rate : 0;
 }
 
 double cress_start(const cress_translator *translator)
 {
-    return translator->start;
+    return translator ? translator->start : 0;
 }
 
 double cress_end(const cress_translator *translator)
 {
-    return translator->end;
+    return translator ? translator->end : 0;
 }
 
 int cress_decoded_again(const cress_translator *translator)
 {
-    return translator->again;
+    return translator && translator->again;
 }
 
 int cress_word_count(const cress_translator *translator)
 {
-    return translator->words;
+    return translator ? translator->words : 0;
 }
 
 const char *cress_word(const cress_translator *translator, int number, double *start, double *end)
 {
-    if (number < 0 || number >= translator->words)
+    if (!translator || number < 0 || number >= translator->words)
         return NULL;
-    *start = translator->spoken[number].start;
-    *end = translator->spoken[number].end;
+    if (start)
+        *start = translator->spoken[number].start;
+    if (end)
+        *end = translator->spoken[number].end;
     return translator->spoken[number].text;
 }
 
 const char *cress_subtitles(cress_translator *translator, const char *format)
 {
+    if (!translator)
+        return NULL;
     struct recording *recording = &translator->recording;
-    int is_vtt = !strcmp(format, "vtt");
+    int is_vtt = format && !strcmp(format, "vtt");
     forget_segment(translator);
-    if (!is_vtt && strcmp(format, "srt")) {
+    if (!is_vtt && (!format || strcmp(format, "srt"))) {
         refuse(translator, "subtitles: expected srt or vtt");
         return NULL;
     }

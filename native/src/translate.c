@@ -115,7 +115,10 @@ void translate_segment(struct cress_translator *translator, const float *samples
         run_search(translator, &run, states, frames, NO_REPEAT);
         translator->again = 1;
     }
-    if (translator->recording.parts && translator->count)
+    if (!translator->count)
+        fail(run.arena, "no translation comes to an end: the model's scores are no numbers, its "
+                        "weights are damaged");
+    if (translator->recording.parts)
         keep_words(translator, &run, states, frames, samples, count);
     end_run();
 }
@@ -138,6 +141,8 @@ static void check_samples(struct arena *arena, const float *samples, size_t coun
 
 int cress_translate(cress_translator *translator, const float *samples, size_t count)
 {
+    if (!translator || (count && !samples))
+        return refuse(translator, "cress_translate: no samples are given");
     struct arena *arena = &translator->arena;
     forget_segment(translator);
     forget_recording(&translator->recording);
