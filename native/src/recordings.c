@@ -59,6 +59,11 @@ int cress_feed(cress_translator *translator, const float *samples, size_t count)
     return 0;
 }
 
+/* How it likes to cut who hears by loudness, in frames of 10 ms: class Segmenter in
+ * translation/segmentation/base.py.  A model's segmenter says so itself, and leaves nothing around. */
+static const double PAUSE = 0.4, MIN = 0.5, BEFORE = 0.1, AFTER = 0.2, THRESHOLD = 0.5;
+enum { FRAMES_A_SECOND = 100 };
+
 /* The segments of what begins at the sample ``from``, by one of the segmenters; in the translator's
  * arena. */
 static int64_t cut(struct cress_translator *translator, int learnt, int64_t from,
@@ -70,18 +75,23 @@ static int64_t cut(struct cress_translator *translator, int learnt, int64_t from
     struct arena *arena = &translator->arena;
     const float *samples = recording->samples + from;
     int64_t length = recording->count - from;
-    int64_t rate = recording->rate, frames, whole = (int64_t)rint((double)rate / 100);
+    int64_t rate = recording->rate, frames, whole = (int64_t)rint((double)rate / FRAMES_A_SECOND);
     double hop = (double)(whole < 1 ? 1 : whole);
     float *probabilities = NULL;
-    struct cutting how = {options->max_seconds, 0.5, 0.4, options->threshold_db, 0.5f, 0.1, 0.2};
+    struct cutting how = {
+        .max_seconds = options->max_seconds, .min_seconds = MIN, .pause_seconds = PAUSE,
+        .threshold = (float)THRESHOLD, .before = BEFORE, .after = AFTER,
+    };
     if (learnt) {
         struct run run = begin_run(translator);
         frames = hear(&run, samples, length, rate, &probabilities, &hop);
         end_run();
-        how = (struct cutting){options->max_seconds, hearing->min_seconds, hearing->pause_seconds,
-                               options->threshold_db, hearing->threshold, 0, 0};
+        how = (struct cutting){
+            .max_seconds = options->max_seconds, .min_seconds = hearing->min_seconds,
+            .pause_seconds = hearing->pause_seconds, .threshold = hearing->threshold,
+        };
     } else {
-        frames = hear_speech(arena, samples, length, (int64_t)hop, how.threshold_db,
+        frames = hear_speech(arena, samples, length, (int64_t)hop, options->threshold_db,
                              &probabilities);
     }
     if (options->min_seconds >= 0)

@@ -11,7 +11,7 @@ struct span {
 
 /* How a recording is cut: segmentation/options.py, and what a segmenter likes. */
 struct cutting {
-    double max_seconds, min_seconds, pause_seconds, threshold_db;
+    double max_seconds, min_seconds, pause_seconds;
     float threshold;      /* probability above which a frame is speech */
     double before, after; /* seconds of what surrounds a segment that are left to it */
 };
