@@ -228,11 +228,6 @@ static struct convolution read_convolution(struct cress_model *model, const stru
     return conv;
 }
 
-static const char *linear_name(struct cress_model *model, const struct json *plan, const char *key)
-{
-    return json_string(arena_of(model), plan, key);
-}
-
 static void read_block(struct cress_model *model, const struct json *plan, int64_t width,
                        int64_t source, struct block_plan *block)
 {
@@ -241,9 +236,9 @@ static void read_block(struct cress_model *model, const struct json *plan, int64
     block->norm = read_norm(model, json_get(arena, plan, "norm", JSON_OBJECT), width);
     if (!strcmp(kind, "feed_forward")) {
         block->kind = BLOCK_FEED_FORWARD;
-        block->first = read_linear(model, linear_name(model, plan, "first"), width, -1);
+        block->first = read_linear(model, json_string(arena, plan, "first"), width, -1);
         block->second =
-            read_linear(model, linear_name(model, plan, "second"), block->first.out, width);
+            read_linear(model, json_string(arena, plan, "second"), block->first.out, width);
         return;
     }
     block->kind = !strcmp(kind, "source") ? BLOCK_SOURCE : BLOCK_SELF;
@@ -253,10 +248,10 @@ static void read_block(struct cress_model *model, const struct json *plan, int64
         fail(arena, "the plan has attention to a source where there is none");
     block->heads = (int)json_integer(arena, plan, "heads", 1, 1024);
     int64_t keys = block->kind == BLOCK_SOURCE ? source : width;
-    block->q = read_linear(model, linear_name(model, plan, "q"), width, width);
-    block->k = read_linear(model, linear_name(model, plan, "k"), keys, width);
-    block->v = read_linear(model, linear_name(model, plan, "v"), keys, width);
-    block->output = read_linear(model, linear_name(model, plan, "out"), width, width);
+    block->q = read_linear(model, json_string(arena, plan, "q"), width, width);
+    block->k = read_linear(model, json_string(arena, plan, "k"), keys, width);
+    block->v = read_linear(model, json_string(arena, plan, "v"), keys, width);
+    block->output = read_linear(model, json_string(arena, plan, "out"), width, width);
     if (width % block->heads)
         fail(arena, "%s: %lld channels do not divide by %d heads", block->q.name,
              (long long)width, block->heads);
