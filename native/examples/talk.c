@@ -75,6 +75,8 @@ int main(int count, char **arguments)
         return complain(message);
     cress_default_options(&options);
     options.threads = 2;
+    if (count == 2)
+        options.segmenter = "energy"; /* live audio is cut at every piece: see cress_settle */
     if (cress_translator_create(model, &options, &translator, message, sizeof message)) {
         cress_model_free(model);
         return complain(message);

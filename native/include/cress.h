@@ -44,6 +44,8 @@ extern "C" {
 #define CRESS_API
 #endif
 
+#define CRESS_VERSION "0.1.0"
+
 typedef struct cress_model cress_model;
 typedef struct cress_translator cress_translator;
 

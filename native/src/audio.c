@@ -1,4 +1,5 @@
 /* WAV files: RIFF chunks, integers of 8 to 32 bits or floats, any number of channels. */
+#include <errno.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -24,8 +25,16 @@ struct form {
 static int wrong(char *message, size_t size, const char *path, const char *what)
 {
     if (message && size)
-        snprintf(message, size, "%s: %s", path ? path : "no path is given", what);
+        snprintf(message, size, "%s: %s",
+                 !path ? "no path is given" : strcmp(path, "-") ? path : "standard input", what);
     return -1;
+}
+
+static int unreadable(char *message, size_t size, const char *path)
+{
+    char what[128];
+    snprintf(what, sizeof what, "cannot be read (%s)", strerror(errno));
+    return wrong(message, size, path, what);
 }
 
 static uint32_t little(const unsigned char *bytes, int count)
@@ -36,7 +45,7 @@ static uint32_t little(const unsigned char *bytes, int count)
     return value;
 }
 
-/* All bytes of a file, or of standard input ("-"); NULL where it cannot be read. */
+/* All bytes of a file, or of standard input ("-"); NULL where it cannot be read: see errno. */
 static unsigned char *read_all(const char *path, size_t *count)
 {
     FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
@@ -53,11 +62,12 @@ static unsigned char *read_all(const char *path, size_t *count)
         got = fread(bytes + length, 1, room - length, file);
         length += got;
     }
-    int broken = !file || got || ferror(file);
+    int broken = !file || got || ferror(file), reason = errno;
     if (file && file != stdin)
         fclose(file);
     if (broken) {
         free(bytes);
+        errno = reason;
         return NULL;
     }
     *count = length;
@@ -258,10 +268,13 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
     *samples = NULL;
     *count = 0;
     if (!bytes)
-        return wrong(message, size, path, "cannot be read");
+        return unreadable(message, size, path);
     if (length < 12 || memcmp(bytes, "RIFF", 4) || memcmp(bytes + 8, "WAVE", 4)) {
         free(bytes);
-        return wrong(message, size, path, "is no WAV file");
+        return wrong(message, size, path,
+                     length ? "is no WAV file: convert it, as 'ffmpeg -i FILE talk.wav' does; of samples "
+                              "without a header the rate must be given"
+                            : "is no WAV file, but empty");
     }
     const char *problem = "holds no samples";
     while (length - at >= 8) {
@@ -300,7 +313,7 @@ int cress_read_raw(const char *path, float **samples, size_t *count, char *messa
     unsigned char *bytes = path ? read_all(path, &length) : NULL;
     *samples = NULL;
     if (!bytes)
-        return wrong(message, size, path, "cannot be read");
+        return unreadable(message, size, path);
     const char *problem = decode(bytes, length, &form, samples, count);
     free(bytes);
     return problem ? wrong(message, size, path, problem) : 0;

@@ -90,21 +90,41 @@ static int find_isa(const char *name)
     return -1;
 }
 
-static const char *check_options(const struct cress_options *o)
+/* 0 where a number may be so; else -1 with a message. */
+static int check(const char *name, double found, double least, double most, char *message, size_t size)
 {
-    if (o->beam < 1 || o->beam > 1000 || o->max_length < 1 || o->best < 1 || o->threads < 1 ||
-        o->max_length > 1000000 || o->no_repeat < 0 || o->no_repeat > 1000 ||
-        !isfinite(o->length_penalty))
-        return "options: beam (1 to 1000), max_length, best and threads are positive, no_repeat is "
-               "0 to 1000, length_penalty is a number";
-    if (!(o->max_seconds >= 1 && o->max_seconds <= MOST_SECONDS && o->threshold_db >= 1 &&
-          o->threshold_db <= 1000 &&
-          (o->min_seconds == -1 || (o->min_seconds >= 0 && o->min_seconds <= o->max_seconds / 2)) &&
-          (o->pause_seconds == -1 ||
-           (o->pause_seconds >= 0.05 && o->pause_seconds <= MOST_SECONDS))))
-        return "options: expected max_seconds from 1 to 3600, min_seconds from 0 to half of it, "
-               "pause_seconds from 0.05, threshold_db from 1 on";
-    return NULL;
+    if (found >= least && found <= most)
+        return 0;
+    if (message && size)
+        snprintf(message, size, "%s: found %g, expected a number from %g to %.7g", name, found, least,
+                 most);
+    return -1;
+}
+
+static int check_options(const struct cress_options *o, char *message, size_t size)
+{
+    return check("beam", o->beam, 1, 1000, message, size) ||
+           check("length_penalty", o->length_penalty, -1000, 1000, message, size) ||
+           check("max_length", o->max_length, 1, 1e6, message, size) ||
+           check("best", o->best, 1, INT32_MAX, message, size) ||
+           check("threads", o->threads, 1, INT32_MAX, message, size) ||
+           check("no_repeat", o->no_repeat, 0, 1000, message, size) ||
+           check("max_seconds", o->max_seconds, 1, MOST_SECONDS, message, size) ||
+           (o->min_seconds != -1 &&
+            check("min_seconds", o->min_seconds, 0, o->max_seconds / 2, message, size)) ||
+           (o->pause_seconds != -1 &&
+            check("pause_seconds", o->pause_seconds, 0.05, MOST_SECONDS, message, size)) ||
+           check("threshold_db", o->threshold_db, 1, 1000, message, size);
+}
+
+static int unknown_isa(const char *found, char *message, size_t size)
+{
+    char text[256];
+    int used = snprintf(text, sizeof text, "isa: found %.40s, and this processor has", found);
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        if (cress_supported(isa) && used < (int)sizeof text)
+            used += snprintf(text + used, sizeof text - (size_t)used, " %s", cress_isa_name(isa));
+    return report(message, size, text);
 }
 
 /* A number of the enumeration, or -1. */
@@ -149,17 +169,16 @@ int cress_translator_create(const cress_model *model, const struct cress_options
     cress_default_options(&chosen);
     if (options)
         chosen = *options;
-    const char *problem = check_options(&chosen);
-    if (problem)
-        return report(message, size, problem);
+    if (check_options(&chosen, message, size))
+        return -1;
     int segmenter = find_segmenter(chosen.segmenter);
-    if (segmenter < 0 || (segmenter == BY_LEARNT && !model->hearing))
-        return report(message, size, "segmenter: expected auto, energy, or learnt, which the model "
-                                     "must carry");
+    if (segmenter < 0)
+        return report(message, size, "segmenter: expected auto, energy or learnt");
+    if (segmenter == BY_LEARNT && !model->hearing)
+        return report(message, size, "segmenter: the model carries none that is learnt; take energy");
     int isa = chosen.isa ? find_isa(chosen.isa) : fastest_isa();
     if (isa < 0)
-        return report(message, size, "isa: expected a name from cress.h, of one that this "
-                                     "processor has");
+        return unknown_isa(chosen.isa, message, size);
     int32_t first = find_first(model, chosen.language, message, size);
     if (first < 0)
         return -1;

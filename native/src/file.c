@@ -135,9 +135,14 @@ static void read_header(struct arena *arena, struct file *file, const char *path
 {
     const unsigned char *start = file->start;
     uint64_t header = 0;
+    if (!memcmp(start, "PK\3\4", 4))
+        fail(arena, "%s: is a checkpoint of PyTorch; 'cress-svcd export' makes a .cress file of a "
+                    "packed one", path);
+    if (!memcmp(start, "RIFF", 4))
+        fail(arena, "%s: is a recording; expected a .cress file of 'cress-svcd export'", path);
     for (int i = 7; i >= 0; i--)
         header = header << 8 | start[i];
-    if (header > MOST_HEADER || header > file->size - 8)
+    if (header > MOST_HEADER || header > file->size - 8 || !header || start[8] != '{')
         fail(arena, "%s: is no .cress file of 'cress-svcd export', or is truncated", path);
     const char *data = (const char *)start + 8 + header;
     uint64_t bytes = file->size - 8 - header;

@@ -3,9 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cress.h"
 #include "output.h"
+#include "runtime.h"
 
 static const char usage[] =
     "usage: cress translate [options] MODEL [FILE.wav[:FIRST:COUNT]...]\n"
@@ -34,6 +36,8 @@ static const char usage[] =
     "  --isa NAME                portable, avx2, avx512_vnni, amx, neon, neon_dotprod, neon_i8mm\n"
     "                            (default: the fastest that there is)\n"
     "  --trace DIR               write what each stage gives: rows and columns (int64), float32\n"
+    "\n"
+    "  cress --version           version of the library, and the fastest --isa of this processor\n"
     "\n"
     "The status is 0 if all went well, 1 if something could not be translated or nothing is heard\n"
     "in any recording, 2 if the command is wrong.\n";
@@ -159,29 +163,39 @@ static void translate_input(struct command *command, const char *input)
         command->failed++;
         return;
     }
-    if (first > count)
-        first = count;
-    if (wanted > count - first)
-        wanted = count - first;
-    translate_samples(command, input, samples + first, wanted, rate);
+    if (wanted != (size_t)-1 && first >= count) {
+        snprintf(message, sizeof message, "begins after the recording's end; it has %zu samples", count);
+        fail(command, input, message);
+    } else {
+        wanted = wanted > count - first ? count - first : wanted;
+        translate_samples(command, input, samples + first, wanted, rate);
+    }
     cress_free_samples(samples);
 }
 
 static int translate_list(struct command *command)
 {
     char line[4096];
+    const char *problem = NULL;
+    int before = command->recordings;
     FILE *file = fopen(command->list, "r");
-    if (!file) {
-        fprintf(stderr, "cress: error: %s: %s\n", command->list, strerror(errno));
-        return -1;
-    }
-    while (fgets(line, sizeof line, file)) {
+    while (file && !problem && fgets(line, sizeof line, file)) {
+        if (!strchr(line, '\n') && !feof(file))
+            problem = "a line of it is longer than 4,000 bytes; expected the path of a recording a line";
         line[strcspn(line, "\r\n")] = 0;
-        if (*line)
+        if (*line && !problem)
             translate_input(command, line);
     }
-    fclose(file);
-    return 0;
+    if (!file || ferror(file))
+        problem = strerror(errno);
+    else if (!problem && before == command->recordings)
+        problem = "names no recording; expected one a line";
+    if (file)
+        fclose(file);
+    if (!problem)
+        return 0;
+    fprintf(stderr, "cress: error: %s: %s\n", command->list, problem);
+    return -1;
 }
 
 /* The whole number after an option; exits where it is none. */
@@ -191,7 +205,8 @@ static int number(const char *option, const char *text)
     errno = 0;
     long value = strtol(text, &end, 10);
     if (errno || *end || end == text || value < 1 || value > 1000000) {
-        fprintf(stderr, "cress: error: %s: found %s, expected a number from 1 on\n", option, text);
+        fprintf(stderr, "cress: error: %s: found %s, expected a number from 1 to 1,000,000\n", option,
+                text);
         exit(2);
     }
     return (int)value;
@@ -208,50 +223,77 @@ static double real(const char *option, const char *text)
     return value;
 }
 
+/* Options of the search and of cutting, and their names in cress.h. */
+static const struct {
+    const char *name, *field;
+    enum { WHOLE, WHOLE_OR_0, REAL, FLOAT, NAME } kind;
+    size_t offset;
+} search_options[] = {
+#define FIELD(option, field, kind) {option, #field, kind, offsetof(struct cress_options, field)}
+    FIELD("--beam", beam, WHOLE),
+    FIELD("--max-len-b", max_length, WHOLE),
+    FIELD("--nbest", best, WHOLE),
+    FIELD("--threads", threads, WHOLE),
+    FIELD("--no-repeat-ngram-size", no_repeat, WHOLE_OR_0),
+    FIELD("--lenpen", length_penalty, FLOAT),
+    FIELD("--max-segment-seconds", max_seconds, REAL),
+    FIELD("--min-segment-seconds", min_seconds, REAL),
+    FIELD("--pause-seconds", pause_seconds, REAL),
+    FIELD("--threshold-db", threshold_db, REAL),
+    FIELD("--isa", isa, NAME),
+    FIELD("--tgt-lang", language, NAME),
+    FIELD("--segmenter", segmenter, NAME),
+#undef FIELD
+};
+enum { SEARCH_OPTIONS = sizeof search_options / sizeof *search_options };
+
+/* Whether there is such an option. */
 static int set_search_option(struct cress_options *options, const char *name, const char *value)
 {
-    if (!strcmp(name, "--beam"))
-        options->beam = number(name, value);
-    else if (!strcmp(name, "--max-len-b"))
-        options->max_length = number(name, value);
-    else if (!strcmp(name, "--nbest"))
-        options->best = number(name, value);
-    else if (!strcmp(name, "--no-repeat-ngram-size"))
-        options->no_repeat = strcmp(value, "0") ? number(name, value) : 0;
-    else if (!strcmp(name, "--threads"))
-        options->threads = number(name, value);
-    else if (!strcmp(name, "--isa"))
-        options->isa = value;
-    else if (!strcmp(name, "--tgt-lang"))
-        options->language = value;
-    else if (!strcmp(name, "--segmenter"))
-        options->segmenter = value;
-    else if (!strcmp(name, "--lenpen"))
-        options->length_penalty = (float)real(name, value);
-    else if (!strcmp(name, "--max-segment-seconds"))
-        options->max_seconds = real(name, value);
-    else if (!strcmp(name, "--min-segment-seconds"))
-        options->min_seconds = real(name, value);
-    else if (!strcmp(name, "--pause-seconds"))
-        options->pause_seconds = real(name, value);
-    else if (!strcmp(name, "--threshold-db"))
-        options->threshold_db = real(name, value);
-    else
-        return -1;
+    for (int i = 0; i < SEARCH_OPTIONS; i++) {
+        void *field = (char *)options + search_options[i].offset;
+        if (strcmp(name, search_options[i].name))
+            continue;
+        if (search_options[i].kind == NAME)
+            *(const char **)field = value;
+        else if (search_options[i].kind == REAL)
+            *(double *)field = real(name, value);
+        else if (search_options[i].kind == FLOAT)
+            *(float *)field = (float)real(name, value);
+        else
+            *(int *)field = search_options[i].kind == WHOLE_OR_0 && !strcmp(value, "0")
+                                ? 0 : number(name, value);
+        return 1;
+    }
     return 0;
 }
 
-static int set_format(struct command *command, const char *name)
+/* The library's message of an option, which begins with the field: the command's name instead. */
+static void complain_of_option(const char *message)
+{
+    size_t length = strcspn(message, ": ");
+    for (int i = 0; i < SEARCH_OPTIONS; i++)
+        if (strlen(search_options[i].field) == length &&
+            !strncmp(message, search_options[i].field, length)) {
+            fprintf(stderr, "cress: error: %s%s\n", search_options[i].name, message + length);
+            return;
+        }
+    complain(message);
+}
+
+static void set_format(struct command *command, const char *name)
 {
     static const char *const names[] = {"text", "jsonl", "srt", "vtt"};
     for (int format = FORMAT_TEXT; format <= FORMAT_VTT; format++)
         if (!strcmp(name, names[format])) {
             command->format = (enum format)format;
-            return 0;
+            return;
         }
-    return -1;
+    fprintf(stderr, "cress: error: --output-format: found %s, expected text, jsonl, srt or vtt\n", name);
+    exit(2);
 }
 
+/* Whether there is such an option. */
 static int set_option(struct command *command, const char *name, const char *value)
 {
     if (!strcmp(name, "--list"))
@@ -261,10 +303,27 @@ static int set_option(struct command *command, const char *name, const char *val
     else if (!strcmp(name, "--raw"))
         command->raw = number(name, value);
     else if (!strcmp(name, "--output-format"))
-        return set_format(command, value);
+        set_format(command, value);
     else
         return set_search_option(&command->options, name, value);
-    return 0;
+    return 1;
+}
+
+/* "--name value" and "--name=value"; ``next``: NULL at the end.  How many arguments it takes. */
+static int read_option(struct command *command, char *argument, char *next)
+{
+    struct command scratch = {0};
+    char *equals = strchr(argument, '=');
+    if (equals)
+        *equals = 0;
+    char *value = equals ? equals + 1 : next;
+    if (value && set_option(command, argument, value))
+        return equals ? 1 : 2;
+    if (!value && set_option(&scratch, argument, strcmp(argument, "--output-format") ? "1" : "text"))
+        fprintf(stderr, "cress: error: %s: its value is missing; see cress --help\n", argument);
+    else
+        fprintf(stderr, "cress: error: %s: no such option; see cress --help\n", argument);
+    exit(2);
 }
 
 static int translate(struct command *command, char **inputs, int count)
@@ -279,7 +338,7 @@ static int translate(struct command *command, char **inputs, int count)
     if (!count && !command->list)
         inputs = only, count = 1;
     if (status)
-        complain(message);
+        complain_of_option(message);
     if (!status && command->trace)
         cress_set_trace(command->translator, write_stage, (void *)command->trace);
     for (int i = 0; i < count && !status; i++)
@@ -297,42 +356,61 @@ static int translate(struct command *command, char **inputs, int count)
     return command->failed || (command->silent && command->silent == command->recordings);
 }
 
-int main(int count, char **arguments)
+static int print_version(void)
 {
-    struct command command = {0};
-    int positional = 0;
-    cress_default_options(&command.options);
+    int isa = ISA_COUNT - 1;
+    while (!cress_supported(isa))
+        isa--;
+    printf("cress %s, %s\n", CRESS_VERSION, cress_isa_name(isa));
+    return 0;
+}
+
+/* What is asked for before a translation; -1: a translation. */
+static int read_command(int count, char **arguments)
+{
     for (int at = 1; at < count; at++)
         if (!strcmp(arguments[at], "--help") || !strcmp(arguments[at], "-h")) {
             fputs(usage, stdout);
             return 0;
         }
-    if (count < 3 || strcmp(arguments[1], "translate")) {
+    if (count > 1 && !strcmp(arguments[1], "translate"))
+        return -1;
+    if (count == 2 && !strcmp(arguments[1], "--version"))
+        return print_version();
+    if (count > 1)
+        fprintf(stderr, "cress: error: %s: no such command; expected translate, see cress --help\n",
+                arguments[1]);
+    else
         fputs(usage, stderr);
-        return 2;
+    return 2;
+}
+
+int main(int count, char **arguments)
+{
+    struct command command = {0};
+    int positional = 0, status = read_command(count, arguments);
+    if (status >= 0)
+        return status;
+    cress_default_options(&command.options);
+    for (int at = 2; at < count;) {
+        if (arguments[at][0] != '-' || !arguments[at][1])
+            arguments[positional++] = arguments[at++];
+        else if (!strcmp(arguments[at], "--no-segmentation"))
+            command.options.whole = 1, at++;
+        else if (!strcmp(arguments[at], "--word-times"))
+            command.word_times = 1, at++;
+        else
+            at += read_option(&command, arguments[at], at + 1 < count ? arguments[at + 1] : NULL);
     }
-    for (int at = 2; at < count; at++) {
-        if (arguments[at][0] != '-' || !arguments[at][1]) {
-            arguments[positional++] = arguments[at];
-        } else if (!strcmp(arguments[at], "--no-segmentation")) {
-            command.options.whole = 1;
-        } else if (!strcmp(arguments[at], "--word-times")) {
-            command.word_times = 1;
-        } else if (at + 1 == count || set_option(&command, arguments[at], arguments[at + 1])) {
-            fprintf(stderr, "cress: error: %s%s%s: no such option or value; see cress --help\n",
-                    arguments[at], at + 1 < count ? " " : "",
-                    at + 1 < count ? arguments[at + 1] : "");
-            return 2;
-        } else {
-            at++;
-        }
-    }
-    if (!positional) {
-        complain("no model is named; see cress --help");
-        return 2;
-    }
-    if (command.format >= FORMAT_SRT && (positional > 2 || command.list)) {
-        complain("--output-format srt and vtt are of one recording: call it once for each");
+    const char *problem = NULL;
+    if (!positional)
+        problem = "no model is named; see cress --help";
+    else if (command.format >= FORMAT_SRT && (positional > 2 || command.list))
+        problem = "--output-format srt and vtt are of one recording: call it once for each";
+    else if (positional == 1 && !command.list && isatty(STDIN_FILENO))
+        problem = "no recording is named, and standard input is a terminal; see cress --help";
+    if (problem) {
+        complain(problem);
         return 2;
     }
     command.options.word_times = command.word_times || command.format >= FORMAT_SRT;

@@ -1,5 +1,6 @@
-"""The library for programs in C: its names, and the program that the documentation shows."""
+"""The library for programs in C: its names and its version."""
 
+import re
 import shutil
 import subprocess
 
@@ -66,3 +67,11 @@ def test_a_program_may_have_functions_of_the_same_names(exampled, engine, voice,
     command = [engine, "translate", exampled, voice]
     expected = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.returncode == 0 and done.stdout == expected.stdout != ""
+
+
+def test_its_version_is_that_of_the_wheel(engine):
+    (version,) = re.findall(
+        r'^version = "(.*)"', (NATIVE / "python" / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    done = subprocess.run([engine, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"cress {re.escape(version)}, \w+\n", done.stdout)

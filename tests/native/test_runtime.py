@@ -198,6 +198,7 @@ def test_samples_open_files_and_threads_give_the_same(installed, model, talk):
         (np.full(1600, np.nan), "NaN"),
         (np.zeros((2, 2, 2)), "expected one or two dimensions"),
         (np.zeros(5, int), "expected floats"),
+        (np.zeros((2, 1600)), r"expected \(frames, channels\)"),
     ],
 )
 def test_what_is_no_recording_is_an_error(installed, model, audio, words):
@@ -222,7 +223,11 @@ def test_a_damaged_model_is_an_error(installed, model, tmp_path, kept, added, wo
 def test_wrong_options_are_errors_with_the_engines_words(installed, model):
     for options, words in (
         ({"beam": 0}, "beam"),
-        ({"beam": 2.5}, "beam is 2.5"),
+        ({"beam": 2.5}, "beam: found 2.5, expected a whole number"),
+        ({"isa": 3}, "isa: found 3, expected a name"),
+        ({"segmenter": b"energy"}, "segmenter: found b'energy', expected a name"),
+        ({"beam": 2**32 + 5}, "beam: found 4294967301"),
+        ({"lenpen": "1"}, "length_penalty: found '1', expected a number"),
         ({"segmenter": "none"}, "expected auto"),
         ({"isa": "z80"}, "isa"),
     ):

@@ -18,6 +18,7 @@ Audio = Union[str, "os.PathLike[str]", BinaryIO, np.ndarray]
 
 SAMPLE_RATE = 16000
 BLOCK_SECONDS = 10
+MOST_CHANNELS = 64  # of the engine
 
 
 def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndarray]]:
@@ -82,6 +83,11 @@ def _as_floats(samples: np.ndarray) -> np.ndarray:
 def _mono(samples: np.ndarray, rate: int) -> np.ndarray:
     if samples.ndim not in (1, 2):
         raise AudioError(f"samples have the shape {samples.shape}; expected one or two dimensions")
+    if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:
+        raise AudioError(
+            f"samples have the shape {samples.shape}; expected (frames, channels), of at most "
+            f"{MOST_CHANNELS} channels"
+        )
     if not len(samples):
         raise AudioError("the recording: holds no samples")
     return mix(samples.reshape(len(samples), -1), rate)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cress_runtime.errors import AudioError, CressError
-from cress_runtime.library import MESSAGE_BYTES, Options, Samples, libcress
+from cress_runtime.library import MESSAGE_BYTES, Options, Samples, libcress, set_option
 from cress_runtime.result import Hypothesis, Segment, Word
 
 __all__ = ["AudioError", "CressError", "Engine", "Model", "libcress", "mix"]
@@ -62,10 +62,7 @@ class Engine:
         library, handle, values = libcress(), ctypes.c_void_p(), Options()
         library.cress_default_options(ctypes.byref(values))
         for name, value in options.items():
-            try:
-                setattr(values, name, value.encode() if isinstance(value, str) else value)
-            except TypeError:
-                raise CressError(f"options: {name} is {value!r}") from None
+            set_option(values, name, value)
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
         if library.cress_translator_create(
             model.handle, ctypes.byref(values), ctypes.byref(handle), message, MESSAGE_BYTES

@@ -39,6 +39,28 @@ class Options(ctypes.Structure):
     ]
 
 
+KINDS = {c_int: "a whole number", c_char_p: "a name"}
+MOST = 2**31 - 1  # c_int would wrap around
+
+
+def set_option(options: Options, name: str, value: object) -> None:
+    """Set a field; where ctypes would take a number for an address, too, names are required.
+
+    Raises:
+        CressError: the value is of another kind.
+    """
+    kind = {field[0]: field[1] for field in Options._fields_}[name]
+    try:
+        if kind is c_char_p:
+            value = value if value is None else str.encode(value)  # type: ignore[arg-type]
+        elif kind is c_int and abs(value) > MOST:  # type: ignore[arg-type]
+            raise TypeError
+        setattr(options, name, value)
+    except TypeError:
+        expected = KINDS.get(kind, "a number")
+        raise CressError(f"{name}: found {value!r}, expected {expected}") from None
+
+
 # Name -> what it returns, and takes.
 FUNCTIONS = {
     "cress_default_options": (None, POINTER(Options)),
