@@ -187,6 +187,21 @@ def test_samples_open_files_and_threads_give_the_same(installed, model, talk):
     assert first.srt is None
 
 
+def test_the_example_of_its_readme_runs(installed, model, talk, tmp_path):
+    readme = (NATIVE / "python" / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    (tmp_path / "model.cress").symlink_to(model)
+    (tmp_path / "talk.flac").symlink_to(talk)
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(installed.__path__[0])}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    text, *segments = done.stdout.splitlines()
+    assert text == " ".join(line.split(" ", 2)[2] for line in segments)
+    assert " --> " in (tmp_path / "talk.srt").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "audio, words",
     [
