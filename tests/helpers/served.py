@@ -23,16 +23,17 @@ HEAD = f"POST {TRANSLATE} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-da
 
 
 class Translator(RecordingTranslator):
-    """Says a word of each segment, as soon as it may."""
+    """Says a word of each segment, as soon as it ``may``; ``asked``: it has been asked for one."""
 
     segmentation = None
 
     def __init__(self, words: str = "ja"):
-        self.words, self.may = words, threading.Event()
+        self.words, self.may, self.asked = words, threading.Event(), threading.Event()
         self.may.set()
 
     def translate_segments(self, segments, wanted=None):
         for segment in segments:
+            self.asked.set()
             self.may.wait(30)
             yield segment, Translation(self.words, 0.0, (), segment.start, segment.end)
 
@@ -64,9 +65,13 @@ def sound(seconds: float = 1.0) -> bytes:
     return file.getvalue()
 
 
-def connect(url: str) -> socket.socket:
+def place_of(url: str) -> tuple[str, int]:
     host, port = url.removeprefix("http://").rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=10)
+    return host, int(port)
+
+
+def connect(url: str) -> socket.socket:
+    return socket.create_connection(place_of(url), timeout=10)
 
 
 def answer_to(client: socket.socket) -> str:

@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync import client as websocket
 
 from cress_svcd.serving import live, places, recordings, server
+from cress_svcd.serving.app import READERS
 from tests.helpers.served import HEAD, TRANSLATE, answer_to, connect, served, sound, until
 
 CROWD = 400
@@ -48,7 +49,8 @@ def crowd(url: str, said: str):
             clients.append(stack.enter_context(connect(url)))
             with contextlib.suppress(OSError):
                 clients[-1].sendall(said.encode())
-        time.sleep(0.5)
+        httpx.get(f"{url}/health", timeout=60)  # it comes last: all others have been taken in
+        time.sleep(0.5)  # more than what a client has in any case
         yield clients
 
 
@@ -143,11 +145,12 @@ def test_a_silent_live_connection_gives_its_place(monkeypatch):
 
 def test_recordings_of_which_there_is_much_to_read_hold_up_no_others(monkeypatch):
     """Those that take minutes to decode and have nothing to be translated."""
-    may = threading.Event()
+    may, reading = threading.Event(), threading.Semaphore(0)
     read = recordings.read_segments
 
     def slow(path, *arguments):
         if soundfile.info(path).duration > 100:
+            reading.release()
             may.wait(30)
         return read(path, *arguments)
 
@@ -160,8 +163,8 @@ def test_recordings_of_which_there_is_much_to_read_hold_up_no_others(monkeypatch
             for _ in range(4)
         ]
         until(lambda: len(service.places.taken) == 4)
-        time.sleep(0.5)
         try:
+            assert all(reading.acquire(timeout=30) for _ in range(READERS))
             assert served_well(url)
         finally:
             may.set()

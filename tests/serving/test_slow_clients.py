@@ -89,8 +89,7 @@ def test_a_queue_that_does_not_move():
             target=httpx.post, args=(url + TRANSLATE,), kwargs={"files": {"file": sound()}}
         )
         first.start()
-        until(lambda: metric(url, "requests_under_way") == 1)
-        time.sleep(0.2)
+        assert translator.asked.wait(30)
         answer = httpx.post(url + TRANSLATE, files={"file": sound()}, timeout=30)
         translator.may.set()
         first.join(30)
