@@ -66,10 +66,18 @@ class Events(StreamingResponse):
 
 
 class Service:
-    """What all routes share.
+    """What all routes share; all of it is the event loop's, and the threads of the pools only get
+    what they are given.
 
+    readers: threads that decode and cut.
+    patient_readers: those for recordings of which there is much to read.
+    places: recordings under way.
+    live: connections with live audio.
     stopping: no new recordings are taken.
+    folder: for uploads; while the server runs.
     """
+
+    folder: Path
 
     def __init__(
         self,
@@ -89,6 +97,10 @@ class Service:
         self.places = Places(limits)
         self.live: set[LiveSession] = set()
         self.stopping = False
+        self.metrics.show(
+            "requests_under_way", "Recordings under way.", lambda: len(self.places.taken)
+        )
+        self.metrics.show("live_connections", "Live connections.", lambda: len(self.live))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -109,13 +121,8 @@ class Service:
         if self.stopping:
             raise stopping()
         client = request.client.host if request.client else ""
-        with self.places.take(client) as sender:
-            self.metrics.under_way.inc()
-            try:
-                with self.metrics.seconds.time():
-                    yield sender
-            finally:
-                self.metrics.under_way.dec()
+        with self.places.take(client) as sender, self.metrics.seconds.time():
+            yield sender
 
     async def translations(self, request: Request) -> Response:
         """``POST /v1/audio/translations``."""
@@ -123,7 +130,7 @@ class Service:
         try:
             sender = stack.enter_context(self.admitted(request))
             form = await read_form(request, self.limits, self.folder, sender)
-            self.places.uploads.discard(sender)
+            self.places.arrived(sender)
             stack.callback(form.path.unlink, missing_ok=True)
             answer = await unless_gone(request, self.answer(form, stack))
             if answer is None:
@@ -154,8 +161,9 @@ class Service:
         job = Job(model, streams or form_of_answer in TIMED)
         try:
             loop = asyncio.get_running_loop()
-            about = await loop.run_in_executor(self.readers, length_of, form.path, self.limits)
-            seconds, much = about
+            seconds, much = await loop.run_in_executor(
+                self.readers, length_of, form.path, self.limits
+            )
             readers = self.patient_readers if much else self.readers
             parts = translate_recording(form.path, job, self.batcher, readers)
             if not streams:
@@ -194,7 +202,6 @@ class Service:
         """Live audio; see ``live``."""
         session = LiveSession(self, socket)
         self.live.add(session)
-        self.metrics.live.inc()
         try:
             await session.run()
         except Exception:
@@ -202,7 +209,6 @@ class Service:
             with contextlib.suppress(Exception):
                 await socket.close(1011)
         finally:
-            self.metrics.live.dec()
             self.live.discard(session)
 
     async def finish_live(self) -> None:
@@ -249,13 +255,14 @@ class Service:
 
 
 def is_true(value: str) -> bool:
-    """Raises Problem: ``stream`` is neither true nor false."""
+    """What the field ``stream`` says; raises Problem if it is neither true nor false."""
     if value.lower() not in ("true", "1", "false", "0", ""):
         raise Problem(400, f"stream is {value[:40]!r}; expected true or false", "stream")
     return value.lower() in ("true", "1")
 
 
 def event(content: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
@@ -277,13 +284,22 @@ async def unless_gone(request: Request, work: Any) -> Any:
 
 
 def answer_bug(request: Request, error: Exception) -> Response:
+    """Starlette logs the error, and has this sent."""
     return Problem(500, "the server failed; its log has the details").response()
 
 
 def make_app(service: Service) -> Starlette:
-    allowed = (service.token, service.hosts, service.origins)
-    seconds = service.limits.silence_seconds
-    middleware = [Middleware(Gate, service.metrics, *allowed, read_seconds=seconds)]
+    routes = service.routes()
+    gate = Middleware(
+        Gate,
+        service.metrics,
+        service.token,
+        service.hosts,
+        service.origins,
+        paths=[route.path for route in routes if isinstance(route, Route)],
+        read_seconds=service.limits.silence_seconds,
+    )
+    middleware = [gate]
     if service.origins:
         cors = Middleware(
             CORSMiddleware,
@@ -293,7 +309,7 @@ def make_app(service: Service) -> Starlette:
         )
         middleware.insert(0, cors)
     return Starlette(
-        routes=service.routes(),
+        routes=routes,
         middleware=middleware,
         exception_handlers={
             Problem: answer_problem,

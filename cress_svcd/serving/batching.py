@@ -58,6 +58,10 @@ class Batcher:
         self.jobs: deque[Job] = deque()  # those with waiting segments; who waits longest is first
         self.work = asyncio.Event()
         self.pool = ThreadPoolExecutor(workers, "translate")
+        metrics.show("waiting_segments", "Segments that wait for a worker.", self.count_waiting)
+
+    def count_waiting(self) -> int:
+        return sum(len(job.waiting) for job in self.jobs)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -77,13 +81,11 @@ class Batcher:
         if not job.waiting:
             self.jobs.append(job)
         job.waiting.append((segment, future))
-        self.metrics.waiting.inc()
         self.work.set()
         return future
 
     def drop(self, job: Job) -> None:
         """Forget what waits of a job whose client is gone."""
-        self.metrics.waiting.dec(len(job.waiting))
         job.waiting.clear()
         if job in self.jobs:
             self.jobs.remove(job)
@@ -100,7 +102,6 @@ class Batcher:
         while turns and (not seconds or seconds < most):
             job = turns.popleft()
             segment, future = job.waiting.popleft()
-            self.metrics.waiting.dec()
             if not future.cancelled():
                 taken[job].append((segment, future))
                 seconds += segment.seconds

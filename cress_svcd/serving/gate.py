@@ -14,7 +14,6 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What shows nothing of the models: whether the server lives; the page, which asks for the token.
 OPEN = ("/", "/health")
 OPEN_BELOW = "/page/"
-PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/audio/translations")
 DRAIN_SECONDS = 5.0
 MOST_DRAINING = 64  # bodies at a time; the others break off
 PROTECTION = {
@@ -85,6 +84,7 @@ class Gate:
 
     hosts: names under which the server may be asked; None: any.
     origins: pages of other hosts that may ask; "*": any.
+    paths: those of which answers are counted apart; a client cannot make others.
     read_seconds: in which a client reads nothing of its answer, before it is taken to be gone.
     """
 
@@ -95,11 +95,12 @@ class Gate:
         token: str | None = None,
         hosts: Sequence[str] | None = None,
         origins: Collection[str] = (),
+        paths: Collection[str] = (),
         read_seconds: float = 30.0,
     ):
         self.read_seconds, self.draining = read_seconds, 0
         self.app, self.metrics, self.token = app, metrics, token
-        self.hosts, self.origins = hosts, origins
+        self.hosts, self.origins, self.paths = hosts, origins, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -121,7 +122,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 if message["status"] >= 400 and message["status"] != 408:  # who sends nothing
                     await self._drain(body)
-                path = scope["path"] if scope["path"] in PATHS else "other"
+                path = scope["path"] if scope["path"] in self.paths else "other"
                 self.metrics.requests.labels(path, message["status"]).inc()
                 have = {key.lower() for key, _ in message["headers"]}
                 message["headers"] = [

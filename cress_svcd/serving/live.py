@@ -2,7 +2,7 @@
 
 The client sends text {"type": "start", "model": …, "language": …, "token": …}, then binary messages
 of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  The server sends
-  {"type": "ready", "model": …}
+  {"type": "ready", "model": …, "rate": 16000}
   {"type": "partial", "id", "start", "end", "text", "stable"}   stable: what it begins with, which
       stays; of its last word an ending may be to come; empty where the engine cannot say
   {"type": "final", …}     as a segment of verbose_json; "id" counts them
@@ -58,15 +58,23 @@ class Shared(Protocol):
 
 
 class LiveSession:
-    """One connection."""
+    """One connection: a task listens, another one follows with the translations.
+
+    Attributes:
+        changed: there is something to look at: new samples, or the end.
+        looked: the follower has looked, and the listener may have more to take.
+        seen: samples that were looked at.
+        ended: nothing comes any more.
+        started: the first message was taken.
+        texts: of the final segments.
+    """
 
     def __init__(self, service: Shared, socket: WebSocket):
         self.service, self.socket = service, socket
-        self.changed = asyncio.Event()  # of what follows
-        self.ended = False
-        self.seen = 0
         self.sender = Sender()
-        self.started = False
+        self.changed, self.looked = asyncio.Event(), asyncio.Event()
+        self.seen = 0
+        self.started = self.ended = False
         self.texts: list[str] = []
 
     def end(self) -> None:
@@ -160,7 +168,8 @@ class LiveSession:
         try:
             while audio.received < limit:
                 while audio.received - self.seen > BEHIND:
-                    await asyncio.sleep(0.02)
+                    self.looked.clear()
+                    await self.looked.wait()
                 message = await self._receive()
                 if message.get("bytes") is not None:
                     audio.append(message["bytes"])
@@ -193,6 +202,7 @@ class LiveSession:
                 self.texts.append(found.text)
                 await self._send({"type": "final", **as_segment(whole.model, number, found)})
             self.seen = received
+            self.looked.set()
             if ended:
                 return
             if open_one is None or final:

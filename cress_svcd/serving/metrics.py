@@ -1,11 +1,15 @@
 """What a server counts, in Prometheus' text."""
 
+from collections.abc import Callable
+
 from cress_svcd.serving.web import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 class Metrics:
+    """Counters, which grow; what there is now is asked for when somebody looks (``show``)."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
@@ -23,15 +27,13 @@ class Metrics:
         self.speech = self._counter("translated_speech_seconds", "Speech that was translated.")
         self.batches = self._counter("batches", "Batches that were translated.")
         self.gone = self._counter("hang_ups", "Clients that left before their answer.")
-        self.waiting = self._gauge("waiting_segments", "Segments that wait for a worker.")
-        self.under_way = self._gauge("requests_under_way", "Recordings under way.")
-        self.live = self._gauge("live_connections", "Live connections.")
 
     def _counter(self, name: str, help: str) -> Counter:
         return Counter(f"cress_svcd_{name}", help, registry=self.registry)
 
-    def _gauge(self, name: str, help: str) -> Gauge:
-        return Gauge(f"cress_svcd_{name}", help, registry=self.registry)
+    def show(self, name: str, help: str, now: Callable[[], float]) -> None:
+        """A gauge whose value ``now`` returns."""
+        Gauge(f"cress_svcd_{name}", help, registry=self.registry).set_function(now)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

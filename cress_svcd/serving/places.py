@@ -59,7 +59,12 @@ class Sender:
 
 
 class Places:
-    """Recordings under way: those that are still being sent (``uploads``), and all others."""
+    """Recordings under way.
+
+    Attributes:
+        taken: who sent them.
+        uploads: those of them who are still sending.
+    """
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -96,6 +101,10 @@ class Places:
         finally:
             self.uploads.discard(sender)
             self.taken.discard(sender)
+
+    def arrived(self, sender: Sender) -> None:
+        """The recording is here: its place is kept until it is translated."""
+        self.uploads.discard(sender)
 
     def _make_room(self, uploads: Collection[Sender]) -> bool:
         """Whether an upload that hardly comes has given its place."""

@@ -1,6 +1,9 @@
 """Live audio over a real WebSocket."""
 
+import itertools
 import json
+import socket
+import threading
 
 import numpy as np
 import pytest
@@ -17,9 +20,11 @@ from cress_svcd.serving.live_audio import LiveAudio
 from cress_svcd.translation.segmentation import Segmentation
 from cress_svcd.translation.segmentation.base import Segmenter
 from cress_svcd.translation.segmentation.options import Span
-from tests.helpers.served import metric, until
+from tests.helpers.served import Translator, metric, place_of, served, until
 
 RATE = 16_000
+LIVE = "/v1/audio/translations/live"
+SPOKEN = 150  # segments, of 64 kB: megabytes more than what the kernel keeps of a connection
 
 
 def pcm_of(path) -> bytes:
@@ -29,13 +34,23 @@ def pcm_of(path) -> bytes:
 
 
 def connect(server, **options):
-    address = server.url.replace("http", "ws") + "/v1/audio/translations/live"
+    address = server.url.replace("http", "ws") + LIVE
     return client.connect(address, max_size=None, **options)
 
 
 def start(socket, **wish) -> dict:
     socket.send(json.dumps({"type": "start", **wish}))
     return json.loads(socket.recv(30))
+
+
+def speech(segments: int):
+    """PCM of a second of sound and one of silence each."""
+    generator = np.random.default_rng(3)
+    time = np.arange(RATE) / RATE
+    loud = 0.3 * np.sin(2 * np.pi * 300 * time) * (1 + np.sin(2 * np.pi * 4 * time)) / 2
+    for _ in range(segments):
+        wave = np.concatenate([loud, np.zeros(RATE)]) + 0.001 * generator.normal(size=2 * RATE)
+        yield (32767 * wave).astype("<i2").tobytes()
 
 
 def messages(socket) -> list[dict]:
@@ -124,15 +139,37 @@ def test_a_token_and_the_end_of_the_server(checkpoint, start_server, recordings)
         assert server.wait() == 0 and "Traceback" not in server.log
 
 
+def test_who_is_not_followed_has_to_wait():
+    """While a translation takes its time the server reads no more than some seconds of sound."""
+    translator = Translator()
+    translator.may.clear()
+    with served(translator) as (url, _), socket.create_connection(place_of(url)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        with client.connect(f"ws://x{LIVE}", sock=connection, max_size=None) as live:
+            start(live)
+            sent = itertools.count()
+
+            def speak():
+                for two_seconds in speech(SPOKEN):
+                    live.send(two_seconds)
+                    next(sent)
+                live.send(json.dumps({"type": "stop"}))
+
+            speaker = threading.Thread(target=speak)
+            speaker.start()
+            speaker.join(2)
+            assert speaker.is_alive() and next(sent) < SPOKEN / 2
+            translator.may.set()
+            found = messages(live)
+            speaker.join(30)
+    assert found[-1] == {"type": "done", "text": " ".join(["ja"] * SPOKEN)}
+
+
 def test_memory_of_a_live_recording_stays_small():
-    generator = np.random.default_rng(3)
     audio, words = LiveAudio(None), 0
-    for _ in range(40):
-        time = np.arange(RATE) / RATE
-        loud = 0.3 * np.sin(2 * np.pi * 300 * time) * (1 + np.sin(2 * np.pi * 4 * time)) / 2
-        wave = np.concatenate([loud, np.zeros(RATE)]) + 0.001 * generator.normal(size=2 * RATE)
-        for part in np.split(wave, 4):
-            audio.append((32767 * part).astype("<i2").tobytes())
+    for pcm in speech(40):
+        for at in range(0, len(pcm), RATE):
+            audio.append(pcm[at : at + RATE])
             final, _ = audio.segments()
             words += len(final)
             assert len(audio.wave) <= 13 * RATE
