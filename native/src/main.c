@@ -1,5 +1,6 @@
 /* The command: cress translate MODEL FILE.wav... */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +10,12 @@
 #include "output.h"
 #include "runtime.h"
 
+#define BYTE_ORDER_MARK "\xef\xbb\xbf"
+
 static const char usage[] =
     "usage: cress translate [options] MODEL [FILE.wav[:FIRST:COUNT]...]\n"
     "\n"
-    "Translates speech: WAV files of any rate, length and number of channels; \"-\", or none, is\n"
+    "Translates speech: WAV files of any rate and length, of up to 64 channels; \"-\", or none, is\n"
     "standard input.  FIRST and COUNT are samples of the file, as in the manifests of cress-svcd.\n"
     "\n"
     "  --tgt-lang XX             target language, of a model of several\n"
@@ -46,28 +49,37 @@ struct command {
     struct cress_options options;
     enum format format;
     const char *model_path, *list, *trace;
-    int raw, word_times, recordings, failed, silent;
+    int raw, word_times, recordings, failed, silent, untraced;
     cress_model *model;
     cress_translator *translator;
 };
 
-static void complain(const char *message)
-{
-    fprintf(stderr, "cress: error: %s\n", message);
-}
-
 static void write_stage(void *data, const char *stage, const float *values, size_t rows,
                         size_t columns)
 {
+    struct command *command = data;
     char path[4096];
     int64_t shape[] = {(int64_t)rows, (int64_t)columns};
-    snprintf(path, sizeof path, "%s/%s.bin", (const char *)data, stage);
-    FILE *file = fopen(path, "wb");
-    if (!file)
+    if (command->untraced)
         return;
-    fwrite(shape, sizeof shape, 1, file);
-    fwrite(values, sizeof *values, rows * columns, file);
-    fclose(file);
+    snprintf(path, sizeof path, "%s/%s.bin", command->trace, stage);
+    FILE *file = fopen(path, "wb");
+    int whole = file && fwrite(shape, sizeof shape, 1, file) == 1 &&
+                fwrite(values, sizeof *values, rows * columns, file) == rows * columns;
+    if ((file && fclose(file)) || !whole) {
+        say("error: --trace: %s: cannot be written (%s)", path, strerror(errno));
+        command->untraced = 1;
+    }
+}
+
+/* A mapped page is gone: the system says so by a signal, whatever the program was at. */
+static void explain_lost_page(int number)
+{
+    static const char reason[] = "cress: error: the model's file was cut, or its disk failed, while it "
+                                 "was in use: export or copy it again under another name\n";
+    (void)number;
+    ssize_t written = write(STDERR_FILENO, reason, sizeof reason - 1);
+    _exit(written < 0 ? 2 : 1);
 }
 
 /* The whole number after the last colon of a path, which is cut off; 0 where there is none. */
@@ -79,7 +91,7 @@ static int cut_number(char *path, size_t *number)
     unsigned long long value = strtoull(colon + 1, &end, 10);
     if (*end)
         return 0;
-    *number = (size_t)value;
+    *number = value < SIZE_MAX / 2 ? (size_t)value : SIZE_MAX / 2; /* more than any file has */
     *colon = 0;
     return 1;
 }
@@ -100,7 +112,7 @@ static int divide(const char *input, char *path, size_t size, size_t *first, siz
 
 static int fail(struct command *command, const char *input, const char *reason)
 {
-    fprintf(stderr, "cress: error: %s: %s\n", input, reason);
+    say("error: %s: %s", input, reason);
     command->failed++;
     return -1;
 }
@@ -119,22 +131,22 @@ static int translate_samples(struct command *command, const char *input, const f
                              size_t count, int rate)
 {
     cress_translator *translator = command->translator;
-    int more;
+    int more = 0;
     if (cress_begin(translator, rate) || cress_feed(translator, samples, count) ||
         cress_finish(translator))
         return fail(command, input, cress_error(translator));
     if (cress_cut_by_loudness(translator))
-        fprintf(stderr, "cress: %s: the model's segmenter hears no speech in it; cut by its loudness "
-                        "instead (--segmenter learnt leaves it out)\n", input);
-    for (int number = 0; (more = cress_next(translator)) == 1; number++)
+        say("%s: the model's segmenter hears no speech in it; cut by its loudness "
+            "instead (--segmenter learnt leaves it out)", input);
+    for (int number = 0; !ferror(stdout) && (more = cress_next(translator)) == 1; number++)
         write_segment(stdout, command->format, command->model, translator, input, number,
                       command->word_times);
-    if (more)
+    if (more < 0)
         return fail(command, input, cress_error(translator));
     if (!cress_segments(translator)) {
-        fprintf(stderr, "cress: %s: nothing is heard above its noise; --no-segmentation translates "
-                        "it all the same, a --threshold-db below %g hears what is less loud\n",
-                input, command->options.threshold_db);
+        say("%s: nothing is heard above its noise; --no-segmentation translates "
+            "it all the same, a --threshold-db below %g hears what is less loud",
+            input, command->options.threshold_db);
         command->silent++;
     }
     if (command->format < FORMAT_SRT)
@@ -159,16 +171,18 @@ static void translate_input(struct command *command, const char *input)
         return;
     }
     if (read_samples(command, path, &samples, &count, &rate, message, sizeof message)) {
-        complain(message);
+        say("error: %s", message);
         command->failed++;
         return;
     }
-    if (wanted != (size_t)-1 && first >= count) {
-        snprintf(message, sizeof message, "begins after the recording's end; it has %zu samples", count);
+    if (wanted != (size_t)-1 && (first >= count || wanted > count - first)) {
+        snprintf(message, sizeof message, "%s after the recording's end; it has %zu samples",
+                 first >= count ? "begins" : "ends", count);
         fail(command, input, message);
     } else {
         wanted = wanted > count - first ? count - first : wanted;
-        translate_samples(command, input, samples + first, wanted, rate);
+        translate_samples(command, strcmp(input, "-") ? input : "standard input", samples + first,
+                          wanted, rate);
     }
     cress_free_samples(samples);
 }
@@ -179,12 +193,14 @@ static int translate_list(struct command *command)
     const char *problem = NULL;
     int before = command->recordings;
     FILE *file = fopen(command->list, "r");
-    while (file && !problem && fgets(line, sizeof line, file)) {
-        if (!strchr(line, '\n') && !feof(file))
-            problem = "a line of it is longer than 4,000 bytes; expected the path of a recording a line";
-        line[strcspn(line, "\r\n")] = 0;
-        if (*line && !problem)
-            translate_input(command, line);
+    for (int number = 0; file && !problem && !ferror(stdout) && fgets(line, sizeof line, file);) {
+        char *input = !number++ && !strncmp(line, BYTE_ORDER_MARK, 3) ? line + 3 : line;
+        if (!strchr(input, '\n') && !feof(file))
+            problem = "a line of it is longer than 4,000 bytes, or holds a zero; expected the path of a "
+                      "recording a line";
+        input[strcspn(input, "\r\n")] = 0;
+        if (*input && !problem)
+            translate_input(command, input);
     }
     if (!file || ferror(file))
         problem = strerror(errno);
@@ -194,7 +210,7 @@ static int translate_list(struct command *command)
         fclose(file);
     if (!problem)
         return 0;
-    fprintf(stderr, "cress: error: %s: %s\n", command->list, problem);
+    say("error: %s: %s", command->list, problem);
     return -1;
 }
 
@@ -205,8 +221,7 @@ static int number(const char *option, const char *text)
     errno = 0;
     long value = strtol(text, &end, 10);
     if (errno || *end || end == text || value < 1 || value > 1000000) {
-        fprintf(stderr, "cress: error: %s: found %s, expected a number from 1 to 1,000,000\n", option,
-                text);
+        say("error: %s: found %s, expected a number from 1 to 1,000,000", option, text);
         exit(2);
     }
     return (int)value;
@@ -217,7 +232,7 @@ static double real(const char *option, const char *text)
     char *end;
     double value = strtod(text, &end);
     if (*end || end == text) {
-        fprintf(stderr, "cress: error: %s: found %s, expected a number\n", option, text);
+        say("error: %s: found %s, expected a number", option, text);
         exit(2);
     }
     return value;
@@ -275,10 +290,10 @@ static void complain_of_option(const char *message)
     for (int i = 0; i < SEARCH_OPTIONS; i++)
         if (strlen(search_options[i].field) == length &&
             !strncmp(message, search_options[i].field, length)) {
-            fprintf(stderr, "cress: error: %s%s\n", search_options[i].name, message + length);
+            say("error: %s%s", search_options[i].name, message + length);
             return;
         }
-    complain(message);
+    say("error: %s", message);
 }
 
 static void set_format(struct command *command, const char *name)
@@ -289,7 +304,7 @@ static void set_format(struct command *command, const char *name)
             command->format = (enum format)format;
             return;
         }
-    fprintf(stderr, "cress: error: --output-format: found %s, expected text, jsonl, srt or vtt\n", name);
+    say("error: --output-format: found %s, expected text, jsonl, srt or vtt", name);
     exit(2);
 }
 
@@ -320,9 +335,9 @@ static int read_option(struct command *command, char *argument, char *next)
     if (value && set_option(command, argument, value))
         return equals ? 1 : 2;
     if (!value && set_option(&scratch, argument, strcmp(argument, "--output-format") ? "1" : "text"))
-        fprintf(stderr, "cress: error: %s: its value is missing; see cress --help\n", argument);
+        say("error: %s: its value is missing; see cress --help", argument);
     else
-        fprintf(stderr, "cress: error: %s: no such option; see cress --help\n", argument);
+        say("error: %s: no such option; see cress --help", argument);
     exit(2);
 }
 
@@ -330,7 +345,7 @@ static int translate(struct command *command, char **inputs, int count)
 {
     char message[512], standard_input[] = "-", *only[] = {standard_input};
     if (cress_model_load(command->model_path, &command->model, message, sizeof message)) {
-        complain(message);
+        say("error: %s", message);
         return 2;
     }
     int status = cress_translator_create(command->model, &command->options, &command->translator,
@@ -340,20 +355,20 @@ static int translate(struct command *command, char **inputs, int count)
     if (status)
         complain_of_option(message);
     if (!status && command->trace)
-        cress_set_trace(command->translator, write_stage, (void *)command->trace);
-    for (int i = 0; i < count && !status; i++)
+        cress_set_trace(command->translator, write_stage, command);
+    for (int i = 0; i < count && !status && !ferror(stdout); i++)
         translate_input(command, inputs[i]);
     if (!status && command->list)
         status = translate_list(command);
     cress_translator_free(command->translator);
     cress_model_free(command->model);
     if (fflush(stdout) || ferror(stdout)) {
-        complain("the output cannot be written");
+        say("error: the output cannot be written");
         return 1;
     }
     if (status || (command->failed && command->failed == command->recordings))
         return 2;
-    return command->failed || (command->silent && command->silent == command->recordings);
+    return command->failed || command->untraced || (command->silent && command->silent == command->recordings);
 }
 
 static int print_version(void)
@@ -369,16 +384,14 @@ static int print_version(void)
 static int read_command(int count, char **arguments)
 {
     for (int at = 1; at < count; at++)
-        if (!strcmp(arguments[at], "--help") || !strcmp(arguments[at], "-h")) {
-            fputs(usage, stdout);
-            return 0;
-        }
+        if (!strcmp(arguments[at], "--help") || !strcmp(arguments[at], "-h"))
+            return fputs(usage, stdout) < 0 || fflush(stdout);
     if (count > 1 && !strcmp(arguments[1], "translate"))
         return -1;
     if (count == 2 && !strcmp(arguments[1], "--version"))
         return print_version();
     if (count > 1)
-        fprintf(stderr, "cress: error: %s: no such command; expected translate, see cress --help\n",
+        say("error: %s: no such command; expected translate, see cress --help",
                 arguments[1]);
     else
         fputs(usage, stderr);
@@ -410,10 +423,11 @@ int main(int count, char **arguments)
     else if (positional == 1 && !command.list && isatty(STDIN_FILENO))
         problem = "no recording is named, and standard input is a terminal; see cress --help";
     if (problem) {
-        complain(problem);
+        say("error: %s", problem);
         return 2;
     }
     command.options.word_times = command.word_times || command.format >= FORMAT_SRT;
     command.model_path = arguments[0];
+    signal(SIGBUS, explain_lost_page);
     return translate(&command, arguments + 1, positional - 1);
 }

@@ -1,19 +1,63 @@
 #include "output.h"
 
+#include <stdarg.h>
 #include <string.h>
 
+void say(const char *format, ...)
+{
+    char text[16384];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fputs("cress: ", stderr);
+    for (const char *at = text; *at; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c == '\n' || c == '\r' || c == '\t')
+            fprintf(stderr, "\\%c", c == '\n' ? 'n' : c == '\r' ? 'r' : 't');
+        else if (c < 32 || c == 127)
+            fprintf(stderr, "\\x%02x", c);
+        else
+            fputc(c, stderr);
+    }
+    fputc('\n', stderr);
+}
+
+/* The bytes of the character of UTF-8 at ``text``; 0 if there is none. */
+static size_t character(const unsigned char *text, size_t length)
+{
+    unsigned char c = text[0];
+    size_t more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2
+                  : c >= 0xf0 && c < 0xf5 ? 3 : 4;
+    if (more == 4 || more >= length)
+        return 0;
+    for (size_t i = 1; i <= more; i++)
+        if ((text[i] & 0xc0) != 0x80)
+            return 0;
+    /* Longer than needed, half of a pair, beyond the last one. */
+    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) ||
+        (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f))
+        return 0;
+    return more + 1;
+}
+
+/* In JSON; of a name that is no UTF-8, the bytes as Python has them. */
 static void write_string(FILE *stream, const char *text, size_t length)
 {
     fputc('"', stream);
-    for (size_t i = 0; i < length; i++) {
+    for (size_t i = 0, size; i < length; i += size) {
         unsigned char c = (unsigned char)text[i];
+        size = character((const unsigned char *)text + i, length - i);
         const char *place = c ? strchr("\"\\\n\r\t\b\f", c) : NULL;
         if (place)
             fprintf(stream, "\\%c", "\"\\nrtbf"[place - "\"\\\n\r\t\b\f"]);
         else if (c < 32)
             fprintf(stream, "\\u%04x", c);
+        else if (size)
+            fwrite(text + i, 1, size, stream);
         else
-            fputc(c, stream);
+            fprintf(stream, "\\udc%02x", c);
+        size = size ? size : 1;
     }
     fputc('"', stream);
 }

@@ -6,6 +6,9 @@
 
 #include "cress.h"
 
+/* A line on standard error; what its words quote stays in that line. */
+__attribute__((format(printf, 1, 2))) void say(const char *format, ...);
+
 enum format { FORMAT_TEXT, FORMAT_JSON_LINES, FORMAT_SRT, FORMAT_VTT };
 
 /* The last segment of a translator, which is ``number`` of the recording ``source``; of JSON lines
