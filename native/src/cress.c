@@ -106,8 +106,8 @@ static int check_options(const struct cress_options *o, char *message, size_t si
     return check("beam", o->beam, 1, 1000, message, size) ||
            check("length_penalty", o->length_penalty, -1000, 1000, message, size) ||
            check("max_length", o->max_length, 1, 1e6, message, size) ||
-           check("best", o->best, 1, INT32_MAX, message, size) ||
-           check("threads", o->threads, 1, INT32_MAX, message, size) ||
+           check("best", o->best, 1, 1e6, message, size) ||
+           check("threads", o->threads, 1, 1e6, message, size) ||
            check("no_repeat", o->no_repeat, 0, 1000, message, size) ||
            check("max_seconds", o->max_seconds, 1, MOST_SECONDS, message, size) ||
            (o->min_seconds != -1 &&

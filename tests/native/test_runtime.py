@@ -122,10 +122,11 @@ def test_an_environment_without_torch_translates(wheel, model, talk, by_torch, t
     assert error.startswith(str(damaged))
 
 
-def test_the_wheel_is_of_any_python_and_this_machine(wheel):
+def test_the_wheel_is_of_any_python_and_this_machine(wheel, installed):
     assert re.fullmatch(r"cress_runtime-[\d.]+-py3-none-\w+\.whl", wheel.name)
     assert "none-any" not in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
+    assert wheel.name.split("-")[1] == installed.__version__
     assert "cress_runtime/libcress.so" in names and "cress_runtime/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
@@ -242,11 +243,13 @@ def test_wrong_options_are_errors_with_the_engines_words(installed, model):
         ({"isa": 3}, "isa: found 3, expected a name"),
         ({"segmenter": b"energy"}, "segmenter: found b'energy', expected a name"),
         ({"beam": 2**32 + 5}, "beam: found 4294967301"),
-        ({"lenpen": "1"}, "length_penalty: found '1', expected a number"),
-        ({"segmenter": "none"}, "expected auto"),
+        ({"lenpen": "1"}, "lenpen: found '1', expected a number"),
+        ({"nbest": 0}, "nbest: found 0, expected a number from 1 to 1000000"),
+        ({"target_lang": "de"}, "target_lang de: the model has one language"),
+        ({"segmenter": "none"}, "segmenter: expected auto"),
         ({"isa": "z80"}, "isa"),
     ):
-        with pytest.raises(installed.CressError, match=words):
+        with pytest.raises(installed.CressError, match=f"^{words}"):
             installed.Translator(model, **options)
 
 

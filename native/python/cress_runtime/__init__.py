@@ -12,6 +12,7 @@ from cress_runtime.errors import AudioError, CressError
 from cress_runtime.result import Hypothesis, Segment, Translation, Word
 from cress_runtime.translator import Translator
 
+__version__ = "0.1.0"
 __all__ = [
     "AudioError",
     "CressError",

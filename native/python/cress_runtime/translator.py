@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from cress_runtime.audio import Audio, read
 from cress_runtime.engine import Engine, Model
+from cress_runtime.errors import CressError
 from cress_runtime.result import Segment, Translation
+
+# Fields of cress.h that have another name here, fairseq's.
+NAMES = {
+    "length_penalty": "lenpen",
+    "max_length": "max_len_b",
+    "best": "nbest",
+    "no_repeat": "no_repeat_ngram_size",
+    "language": "target_lang",
+}
 
 
 class Translator:
@@ -75,7 +86,11 @@ class Translator:
             "isa": isa,
         }
         self._word_times = word_times
-        Engine(self._model, self._options)  # a wrong option is an error here
+        try:
+            Engine(self._model, self._options)  # a wrong option is an error here
+        except CressError as error:
+            field = re.match("[a-z_]*", str(error))[0]  # type: ignore[index]
+            raise CressError(NAMES.get(field, field) + str(error)[len(field) :]) from None
 
     def translate(self, audio: Audio, sampling_rate: int | None = None) -> Translation:
         """Translate a recording.
