@@ -63,7 +63,7 @@ def test_without_a_language_of_it_one_line_lists_them(files, recordings, engine,
     assert done.returncode == 2
     found = ", found fr" if given else ""
     assert done.stderr == (
-        f"cress: error: language: the model translates to de, ro: choose one{found}\n"
+        f"cress: error: --tgt-lang: the model translates to de, ro: choose one{found}\n"
     )
 
 
@@ -72,7 +72,7 @@ def test_a_model_of_one_language_has_nothing_to_choose(exported, engine, recordi
     command = [engine, "translate", model, recordings[0], "--tgt-lang", "de"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "language de: the model has one language; leave it out" in done.stderr
+    assert "--tgt-lang de: the model has one language; leave it out" in done.stderr
 
 
 def test_the_file_says_that_a_reader_must_know_of_languages(files, exported):
