@@ -270,7 +270,15 @@ def languages_of(path: str | os.PathLike[str]) -> tuple[str, list[str]]:
         source = task["source_lang"] or config.get("src_lang", "en")
         languages = plan.get("languages") or [task["target_lang"] or config["tgt_lang"]]
         return str(source), [str(language) for language in languages]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise CheckpointError(
             f"{path}: its languages cannot be read ({type(error).__name__}: {error}); export the "
             "model again"

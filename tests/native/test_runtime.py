@@ -222,6 +222,25 @@ def test_what_is_no_recording_is_an_error(installed, model, audio, words):
         installed.Translator(model).translate(audio)
 
 
+@pytest.mark.parametrize("rate", [0, -1, 16000.5, "16000", 2**32 + 16000, np.nan, np.inf])
+def test_what_is_no_rate_is_an_error(installed, model, rate):
+    with pytest.raises(installed.AudioError, match="rate"):
+        installed.Translator(model).translate(np.ones(1600), rate)
+
+
+@pytest.mark.parametrize("path", [5, None, "\ud800", "model.cress\0"])
+def test_what_is_no_path_is_an_error(installed, path):
+    with pytest.raises(installed.CressError, match="path"):
+        installed.Translator(path)
+
+
+def test_a_file_that_cannot_be_sought_in_is_read(installed, model, talk, tmp_path):
+    samples, rate = soundfile.read(talk, frames=16000)
+    soundfile.write(tmp_path / "phone.wav", samples[:, 0], rate, "GSM610")
+    translator = installed.Translator(model, **SEARCH, segmentation=False)
+    assert translator.translate(tmp_path / "phone.wav").seconds == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize(
     "kept, added, words",
     [
@@ -248,6 +267,7 @@ def test_wrong_options_are_errors_with_the_engines_words(installed, model):
         ({"target_lang": "de"}, "target_lang de: the model has one language"),
         ({"segmenter": "none"}, "segmenter: expected auto"),
         ({"isa": "z80"}, "isa"),
+        ({"isa": "\ud800"}, "isa: found .*, expected a name"),
     ):
         with pytest.raises(installed.CressError, match=f"^{words}"):
             installed.Translator(model, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterator
 from typing import BinaryIO, Union
@@ -28,7 +29,7 @@ def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndar
         AudioError: it cannot be used.
     """
     if isinstance(audio, np.ndarray):
-        rate = SAMPLE_RATE if sampling_rate is None else int(sampling_rate)
+        rate = SAMPLE_RATE if sampling_rate is None else _whole(sampling_rate)
         return rate, iter([_mono(_as_floats(audio), rate)])
     if sampling_rate is not None:
         raise AudioError("a file tells its own sampling rate: give none")
@@ -38,6 +39,14 @@ def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndar
     except (OSError, RuntimeError, TypeError) as error:
         raise AudioError(f"{name}: cannot be read as sound: {error}") from error
     return file.samplerate, _blocks(file, str(name))
+
+
+def _whole(rate: object) -> int:
+    if not (isinstance(rate, numbers.Real) and rate == rate // 1 and 0 < rate < 1 << 31):
+        raise AudioError(
+            f"sampling_rate: found {rate!r}, expected a whole number of samples a second"
+        )
+    return int(rate)
 
 
 def _existing(audio: object) -> str:
@@ -62,10 +71,11 @@ def _blocks(file: soundfile.SoundFile, name: str) -> Iterator[np.ndarray]:
             if file.channels > 1 or file.subtype in ("FLOAT", "DOUBLE"):
                 yield mix(file.read(dtype="float32", always_2d=True), file.samplerate)
                 return
-            size = BLOCK_SECONDS * file.samplerate
+            size, heard = BLOCK_SECONDS * file.samplerate, 0
             while len(block := file.read(size, dtype="float32")):
+                heard += len(block)
                 yield block
-            if not file.tell():
+            if not heard:
                 raise AudioError("holds no samples")
         except (soundfile.SoundFileError, AudioError) as error:
             reason = str(error).removeprefix("the recording: ")

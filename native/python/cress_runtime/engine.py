@@ -36,7 +36,12 @@ class Model:
     def __init__(self, path: str | os.PathLike[str]):
         library, handle = libcress(), ctypes.c_void_p()
         message = ctypes.create_string_buffer(MESSAGE_BYTES)
-        name = os.fsencode(path)
+        try:
+            name = os.fsencode(path)
+        except (TypeError, ValueError) as error:
+            raise CressError(f"a model is named by its path, not by {path!r}: {error}") from None
+        if b"\0" in name:
+            raise CressError(f"{path!r}: a path holds no zero")
         if library.cress_model_load(name, ctypes.byref(handle), message, MESSAGE_BYTES):
             raise CressError(text_of(message.value))
         self.handle = handle

@@ -56,7 +56,7 @@ def set_option(options: Options, name: str, value: object) -> None:
         elif kind is c_int and abs(value) > MOST:  # type: ignore[arg-type]
             raise TypeError
         setattr(options, name, value)
-    except TypeError:
+    except (TypeError, UnicodeEncodeError):
         expected = KINDS.get(kind, "a number")
         raise CressError(f"{name}: found {value!r}, expected {expected}") from None
 
