@@ -99,7 +99,7 @@ CRESS_API void cress_translator_free(cress_translator *translator);
 /* Why the last call that failed did so. */
 CRESS_API const char *cress_error(const cress_translator *translator);
 
-/* Recordings, in pieces: begin (``rate``: samples a second), feed any number of times, finish.  Then
+/* Recordings, in blocks: begin (``rate``: samples a second), feed any number of times, finish.  Then
  * cress_next translates one segment after the other, with the words and times of "cress-svcd
  * translate"; it returns 1, or 0 when there is none left (none at all: nothing is heard). */
 CRESS_API int cress_begin(cress_translator *translator, int rate);

@@ -36,7 +36,7 @@ static void drop_after(struct slab *slab)
 }
 
 /* The slab for so many bytes: the current one, the next, or a new one; NULL where there is none. */
-static struct slab *find_room(struct arena *arena, size_t bytes)
+static struct slab *find_slab(struct arena *arena, size_t bytes)
 {
     struct slab *current = arena->slab;
     if (current && current->size - current->used >= bytes)
@@ -62,7 +62,7 @@ void *take(struct arena *arena, size_t count, size_t element)
         __builtin_add_overflow(bytes, sizeof(struct block) + sizeof(struct slab) + 64, &bytes))
         fail(arena, "out of memory: %zu x %zu bytes", count, element);
     bytes = (bytes - sizeof(struct slab)) / 64 * 64;
-    struct slab *slab = find_room(arena, bytes);
+    struct slab *slab = find_slab(arena, bytes);
     if (!slab)
         fail(arena, "out of memory: %zu bytes", bytes);
     struct block *block = (struct block *)((char *)(slab + 1) + slab->used);

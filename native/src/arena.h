@@ -1,8 +1,8 @@
 /* Memory that is freed together, and errors that leave the call that made it.
  *
- * Who takes memory need not free it: what a segment took goes when the next one begins, what a model
- * took goes with the model, and what is between ``mark`` and ``release`` goes at once.  So ``fail`` may
- * leave from any depth, and nothing leaks. */
+ * Who takes memory need not free it: what a segment took goes when the next one begins, what a
+ * model took goes with the model, and what is between ``mark`` and ``release`` goes at once.  So
+ * ``fail`` may leave from any depth, and nothing leaks. */
 #ifndef CRESS_ARENA_H
 #define CRESS_ARENA_H
 
@@ -13,8 +13,8 @@
 struct block;
 struct slab;
 
-/* Of one thread at a time.  Every API call that can fail sets ``escape`` first; ``fail`` jumps there with
- * a message. */
+/* Of one thread at a time.  Every API call that can fail sets ``escape`` first; ``fail`` jumps there
+ * with a message. */
 struct arena {
     struct block *blocks;
     struct slab *slab;

@@ -8,12 +8,12 @@
 #define MULTIPLY(sums, left, stride, right, across, steps)                                        \
     do {                                                                                          \
         for (int r_ = 0; r_ < QUERIES; r_++)                                                      \
-            for (int c_ = 0; c_ < PARTS; c_++)                                                    \
-                sums[r_][c_] = (piece){0};                                                        \
+            for (int c_ = 0; c_ < REGISTERS; c_++)                                                \
+                sums[r_][c_] = (simd){0};                                                         \
         for (int64_t k_ = 0; k_ < (steps); k_++) {                                                \
-            const piece *from_ = (const piece *)((right) + k_ * (across));                        \
+            const simd *from_ = (const simd *)((right) + k_ * (across));                          \
             _Pragma("GCC unroll 8") for (int r_ = 0; r_ < QUERIES; r_++)                          \
-                _Pragma("GCC unroll 4") for (int c_ = 0; c_ < PARTS; c_++)                        \
+                _Pragma("GCC unroll 4") for (int c_ = 0; c_ < REGISTERS; c_++)                    \
                     sums[r_][c_] += (left)[r_ * (stride) + k_] * from_[c_];                       \
         }                                                                                         \
     } while (0)
@@ -21,15 +21,15 @@
 
 KIND static void NAME(const struct attention *all, int64_t head)
 {
-    typedef float piece __attribute__((vector_size(4 * FLOATS), aligned(4), may_alias));
-    enum { PARTS = LANES / FLOATS };
+    typedef float simd __attribute__((vector_size(4 * FLOATS), aligned(4), may_alias));
+    enum { REGISTERS = LANES / FLOATS };
     int64_t size = all->keys.size, width = size * all->keys.heads, count = all->keys.count;
     int64_t padded = all->keys.padded, wide = rounded(size);
     const float *keys = all->keys.keys + head * size * padded;
     const float *values = all->keys.values + head * padded * wide;
     float *scores = all->memory + head * all->memory_of_head, *queries = scores + QUERIES * padded;
     float scale = 1.0f / sqrtf((float)size), row[LANES];
-    piece sums[QUERIES][PARTS];
+    simd sums[QUERIES][REGISTERS];
     for (int64_t start = 0; start < all->rows; start += QUERIES) {
         int rows = all->rows - start < QUERIES ? (int)(all->rows - start) : QUERIES;
         memset(queries, 0, (size_t)(QUERIES * size) * sizeof *queries);

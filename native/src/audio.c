@@ -50,16 +50,16 @@ static unsigned char *read_all(const char *path, size_t *count)
 {
     FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
     unsigned char *bytes = NULL;
-    size_t room = 0, length = 0, got = 1;
+    size_t capacity = 0, length = 0, got = 1;
     while (file && got) {
-        if (length == room) {
-            room = room ? 2 * room : 1 << 16;
-            unsigned char *more = realloc(bytes, room);
+        if (length == capacity) {
+            capacity = capacity ? 2 * capacity : 1 << 16;
+            unsigned char *more = realloc(bytes, capacity);
             if (!more)
                 break;
             bytes = more;
         }
-        got = fread(bytes + length, 1, room - length, file);
+        got = fread(bytes + length, 1, capacity - length, file);
         length += got;
     }
     int broken = !file || got || ferror(file), reason = errno;

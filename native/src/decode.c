@@ -166,7 +166,7 @@ const float *decoder_step(struct run *run, struct decoder *decoder, const int32_
     int64_t width = stack->width, total = decoder->beams * width;
     float *x = floats(run, total), *normed = floats(run, total), *y = floats(run, total);
     if (decoder->step >= decoder->most)
-        fail(run->arena, "the decoder has no room for another token");
+        fail(run->arena, "the decoder has no place for another token");
     if (sources)
         reorder(decoder, sources);
     for (int b = 0; b < decoder->beams; b++) {

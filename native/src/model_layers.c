@@ -111,7 +111,8 @@ static void read_packed(struct cress_model *model, const struct json *plan, stru
         linear->norm.width = linear->in;
         linear->norm.eps = eps && eps->kind == JSON_NUMBER ? (float)eps->number : 0x1p-23f;
         linear->norm.weight = vector(model, name, "weight", linear->in);
-        linear->norm.bias = linear->norm.is_rms ? NULL : vector_or_null(model, name, "bias", linear->in);
+        if (!linear->norm.is_rms)
+            linear->norm.bias = vector_or_null(model, name, "bias", linear->in);
     }
 }
 

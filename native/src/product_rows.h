@@ -4,8 +4,8 @@
  * function's attributes.  A compiler makes poor code of vectors that are longer than registers. */
 KIND static void NAME(const struct product *p, int64_t output, const float *panel)
 {
-    typedef float piece __attribute__((vector_size(4 * FLOATS), aligned(4), may_alias));
-    enum { PARTS = LANES / FLOATS };
+    typedef float simd __attribute__((vector_size(4 * FLOATS), aligned(4), may_alias));
+    enum { REGISTERS = LANES / FLOATS };
     int64_t some = p->out - output < LANES ? p->out - output : LANES;
     float scale[LANES], bias[LANES], row[LANES];
     for (int64_t i = 0; i < LANES; i++) {
@@ -15,22 +15,22 @@ KIND static void NAME(const struct product *p, int64_t output, const float *pane
     for (int64_t start = 0; start < p->rows; start += ROWS) {
         int rows = p->rows - start < ROWS ? (int)(p->rows - start) : ROWS;
         const float *x[ROWS];
-        piece sums[ROWS][PARTS];
+        simd sums[ROWS][REGISTERS];
         for (int r = 0; r < ROWS; r++) {
             x[r] = p->x + (start + (r < rows ? r : 0)) * p->step;
-            for (int c = 0; c < PARTS; c++)
-                sums[r][c] = (piece){0};
+            for (int c = 0; c < REGISTERS; c++)
+                sums[r][c] = (simd){0};
         }
         for (int64_t i = 0; i < p->size; i++) {
-            const piece *weights = (const piece *)(panel + i * LANES);
+            const simd *weights = (const simd *)(panel + i * LANES);
             _Pragma("GCC unroll 8") for (int r = 0; r < ROWS; r++)
-                _Pragma("GCC unroll 4") for (int c = 0; c < PARTS; c++)
+                _Pragma("GCC unroll 4") for (int c = 0; c < REGISTERS; c++)
                     sums[r][c] += x[r][i] * weights[c];
         }
         for (int r = 0; r < rows; r++) {
-            for (int c = 0; c < PARTS; c++)
-                ((piece *)row)[c] =
-                    sums[r][c] * ((const piece *)scale)[c] + ((const piece *)bias)[c];
+            for (int c = 0; c < REGISTERS; c++)
+                ((simd *)row)[c] =
+                    sums[r][c] * ((const simd *)scale)[c] + ((const simd *)bias)[c];
             memcpy(p->y + (start + r) * p->y_stride + output, row, (size_t)some * sizeof *row);
         }
     }

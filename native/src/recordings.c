@@ -1,4 +1,4 @@
-/* Recordings: fed in pieces, cut, translated a segment at a time, shown as subtitles. */
+/* Recordings: fed in blocks, cut, translated a segment at a time, shown as subtitles. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +36,7 @@ int cress_feed(cress_translator *translator, const float *samples, size_t count)
     if (!translator || (count && !samples))
         return refuse(translator, "cress_feed: no samples are given");
     struct recording *recording = &translator->recording;
-    int64_t room = recording->room ? recording->room : 1 << 16;
+    int64_t capacity = recording->capacity ? recording->capacity : 1 << 16;
     if (!recording->rate || recording->finished)
         return refuse(translator, "cress_begin comes before cress_feed");
     for (size_t i = 0; i < count; i++)
@@ -44,14 +44,14 @@ int cress_feed(cress_translator *translator, const float *samples, size_t count)
             return refuse(translator, "a sample is NaN or infinite");
     if (count > SIZE_MAX / 16)
         return refuse(translator, "out of memory");
-    while (room - recording->count < (int64_t)count)
-        room += room / 2;
-    if (room > recording->room) {
-        float *more = realloc(recording->samples, (size_t)room * sizeof *more);
+    while (capacity - recording->count < (int64_t)count)
+        capacity += capacity / 2;
+    if (capacity > recording->capacity) {
+        float *more = realloc(recording->samples, (size_t)capacity * sizeof *more);
         if (!more)
             return refuse(translator, "out of memory");
         recording->samples = more;
-        recording->room = room;
+        recording->capacity = capacity;
     }
     if (count)
         memcpy(recording->samples + recording->count, samples, count * sizeof *samples);
@@ -124,7 +124,7 @@ static int64_t cut_by_either(struct cress_translator *translator, struct span **
     return count;
 }
 
-/* A piece is cut with what was heard before it: by loudness, that tells how loud the noise is; a model
+/* A block is cut with what was heard before it: by loudness, that tells how loud the noise is; a model
  * hears it with its surroundings.  A segment is settled when so much was heard after it that none
  * joins it.  What is left of one that was settled, and now ends later, is none unless it is long. */
 static const double CONTEXT_SECONDS[] = {30, 4}, SETTLED_SECONDS[] = {1, 2}, LEAST_SECONDS = 0.3;

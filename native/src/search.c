@@ -12,9 +12,9 @@ struct candidate {
 
 /* One utterance's search; rows are beams. */
 struct beams {
-    int beam, room;       /* room: columns of tokens and scores */
-    int32_t *tokens;      /* beam x room; column 0 is what translations begin with */
-    float *scores;        /* beam x room: sums up to each token */
+    int beam, columns;       /* of tokens and scores */
+    int32_t *tokens;      /* beam x columns; column 0 is what translations begin with */
+    float *scores;        /* beam x columns: sums up to each token */
     int32_t *old_tokens;
     float *old_scores;
     char *ignored;        /* beams that have nothing left to continue */
@@ -23,12 +23,12 @@ struct beams {
 };
 
 /* The best of all beams' continuations, the best first; at equal scores the lower place. */
-static int best_candidates(const float *log_probs, const float *sums, int room, int step, int rows,
+static int best_candidates(const float *log_probs, const float *sums, int columns, int step, int rows,
                            int64_t vocabulary, int wanted, struct candidate *best)
 {
     int count = 0;
     for (int b = 0; b < rows; b++) {
-        float sum = step ? sums[b * room + step - 1] : 0;
+        float sum = step ? sums[b * columns + step - 1] : 0;
         const float *row = log_probs + b * vocabulary;
         for (int32_t token = 0; token < vocabulary; token++) {
             float score = step ? row[token] + sum : row[token];
@@ -79,7 +79,7 @@ static void finish(struct run *run, struct beams *all, const struct candidate *c
     struct hypothesis *hypothesis = &all->found[all->count++];
     hypothesis->count = step;
     hypothesis->tokens = take(run->arena, (size_t)step + 1, sizeof *hypothesis->tokens);
-    memcpy(hypothesis->tokens, all->tokens + candidate->beam * all->room + 1,
+    memcpy(hypothesis->tokens, all->tokens + candidate->beam * all->columns + 1,
            (size_t)step * sizeof *hypothesis->tokens);
     hypothesis->score = candidate->score / powf((float)(step + 1), length_penalty);
 }
@@ -89,25 +89,26 @@ static void carry_on(struct beams *all, const struct candidate *candidates, cons
                      int count, int step, int32_t *sources)
 {
     int kept = 0;
-    memcpy(all->old_tokens, all->tokens, (size_t)(all->beam * all->room) * sizeof *all->tokens);
-    memcpy(all->old_scores, all->scores, (size_t)(all->beam * all->room) * sizeof *all->scores);
+    memcpy(all->old_tokens, all->tokens, (size_t)(all->beam * all->columns) * sizeof *all->tokens);
+    memcpy(all->old_scores, all->scores, (size_t)(all->beam * all->columns) * sizeof *all->scores);
     for (int pass = 0; pass < 2; pass++) /* then the others, to be ignored */
         for (int i = 0; i < count && kept < all->beam; i++) {
             if (ended[i] != pass)
                 continue;
             const struct candidate *candidate = &candidates[i];
-            memcpy(all->tokens + kept * all->room, all->old_tokens + candidate->beam * all->room,
+            memcpy(all->tokens + kept * all->columns, all->old_tokens + candidate->beam * all->columns,
                    (size_t)(step + 1) * sizeof *all->tokens);
-            memcpy(all->scores + kept * all->room, all->old_scores + candidate->beam * all->room,
+            memcpy(all->scores + kept * all->columns, all->old_scores + candidate->beam * all->columns,
                    (size_t)step * sizeof *all->scores);
-            all->tokens[kept * all->room + step + 1] = candidate->token;
-            all->scores[kept * all->room + step] = candidate->score;
+            all->tokens[kept * all->columns + step + 1] = candidate->token;
+            all->scores[kept * all->columns + step] = candidate->score;
             all->ignored[kept] = (char)pass;
             sources[kept++] = candidate->beam;
         }
     for (; kept < all->beam; kept++) { /* a vocabulary smaller than the beam */
-        memcpy(all->tokens + kept * all->room, all->tokens, (size_t)all->room * sizeof *all->tokens);
-        memcpy(all->scores + kept * all->room, all->scores, (size_t)all->room * sizeof *all->scores);
+        size_t cells = (size_t)all->columns;
+        memcpy(all->tokens + kept * all->columns, all->tokens, cells * sizeof *all->tokens);
+        memcpy(all->scores + kept * all->columns, all->scores, cells * sizeof *all->scores);
         all->ignored[kept] = 1;
         sources[kept] = sources[0];
     }
@@ -132,8 +133,8 @@ int search(struct run *run, const float *states, int64_t frames,
         most = (int)model->most_positions - 1;
     int wanted = 2 * beam < beam * model->vocabulary - 1 ? 2 * beam
                                                          : (int)(beam * model->vocabulary - 1);
-    struct beams all = {.beam = beam, .room = most + 2};
-    size_t cells = (size_t)beam * (size_t)all.room;
+    struct beams all = {.beam = beam, .columns = most + 2};
+    size_t cells = (size_t)beam * (size_t)all.columns;
     all.tokens = take_zeros(run->arena, cells, sizeof *all.tokens);
     all.old_tokens = take_zeros(run->arena, cells, sizeof *all.tokens);
     all.scores = take_zeros(run->arena, cells, sizeof *all.scores);
@@ -145,18 +146,18 @@ int search(struct run *run, const float *states, int64_t frames,
     int32_t *last = take(run->arena, (size_t)beam, sizeof *last);
     int32_t *sources = take_zeros(run->arena, (size_t)beam, sizeof *sources);
     for (int b = 0; b < beam; b++)
-        all.tokens[b * all.room] = run->first;
+        all.tokens[b * all.columns] = run->first;
     struct decoder *decoder = decoder_begin(run, states, frames, beam, most + 1);
     for (int step = 0; step <= most; step++) {
         for (int b = 0; b < beam; b++)
-            last[b] = all.tokens[b * all.room + step];
+            last[b] = all.tokens[b * all.columns + step];
         float *log_probs = (float *)decoder_step(run, decoder, last, step ? sources : NULL);
         int rows = step ? beam : 1;
         forbid(model, log_probs, beam, step, most);
         for (int b = 0; b < beam && no_repeat; b++)
-            forbid_repeats(all.tokens + b * all.room, step + 1, no_repeat,
+            forbid_repeats(all.tokens + b * all.columns, step + 1, no_repeat,
                            log_probs + b * model->vocabulary);
-        int count = best_candidates(log_probs, all.scores, all.room, step, rows,
+        int count = best_candidates(log_probs, all.scores, all.columns, step, rows,
                                     model->vocabulary, wanted, candidates);
         for (int i = 0; i < count; i++) {
             int ends = candidates[i].token == model->eos && candidates[i].score != -INFINITY;

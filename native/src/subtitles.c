@@ -286,17 +286,17 @@ static struct cue *time_cues(struct arena *arena, const struct drafts *drafts)
 struct text {
     struct arena *arena;
     char *at;
-    size_t length, room;
+    size_t length, capacity;
 };
 
 static void append(struct text *text, const char *more, size_t length)
 {
-    if (text->room - text->length < length + 1) {
-        size_t room = 2 * text->room + length + 256;
-        char *at = take(text->arena, room, 1);
+    if (text->capacity - text->length < length + 1) {
+        size_t capacity = 2 * text->capacity + length + 256;
+        char *at = take(text->arena, capacity, 1);
         memcpy(at, text->at ? text->at : "", text->length);
         text->at = at;
-        text->room = room;
+        text->capacity = capacity;
     }
     memcpy(text->at + text->length, more, length);
     text->length += length;

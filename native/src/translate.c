@@ -13,7 +13,7 @@ void forget_recording(struct recording *recording)
         free(recording->parts[i].words);
     }
     free(recording->parts);
-    *recording = (struct recording){.samples = recording->samples, .room = recording->room,
+    *recording = (struct recording){.samples = recording->samples, .capacity = recording->capacity,
                                     .spans = recording->spans};
 }
 

@@ -11,7 +11,7 @@ enum { BY_EITHER, BY_ENERGY, BY_LEARNT }; /* segmenters */
 
 struct recording {
     float *samples;
-    int64_t count, room, rate;
+    int64_t count, capacity, rate;
     struct span *spans;
     int64_t segments, next;
     int64_t settled;    /* samples that are cut, while more are fed */
