@@ -157,9 +157,7 @@ class NativeTranslator(RecordingTranslator):
         try:
             model = engine.Model(path)
         except engine.CressError as error:
-            raise CheckpointError(
-                f"{error}; engine native takes a file of cress-svcd export"
-            ) from error
+            raise CheckpointError(f"engine native: {error}") from error
         source, languages = languages_of(path)
         if target_lang == EVERY:  # for_language says which; until then, any
             target_lang = languages[0] if len(languages) > 1 else None
