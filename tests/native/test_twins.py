@@ -1,7 +1,9 @@
 """What the engine has in common with Python: the same numbers, words and letters in both."""
 
 import importlib
+import json
 import re
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -123,3 +125,33 @@ def test_letters_are_of_the_same_kinds(engine, tmp_path):
         for letter in word.upper():
             if len(letter.lower()) == 1:
                 assert chr(int(found[ord(letter)][3:], 16)) == letter.lower()
+
+
+def words_of(plan) -> set[str]:
+    """The keys of a plan, without names of layers and languages."""
+    if isinstance(plan, list):
+        return set().union(*map(words_of, plan))
+    if not isinstance(plan, dict):
+        return set()
+    words = set(plan)
+    for key, value in plan.items():
+        named = key in ("linears", "languages")
+        words |= words_of(list(value.values()) if named and value else value)
+    return words
+
+
+@pytest.mark.parametrize("name", ["full", "everything", "quest", "tbt", "onebit"])
+def test_the_page_names_all_that_a_file_holds(exported, name):
+    options = ("--allow-full", "--dtype", "fp32") if name == "full" else ()
+    content = exported(name, *options)[1].read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    metadata = header.pop("__metadata__")
+    page = (NATIVE.parent / "docs" / "native.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w. ]+)`", page))
+    plan = json.loads(metadata["plan"])
+    assert len(words_of(plan)) > 40
+    assert words_of(plan) | metadata.keys() <= named
+    assert {one["dtype"] for one in header.values()} <= {"U8", "I8", "I32", "F32", "F16", "BF16"}
+    suffixes = {key.rpartition(".")[2] for key in header if "/" not in key}
+    assert suffixes - {"version"} <= named, suffixes
