@@ -1,4 +1,4 @@
-/* WAV files: RIFF chunks, integers of 8 to 32 bits or floats, any number of channels. */
+/* WAV files: RIFF chunks, integers of 8 to 32 bits or floats, up to 64 channels. */
 #include <errno.h>
 #include <float.h>
 #include <math.h>
@@ -11,11 +11,13 @@
 #include "resample.h"
 
 enum { MOST_LOOKS = 32, FRAMES_A_SECOND = 20, MOST_LEVELS = 1024 };
-enum { MOST_CHANNELS = 64 };
+enum { MOST_CHANNELS = 64, SLACK = 64 /* bytes that may be left over */ };
 enum { PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe }; /* kinds of samples, as a file numbers them */
 
 static const double LIVELY_DB = 12, STEADY_DB = 1.8, HARMLESS_DB = 30; /* of channels of noise */
 static const float EMPHASIS = 0.97f;
+static const float FULL_SCALES = 2, NO_SCALE = 0x1p33f; /* what sound stays below, and what any does */
+static const double FAR_BEYOND = 100; /* times as far out as all but the furthest hundredth: broken */
 static const double CANCELLED = 0.25; /* of their power: a channel that cancels others */
 
 struct form {
@@ -45,8 +47,15 @@ static uint32_t little(const unsigned char *bytes, int count)
     return value;
 }
 
-/* All bytes of a file, or of standard input ("-"); NULL where it cannot be read: see errno. */
-static unsigned char *read_all(const char *path, size_t *count)
+static int is_wave(const unsigned char *bytes)
+{
+    return (!memcmp(bytes, "RIFF", 4) || !memcmp(bytes, "RF64", 4) || !memcmp(bytes, "BW64", 4)) &&
+           !memcmp(bytes + 8, "WAVE", 4);
+}
+
+/* All bytes of a file, or of standard input ("-"); NULL where it cannot be read: see errno.  Of what
+ * is to be a WAV file and is none, the first ones only: it may have no end. */
+static unsigned char *read_all(const char *path, int wave, size_t *count)
 {
     FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
     unsigned char *bytes = NULL;
@@ -59,8 +68,10 @@ static unsigned char *read_all(const char *path, size_t *count)
                 break;
             bytes = more;
         }
-        got = fread(bytes + length, 1, capacity - length, file);
+        got = fread(bytes + length, 1, wave && length < 12 ? 12 - length : capacity - length, file);
         length += got;
+        if (wave && length >= 12 && !is_wave(bytes))
+            got = 0;
     }
     int broken = !file || got || ferror(file), reason = errno;
     if (file && file != stdin)
@@ -102,7 +113,7 @@ static const char *check(const struct form *form)
     if (!form->channels || form->channels > MOST_CHANNELS)
         return "it has no channels, or more than 64";
     if (form->rate < LEAST_RATE || form->rate > MOST_RATE)
-        return "its rate is not from 100 to 10,000,000 samples a second";
+        return "its rate is not from 1,000 to 10,000,000 samples a second";
     return NULL;
 }
 
@@ -161,6 +172,26 @@ static float sound(const unsigned char *data, size_t frame, unsigned channel,
     return value <= FLT_MAX && value >= -FLT_MAX ? value : NAN;
 }
 
+/* What no sample exceeds that is sound: data/audio_samples.py, ``mend``.  A single one far beyond would
+ * drown what is around it, however it is scaled. */
+static float limit_of(const float *values, size_t count)
+{
+    float peak = 0;
+    size_t sounding = 0;
+    for (size_t i = 0; i < count; i++)
+        peak = fabsf(values[i]) > peak ? fabsf(values[i]) : peak;
+    double *sizes = peak > FULL_SCALES ? malloc(count * sizeof *sizes) : NULL;
+    if (!sizes)
+        return FLT_MAX;
+    for (size_t i = 0; i < count; i++)
+        if (fabsf(values[i]) > 0) /* and no NaN */
+            sizes[sounding++] = fabsf(values[i]);
+    qsort(sizes, sounding, sizeof *sizes, compare_doubles);
+    double limit = fmax(FULL_SCALES, FAR_BEYOND * percentile(sizes, (int64_t)sounding, 99));
+    free(sizes);
+    return (float)fmin(limit, NO_SCALE);
+}
+
 /* A second of sound, its channels averaged; the number of broken samples, silence in their place. */
 static size_t mix(const unsigned char *data, size_t count, const struct form *form,
                   const struct channels *used, float *values, float *mono)
@@ -170,10 +201,13 @@ static size_t mix(const unsigned char *data, size_t count, const struct form *fo
     char kept[MOST_CHANNELS];
     memset(kept, 1, sizeof kept);
     for (size_t i = 0; i < count; i++)
-        for (unsigned c = 0; c < channels; c++) {
-            float value = sound(data, i, used->number[c], form);
-            broken += isnan(value) != 0;
-            values[i * channels + c] = isnan(value) ? 0 : value;
+        for (unsigned c = 0; c < channels; c++)
+            values[i * channels + c] = sound(data, i, used->number[c], form);
+    float limit = limit_of(values, count * channels);
+    for (size_t i = 0; i < count * channels; i++)
+        if (!(fabsf(values[i]) <= limit)) { /* or NaN */
+            broken++;
+            values[i] = 0;
         }
     if (channels > 1)
         chosen = choose_channels(values, count, channels, kept);
@@ -256,20 +290,53 @@ static const char *decode(const unsigned char *data, size_t bytes, const struct 
         return "is too long for the memory";
     if (!*count)
         return "holds no samples";
-    return 2 * broken > *count * used.count ? "most samples are NaN or infinite" : NULL;
+    return 2 * broken > *count * used.count ? "most samples are NaN, infinite or far beyond all others" : NULL;
+}
+
+/* Bytes of sound where ``stated`` are announced, and ``rest`` follow: all, unless chunks follow what is
+ * announced.  Who stops without closing a file leaves a length of the beginning. */
+static size_t sound_bytes(const unsigned char *content, size_t stated, size_t rest)
+{
+    if (stated >= rest || (stated && rest - stated < SLACK))
+        return stated < rest ? stated : rest;
+    size_t at = stated + (stated & 1);
+    while (at + 8 <= rest) {
+        for (int i = 0; i < 4; i++)
+            if (content[at + i] < 32 || content[at + i] > 126)
+                return rest;
+        size_t chunk = little(content + at + 4, 4);
+        if (chunk > rest - at - 8 + 1)
+            return rest;
+        at += 8 + chunk + (chunk & 1);
+    }
+    return stated;
+}
+
+/* What the chunk "fmt " says, of 16 bytes at least. */
+static struct form read_form(const unsigned char *content, size_t bytes)
+{
+    struct form form = {little(content, 2), little(content + 2, 2), little(content + 4, 4),
+                        little(content + 14, 2)};
+    unsigned frame = little(content + 12, 2);
+    if (form.kind == EXTENSIBLE && bytes >= 26)
+        form.kind = little(content + 24, 2);
+    if (form.kind == PCM) /* fewer bits lie in whole bytes, 24 also in four */
+        form.bits = form.bits == 24 && frame == 4 * form.channels ? 32 : (form.bits + 7) / 8 * 8;
+    return form;
 }
 
 int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, char *message,
                    size_t size)
 {
     size_t length, at = 12;
-    unsigned char *bytes = path ? read_all(path, &length) : NULL;
+    uint64_t large = SIZE_MAX; /* of the samples, where 32 bits do not hold it: EBU Tech 3306 */
+    unsigned char *bytes = path ? read_all(path, 1, &length) : NULL;
     struct form form = {0};
     *samples = NULL;
     *count = 0;
     if (!bytes)
         return unreadable(message, size, path);
-    if (length < 12 || memcmp(bytes, "RIFF", 4) || memcmp(bytes + 8, "WAVE", 4)) {
+    if (length < 12 || !is_wave(bytes)) {
         free(bytes);
         return wrong(message, size, path,
                      length ? "is no WAV file: convert it, as 'ffmpeg -i FILE talk.wav' does; of samples "
@@ -281,16 +348,16 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
         size_t chunk = little(bytes + at + 4, 4), rest = length - at - 8;
         const unsigned char *content = bytes + at + 8;
         int is_data = !memcmp(bytes + at, "data", 4);
-        if (!memcmp(bytes + at, "fmt ", 4) && chunk >= 16 && rest >= 16) {
-            form = (struct form){little(content, 2), little(content + 2, 2),
-                                 little(content + 4, 4), little(content + 14, 2)};
-            if (form.kind == EXTENSIBLE && chunk >= 26 && rest >= 26)
-                form.kind = little(content + 24, 2);
-        }
+        if (!memcmp(bytes + at, "fmt ", 4) && chunk >= 16 && rest >= 16)
+            form = read_form(content, chunk < rest ? chunk : rest);
+        if (!memcmp(bytes + at, "ds64", 4) && chunk >= 16 && rest >= 16)
+            large = little(content + 8, 4) | (uint64_t)little(content + 12, 4) << 32;
         if (is_data) { /* a stream's length may be unknown: up to the file's end then */
+            if (chunk == 0xffffffff && large < SIZE_MAX)
+                chunk = (size_t)large;
             problem = check(&form);
             if (!problem)
-                problem = decode(content, chunk < rest ? chunk : rest, &form, samples, count);
+                problem = decode(content, sound_bytes(content, chunk, rest), &form, samples, count);
             break;
         }
         if (chunk > rest || chunk + (chunk & 1) > rest)
@@ -310,7 +377,7 @@ int cress_read_raw(const char *path, float **samples, size_t *count, char *messa
 {
     const struct form form = {.kind = PCM, .channels = 1, .rate = SAMPLE_RATE, .bits = 16};
     size_t length;
-    unsigned char *bytes = path ? read_all(path, &length) : NULL;
+    unsigned char *bytes = path ? read_all(path, 0, &length) : NULL;
     *samples = NULL;
     if (!bytes)
         return unreadable(message, size, path);

@@ -26,7 +26,7 @@ int cress_begin(cress_translator *translator, int rate)
     forget_segment(translator);
     forget_recording(recording);
     if (rate < LEAST_RATE || rate > MOST_RATE)
-        return refuse(translator, "the rate is not from 100 to 10,000,000 samples a second");
+        return refuse(translator, "the rate is not from 1,000 to 10,000,000 samples a second");
     recording->rate = rate;
     return 0;
 }

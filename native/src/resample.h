@@ -6,7 +6,7 @@
 
 enum {
     SAMPLE_RATE = 16000, /* a second, that models take */
-    LEAST_RATE = 100, MOST_RATE = 10000000, /* of recordings */
+    LEAST_RATE = 1000, MOST_RATE = 10000000, /* of recordings */
 };
 
 /* How many ``count`` samples of ``rate`` become; 1 at least. */

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 import soundfile
@@ -41,8 +40,9 @@ def read(audio: Audio, sampling_rate: int | None) -> tuple[int, Iterator[np.ndar
     return file.samplerate, _blocks(file, str(name))
 
 
-def _whole(rate: object) -> int:
-    if not (isinstance(rate, numbers.Real) and rate == rate // 1 and 0 < rate < 1 << 31):
+def _whole(rate: Any) -> int:
+    is_number = isinstance(rate, (int, float, np.integer, np.floating))
+    if not is_number or not 0 < rate < 1 << 31 or rate != rate // 1:
         raise AudioError(
             f"sampling_rate: found {rate!r}, expected a whole number of samples a second"
         )
