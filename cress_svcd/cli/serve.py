@@ -23,9 +23,9 @@ nothing new, and ends when what is under way is answered; a second one ends it a
 import argparse
 import functools
 import logging
+import math
 import os
 from pathlib import Path
-from typing import Any
 
 from cress_svcd.cli.arguments import (
     add_search_arguments,
@@ -36,10 +36,21 @@ from cress_svcd.cli.arguments import (
 )
 from cress_svcd.cli.engines import add_engine_argument, translator_class
 from cress_svcd.errors import ConfigError
+from cress_svcd.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
 
 TOKEN = "CRESS_SVCD_TOKEN"
+# Option, field of ``Limits``, unit, what it limits.
+LIMITS = (
+    ("--max-upload", "upload_megabytes", "MB", "of an upload"),
+    ("--max-recording-seconds", "recording_seconds", "S", "of a recording"),
+    ("--max-requests", "requests", "N", "recordings under way, waiting ones included"),
+    ("--max-client-requests", "client_requests", "N", "those of one client"),
+    ("--max-live", "live", "N", "live connections"),
+    ("--max-wait", "wait_seconds", "S", "until a recording is begun"),
+    ("--grace", "grace_seconds", "S", "for what is under way when the server is stopped"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,17 +91,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    for option, kind, value, unit, what in (
-        ("--max-upload", float, 100.0, "MB", "of an upload"),
-        ("--max-recording-seconds", float, 7200.0, "S", "of a recording"),
-        ("--max-requests", positive, 64, "N", "recordings under way, waiting ones included"),
-        ("--max-client-requests", positive, 48, "N", "those of one client"),
-        ("--max-live", positive, 16, "N", "live connections"),
-        ("--max-wait", float, 60.0, "S", "until a recording is begun"),
-        ("--grace", float, 60.0, "S", "for what is under way when the server is stopped"),
-    ):
+    for option, field, unit, what in LIMITS:
+        default = getattr(Limits, field)
         group.add_argument(
-            option, type=kind, default=value, metavar=unit, help=f"{what} (default: {value:g})"
+            option,
+            dest=field,
+            type=positive if isinstance(default, int) else amount,
+            default=default,
+            metavar=unit,
+            help=f"{what} (default: {default:g})",
         )
     group.add_argument(
         "--workers",
@@ -120,19 +129,17 @@ def token_of(args: argparse.Namespace) -> str | None:
     return token
 
 
-def limits_of(args: argparse.Namespace) -> Any:
-    from cress_svcd.serving.limits import Limits
+def amount(text: str) -> float:
+    """A number, 0 or more."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return number
 
-    return Limits(
-        upload_megabytes=args.max_upload,
-        recording_seconds=args.max_recording_seconds,
-        requests=args.max_requests,
-        client_requests=args.max_client_requests,
-        live=args.max_live,
-        wait_seconds=args.max_wait,
-        batch_seconds=args.batch_seconds,
-        grace_seconds=args.grace,
-    )
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    chosen = {field: getattr(args, field) for _, field, _, _ in LIMITS}
+    return Limits(**chosen, batch_seconds=args.batch_seconds)
 
 
 def run(args: argparse.Namespace) -> int:

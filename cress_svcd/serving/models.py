@@ -119,20 +119,24 @@ def named_paths(values: Sequence[str]) -> list[tuple[str, Path]]:
         (name or (f"{path.resolve().parent.name}-{stem}" if stems.count(stem) > 1 else stem), path)
         for stem, (name, path) in zip(stems, given)
     ]
-    names = [name for name, _ in named]
+    require_distinct([name for name, _ in named])
+    return named
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Raises ConfigError: two models have the same name."""
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"two models are named {twice}: name them, as in NAME=PATH")
-    return named
 
 
 def load_models(values: Sequence[str], load: Callable[[Path], RecordingTranslator]) -> Models:
     """Load what ``PATH`` or ``NAME=PATH`` names.
 
-    Args:
-        load: a file, for every target language.
     A model of several target languages is one for each, ``NAME-XX``, of the same weights.
 
+    Args:
+        load: makes a translator of a file, for every target language.
     Raises:
         ConfigError, CheckpointError: one cannot be used.
     """
@@ -154,9 +158,6 @@ def load_models(values: Sequence[str], load: Callable[[Path], RecordingTranslato
                     name if several else "",
                 )
             )
-    names = [model.name for model in models]
-    taken = {model.family for model in models if model.family}
-    twice = next((name for name in names if names.count(name) > 1 or name in taken), None)
-    if twice is not None:
-        raise ConfigError(f"two models are named {twice}: name them, as in NAME=PATH")
+    families = {model.family for model in models if model.family}
+    require_distinct([*families, *(model.name for model in models)])
     return Models(models)

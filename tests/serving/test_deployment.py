@@ -62,4 +62,4 @@ def test_the_service_of_the_docs_starts_the_server():
     words = shlex.split(parsed["Service"]["ExecStart"])
     assert Path(words[0]).name == "cress-svcd"
     args = build_command_parser(words[1]).parse_args(words[2:])
-    assert args.models and args.grace < int(parsed["Service"]["TimeoutStopSec"])
+    assert args.models and args.grace_seconds < int(parsed["Service"]["TimeoutStopSec"])

@@ -11,6 +11,8 @@ pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 
 import httpx
 
+from cress_svcd.cli.main import build_command_parser
+from cress_svcd.cli.serve import limits_of
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import named_paths
@@ -150,6 +152,22 @@ def test_values_that_nothing_can_be_served_with(checkpoint, run, tmp_path):
     assert result.returncode == 2 and "none.pt" in result.stderr.splitlines()[-1]
     with pytest.raises(ConfigError, match="requests is 0"):
         Limits(requests=0)
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-upload=-1", "--max-wait=inf", "--grace=x", "--max-live=0"]
+)
+def test_a_limit_that_is_none_is_named_by_its_option(option, capsys):
+    with pytest.raises(SystemExit):
+        build_command_parser("serve").parse_args(["model.pt", option])
+    assert option.split("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_limits_are_those_of_the_options():
+    parse = build_command_parser("serve").parse_args
+    assert limits_of(parse(["m.pt"])) == Limits()
+    args = parse(["m.pt", "--max-upload", "7", "--grace", "8", "--batch-seconds", "9"])
+    assert limits_of(args) == Limits(upload_megabytes=7, grace_seconds=8, batch_seconds=9)
 
 
 def test_names_of_models():
