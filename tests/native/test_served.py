@@ -16,6 +16,7 @@ import httpx
 import yaml
 
 from tests.native.conftest import NATIVE
+from tests.native.test_languages import files as two_languages_files  # noqa: F401
 from tests.serving.conftest import ROOT, SEARCH, Process
 from tests.serving.test_live import messages, pcm_of
 from tests.serving.test_live import start as start_live
@@ -114,6 +115,32 @@ def test_live_words_are_final_when_a_segment_ends(server, talks):
     # It cannot be told how a translation is to begin, so that no word stays before the end.
     assert {one["stable"] for one in found if one["type"] == "partial"} <= {""}
     assert "Traceback" not in server.log
+
+
+def test_each_language_of_a_model_of_two(two_languages_files, environment, talks):  # noqa: F811
+    two = two_languages_files[1]
+    server = Process(two, "--engine", "native", **environment)
+    try:
+        cards = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert [one["id"] for one in cards] == ["two-de", "two-ro"]
+        words = {}
+        for language in ("de", "ro"):
+            command = [sys.executable, "-m", "cress_svcd.cli.main", "translate", two, talks[0]]
+            command += ["--engine", "native", "--tgt-lang", language, *SEARCH]
+            done = subprocess.run(
+                [*map(str, command)], env=os.environ | environment, capture_output=True, text=True
+            )
+            answer = httpx.post(
+                server.url + PATH,
+                files={"file": talks[0].read_bytes()},
+                data={"model": "two", "language": language, "response_format": "text"},
+                timeout=60,
+            )
+            words[language] = answer.text
+            assert answer.text == done.stdout
+        assert words["de"] != words["ro"]
+    finally:
+        server.close()
 
 
 def test_a_file_of_another_kind_is_one_line(environment, tmp_path):
