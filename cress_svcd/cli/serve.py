@@ -124,8 +124,10 @@ def token_of(args: argparse.Namespace) -> str | None:
             raise ConfigError(f"{where}: cannot be read ({error})") from None
     elif token is None and TOKEN in os.environ:
         token, where = os.environ[TOKEN], TOKEN
-    if token is not None and not (token and token.isascii() and token.isprintable()):
-        raise ConfigError(f"{where}: expected a token of printable ASCII characters")
+    if token is not None and not (
+        token.isascii() and token.isprintable() and token.split() == [token]
+    ):
+        raise ConfigError(f"{where}: expected a token of printable ASCII characters, no spaces")
     return token
 
 
@@ -135,6 +137,19 @@ def amount(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
     return number
+
+
+def origins_of(args: argparse.Namespace) -> list[str]:
+    """Raises ConfigError: no browser says one of them."""
+    from cress_svcd.serving.gate import is_origin
+
+    for origin in args.cors:
+        if not is_origin(origin):
+            raise ConfigError(
+                f"--cors {origin}: expected scheme and host in small letters without a path, such "
+                "as https://example.org"
+            )
+    return list(args.cors)
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
@@ -153,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
     from cress_svcd.serving.server import address_of, bind, serve
     from cress_svcd.translation.recording_translator import EVERY
 
-    token, limits = token_of(args), limits_of(args)
+    token, origins, limits = token_of(args), origins_of(args), limits_of(args)
     with bind(args.host, args.port) as listening:
         options = {**loading_options(args), "target_lang": EVERY}
         load = functools.partial(translator_class(args.engine).load, **options)
@@ -161,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
         hosts = LOOPBACK if args.host in LOOPBACK else None
         if hosts is None and token is None:
             logger.warning("whoever reaches %s may use this server: --token-file", args.host)
-        service = Service(models, limits, token, hosts, args.cors, args.workers)
+        service = Service(models, limits, token, hosts, origins, args.workers)
         names = ", ".join(f"{model.name} ({model.language})" for model in models)
         serve(
             service,

@@ -30,7 +30,9 @@ def fits(token: str | None, given: str | None) -> bool:
     """Whether what a client gives is the token, in a time that tells nothing of it."""
     if token is None:
         return True
-    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+    # JSON may hold half a surrogate pair, which is no letter and no token either.
+    known, told = token.encode(), (given or "").encode("utf-8", "surrogatepass")
+    return given is not None and hmac.compare_digest(told, known)
 
 
 def bearer(headers: Headers) -> str | None:
@@ -44,6 +46,14 @@ def address(url: str) -> SplitResult:
         return urlsplit(url if url.isprintable() else "")
     except ValueError:
         return urlsplit("")
+
+
+def is_origin(text: str) -> bool:
+    """Whether browsers may say this of a page: scheme and host, in small letters, no path."""
+    parts = address(text)
+    return text in ("*", "null") or (
+        bool(parts.netloc) and text == f"{parts.scheme}://{parts.netloc}".lower()
+    )
 
 
 class Body:

@@ -31,10 +31,14 @@ class LiveAudio:
         self.done = 0  # samples that are translated or hold nothing
         self.received = 0
         self._new: deque[np.ndarray] = deque()  # filled in one thread, emptied in another
+        self._half = b""  # of a sample whose other byte is still to come
 
     def append(self, pcm: bytes) -> None:
-        """Add samples: 16 bits, little endian, one channel, 16 kHz."""
-        samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / FULL_SCALE
+        """Add samples: 16 bits, little endian, one channel, 16 kHz, cut between any two bytes."""
+        pcm = self._half + pcm
+        whole = len(pcm) // 2
+        self._half = pcm[2 * whole :]
+        samples = np.frombuffer(pcm, "<i2", whole).astype(np.float32) / FULL_SCALE
         self.received += len(samples)
         self._new.append(samples)
 

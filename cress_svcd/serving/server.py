@@ -27,6 +27,7 @@ RECEIVE_BUFFER = 1 << 19
 MOST_WAITING = 4 * BACKLOG
 SPARE_CONNECTIONS = 256  # beyond those under way: who looks, and who is told to come later
 OPEN_FILES = 4096  # many systems give a process 1,024, which connections alone may take
+MOST_UNREAD = 1 << 18  # bytes of a live connection that are sent; a client gets no more pongs then
 CLOSING_SECONDS = 2.0  # for a client of live audio to agree to the end
 
 
@@ -94,6 +95,12 @@ class LiveProtocol(WebSocketsProtocol):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.close_timeout = CLOSING_SECONDS
+
+    def handle_ping(self) -> None:
+        if self.transport.get_write_buffer_size() < MOST_UNREAD:
+            super().handle_ping()
+        else:  # pongs that nobody reads would be kept without end
+            self.conn.data_to_send()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -12,11 +12,12 @@ from typing import Any
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.places import Sender
 from cress_svcd.serving.problems import Problem
-from cress_svcd.serving.web import Receive, Request, UploadFile, run_in_threadpool
+from cress_svcd.serving.web import HTTPException, Receive, Request, UploadFile, run_in_threadpool
 
 logger = logging.getLogger(__name__)
 
 MOST_FIELDS = 32
+NPY = b"\x93NUMPY"  # what numpy.save writes first; libsndfile knows all else by its contents
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,23 @@ async def read_form(request: Request, limits: Limits, folder: Path, sender: Send
         async with limited.form(max_files=1, max_fields=MOST_FIELDS) as form:
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
-                raise Problem(400, "the form has no file; expected a recording in 'file'", "file")
+                raise Problem(
+                    400,
+                    "the form has no file, or was cut off before its end; expected a recording "
+                    "in 'file'",
+                    "file",
+                )
             if not upload.size:
                 raise Problem(400, "the file is empty; expected a recording", "file")
-            path = folder / uuid.uuid4().hex
-            await run_in_threadpool(save, upload, path)
+            path = await run_in_threadpool(save, upload, folder / uuid.uuid4().hex)
             fields = {key: value for key, value in form.items() if isinstance(value, str)}
+    except HTTPException as error:
+        raise Problem(
+            error.status_code,
+            f"the form cannot be read ({error.detail.rstrip('.')}); expected multipart/form-data "
+            "with a recording in 'file'",
+            "file",
+        ) from None
     except OSError as error:
         logger.error("an upload cannot be kept: %s", error)
         reason = error.strerror or "the disk fails"
@@ -60,7 +72,11 @@ async def read_form(request: Request, limits: Limits, folder: Path, sender: Send
     return Form(path, fields)
 
 
-def save(upload: UploadFile, path: Path) -> None:
+def save(upload: UploadFile, path: Path) -> Path:
+    """Write a file; its path, whose suffix says of an array of numpy that it is one."""
+    upload.file.seek(0)
+    if upload.file.read(len(NPY)) == NPY:
+        path = path.with_suffix(".npy")
     upload.file.seek(0)
     try:
         with open(path, "xb") as file:
@@ -68,6 +84,7 @@ def save(upload: UploadFile, path: Path) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
+    return path
 
 
 def limited_receive(receive: Receive, limits: Limits, sender: Sender) -> Receive:

@@ -42,9 +42,7 @@ def test_each_language_by_name_and_by_language(packed, start_server, recordings,
 
         def ask(**fields):
             files = {"file": recordings[0].read_bytes()}
-            return client.post(
-                TRANSLATE, files=files, data={"response_format": "text", **fields}
-            )
+            return client.post(TRANSLATE, files=files, data={"response_format": "text", **fields})
 
         models = client.get("/v1/models").json()["data"]
         assert [(one["id"], one["language"]) for one in models] == [

@@ -12,7 +12,7 @@ pytest.importorskip("httpx", reason="pip install 'cress_svcd[test]'")
 import httpx
 
 from cress_svcd.cli.main import build_command_parser
-from cress_svcd.cli.serve import limits_of
+from cress_svcd.cli.serve import limits_of, origins_of, token_of
 from cress_svcd.errors import ConfigError
 from cress_svcd.serving.limits import Limits
 from cress_svcd.serving.models import named_paths
@@ -176,3 +176,25 @@ def test_names_of_models():
     assert names == ["a", "x-b.packed", "y-b.packed", "bit"]
     with pytest.raises(ConfigError, match="two models are named"):
         named_paths(["n=a.pt", "n=b.pt"])
+
+
+def test_tokens_and_origins_that_nobody_can_say(tmp_path):
+    file = tmp_path / "token"
+    for content in ("", " \n", "a b", "é"):
+        file.write_text(content, encoding="utf-8")
+        given = [["--token-file", str(file)]] + ([] if content == "" else [["--token", content]])
+        for words in given:
+            args = build_command_parser("serve").parse_args(["model.pt", *words])
+            with pytest.raises(ConfigError, match="expected a token"):
+                token_of(args)
+    file.write_text("Geheimnis\n", encoding="utf-8")
+    args = build_command_parser("serve").parse_args(["model.pt", "--token-file", str(file)])
+    assert token_of(args) == "Geheimnis"
+
+    good = ["https://example.org", "http://localhost:3000", "chrome-extension://abc", "null", "*"]
+    args = build_command_parser("serve").parse_args(["model.pt", "--cors", *good])
+    assert origins_of(args) == good
+    for origin in ("example.org", "https://example.org/", "https://Example.org", "http://[", ""):
+        args = build_command_parser("serve").parse_args(["model.pt", "--cors", origin])
+        with pytest.raises(ConfigError, match="--cors .*: expected scheme and host"):
+            origins_of(args)

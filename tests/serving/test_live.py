@@ -110,6 +110,8 @@ def test_rubbish_and_hang_ups_leave_the_server_as_it_is(server, recordings):
         socket.send(b"\x01")  # half a sample
         socket.send("rubbish")
         assert messages(socket)[-1]["type"] == "error"
+    with connect(server) as socket:
+        start(socket, token="\ud800")  # half of a letter; no token is asked for
     with pytest.raises(exceptions.InvalidStatus):
         connect(server, origin="https://evil.example")
     with connect(server) as socket:
@@ -120,8 +122,9 @@ def test_rubbish_and_hang_ups_leave_the_server_as_it_is(server, recordings):
 
 def test_a_token_and_the_end_of_the_server(checkpoint, start_server, recordings):
     with start_server(checkpoint, "--token", "abc", "--max-live", "1") as server:
-        with connect(server) as socket:
-            assert start(socket)["error"]["code"] == "invalid_api_key"
+        for wish in ({}, {"token": ["abc"]}, {"token": "\ud800"}, {"token": "é"}):
+            with connect(server) as socket:
+                assert start(socket, **wish)["error"]["code"] == "invalid_api_key"
         with connect(server, additional_headers={"Authorization": "Bearer abc"}) as socket:
             assert start(socket)["type"] == "ready"
         headers = {"authorization": "Bearer abc"}
@@ -193,3 +196,44 @@ def test_the_end_of_a_final_segment_is_not_said_again():
     assert [(one.start, one.end) for one in final] == [(0, 1)] and open_one is None
     audio.append(bytes(2 * RATE))
     assert audio.segments(ended=True) == ([], None)
+
+
+def test_samples_may_be_cut_between_any_two_bytes():
+    wave = np.random.default_rng(3).integers(-9000, 9000, 4 * RATE, dtype="<i2")
+    whole, parts = LiveAudio(None), LiveAudio(None)
+    pcm = wave.tobytes()
+    whole.append(pcm)
+    for at in range(0, len(pcm), 1_001):
+        parts.append(pcm[at : at + 1_001])
+    assert parts.received == whole.received == len(wave)
+    for audio in (whole, parts):
+        audio.segments(ended=True)
+    assert np.array_equal(parts.wave, whole.wave)
+
+
+def frame(opcode: int, data: bytes) -> bytes:
+    """A short message of a client, under the mask that changes nothing."""
+    assert len(data) < 126
+    return bytes([0x80 | opcode, 0x80 | len(data), 0, 0, 0, 0]) + data
+
+
+def test_answers_to_pings_that_nobody_reads_are_not_kept():
+    """A hundred thousand pings at once; their answers are more than the sockets hold."""
+    count, ping = 100_000, b"p" * 125
+    with served(Translator()) as (url, _), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect(place_of(url))
+        connection.sendall(
+            f"GET {LIVE} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {22 * 'A'}==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101 ")
+        connection.sendall(frame(1, b'{"type": "start"}'))
+        for _ in range(count // 1000):
+            connection.sendall(frame(9, ping) * 1000)
+        connection.sendall(frame(1, b'{"type": "stop"}'))
+        found = bytearray()
+        while b'"done"' not in found:
+            found += connection.recv(1 << 16)
+    assert 1_000 < found.count(ping) < count * 3 // 4

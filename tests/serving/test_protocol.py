@@ -1,5 +1,6 @@
 """Clients of OpenAI's protocol: theirs, unmodified, and bare HTTP."""
 
+import io
 import json
 import threading
 
@@ -15,6 +16,7 @@ import httpx
 import openai
 from starlette.routing import Route
 
+from cress_svcd.data.audio import read_audio
 from cress_svcd.serving.answers import ANSWERS
 from cress_svcd.serving.app import Service
 from cress_svcd.serving.models import Models
@@ -112,12 +114,13 @@ def test_errors_are_those_of_the_protocol(server, recordings, fields, content, s
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400),
         ({"files": {"sound": b"x"}}, 400),
         ({"files": {"file": (None, "text, not a file")}}, 400),
+        ({"content": b"--x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400),
         ({"files": [("file", ("a", b"x")), ("file", ("b", b"x"))]}, 400),
     ],
 )
 def test_bodies_that_are_no_form_with_a_file(server, how, status):
     answer = httpx.post(server.url + TRANSLATE, **how)
-    assert answer.status_code == status and answer.json()["error"]["message"]
+    assert answer.status_code == status and "expected" in answer.json()["error"]["message"]
 
 
 def test_other_addresses_and_methods(server):
@@ -125,6 +128,18 @@ def test_other_addresses_and_methods(server):
     assert httpx.get(server.url + TRANSLATE).status_code == 405
     assert httpx.get(f"{server.url}/page/../app.py").status_code == 404
     assert httpx.get(f"{server.url}/page/%2e%2e/app.py").status_code == 404
+
+
+def test_a_waveform_of_numpy(client, recordings, tmp_path):
+    wave = io.BytesIO()
+    np.save(wave, read_audio(str(recordings[0])))
+
+    def ask(content):
+        return client.audio.translations.create(file=("talk", content), model="one").text
+
+    assert ask(wave.getvalue()) == ask(recordings[0].read_bytes())
+    with pytest.raises(openai.BadRequestError, match="the recording: .*numpy.save"):
+        ask(wave.getvalue()[:20])
 
 
 def test_a_recording_in_which_nothing_is_said(client, tmp_path):
