@@ -10,17 +10,14 @@ live_lag.py, by the clock.  Needs cress_svcd[serve,score].
 import argparse
 import json
 import logging
-import re
-import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from live_lag import Said, bleu, lags, pcm_of
+from server_process import serving
 from websockets.sync import client
 
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
@@ -70,19 +67,11 @@ def main() -> None:
     logging.disable(logging.INFO)
     recordings = read_recordings(args.manifest)[: args.connections]
     paths = audio_files(args.manifest, recordings)
-    command = [sys.executable, "-m", "cress_svcd.cli.main", "serve", str(args.model)]
-    options = ["--port", "0", "--device", "cpu", "--threads", str(args.threads)]
-    server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
-    try:
-        found = re.search(r"at http(://\S+)", server.stdout.readline())
-        if not found:
-            raise SystemExit(server.wait() or 1)
-        address = f"ws{found[1]}/v1/audio/translations/live"
+    options = ["--device", "cpu", "--threads", str(args.threads)]
+    with serving(str(args.model), *options) as (_, url):
+        address = f"{url.replace('http', 'ws', 1)}/v1/audio/translations/live"
         with ThreadPoolExecutor(len(paths)) as pool:
             heard = list(pool.map(lambda path: hear(address, path), paths))
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(60)
     parts = [lags(said, recording) for said, recording in zip(heard, recordings)]
     texts = [text for own, _, _ in parts for text in own]
     lag = statistics.fmean(value for _, _, own in parts for value in own)

@@ -23,7 +23,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -36,8 +35,8 @@ import httpx
 import numpy as np
 import soundfile
 from machine import describe
+from server_process import PROGRAM, serving
 
-PROGRAM = [sys.executable, "-m", "cress_svcd.cli.main"]
 PATH = "/v1/audio/translations"
 RUBBISH, HANG_UPS = 0.1, 0.1
 WAIT_SECONDS = 300.0
@@ -104,20 +103,6 @@ def prepare(args: argparse.Namespace, options: list[str], folder: Path) -> list[
         )
         for kind, path in [*kinds, ("long", long)]
     ]
-
-
-def start(args: argparse.Namespace, options: list[str]) -> tuple[subprocess.Popen, str]:
-    """A server and its address."""
-    process = subprocess.Popen(
-        [*PROGRAM, "serve", args.model, "--port", "0", "--engine", args.engine, *options]
-        + ["--workers", str(args.workers)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    found = re.search(r"at (http://\S+)", process.stdout.readline())
-    if not found:
-        raise SystemExit(process.wait() or 1)
-    return process, found[1]
 
 
 def megabytes(pid: int) -> float:
@@ -224,8 +209,8 @@ def measure(args: argparse.Namespace) -> dict:
         options += ["--threads", str(args.threads)]
     with tempfile.TemporaryDirectory() as folder:
         recordings = prepare(args, options, Path(folder))
-    server, url = start(args, options)
-    try:
+    options += ["--engine", args.engine, "--workers", str(args.workers)]
+    with serving(args.model, *options) as (server, url):
         for recording in recordings:  # memory is measured from when all has been done once
             httpx.post(url + PATH, files={"file": recording.content}, timeout=WAIT_SECONDS)
         before, computed = megabytes(server.pid), processor_seconds(server.pid)
@@ -239,9 +224,6 @@ def measure(args: argparse.Namespace) -> dict:
         clients, seconds = asyncio.run(main())
         after = megabytes(server.pid)
         computed = processor_seconds(server.pid) - computed
-    finally:
-        server.send_signal(signal.SIGTERM)
-        status = server.wait(120)
     found = clients.found
     everything = [value for values in found.latencies.values() for value in values]
     return {
@@ -260,7 +242,7 @@ def measure(args: argparse.Namespace) -> dict:
             "after": round(after, 1),
             "on_the_way": found.memory,
         },
-        "status": status,
+        "status": server.returncode,
     }
 
 
