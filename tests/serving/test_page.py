@@ -89,6 +89,7 @@ def test_a_file_by_two_models(page, recordings, said):
     page.locator("#marks button").nth(1).focus()
     page.keyboard.press("Enter")
     until(lambda: page.evaluate("document.querySelector('#audio').currentTime") > 0.3)
+    assert page.locator(".playing").count() == 3  # over the waveform, and in both columns
     with page.expect_download() as download:
         columns.first.get_by_role("button", name="SRT").click()
     assert download.value.suggested_filename == "translation.de.srt"

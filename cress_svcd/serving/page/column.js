@@ -36,7 +36,7 @@ export class Column {
     this.segments.push(segment);
     const button = document.createElement("button");
     button.type = "button";
-    button.dataset.segment = segment.id;
+    Object.assign(button.dataset, { start: segment.start, end: segment.end });
     const time = document.createElement("span");
     time.className = "time";
     time.textContent = clock(segment.start);

@@ -45,8 +45,9 @@ function play(segment) {
   until = segment.end;
   audio.currentTime = segment.start;
   audio.play().catch(() => say("The browser cannot play this recording."));
-  for (const button of document.querySelectorAll("[data-segment]"))
-    button.classList.toggle("playing", Number(button.dataset.segment) === segment.id);
+  // By time: two models may cut the recording in different places.
+  for (const button of document.querySelectorAll("[data-start]"))
+    button.classList.toggle("playing", button.dataset.start < segment.end && button.dataset.end > segment.start);
 }
 
 audio.addEventListener("timeupdate", () => {

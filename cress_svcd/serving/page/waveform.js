@@ -32,7 +32,7 @@ export function clear() {
 export function mark(segment, seconds, onPress) {
   const button = document.createElement("button");
   button.type = "button";
-  button.dataset.segment = segment.id;
+  Object.assign(button.dataset, { start: segment.start, end: segment.end });
   button.style.left = `${(100 * segment.start) / seconds}%`;
   button.style.width = `${(100 * (segment.end - segment.start)) / seconds}%`;
   button.setAttribute("aria-label", `Hear segment ${segment.id + 1}: ${segment.text}`);
