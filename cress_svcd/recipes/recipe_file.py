@@ -27,7 +27,8 @@ A recipe file holds
                training that is to show how it diverges
     clears:    files and folders to remove before the stage runs again; they stay where the same
                commands were stopped on their way, which take up their work then
-    formerly:  commands that made the very same in an earlier version: what they finished is done
+    formerly:  commands that made the same, or as good, in an earlier version: what they finished is
+             done
              or, with include, of
     use:       the name of a stage there; other keys given next to it replace those of that stage.
              Without the key stages a recipe has all the stages of the one that it includes

@@ -216,3 +216,19 @@ def test_a_setting_whose_name_is_a_number(tmp_path):
     path.write_text("settings: {3: x, out: runs}\nstages: [{name: a, commands: [[echo]]}]\n")
     with pytest.raises(ConfigError, match="no setting other; it has 3, out"):
         load_recipe(path, {"other": "1"})
+
+
+@pytest.mark.parametrize("name", ["en-de", "en-8"])
+def test_what_a_pair_trained_without_few_shapes_stays_finished(name):
+    path = Path(__file__).parents[2] / f"scripts/recipes/{name}.yaml"
+    given = {"mustc": "m", "hubert": "h.pt"}
+    today, before = (
+        {stage.name: stage for stage in load_recipe(path, changes).stages}
+        for changes in (given, given | {"batch_shapes": "0"})
+    )
+    trainings = [
+        stage for stage in today.values() if "--batch-shapes=24" in sum(stage.commands, [])
+    ]
+    assert [stage.name for stage in trainings] == ["st", "svcd"]
+    for stage in trainings:
+        assert stage.former_digest() == before[stage.name].digest()
