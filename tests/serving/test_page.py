@@ -131,6 +131,42 @@ def test_a_file_takes_the_page_over_from_speech(browser, tmp_path):
         assert page.locator(".segments li").count() == page.locator("#marks button").count() == 1
 
 
+def test_speech_is_heard_by_two_models(browser):
+    with served(Translator("so"), Translator("anders")) as (url, service):
+        with opened(browser, url) as page:
+            page.get_by_role("button", name="Speak").click()
+            until(lambda: len(service.live) == 2)
+            for column in columns_of(page):
+                column.locator(".segments li").first.wait_for(timeout=60_000)
+            page.get_by_role("button", name="Stop").click()
+            done(page)
+            for column, word in zip(columns_of(page), ("so", "anders")):
+                assert set(column.locator("mark").all_inner_texts()) == {word}
+                assert "s after the end" in column.locator(".facts").inner_text()
+
+
+DROP = """async (bytes) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(bytes)], "a.wav"));
+  document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
+}"""
+
+
+def test_a_file_that_is_dropped_and_one_that_is_chosen_again(browser, tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound())
+    with served() as (url, _), opened(browser, url) as page:
+        page.evaluate(DROP, list(sound()))
+        done(page)
+        assert page.locator(".words").all_inner_texts() == ["ja"]
+        page.set_input_files("#file", tmp_path / "a.wav")
+        done(page)
+        with page.expect_file_chooser() as chooser:
+            page.locator("#file").click()
+        with page.expect_request("**/v1/audio/translations"):
+            chooser.value.set_files(tmp_path / "a.wav")
+        done(page)
+
+
 ASK_FIRST = """
 const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 const allowed = new Promise((resolve) => { window.allow = resolve; });
