@@ -80,7 +80,10 @@ def test_it_translates_as_here(arm, exported, engine, prepared, release, tmp_pat
 
 
 def test_the_fastest_is_chosen_that_the_processor_has(arm, exported):
+    for processor, fastest in ((OLD, "neon"), (NEW, "neon_i8mm")):
+        assert emulated(processor, arm, "--version").stdout.split()[-1] == fastest
     _, cress = exported("everything")
     refused = emulated(OLD, arm, "translate", cress, "--isa", "neon_i8mm", "-")
-    assert "one that this processor has" in refused.stderr
+    assert refused.returncode == 2
+    assert "found neon_i8mm, and this processor has portable neon" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1

@@ -171,6 +171,8 @@ def test_instruction_sets_agree(exported, recordings, translate, engine, isa):
     _, cress = exported("full", "--allow-full", *COMPACT)
     try:
         found = translate(cress, recordings, *OPTIONS, "--isa", isa)
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as error:
+        if f"found {isa}, and this processor has" not in error.stderr:
+            raise
         pytest.skip(f"this processor has no {isa}")
     require_same(translate(cress, recordings, *OPTIONS), found, 1e-2)
