@@ -20,6 +20,7 @@ import argparse
 import collections
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -75,11 +76,18 @@ def generate(arguments: list[str]) -> None:
     cli_main()
 
 
+def search_options(args: argparse.Namespace) -> list[str]:
+    """What fairseq-generate and the engine are both told."""
+    options = {"--max-len-b": args.max_len_b, "--no-repeat-ngram-size": args.no_repeat_ngram_size}
+    return [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+
+
 def by_fairseq(args: argparse.Namespace, *, exact=False, batch=1, environment=None) -> Found:
     command = [sys.executable, __file__, "--generate", *(["--exact"] if exact else [])]
     command += [args.data, "--user-dir", ROOT / "cress_svcd", "--task"]
     command += ["speech_and_text_translation", "--tgt-lang", args.lang, "--gen-subset", args.subset]
     command += ["--path", args.model, "--beam", 5, "--nbest", 5, "--batch-size", batch, "--cpu"]
+    command += search_options(args)
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     done = subprocess.run(
         [*map(str, command)], env=environment, capture_output=True, text=True, check=False
@@ -88,14 +96,15 @@ def by_fairseq(args: argparse.Namespace, *, exact=False, batch=1, environment=No
         raise SystemExit(f"fairseq-generate: {done.stderr[-2000:]}")
     found: dict[int, list[tuple[float, str]]] = collections.defaultdict(list)
     for line in done.stdout.splitlines():
-        if line.startswith("D-"):
+        if line.startswith("H-" if args.tokens else "D-"):
             number, score, text = line.split("\t")
             found[int(number[2:])].append((float(score), text))
     return [found[number] for number in range(len(found))]
 
 
-def by_engine(model: Path, recordings: Path, *options: str) -> Found:
+def by_engine(args: argparse.Namespace, model: Path, recordings: Path, *options: str) -> Found:
     command = [ENGINE, "translate", "--no-segmentation", "--nbest", "5", "--output-format", "jsonl"]
+    command += search_options(args)
     done = subprocess.run(
         [*map(str, [*command, *options, model, "--list", recordings])],
         capture_output=True,
@@ -106,7 +115,8 @@ def by_engine(model: Path, recordings: Path, *options: str) -> Found:
     for record in map(json.loads, done.stdout.splitlines()):
         if "hypothesis" not in record:
             found.append([])
-        found[-1].append((record["score"], record["text"]))
+        text = " ".join(record["tokens"]) if args.tokens else record["text"]
+        found[-1].append((record["score"], text))
     return found
 
 
@@ -123,8 +133,9 @@ def compare(name: str, expected: Found, found: Found) -> str:
     pairs = list(zip(expected, found, strict=True))
     best = [(one[0][0], other[0][0]) for one, other in pairs if one[0][1] == other[0][1]]
     lists = sum([text for _, text in one] == [text for _, text in other] for one, other in pairs)
-    differences = sorted(abs(one - other) for one, other in best)
-    quantiles = [differences[min(int(q * len(best)), len(best) - 1)] for q in QUANTILES]
+    differences = sorted(abs(one - other) for one, other in best) or [math.nan]
+    last = len(differences) - 1
+    quantiles = [differences[min(int(q * len(differences)), last)] for q in QUANTILES]
     beyond = sum(difference > 1e-3 for difference in differences)
     numbers = "".join(f"{quantile:>9.4f}" for quantile in quantiles)
     return f"{name:14}{len(best):>6}{lists:>6}{numbers}{beyond:>8}"
@@ -142,6 +153,9 @@ def main() -> int:
     parser.add_argument("--lang", required=True, help="the target language")
     parser.add_argument("--subset", default="tst-COMMON")
     parser.add_argument("--audio", type=Path, help="folder that the manifest's paths begin at")
+    parser.add_argument("--max-len-b", type=int, help="tokens at most")
+    parser.add_argument("--no-repeat-ngram-size", type=int, help="no so many tokens come twice")
+    parser.add_argument("--tokens", action="store_true", help="compare tokens instead of words")
     args = parser.parse_args()
     if not ENGINE.exists():
         raise SystemExit(f"{ENGINE} is missing: make -C native")
@@ -154,8 +168,8 @@ def main() -> int:
         heads = "".join(f"{f'{q:.0%}':>9}" for q in QUANTILES)
         print(f"{len(expected)} sentences  best  all{heads}  > 1e-3")
         for name, found in (
-            ("engine", by_engine(cress, listed)),
-            ("engine, avx2", by_engine(cress, listed, "--isa", "avx2")),
+            ("engine", by_engine(args, cress, listed)),
+            ("engine, avx2", by_engine(args, cress, listed, "--isa", "avx2")),
             ("exact norms", by_fairseq(args, exact=True)),
             ("batches", by_fairseq(args, batch=8)),
             ("avx2", by_fairseq(args, environment=AVX2)),
