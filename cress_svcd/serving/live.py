@@ -7,7 +7,7 @@ of PCM (16 kHz, 16 bits, little endian, one channel), then {"type": "stop"}.  Th
       stays; of its last word an ending may be to come; empty where the engine cannot say
   {"type": "final", …}     as a segment of verbose_json; "id" counts them
   {"type": "error", "error": {…}}
-  {"type": "done", "text": …}, and closes.
+  {"type": "done", "text": …}, and closes; after too long a recording, an error in its place.
 One translation runs per connection, and what is still being said has at most PARTIAL_SHARE of the
 time: the busier the server, the rarer its partial words.  While a connection is behind, nothing
 more is read: the client's network has to wait, rather than memory to grow.
@@ -30,6 +30,7 @@ from cress_svcd.serving.live_audio import LiveAudio
 from cress_svcd.serving.models import Models, ServedModel
 from cress_svcd.serving.places import PATIENCE, Sender
 from cress_svcd.serving.problems import Problem, stopping
+from cress_svcd.serving.recordings import refuse_long
 from cress_svcd.serving.web import Headers, WebSocket, WebSocketDisconnect
 from cress_svcd.translation.recordings import Segment
 from cress_svcd.translation.result import Translation
@@ -148,6 +149,7 @@ class LiveSession:
             if listening.done():
                 listening.result()  # raises what went wrong with it
             await following
+            refuse_long(audio.received / SAMPLE_RATE, self.service.limits)
             await self._send({"type": "done", "text": " ".join(filter(None, self.texts))})
             await self.socket.close(1001 if self.service.stopping else 1000)
         finally:
@@ -158,7 +160,7 @@ class LiveSession:
             await asyncio.gather(listening, following, return_exceptions=True)
 
     async def _listen(self, audio: LiveAudio) -> None:
-        """Take in what comes until the client stops.
+        """Take in what comes until the client stops, or it is more than a recording may have.
 
         Raises:
             Problem: it sends what is not expected, or nothing.
@@ -166,7 +168,7 @@ class LiveSession:
         """
         limit = self.service.limits.recording_seconds * SAMPLE_RATE
         try:
-            while audio.received < limit:
+            while audio.received <= limit:
                 while audio.received - self.seen > BEHIND:
                     self.looked.clear()
                     await self.looked.wait()

@@ -142,6 +142,19 @@ def test_a_token_and_the_end_of_the_server(checkpoint, start_server, recordings)
         assert server.wait() == 0 and "Traceback" not in server.log
 
 
+def test_a_recording_that_is_too_long_is_translated_as_far_as_it_may_be():
+    with served(recording_seconds=5) as (url, _):
+        with client.connect(url.replace("http", "ws") + LIVE) as live:
+            start(live)
+            for two_seconds in speech(4):
+                live.send(two_seconds)
+            found = messages(live)
+    *finals, last = [one for one in found if one["type"] != "partial"]
+    assert [one["text"] for one in finals] == ["ja"] * 3
+    assert last["error"]["code"] == "recording_too_long"
+    assert "expected at most 5" in last["error"]["message"]
+
+
 def test_who_is_not_followed_has_to_wait():
     """While a translation takes its time the server reads no more than some seconds of sound."""
     translator = Translator()
