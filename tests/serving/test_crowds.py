@@ -23,7 +23,19 @@ from websockets.sync import client as websocket
 
 from cress_svcd.serving import live, places, recordings, server
 from cress_svcd.serving.app import READERS
-from tests.helpers.served import HEAD, TRANSLATE, answer_to, connect, served, sound, until
+from cress_svcd.translation.segmentation import Segmentation
+from cress_svcd.translation.segmentation.base import Segmenter
+from cress_svcd.translation.segmentation.divide import Frames
+from tests.helpers.served import (
+    HEAD,
+    TRANSLATE,
+    Translator,
+    answer_to,
+    connect,
+    served,
+    sound,
+    until,
+)
 
 CROWD = 400
 UPGRADE = (
@@ -155,11 +167,10 @@ def test_recordings_of_which_there_is_much_to_read_hold_up_no_others(monkeypatch
         return read(path, *arguments)
 
     monkeypatch.setattr(recordings, "read_segments", lambda *a: (yield from slow(*a)))
-    silence = io.BytesIO()
-    soundfile.write(silence, np.zeros(400 * 16_000), 16_000, format="FLAC")
+    content = silence(400)
     with served() as (url, service), ThreadPoolExecutor(4) as pool:
         long = [
-            pool.submit(httpx.post, url + TRANSLATE, files={"file": silence.getvalue()}, timeout=60)
+            pool.submit(httpx.post, url + TRANSLATE, files={"file": content}, timeout=60)
             for _ in range(4)
         ]
         until(lambda: len(service.places.taken) == 4)
@@ -169,6 +180,67 @@ def test_recordings_of_which_there_is_much_to_read_hold_up_no_others(monkeypatch
         finally:
             may.set()
         assert all(answer.result().status_code == 200 for answer in long)
+
+
+class Slow(Segmenter):
+    """Hears nothing, and takes its time from the first block on.
+
+    heard: blocks.
+    """
+
+    def __init__(self):
+        super().__init__(Segmentation())
+        self.heard, self.may, self.ended = 0, threading.Event(), threading.Event()
+
+    def listen(self, blocks, rate):
+        try:
+            for _ in blocks:
+                self.heard += 1
+                self.may.wait(30)
+        finally:
+            self.ended.set()
+        return Frames(np.zeros(1), 160.0, 160)
+
+
+@pytest.fixture
+def slow():
+    translator = Translator()
+    translator.segmentation = Slow()
+    yield translator
+    translator.segmentation.may.set()
+
+
+def silence(seconds: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(seconds * 16_000), 16_000, format="FLAC")
+    return file.getvalue()
+
+
+def test_nothing_is_read_for_a_client_that_has_left(slow):
+    segmenter, content = slow.segmentation, silence(400)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = head + content + b"\r\n--x--\r\n"
+    with served(slow) as (url, service):
+        with connect(url) as client:
+            client.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: segmenter.heard == 1)
+        until(lambda: not service.places.taken)
+        segmenter.may.set()
+        assert segmenter.ended.wait(30) and segmenter.heard == 1
+
+
+def test_a_recording_that_no_reader_is_free_for_does_not_wait_for_ever(slow):
+    with served(slow, wait_seconds=0.3) as (url, _), ThreadPoolExecutor(READERS) as pool:
+        files = {"file": silence(400)}
+        first = [
+            pool.submit(httpx.post, url + TRANSLATE, files=files, timeout=60)
+            for _ in range(READERS)
+        ]
+        until(lambda: slow.segmentation.heard == READERS)
+        answer = httpx.post(url + TRANSLATE, files=files, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+        slow.segmentation.may.set()
+        assert [one.result().status_code for one in first] == [200] * READERS
 
 
 def test_crowds_that_come_and_go():
