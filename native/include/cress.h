@@ -155,7 +155,8 @@ CRESS_API const char *cress_subtitles(cress_translator *translator, const char *
 /* Samples of files */
 
 /* The samples of a WAV file (8 to 32 bits, or float; "-": standard input), its channels mixed; to be
- * freed with cress_free_samples. */
+ * freed with cress_free_samples.  Of a file that was cut what there is: ``message`` says so, and is empty
+ * otherwise. */
 CRESS_API int cress_read_wav(const char *path, float **samples, size_t *count, int *rate,
                              char *message, size_t size);
 /* Those of a file without a header: 16 bits, little-endian, one channel. */

@@ -12,6 +12,7 @@
 
 enum { MOST_LOOKS = 32, FRAMES_A_SECOND = 20, MOST_LEVELS = 1024 };
 enum { MOST_CHANNELS = 64, SLACK = 64 /* bytes that may be left over */ };
+enum { NEARLY_UNKNOWN = 0x7fff0000 }; /* a length of writers to a pipe, or more */
 enum { PCM = 1, FLOATING = 3, EXTENSIBLE = 0xfffe }; /* kinds of samples, as a file numbers them */
 
 static const double LIVELY_DB = 12, STEADY_DB = 1.8, HARMLESS_DB = 30; /* of channels of noise */
@@ -325,6 +326,20 @@ static struct form read_form(const unsigned char *content, size_t bytes)
     return form;
 }
 
+/* Of a file that was cut, or copied in part, what there is of it, for the message.  Writers to a pipe do
+ * not know the length and announce the largest, or nearly. */
+static void remark(char *message, size_t size, const char *path, const struct form *form, size_t stated,
+                   size_t rest)
+{
+    char what[128];
+    double second = (double)form->rate * form->channels * (form->bits / 8);
+    if (stated <= rest || stated - rest < SLACK || (stated >= NEARLY_UNKNOWN && stated <= 0xffffffff))
+        return;
+    snprintf(what, sizeof what, "has %.1f s of the %.1f s that its header announces",
+             (double)rest / second, (double)stated / second);
+    wrong(message, size, path, what);
+}
+
 int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, char *message,
                    size_t size)
 {
@@ -334,6 +349,8 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
     struct form form = {0};
     *samples = NULL;
     *count = 0;
+    if (message && size)
+        *message = 0;
     if (!bytes)
         return unreadable(message, size, path);
     if (length < 12 || !is_wave(bytes)) {
@@ -356,8 +373,10 @@ int cress_read_wav(const char *path, float **samples, size_t *count, int *rate, 
             if (chunk == 0xffffffff && large < SIZE_MAX)
                 chunk = (size_t)large;
             problem = check(&form);
-            if (!problem)
+            if (!problem) {
+                remark(message, size, path, &form, chunk, rest);
                 problem = decode(content, sound_bytes(content, chunk, rest), &form, samples, count);
+            }
             break;
         }
         if (chunk > rest || chunk + (chunk & 1) > rest)

@@ -161,7 +161,7 @@ static int translate_samples(struct command *command, const char *input, const f
 
 static void translate_input(struct command *command, const char *input)
 {
-    char message[512], path[4096];
+    char message[512] = "", path[4096];
     size_t first, wanted, count;
     float *samples;
     int rate;
@@ -175,6 +175,8 @@ static void translate_input(struct command *command, const char *input)
         command->failed++;
         return;
     }
+    if (*message)
+        say("%s", message);
     if (wanted != (size_t)-1 && (first >= count || wanted > count - first)) {
         snprintf(message, sizeof message, "%s after the recording's end; it has %zu samples",
                  first >= count ? "begins" : "ends", count);

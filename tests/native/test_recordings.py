@@ -1,6 +1,7 @@
 """Whole recordings: cut, brought to the model's rate and written as in Python."""
 
 import json
+import struct
 import subprocess
 
 import numpy as np
@@ -182,6 +183,21 @@ def test_what_is_no_recording_is_an_error_and_the_rest_goes_on(
     assert done.returncode == 1 and done.stdout
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("cress: error: ") and name in line and words in line
+
+
+@pytest.mark.parametrize(
+    "announced, said", [(500_000, True), (300_850, False), (0x7FFFF000, False)]
+)
+def test_of_a_file_that_was_cut_it_says_so(engine, exampled, voice, tmp_path, announced, said):
+    """Not of one whose writer, to a pipe, did not know its length."""
+    content = bytearray(voice.read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = struct.pack("<I", announced)
+    (tmp_path / "talk.wav").write_bytes(content)
+    found, whole = (run(engine, exampled, path) for path in (tmp_path / "talk.wav", voice))
+    assert found.returncode == 0 and found.stdout == whole.stdout
+    remark = f"cress: {tmp_path}/talk.wav: has 9.4 s of the 15.6 s that its header announces\n"
+    assert found.stderr.decode() == (remark if said else "")
 
 
 @pytest.mark.parametrize("threads", [2, 5])
