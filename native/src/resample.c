@@ -6,7 +6,7 @@
 
 #include "compute.h"
 
-enum { MOST_PHASES = 1024 };
+enum { MOST_PHASES = 1024, LEAST_PHASES = 16 }; /* of a filter as short as they are */
 
 static const double PI = 3.14159265358979323846, PASSED = 0.913, ATTENUATION = 120;
 
@@ -64,9 +64,12 @@ float *resample(struct arena *arena, const float *samples, int64_t count, int64_
 {
     int64_t length = resampled_length(count, rate), shared = divisor(rate, SAMPLE_RATE);
     int64_t out_step = SAMPLE_RATE / shared, in_step = rate / shared;
-    int exact = out_step <= MOST_PHASES;
-    struct filter filter = design(arena, rate > SAMPLE_RATE ? (double)SAMPLE_RATE / (double)rate : 1,
-                                  exact ? out_step : MOST_PHASES);
+    double lower = rate > SAMPLE_RATE ? (double)SAMPLE_RATE / (double)rate : 1;
+    /* A filter that is longer changes less from sample to sample: fewer phases are as exact. */
+    int64_t most = (int64_t)(MOST_PHASES * lower);
+    most = most > LEAST_PHASES ? most : LEAST_PHASES;
+    int exact = out_step <= most;
+    struct filter filter = design(arena, lower, exact ? out_step : most);
     float *padded = take_zeros(arena, (size_t)(count + 2 * filter.taps + 2), sizeof *padded);
     float *result = take(arena, (size_t)length, sizeof *result);
     for (int64_t i = 0; i < count; i++)
@@ -78,7 +81,7 @@ float *resample(struct arena *arena, const float *samples, int64_t count, int64_
             result[n] = dot(window, filter.weights + rest * filter.taps, filter.taps);
             continue;
         }
-        double phase = (double)rest * MOST_PHASES / (double)out_step;
+        double phase = (double)rest * (double)most / (double)out_step;
         const float *row = filter.weights + (int64_t)phase * filter.taps;
         float part = (float)(phase - floor(phase)), here = dot(window, row, filter.taps);
         result[n] = here + part * (dot(window, row + filter.taps, filter.taps) - here);

@@ -1,5 +1,7 @@
 """WAV files as recorders, editors and accidents leave them: the engine reads what Python reads."""
 
+import functools
+import resource
 import struct
 import subprocess
 
@@ -101,3 +103,13 @@ def test_rates_below_those_of_speech_are_refused_as_in_python(engine, exampled, 
     command = [str(engine), "translate", str(exampled), str(tmp_path / "slow.wav")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert done.returncode == 2 and "from 1,000 to" in done.stderr
+
+
+def test_an_absurd_rate_takes_no_absurd_memory(engine, exampled, samples, tmp_path):
+    soundfile.write(tmp_path / "fast.wav", samples, 9_999_999)
+    command = [str(engine), "translate", "--no-segmentation", "--beam", "1", str(exampled)]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (200 << 20, 200 << 20))
+    done = subprocess.run(
+        [*command, str(tmp_path / "fast.wav")], capture_output=True, timeout=60, preexec_fn=limit
+    )
+    assert done.returncode == 0, done.stderr
