@@ -104,6 +104,7 @@ def test_speaking(page, recordings):
     page.get_by_role("button", name="Stop").click()
     done(page)
     assert page.locator(".segments li").count() == page.locator("#marks button").count() > 0
+    api.expect(page.locator(".column .downloads")).to_contain_text("translated again")
 
 
 def test_words_that_differ_are_marked(browser, tmp_path):
@@ -158,6 +159,7 @@ def test_a_file_that_is_dropped_and_one_that_is_chosen_again(browser, tmp_path):
         page.evaluate(DROP, list(sound()))
         done(page)
         assert page.locator(".words").all_inner_texts() == ["ja"]
+        assert page.evaluate("document.querySelector('#file').files[0].name") == "a.wav"
         page.set_input_files("#file", tmp_path / "a.wav")
         done(page)
         with page.expect_file_chooser() as chooser:

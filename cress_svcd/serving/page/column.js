@@ -81,7 +81,10 @@ export class Column {
     this.facts(`, ${((performance.now() - this.begun) / 1000).toFixed(1)} s${since}`);
     this.partial("", "");
     if (!this.segments.length) this.list.textContent = "Nothing was heard in this recording.";
-    this.element.querySelector(".downloads").hidden = !this.segments.length;
+    const downloads = this.element.querySelector(".downloads");
+    downloads.hidden = !this.segments.length;
+    // Words that were final while one spoke may differ from those of the whole recording.
+    if (since) downloads.querySelector("span").textContent = "Download, translated again as a recording";
   }
 
   async download(button) {

@@ -169,6 +169,8 @@ for (const kind of ["dragover", "dragleave", "drop"])
   addEventListener(kind, (event) => {
     event.preventDefault();
     $("#drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") translateFile(event.dataTransfer.files[0]).catch(fail);
+    if (kind !== "drop" || !event.dataTransfer.files.length) return;
+    $("#file").files = event.dataTransfer.files; // whose name is shown
+    translateFile(event.dataTransfer.files[0]).catch(fail);
   });
 loadModels().catch(fail);
