@@ -3,7 +3,13 @@
 import { EngineError } from "./engine.js";
 
 export function nameOf(source) {
-  return typeof source === "string" ? decodeURIComponent(source.split(/[?#]/)[0].split("/").pop()) || source : source.name;
+  if (typeof source !== "string") return source.name;
+  const last = source.split(/[?#]/)[0].split("/").pop();
+  try {
+    return decodeURIComponent(last) || source;
+  } catch { // "100%.cress" is an address all the same
+    return last;
+  }
 }
 
 /** A File, or the address of one -> its stream and size (0: the server does not say). */

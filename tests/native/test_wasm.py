@@ -74,3 +74,21 @@ def test_it_translates_as_here(
     assert found["score"] == pytest.approx(expected["score"], abs=1e-2)
     plain = by_node(tmp_path / "cress.js", *arguments, "--isa", "portable")
     assert plain.stdout == done.stdout
+
+
+NAMES = """
+import { nameOf } from MODULE;
+for (const address of ["https://a.org/b%20c.cress?d=1#e", "https://a.org/100%.cress", "https://a.org/"])
+  console.log(nameOf(address));
+"""
+
+
+def test_any_address_of_a_model_has_a_name(tmp_path):
+    if not shutil.which("node"):
+        pytest.skip("no node: apt-get install nodejs")
+    shutil.copytree(NATIVE / "page", tmp_path / "page")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    program = tmp_path / "names.js"
+    program.write_text(NAMES.replace("MODULE", '"./page/model_file.js"'))
+    done = by_node(program)
+    assert done.stdout.splitlines() == ["b c.cress", "100%.cress", "https://a.org/"], done.stderr
