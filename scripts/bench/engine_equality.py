@@ -70,8 +70,12 @@ def generate(arguments: list[str]) -> None:
     if arguments[0] == "--exact":
         in_double_precision()
         arguments = arguments[1:]
+    from fairseq import sequence_generator
     from fairseq_cli.generate import cli_main
 
+    from cress_svcd.translation.search import NoRepeat
+
+    sequence_generator.NGramRepeatBlock = NoRepeat  # fairseq's own forbids nothing, see there
     sys.argv = ["fairseq-generate", *arguments]
     cli_main()
 
