@@ -78,9 +78,19 @@ def write_cress(
         "crc32": NO_SUM.decode(),
     }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    content = with_checksum(save(tensors, metadata))
+    content = with_checksum(_in_order(save(tensors, metadata)))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
+
+
+def _in_order(content: bytes) -> bytes:
+    """The file with its metadata in the order of names: safetensors' own changes each time."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + size :]
 
 
 def with_checksum(content: bytes) -> bytes:
