@@ -11,18 +11,22 @@ Anything else is kept in a file and told.
 
 import argparse
 import collections
+import json
 import random
 import re
 import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cress_svcd.inference.cress_file import with_checksum
 
 SECONDS = 120
 NUMBERS = (b"0", b"1", b"7", b"65536", b"2147483647", b"4294967296", b"9" * 20, b"-1", b"1e308")
+VALUES = (0, 1, 2, -1, 0.5, 1e308, 4096, 2**31, 2**53, None, True, False, "", "x" * 600, [], {})
 PIECES = (*NUMBERS, b"", b"{", b"[", b'"', b"\0", b"null")
 
 
@@ -31,17 +35,48 @@ def flip(content: bytearray, chance: random.Random, start: int, stop: int, most:
         content[chance.randrange(start, stop)] ^= 1 << chance.randrange(8)
 
 
+def entries(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(what holds it, its key) of all that is in a plan."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], (dict, list)):
+            yield from entries(value[key])
+
+
+def with_another_plan(header: bytes, chance: random.Random) -> bytes:
+    """Entries taken out, of another kind or size, or in the place of others."""
+    known = json.loads(header)
+    plan = json.loads(known["__metadata__"]["plan"])
+    for _ in range(chance.randrange(1, 4)):
+        holder, key = chance.choice([*entries(plan)])
+        other, place = chance.choice([*entries(plan)])
+        change = chance.randrange(4)
+        if change == 0:
+            del holder[key]
+        elif change == 1:
+            holder[key] = json.loads(json.dumps(other[place]))
+        else:
+            holder[key] = chance.choice(VALUES)
+    known["__metadata__"]["plan"] = json.dumps(plan)
+    text = json.dumps(known, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
+
+
 def damaged_model(content: bytes, chance: random.Random) -> bytes:
-    """Cut, with other bits in header or weights, or with absurd numbers or words in the header."""
+    """Cut, with other bits in header or weights, with absurd numbers or words in the header, or
+    with another plan."""
     (size,) = struct.unpack("<Q", content[:8])
     header, weights = content[8 : 8 + size], content[8 + size :]
-    kind = chance.randrange(5)
+    kind = chance.randrange(6)
     if kind == 0:
         return content[: chance.randrange(len(content))]
     if kind in (1, 2):
         flipped = bytearray(content)
         flip(flipped, chance, *((0, 8 + size, 6) if kind == 1 else (8 + size, len(content), 60)))
         return bytes(flipped)
+    if kind == 5:
+        header = with_another_plan(header, chance)
+        return struct.pack("<Q", len(header)) + header + weights
     if kind == 3:
         start = chance.randrange(size)
         stop, piece = start + 1, chance.choice(PIECES)
