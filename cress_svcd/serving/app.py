@@ -240,9 +240,13 @@ class Service:
     async def page(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
+    async def docs(self, request: Request) -> Response:
+        return FileResponse(PAGE / "docs.html")
+
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/", self.page),
+            Route("/docs", self.docs),
             Route("/health", self.health),
             Route("/metrics", self.measured),
             Route("/openapi.json", self.openapi),

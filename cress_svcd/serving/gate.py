@@ -11,8 +11,8 @@ from cress_svcd.serving.problems import Problem, stopping
 from cress_svcd.serving.web import ASGIApp, Headers, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# What shows nothing of the models: whether the server lives; the page, which asks for the token.
-OPEN = ("/", "/health")
+# What shows nothing of the models: whether the server lives; the pages, which ask for the token.
+OPEN = ("/", "/docs", "/health")
 OPEN_BELOW = "/page/"
 DRAIN_SECONDS = 5.0
 MOST_DRAINING = 64  # bodies at a time; the others break off

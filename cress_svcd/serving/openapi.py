@@ -28,6 +28,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
         "security": [{"bearer": []}, {}],
         "paths": {
             "/v1/audio/translations": {"post": translations(models)},
+            "/v1/audio/translations/live": {"get": LIVE},
             "/v1/models": {"get": reading("The models of this server.")},
             "/v1/models/{name}": {"parameters": [NAME], "get": reading("A model.")},
             "/health": {"get": reading("200 while recordings are taken, 503 when stopping.")},
@@ -67,6 +68,18 @@ TRANSLATION = {
 }
 
 
+LIVE = {
+    "summary": "Translate speech while it is spoken (WebSocket).",
+    "description": (
+        'A WebSocket. The client sends {"type": "start", "model": …}, with "token" where it '
+        "cannot send a header, then binary messages of PCM (16 kHz, 16 bits, little endian, one "
+        'channel), then {"type": "stop"}. The server sends ready, partial with text and the part '
+        "of it that stays, final for each segment, done; or error."
+    ),
+    "responses": {"101": {"description": "the connection is one of messages from now on"}},
+}
+
+
 def translations(models: Sequence[str]) -> dict[str, Any]:
     fields = {
         "file": {"type": "string", "format": "binary", "description": "a recording"},
@@ -88,6 +101,10 @@ def translations(models: Sequence[str]) -> dict[str, Any]:
     }
     return {
         "summary": "Translate a recording.",
+        "description": (
+            "Translate a recording. With stream=true server-sent events: transcript.text.segment "
+            "for each segment as it comes, then transcript.text.done."
+        ),
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
         "responses": {
             "200": {"description": "the translation", "content": good},

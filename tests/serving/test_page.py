@@ -256,6 +256,25 @@ def test_axe_finds_nothing(page, recordings):
     assert found["violations"] == [] and len(found["passes"]) > 10
 
 
+def test_requests_are_described_to_people(page):
+    page.click("text=For programs")
+    rows = page.locator("section:has(code:text('POST')) .fields tbody tr")
+    api.expect(rows.first).to_have_text("filefilea recording; required")
+    assert "json, text, srt, vtt, verbose_json" in " ".join(rows.all_inner_texts())
+    headings = page.locator("h2").all_inner_texts()
+    assert "GET /v1/audio/translations/live" in headings and "GET /health" in headings
+    axe_of = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="pip install 'cress_svcd[test]'"
+    )
+    assert axe_of.Axe().run(page).response["violations"] == []
+
+
+def test_requests_are_described_to_whoever_has_the_token(browser):
+    with served(token="secret") as (url, _):
+        with opened(browser, f"{url}/docs", refused=401) as page:
+            api.expect(page.locator("#error")).to_contain_text("asks for a token")
+
+
 def test_two_users_at_a_time(browser, server, recordings, said):
     expected = said(recordings[0], "text").split()
     assert soundfile.info(recordings[0]).frames

@@ -31,6 +31,10 @@ export async function listModels() {
   return (await (await checked(await fetch("/v1/models", { headers: headers() }))).json()).data;
 }
 
+export async function describe() {
+  return (await checked(await fetch("/openapi.json", { headers: headers() }))).json();
+}
+
 function form(file, fields) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
