@@ -100,10 +100,11 @@ def test_speaking(page, recordings):
     page.select_option("#model-1", "")
     page.get_by_role("button", name="Speak").click()
     api.expect(page.locator("#speak")).to_have_text("Stop")
-    page.wait_for_selector(".segments li", timeout=60_000)
+    page.wait_for_selector(".segments[aria-live=polite] li", timeout=60_000)
     page.get_by_role("button", name="Stop").click()
     done(page)
-    assert page.locator(".segments li").count() == page.locator("#marks button").count() > 0
+    segments = page.locator(".segments[aria-live=off] li")
+    assert segments.count() == page.locator("#marks button").count() > 0
     api.expect(page.locator(".column .downloads")).to_contain_text("translated again")
 
 

@@ -26,9 +26,10 @@ export class Column {
     this.element.querySelector(".facts").textContent = `${(this.model.bytes / 1e6).toFixed(1)} MB${more}`;
   }
 
-  /** The seconds that finish() shows count from now. */
+  /** The seconds that finish() shows count from now; segments are read out as they come. */
   restart() {
     this.begun = performance.now();
+    this.list.ariaLive = "polite";
   }
 
   add(segment) {
@@ -78,6 +79,7 @@ export class Column {
   /** All has come: `file` is what downloads are made of, `since` says from when its seconds are. */
   finish(file, since = "") {
     this.file = file;
+    this.list.ariaLive = "off"; // marking words is no news
     this.facts(`, ${((performance.now() - this.begun) / 1000).toFixed(1)} s${since}`);
     this.partial("", "");
     if (!this.segments.length) this.list.textContent = "Nothing was heard in this recording.";
