@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import operator
 import os
 
@@ -64,6 +65,11 @@ def receptive_field(layers: list[tuple[int, int, int]]) -> int:
         field += (kernel - 1) * jump
         jump *= stride
     return field
+
+
+def frame_stride(layers: list[tuple[int, int, int]]) -> int:
+    """Samples from one frame of convolutions (channels, kernel, stride) to the next."""
+    return math.prod(stride for _, _, stride in layers)
 
 
 @dataclasses.dataclass(frozen=True)

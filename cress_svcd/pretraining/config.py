@@ -14,7 +14,6 @@ A stage whose section is absent is left out; ``ctc: {}`` is one that does not di
 import copy
 import dataclasses
 import difflib
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from cress_svcd.atomic_files import parse_yaml, read_text, read_yaml
 from cress_svcd.data.audio import SAMPLE_RATE
 from cress_svcd.data.augmentation.transforms import AudioTransforms
 from cress_svcd.errors import CheckpointError, ConfigError
-from cress_svcd.models.hubert_checkpoint import parse_conv_layers, receptive_field
+from cress_svcd.models.hubert_checkpoint import frame_stride, parse_conv_layers, receptive_field
 from cress_svcd.pretraining.corpus import LETTERS, UNITS
 from cress_svcd.pretraining.speech_units import FRAME_SHIFTS
 from cress_svcd.quantization.policy import refuse_misread_numbers
@@ -360,7 +359,7 @@ class _StageChecks:
             layers = parse_conv_layers(text)
         except CheckpointError as error:
             raise self.error("model", str(error)) from None
-        shift = math.prod(stride for _, _, stride in layers)
+        shift = frame_stride(layers)
         if shift not in FRAME_SHIFTS:
             raise self.error(
                 "model.conv_feature_layers",

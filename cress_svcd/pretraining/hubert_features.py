@@ -1,6 +1,5 @@
 """Hidden features of a HuBERT: what the second iteration's units are made of."""
 
-import math
 import os
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import nn
 from cress_svcd.data.audio import standardize
 from cress_svcd.errors import ConfigError
 from cress_svcd.inference.install import install
-from cress_svcd.models.hubert_checkpoint import parse_conv_layers, read_hubert
+from cress_svcd.models.hubert_checkpoint import frame_stride, read_hubert
 from cress_svcd.models.hubert_encoder import HubertEncoder
 
 
@@ -42,8 +41,7 @@ class HubertFeatures:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = encoder.to(self.device).eval()
         self.normalize = description.normalize
-        convolutions = parse_conv_layers(str(description.model["conv_feature_layers"]))
-        self.frame_shift = math.prod(stride for _, _, stride in convolutions)
+        self.frame_shift = frame_stride(encoder.convolutions)
 
     @torch.inference_mode()
     def __call__(self, wave: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cress_svcd.data.audio import SAMPLE_RATE, is_silent, standardize
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.models.hubert_checkpoint import frame_stride
 from cress_svcd.translation.segmentation import CHECKPOINT_KEY
 from cress_svcd.translation.segmentation.base import Segmenter
 from cress_svcd.translation.segmentation.divide import Frames
@@ -85,7 +86,7 @@ class LearntSegmenter(Segmenter):
 
     def listen(self, blocks: Iterable[np.ndarray], rate: int) -> Frames:
         counted = Counted(blocks)
-        stride = frame_stride(self.encoder)
+        stride = frame_stride(self.encoder.convolutions)
         size, overlap = (
             seconds * SAMPLE_RATE // stride * stride
             for seconds in (WINDOW_SECONDS, OVERLAP_SECONDS)
@@ -129,11 +130,6 @@ def encoder_of(model: Any) -> Any:
     if encoder is None:
         raise ConfigError("segmenter learnt: the model has no speech encoder")
     return encoder
-
-
-def frame_stride(encoder: Any) -> int:
-    """Samples from one frame of the encoder to the next."""
-    return int(np.prod([stride for _, _, stride in encoder.convolutions]))
 
 
 def device_of(encoder: Any) -> torch.device:

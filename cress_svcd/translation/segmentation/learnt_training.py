@@ -26,6 +26,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.inference.packed_checkpoint import read_packed, write_packed
 from cress_svcd.models.checkpoint_files import PACKED_HEADER, is_packed, read_mapped
 from cress_svcd.models.checkpoints import read_checkpoint
+from cress_svcd.models.hubert_checkpoint import frame_stride
 from cress_svcd.translation.segmentation.divide import Limits, find_chunks
 from cress_svcd.translation.segmentation.learnt import (
     SEGMENTER,
@@ -35,7 +36,6 @@ from cress_svcd.translation.segmentation.learnt import (
     device_of,
     encode,
     encoder_of,
-    frame_stride,
 )
 from cress_svcd.translation.segmentation.learnt_windows import Segments, windows
 from cress_svcd.translation.segmentation.options import Segmentation
@@ -152,7 +152,9 @@ def train_head(
         optimizer, options.learning_rate, options.updates, pct_start=0.1
     )
     examples = Examples(
-        encoder, windows(recordings, frame_stride(encoder), normalize, options.seed), options
+        encoder,
+        windows(recordings, frame_stride(encoder.convolutions), normalize, options.seed),
+        options,
     )
     bar = tqdm(range(options.updates), desc="training the segmenter", unit="update", disable=None)
     for update in bar:

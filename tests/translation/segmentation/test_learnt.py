@@ -11,9 +11,10 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.errors import CheckpointError, ConfigError
+from cress_svcd.models.hubert_checkpoint import frame_stride
 from cress_svcd.translation.recordings import read_segments
 from cress_svcd.translation.segmentation import Segmentation, cut, make_segmenter
-from cress_svcd.translation.segmentation.learnt import Head, finer, frame_stride, read_head
+from cress_svcd.translation.segmentation.learnt import Head, finer, read_head
 from cress_svcd.translation.segmentation.learnt_training import (
     BATCH,
     KEPT,
@@ -210,7 +211,7 @@ class TestCheckpoint:
             for size in (RATE, RATE, 12_345, RATE, 100)
         ]
         windows.insert(1, np.zeros(RATE, np.float32))
-        stride = frame_stride(segmenter.encoder)
+        stride = frame_stride(segmenter.encoder.convolutions)
         together = segmenter._probabilities(windows, stride)
         for window, heard in zip(windows, together):
             (alone,) = segmenter._probabilities([window], stride)
