@@ -216,16 +216,21 @@ static int translate_list(struct command *command)
     return -1;
 }
 
+/* Ends the command, whose option has another value than is expected. */
+static _Noreturn void refuse(const char *option, const char *found, const char *expected)
+{
+    say("error: %s: found %s, expected %s", option, found, expected);
+    exit(2);
+}
+
 /* The whole number after an option; exits where it is none. */
 static int number(const char *option, const char *text)
 {
     char *end;
     errno = 0;
     long value = strtol(text, &end, 10);
-    if (errno || *end || end == text || value < 1 || value > 1000000) {
-        say("error: %s: found %s, expected a number from 1 to 1,000,000", option, text);
-        exit(2);
-    }
+    if (errno || *end || end == text || value < 1 || value > 1000000)
+        refuse(option, text, "a number from 1 to 1,000,000");
     return (int)value;
 }
 
@@ -233,10 +238,8 @@ static double real(const char *option, const char *text)
 {
     char *end;
     double value = strtod(text, &end);
-    if (*end || end == text) {
-        say("error: %s: found %s, expected a number", option, text);
-        exit(2);
-    }
+    if (*end || end == text)
+        refuse(option, text, "a number");
     return value;
 }
 
@@ -306,8 +309,7 @@ static void set_format(struct command *command, const char *name)
             command->format = (enum format)format;
             return;
         }
-    say("error: --output-format: found %s, expected text, jsonl, srt or vtt", name);
-    exit(2);
+    refuse("--output-format", name, "text, jsonl, srt or vtt");
 }
 
 /* Whether there is such an option. */
