@@ -27,6 +27,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from server_process import PROGRAM
+
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "native" / "build" / "cress"
 AVX2 = {
@@ -124,11 +126,29 @@ def by_engine(args: argparse.Namespace, model: Path, recordings: Path, *options:
     return found
 
 
+def require_engine() -> None:
+    if not ENGINE.exists():
+        raise SystemExit(f"{ENGINE} is missing: make -C native")
+
+
+def audio_root(args: argparse.Namespace) -> Path:
+    """The folder that the manifest's paths begin at."""
+    return args.audio or args.data.parent / "release" / f"en-{args.lang}" / "data"
+
+
+def export(args: argparse.Namespace, folder: str) -> Path:
+    """The model as a file for the engine."""
+    cress = Path(folder) / "model.cress"
+    command = [*PROGRAM, "export", str(args.model), "-o", str(cress)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cress
+
+
 def recordings(args: argparse.Namespace, to: Path) -> Path:
     """A list of the test set's recordings, as the engine takes it."""
     with (args.data / f"{args.subset}.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    root = args.audio or args.data.parent / "release" / f"en-{args.lang}" / "data"
+    root = audio_root(args)
     to.write_text("".join(f"{root / row['audio']}\n" for row in rows))
     return to
 
@@ -161,13 +181,9 @@ def main() -> int:
     parser.add_argument("--no-repeat-ngram-size", type=int, help="no so many tokens come twice")
     parser.add_argument("--tokens", action="store_true", help="compare tokens instead of words")
     args = parser.parse_args()
-    if not ENGINE.exists():
-        raise SystemExit(f"{ENGINE} is missing: make -C native")
+    require_engine()
     with tempfile.TemporaryDirectory() as folder:
-        listed, cress = recordings(args, Path(folder) / "list"), Path(folder) / "model.cress"
-        export = ["export", args.model, "-o", cress]
-        program = [sys.executable, "-m", "cress_svcd.cli.main", *map(str, export)]
-        subprocess.run(program, check=True, capture_output=True, text=True)
+        listed, cress = recordings(args, Path(folder) / "list"), export(args, folder)
         expected = by_fairseq(args)
         heads = "".join(f"{f'{q:.0%}':>9}" for q in QUANTILES)
         print(f"{len(expected)} sentences  best  all{heads}  > 1e-3")

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from engine_equality import ENGINE
+from engine_equality import ENGINE, audio_root, export, require_engine
+from server_process import PROGRAM
 
 from cress_svcd.data.audio import SAMPLE_RATE, read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
@@ -74,19 +75,14 @@ def main() -> int:
     parser.add_argument("--subset", default="tst-COMMON")
     parser.add_argument("--audio", type=Path, help="folder that the manifest's paths begin at")
     args = parser.parse_args()
-    if not ENGINE.exists():
-        raise SystemExit(f"{ENGINE} is missing: make -C native")
-    root = args.audio or args.data.parent / "release" / f"en-{args.lang}" / "data"
-    python = [sys.executable, "-m", "cress_svcd.cli.main"]
+    require_engine()
     with tempfile.TemporaryDirectory() as folder:
-        files = make_recordings(args.data / f"{args.subset}.tsv", root, Path(folder))
-        cress = Path(folder) / "model.cress"
-        command = [*map(str, [*python, "export", args.model, "-o", cress])]
-        subprocess.run(command, check=True, capture_output=True)
+        files = make_recordings(args.data / f"{args.subset}.tsv", audio_root(args), Path(folder))
+        cress = export(args, folder)
         print("segmenter  segments  same times  same words")
         for segmenter in ("energy", "learnt"):
             options = [*files, "--output-format", "jsonl", "--segmenter", segmenter]
-            by_python = [*python, "translate", args.model, *options, "--batch-seconds", 0]
+            by_python = [*PROGRAM, "translate", args.model, *options, "--batch-seconds", 0]
             expected = cuts_of([*by_python, "--device", "cpu"])
             found = cuts_of([ENGINE, "translate", cress, *options])
             same = expected.keys() & found.keys()

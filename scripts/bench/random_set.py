@@ -17,7 +17,7 @@ import soundfile
 from noise import noise
 from random_model import make_models
 
-COLUMNS = ("id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang")
+from cress_svcd.data.corpus.manifest import Segment, write_manifest
 
 
 def main() -> int:
@@ -30,14 +30,13 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     make_models(args.folder, ["packed"])
-    rows = [COLUMNS]
+    rows = []
     for number in range(args.count):
         wave = noise(number, args.seconds)
         soundfile.write(args.folder / f"{number}.wav", wave, 16_000, subtype="FLOAT")
         texts = ("piece1", "noise", "noise", "en", "de")
-        rows.append((str(number), f"{number}.wav", str(len(wave)), *texts))
-    lines = ("\t".join(row) + "\n" for row in rows)
-    (args.folder / "tst-COMMON.tsv").write_text("".join(lines), encoding="utf-8")
+        rows.append(Segment(str(number), f"{number}.wav", len(wave), *texts))
+    write_manifest(args.folder / "tst-COMMON.tsv", rows)
     return 0
 
 
