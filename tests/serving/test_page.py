@@ -36,6 +36,15 @@ def browser(recordings):
         browser.close()
 
 
+@pytest.fixture
+def axe():
+    """axe-core, which knows rules of WCAG."""
+    module = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="pip install 'cress_svcd[test]'"
+    )
+    return module.Axe()
+
+
 @contextlib.contextmanager
 def opened(browser, url, script=None, refused=400):
     """The page, of which nothing may go wrong in the console but answers with this status.
@@ -240,12 +249,8 @@ def test_every_control_has_a_name(page):
     assert unnamed == []
 
 
-def test_axe_finds_nothing(page, recordings):
-    """Rules of WCAG, by axe-core: before a recording, with its translation, on a dark phone."""
-    axe_of = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="pip install 'cress_svcd[test]'"
-    )
-    axe = axe_of.Axe()
+def test_axe_finds_nothing(page, axe, recordings):
+    """Before a recording, with its translation, on a dark phone."""
     assert axe.run(page).response["violations"] == []
     page.set_input_files("#file", recordings[0])
     done(page)
@@ -257,17 +262,14 @@ def test_axe_finds_nothing(page, recordings):
     assert found["violations"] == [] and len(found["passes"]) > 10
 
 
-def test_requests_are_described_to_people(page):
+def test_requests_are_described_to_people(page, axe):
     page.click("text=For programs")
     rows = page.locator("section:has(code:text('POST')) .fields tbody tr")
     api.expect(rows.first).to_have_text("filefilea recording; required")
     assert "json, text, srt, vtt, verbose_json" in " ".join(rows.all_inner_texts())
     headings = page.locator("h2").all_inner_texts()
     assert "GET /v1/audio/translations/live" in headings and "GET /health" in headings
-    axe_of = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="pip install 'cress_svcd[test]'"
-    )
-    assert axe_of.Axe().run(page).response["violations"] == []
+    assert axe.run(page).response["violations"] == []
 
 
 def test_requests_are_described_to_whoever_has_the_token(browser):
