@@ -8,8 +8,8 @@ Scores are files of 'cress-svcd score --json', or one of 'cress-svcd compare --j
 its systems itself and whose 95 % confidence intervals are shown.  A name that is given several
 times (seeds) becomes one row: mean and standard deviation.  The first system is the full-precision
 one, of which the others keep a share.  --sizes are files of 'cress-svcd report --json': with them
-the picture shows BLEU against the bits of a parameter, over the whole model; without them a bar a
-system.
+the picture shows BLEU against the bits of a parameter, over the whole model, or with --bits-of
+weights of a quantised weight, for methods on the same layers; without them a bar a system.
 """
 
 import argparse
@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sizes", action="append", default=[], metavar="NAME=JSON", help="report of that system"
+    )
+    parser.add_argument(
+        "--bits-of",
+        default="model",
+        choices=["model", "weights"],
+        help="the picture's bits: of all parameters, or of the quantised weights alone",
     )
     parser.add_argument("--title", default="", help="of the picture")
     parser.add_argument("--csv", type=Path, help="write the table there")
@@ -41,4 +47,4 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, rows)
     if args.png:
-        draw(args.png, rows, args.title)
+        draw(args.png, rows, args.title, args.bits_of)

@@ -10,6 +10,14 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.evaluation.plots import figure
 from cress_svcd.quantization.report import FULL_BITS
 
+# What the picture's bits are: the column of a row, the axis, and the base if it is logarithmic.
+BITS_OF = {
+    "model": ("bits", "bits of a parameter, whole model", None),
+    "weights": ("weight_bits", "bits of a quantised weight, scales included", 2),
+}
+_NAMED_POINTS = 6  # of more, the names lie on each other
+_MARKERS = "osD^v<>PX*p"
+
 
 def read_scores(items: list[str]) -> dict[str, list[dict]]:
     """The scores of each system, in the order of the first mention.
@@ -164,40 +172,73 @@ def explain_bars(rows: list[dict[str, Any]]) -> str:
     return f"BLEU ± {shown}" if shown else "BLEU"
 
 
-def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """BLEU against bits where any is known, else a bar a system."""
-    placed = [row for row in rows if row.get("bits") is not None]
+def draw(path: Path, rows: list[dict[str, Any]], title: str, bits_of: str = "model") -> None:
+    """BLEU against bits where any is known, else a bar a system.
+
+    Args:
+        bits_of: one of BITS_OF.
+    """
+    against_bits = any(row.get("bits") is not None for row in rows)
     with figure(path) as (panel,):
-        if placed:
-            for row in placed:
-                panel.errorbar(row["bits"], row["bleu"], yerr=bar_of(row), fmt="o", capsize=3)
-                panel.annotate(
-                    row["name"],
-                    (row["bits"], row["bleu"]),
-                    xytext=(5, 4),
-                    fontsize=8,
-                    textcoords="offset points",
-                )
-            panel.set(xlabel="bits of a parameter, whole model")
-            panel.margins(x=0.15)
+        if against_bits:
+            _draw_points(panel, rows, bits_of)
         else:
-            names = [row["name"] for row in rows]
-            panel.bar(
-                names,
-                [row["bleu"] for row in rows],
-                yerr=[bar_of(row) for row in rows],
-                capsize=3,
-            )
-            for number, row in enumerate(rows):
-                top = row["bleu"] + bar_of(row)
-                panel.annotate(
-                    f"{row['bleu']:.1f}",
-                    (number, top),
-                    xytext=(0, 2),  # clear of the cap of its interval
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                )
-            panel.tick_params(axis="x", rotation=30)
-            panel.margins(y=0.1)  # room for what stands above the bars
+            _draw_bars(panel, rows)
         panel.set(ylabel=explain_bars(rows), title=title)
+
+
+def _draw_points(panel: Any, rows: list[dict[str, Any]], bits_of: str) -> None:
+    """A point a system, with its name next to it; of many, with a legend instead.
+
+    Systems without quantised weights are lines across, where bits are those of such weights.
+    """
+    column, label, base = BITS_OF[bits_of]
+    placed = [row for row in rows if row.get(column) is not None]
+    across = [] if column == "bits" else [row for row in rows if row[column] is None]
+    many = len(placed) > _NAMED_POINTS
+    if many:
+        placed.sort(key=lambda row: row[column])  # the legend from left to right
+    for number, row in enumerate(placed):
+        look = {"marker": _MARKERS[number % len(_MARKERS)], "color": f"C{number % 10}"}
+        # The intervals of many systems hide their points.
+        bar = None if many else bar_of(row)
+        panel.errorbar(
+            row[column], row["bleu"], yerr=bar, linestyle="", capsize=3, label=row["name"], **look
+        )
+        if not many:
+            panel.annotate(
+                row["name"],
+                (row[column], row["bleu"]),
+                xytext=(5, 4),
+                fontsize=8,
+                textcoords="offset points",
+            )
+    for row in across:
+        panel.axhline(row["bleu"], color="gray", linestyle="--", label=row["name"])
+        if bar_of(row):
+            low, high = row["bleu"] - bar_of(row), row["bleu"] + bar_of(row)
+            panel.axhspan(low, high, color="gray", alpha=0.15, linewidth=0)
+    if many or across:
+        panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    if base:
+        panel.set_xscale("log", base=base)
+        panel.xaxis.set_major_formatter("{x:g}")
+    panel.set(xlabel=label)
+    panel.margins(x=0.15)
+
+
+def _draw_bars(panel: Any, rows: list[dict[str, Any]]) -> None:
+    names = [row["name"] for row in rows]
+    panel.bar(names, [row["bleu"] for row in rows], yerr=[bar_of(row) for row in rows], capsize=3)
+    for number, row in enumerate(rows):
+        top = row["bleu"] + bar_of(row)
+        panel.annotate(
+            f"{row['bleu']:.1f}",
+            (number, top),
+            xytext=(0, 2),  # clear of the cap of its interval
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+        )
+    panel.tick_params(axis="x", rotation=30)
+    panel.margins(y=0.1)  # room for what stands above the bars

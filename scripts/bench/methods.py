@@ -70,7 +70,8 @@ def main() -> int:
         scores += [f"{method}={folder / f'{method}.json'}" for folder in folders]
         sizes += ["--sizes", f"{method}={folders[0] / method / 'report.json'}"]
     tables = ["--csv", f"{args.output}/methods.csv", "--png", f"{args.output}/methods.png"]
-    return cress_svcd(["chart", *scores, *sizes, *tables, "--title", "methods on the decoder"])
+    picture = ["--bits-of", "weights", "--title", "methods on the decoder"]
+    return cress_svcd(["chart", *scores, *sizes, *tables, *picture])
 
 
 if __name__ == "__main__":

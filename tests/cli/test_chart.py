@@ -122,6 +122,29 @@ def test_against_bits_and_next_to_runs(comparison, files, tmp_path, drawn):
     assert spans == pytest.approx([0, 25, 2 * deviation])
 
 
+def test_against_the_bits_of_quantised_weights(comparison, files, tmp_path, drawn):
+    """A system without any is a line across, with its interval."""
+    sizes = ("--sizes", f"one={files['size']}", "--bits-of", "weights")
+    full, one = chart(tmp_path, f"full={files['full']}", f"one={comparison}", *sizes)
+    (panel,) = drawn
+    assert panel.get_xlabel() == "bits of a quantised weight, scales included"
+    assert panel.get_xscale() == "log"
+    across, point = panel.get_lines()[-1], panel.containers[0].lines[0]
+    assert list(point.get_xdata()) == [float(one["weight_bits"])] == [1.25]
+    assert list(across.get_ydata()) == [float(full["bleu"])] * 2
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["full", "one"]
+
+
+def test_many_systems_are_named_next_to_the_picture(files, tmp_path, drawn):
+    names = [f"system{number}" for number in range(8)]
+    scores = [f"{name}={files['one']}" for name in names]
+    sizes = [word for name in names for word in ("--sizes", f"{name}={files['size']}")]
+    chart(tmp_path, *scores, *sizes)
+    (panel,) = drawn
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == names
+    assert not panel.texts
+
+
 def ends(panel) -> list[list[float]]:
     """Where the error bars of a picture, or of a container of it, begin and end."""
     container = panel.containers[0] if hasattr(panel, "containers") else panel
