@@ -184,7 +184,7 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str, bits_of: str = "mod
             _draw_points(panel, rows, bits_of)
         else:
             _draw_bars(panel, rows)
-        panel.set(ylabel=explain_bars(rows), title=title)
+        panel.set(title=title)
 
 
 def _draw_points(panel: Any, rows: list[dict[str, Any]], bits_of: str) -> None:
@@ -223,7 +223,7 @@ def _draw_points(panel: Any, rows: list[dict[str, Any]], bits_of: str) -> None:
     if base:
         panel.set_xscale("log", base=base)
         panel.xaxis.set_major_formatter("{x:g}")
-    panel.set(xlabel=label)
+    panel.set(xlabel=label, ylabel=explain_bars(across if many else rows))
     panel.margins(x=0.15)
 
 
@@ -240,5 +240,6 @@ def _draw_bars(panel: Any, rows: list[dict[str, Any]]) -> None:
             ha="center",
             va="bottom",
         )
+    panel.set(ylabel=explain_bars(rows))
     panel.tick_params(axis="x", rotation=30)
     panel.margins(y=0.1)  # room for what stands above the bars

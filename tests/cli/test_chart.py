@@ -142,7 +142,7 @@ def test_many_systems_are_named_next_to_the_picture(files, tmp_path, drawn):
     chart(tmp_path, *scores, *sizes)
     (panel,) = drawn
     assert [text.get_text() for text in panel.get_legend().get_texts()] == names
-    assert not panel.texts
+    assert not panel.texts and panel.get_ylabel() == "BLEU"
 
 
 def ends(panel) -> list[list[float]]:
