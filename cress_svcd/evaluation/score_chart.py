@@ -199,11 +199,15 @@ def _draw_points(panel: Any, rows: list[dict[str, Any]], bits_of: str) -> None:
     if many:
         placed.sort(key=lambda row: row[column])  # the legend from left to right
     for number, row in enumerate(placed):
-        look = {"marker": _MARKERS[number % len(_MARKERS)], "color": f"C{number % 10}"}
-        # The intervals of many systems hide their points.
-        bar = None if many else bar_of(row)
         panel.errorbar(
-            row[column], row["bleu"], yerr=bar, linestyle="", capsize=3, label=row["name"], **look
+            row[column],
+            row["bleu"],
+            yerr=None if many else bar_of(row),  # the intervals of many hide their points
+            linestyle="",
+            marker=_MARKERS[number % len(_MARKERS)],
+            color=f"C{number % 10}",
+            capsize=3,
+            label=row["name"],
         )
         if not many:
             panel.annotate(
@@ -214,10 +218,9 @@ def _draw_points(panel: Any, rows: list[dict[str, Any]], bits_of: str) -> None:
                 textcoords="offset points",
             )
     for row in across:
-        panel.axhline(row["bleu"], color="gray", linestyle="--", label=row["name"])
-        if bar_of(row):
-            low, high = row["bleu"] - bar_of(row), row["bleu"] + bar_of(row)
-            panel.axhspan(low, high, color="gray", alpha=0.15, linewidth=0)
+        bleu, bar = row["bleu"], bar_of(row)
+        panel.axhline(bleu, color="gray", linestyle="--", label=row["name"])
+        panel.axhspan(bleu - bar, bleu + bar, color="gray", alpha=0.15, linewidth=0)
     if many or across:
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     if base:
