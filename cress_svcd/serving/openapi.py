@@ -71,10 +71,10 @@ TRANSLATION = {
 LIVE = {
     "summary": "Translate speech while it is spoken (WebSocket).",
     "description": (
-        'A WebSocket. The client sends {"type": "start", "model": …}, with "token" where it '
-        "cannot send a header, then binary messages of PCM (16 kHz, 16 bits, little endian, one "
-        'channel), then {"type": "stop"}. The server sends ready, partial with text and the part '
-        "of it that stays, final for each segment, done; or error."
+        'The client sends {"type": "start", "model": …}, with "token" where it cannot send a '
+        "header, then binary messages of PCM (16 kHz, 16 bits, little endian, one channel), then "
+        '{"type": "stop"}. The server sends ready, partial with text and the part of it that '
+        "stays, final for each segment, done; or error."
     ),
     "responses": {"101": {"description": "the connection is one of messages from now on"}},
 }
@@ -102,8 +102,8 @@ def translations(models: Sequence[str]) -> dict[str, Any]:
     return {
         "summary": "Translate a recording.",
         "description": (
-            "Translate a recording. With stream=true server-sent events: transcript.text.segment "
-            "for each segment as it comes, then transcript.text.done."
+            "With stream=true server-sent events: transcript.text.segment for each segment as it "
+            "comes, then transcript.text.done."
         ),
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
         "responses": {

@@ -24,7 +24,8 @@ function meaning(schema, required) {
 function show(method, path, operation) {
   const section = document.getElementById("request").content.cloneNode(true);
   section.querySelector("code").textContent = `${method.toUpperCase()} ${path}`;
-  section.querySelector(".about").textContent = operation.description ?? operation.summary;
+  const { summary, description = "" } = operation;
+  section.querySelector(".about").textContent = `${summary} ${description}`.trim();
   const schema = operation.requestBody?.content["multipart/form-data"].schema;
   const fields = section.querySelector(".fields");
   fields.hidden = !schema;
