@@ -2,14 +2,14 @@
 
 torch's and cuDNN's want the lengths on the host, so that a training step waits for the GPU, and
 cannot be captured in a CUDA graph.  The same forward and backward recursion (Graves et al. 2006) is
-here one program for each utterance.  It is deterministic: a token that comes several times in a
-transcript has its shares added up by one thread.
+here one program for each utterance.  What a path's places share of a token is added up afterwards,
+for all frames side by side, and always in the same order: the gradient is deterministic.
 """
 
 import torch
 from torch import Tensor
 
-from cress_svcd.kernels.triton.common import Launcher
+from cress_svcd.kernels.triton.common import Launcher, cover
 from cress_svcd.kernels.triton.quantize import why_unavailable
 
 try:
@@ -19,6 +19,7 @@ except ImportError:
     triton = None
 
 MOST_TOKENS = 255  # of a transcript: twice as many places and one are held by one program
+FRAME_TILE, PLACE_TILE = 16, 64  # whose gradient one program adds up
 
 
 def is_for(log_probs: Tensor, targets: Tensor) -> bool:
@@ -91,9 +92,8 @@ if triton is not None:
         token_counts,
         alpha,
         likelihood,
-        grad_loss,
         beta,
-        grad,
+        shares,
         frames,
         batch,
         vocabulary,
@@ -101,14 +101,12 @@ if triton is not None:
         blank,
         block: tl.constexpr,
     ):
-        """The gradient by the log-probabilities: minus the share of the paths through each."""
+        """What share of the paths of an utterance goes through each place in each of its frames."""
         utterance = tl.program_id(0).to(tl.int64)
         count = tl.load(frame_counts + utterance).to(tl.int32)
         labels = tl.load(token_counts + utterance).to(tl.int32)
         total = tl.load(likelihood + utterance)
-        possible = total != float("-inf")
-        factor = tl.where(possible, -tl.load(grad_loss + utterance).to(tl.float32), 0.0)
-        total = tl.where(possible, total, 0.0)
+        total = tl.where(total == float("-inf"), 0.0, total)
         place = tl.arange(0, block)
         inside = place < 2 * labels + 1
         is_label = (place % 2 == 1) & inside
@@ -117,11 +115,10 @@ if triton is not None:
         follows = is_label & (place < 2 * labels - 1)
         later = tl.load(targets + place // 2 + 1, follows, blank).to(tl.int64)
         skips = follows & (label != later)
-        same = label[:, None] == label[None, :]
         alpha += utterance * frames * block
+        shares += utterance * frames * block
         beta += utterance * 2 * block
         log_probs += utterance * vocabulary
-        grad += utterance * vocabulary
         value = tl.full((block,), float("-inf"), tl.float32)
         ends = (place == 2 * labels) | (place == 2 * labels - 1)
         # Rows are written in turn, so that one is read while the other is written.
@@ -140,12 +137,61 @@ if triton is not None:
             tl.store(beta + (step % 2) * block + place, value)
             through = tl.load(alpha + frame * block + place, used, 0.0) + value - emitted - total
             # What is impossible on either side: infinity less infinity.
-            share = tl.where(used & (through == through), tl.exp(through), 0.0)
-            shares = tl.sum(tl.where(same, share[None, :], 0.0), 1)
-            tl.store(grad + here + label, shares * factor, used)
+            share = tl.where(through == through, tl.exp(through), 0.0)
+            tl.store(shares + frame * block + place, share, used)
+
+    @triton.jit(do_not_specialize=["frames", "batch", "vocabulary", "tokens", "blank", "places"])
+    def _gradient_kernel(
+        targets,
+        frame_counts,
+        token_counts,
+        likelihood,
+        grad_loss,
+        shares,
+        grad,
+        frames,
+        batch,
+        vocabulary,
+        tokens,
+        blank,
+        places,
+        frame_tile: tl.constexpr,
+        place_tile: tl.constexpr,
+    ):
+        """The gradient by the log-probabilities: minus the share of the paths through each.
+
+        A token's is the sum over all places that it has in the transcript: a matrix product of
+        shares (frame_tile, places) and of which places have the same token (places, place_tile).
+        Places of one token write the same number to the same address.
+        """
+        utterance = tl.program_id(0).to(tl.int64)
+        frame = tl.program_id(1) * frame_tile + tl.arange(0, frame_tile)
+        place = tl.program_id(2) * place_tile + tl.arange(0, place_tile)
+        count = tl.load(frame_counts + utterance).to(tl.int32)
+        labels = tl.load(token_counts + utterance).to(tl.int32)
+        inside = place < 2 * labels + 1
+        targets += utterance * tokens
+        label = tl.load(targets + place // 2, (place % 2 == 1) & inside, blank).to(tl.int64)
+        shares += (utterance * frames + frame[:, None]) * places
+        sums = tl.zeros((frame_tile, place_tile), tl.float32)
+        for first in range(0, 2 * labels + 1, place_tile):
+            other = first + tl.arange(0, place_tile)
+            counts = other < 2 * labels + 1
+            named = (other % 2 == 1) & counts
+            other_label = tl.load(targets + other // 2, named, blank).to(tl.int64)
+            of_other = tl.load(
+                shares + other[None, :], (frame < count)[:, None] & counts[None, :], 0.0
+            )
+            same = (other_label[:, None] == label[None, :]).to(tl.float32)
+            sums = tl.dot(of_other, same, sums, input_precision="ieee")
+        possible = tl.load(likelihood + utterance) != float("-inf")
+        factor = tl.where(possible, -tl.load(grad_loss + utterance).to(tl.float32), 0.0)
+        grad += (frame[:, None] * batch + utterance) * vocabulary + label[None, :]
+        tl.store(grad, sums * factor, (frame < count)[:, None] & inside[None, :])
 
     _forward = Launcher(_forward_kernel)
     _backward = Launcher(_backward_kernel)
+    _gradient = Launcher(_gradient_kernel)
 
 
 class _CTC(torch.autograd.Function):
@@ -172,22 +218,19 @@ class _CTC(torch.autograd.Function):
         log_probs, targets, frames, tokens, alpha, likelihood = ctx.saved_tensors
         grad = torch.zeros_like(log_probs)
         beta = alpha.new_empty(log_probs.size(1), 2, ctx.block)
+        shares = torch.empty_like(alpha)
         _backward(
             (log_probs.size(1), 1, 1),
-            (
-                log_probs,
-                targets,
-                frames,
-                tokens,
-                alpha,
-                likelihood,
-                grad_loss.contiguous(),
-                beta,
-                grad,
-            ),
+            (log_probs, targets, frames, tokens, alpha, likelihood, beta, shares),
             ctx.sizes,
             (ctx.block,),
-            warps=4 if ctx.block <= 128 else 8,
+        )
+        tiles = cover(log_probs.size(0), FRAME_TILE), cover(ctx.block, PLACE_TILE)
+        _gradient(
+            (log_probs.size(1), *tiles),
+            (targets, frames, tokens, likelihood, grad_loss.contiguous(), shares, grad),
+            (*ctx.sizes, ctx.block),
+            (FRAME_TILE, PLACE_TILE),
         )
         return grad, None, None, None, None
 

@@ -27,11 +27,9 @@ def utterances():
     return logits, targets, frames, tokens
 
 
-@needs_triton
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_loss_and_gradient_are_those_of_torch(utterances, dtype):
-    logits, targets, frames, tokens = utterances
-    weights = torch.tensor([1.0, 0.5, 2.0, 1.0, 3.0], device=DEVICE)
+def require_those_of_torch(logits, targets, frames, tokens, dtype=torch.float32):
+    """The losses, which are returned, and the gradient."""
+    weights = torch.linspace(0.5, 3, len(targets), device=DEVICE)
 
     def run(loss_of):
         leaf = logits.clone().to(dtype).requires_grad_()
@@ -51,9 +49,31 @@ def test_loss_and_gradient_are_those_of_torch(utterances, dtype):
             zero_infinity=True,
         ).to(DEVICE)
     )
-    assert wanted[4] == 0 and (wanted[:4] > 0).all()  # six frames cannot hold five equal tokens
     torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient, wanted_gradient, rtol=2e-3, atol=2e-4)
+    return wanted
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_loss_and_gradient_are_those_of_torch(utterances, dtype):
+    wanted = require_those_of_torch(*utterances, dtype)
+    assert wanted[4] == 0 and (wanted[:4] > 0).all()  # six frames cannot hold five equal tokens
+
+
+@needs_triton
+def test_transcripts_and_frames_of_several_tiles():
+    """Few letters in long transcripts: each has many places."""
+    generator = torch.Generator().manual_seed(3)
+    time, tokens = 3 * ctc.FRAME_TILE + 5, ctc.PLACE_TILE // 2 + 8
+    logits = torch.randn(2 * time, 3, 4, generator=generator)
+    targets = torch.randint(1, 4, (3, tokens), generator=generator)
+    require_those_of_torch(
+        logits.to(DEVICE),
+        targets.to(DEVICE),
+        torch.tensor([2 * time, 2 * time - 3, time], device=DEVICE),
+        torch.tensor([tokens, tokens - 1, 4], device=DEVICE),
+    )
 
 
 @needs_triton
