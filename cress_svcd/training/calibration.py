@@ -20,6 +20,10 @@ from cress_svcd.quantization.calibration import fit_model
 
 logger = logging.getLogger(__name__)
 
+TOGETHER = 8
+"""Examples in a batch.  Neighbours in length are cut to the shortest of them: in padding a layer
+would be fitted to what nobody hears."""
+
 
 def is_resumed(save_dir: str, restore_file: str) -> bool:
     """Whether fairseq will find a checkpoint to resume this training from."""
@@ -41,7 +45,8 @@ def calibrate(
         model: just converted, on the CPU.
         start: checkpoint of the full-precision model that it comes from.
         task: of both.
-        dataset: of the training; ``count`` examples, evenly spaced in it, are used.
+        dataset: of the training; ``count`` examples, evenly spaced in it, are used, cut to the
+            shortest of a batch.
         cpu: not to use a GPU, even if there is one.
         fit: ``fit_model``, or ``start_from_inputs``.
 
@@ -57,7 +62,7 @@ def calibrate(
     for module in full.modules():
         if isinstance(module, MultiheadAttention):
             call_projections(module)
-    inputs = [move_to_cuda(each) if on_gpu else each for each in _inputs(dataset, count)]
+    inputs = [move_to_cuda(each) if on_gpu else each for each in batches_of(dataset, count)]
     training = model.training
     model.to(device).eval()
     runs = len(quantized_layers(model)) + 1 if fit is fit_model else 1
@@ -79,19 +84,31 @@ def calibrate(
     logger.info("fitted the scales of %d layers to %d examples", len(fitted), count)
 
 
-def _inputs(dataset, count: int) -> list[dict]:
-    """What a model is called with for ``count`` examples, one at a time, so that none is padded;
-    speech with its transcripts."""
+def batches_of(dataset, count: int) -> list[dict]:
+    """What a model is called with for ``count`` examples; speech with its transcripts."""
     dataset = getattr(dataset, "datasets", [dataset])[0]
+    padding = dataset.dictionary.pad()
+    rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    examples = sorted((dataset[int(row)] for row in rows), key=lambda each: len(each["audio"]))
     inputs = []
-    for row in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int):
-        sample = dataset.collater([dataset[int(row)]])
-        text = sample.get("source_text") or {}
+    for first in range(0, len(examples), TOGETHER):
+        batch = dataset.collater(examples[first : first + TOGETHER])
+        speech, text = batch["net_input"], batch.get("source_text") or {}
+        frames = int(speech["src_lengths"].min())
+        words = _without_padding(text.get("src_tokens"), padding)
+        lengths = None if words is None else torch.full((len(words),), words.size(1))
         inputs.append(
             {
-                **sample["net_input"],
-                "text_tokens": text.get("src_tokens"),
-                "text_lengths": text.get("src_lengths"),
+                "src_tokens": speech["src_tokens"][:, :frames],
+                "src_lengths": torch.full_like(speech["src_lengths"], frames),
+                "prev_output_tokens": _without_padding(speech["prev_output_tokens"], padding),
+                "text_tokens": words,
+                "text_lengths": lengths,
             }
         )
     return inputs
+
+
+def _without_padding(tokens: torch.Tensor | None, padding: int) -> torch.Tensor | None:
+    """(batch, time) of the shortest row."""
+    return None if tokens is None else tokens[:, : int(tokens.ne(padding).sum(1).min())]

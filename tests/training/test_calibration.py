@@ -6,6 +6,7 @@ import torch
 from cress_svcd.cli.main import main as command
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import quantized_layers
+from cress_svcd.training import calibration
 from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 MODES = ["--st-training", "--mt-finetune"]
@@ -43,6 +44,21 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
     assert next(fitted.parameters()).grad is None
 
 
+def test_examples_are_cut_rather_than_padded(prepared):
+    task = make_task(prepared, *MODES, "--batch-shapes", "2")
+    task.load_dataset("train")
+    batches = calibration.batches_of(task.dataset("train"), 20)
+    assert [len(batch["src_tokens"]) for batch in batches] == [8, 8, 4]
+    lengths = [batch["src_tokens"].size(1) for batch in batches]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    padding = task.target_dictionary.pad()
+    for batch in batches:
+        assert (batch["src_lengths"] == batch["src_tokens"].size(1)).all()
+        assert (batch["text_lengths"] == batch["text_tokens"].size(1)).all()
+        for words in (batch["prev_output_tokens"], batch["text_tokens"]):
+            assert words.size(1) > 1 and not (words == padding).any()
+
+
 def test_a_start_that_knows_its_inputs_needs_no_fitting(prepared, start, tmp_path):
     plain, _ = quantize(prepared, start[1], tmp_path)
     known, _ = quantize(
@@ -70,7 +86,8 @@ def test_features_of_the_convolutions_serve_as_audio_does(prepared, hubert, star
     frozen = ["--hubert-model-path", hubert, "--freeze-hubert-convolutions"]
     cached = [*frozen, "--feature-cache", tmp_path / "convolved"]
     from_audio, from_features = (
-        quantize(prepared, start[1], tmp_path, "--quant-calibrate", "4", *flags)[0]
+        # One example: in a batch, audio is cut before it is normalised, its features afterwards.
+        quantize(prepared, start[1], tmp_path, "--quant-calibrate", "1", *flags)[0]
         for flags in (frozen, cached)
     )
     for name, value in from_audio.state_dict().items():
