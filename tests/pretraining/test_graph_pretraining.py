@@ -153,7 +153,16 @@ def outcomes_on_gpu(tmp_path_factory) -> dict[str, Outcome]:
         for name, flags in PRECISIONS.items()
         for graphs in ("off", "auto")
     }
-    return run_series(commands, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # TF32 rounds products of fp32 to a thousandth: masked prediction, a chaotic training,
+        # then ends some percent away from itself if only Adam adds up in another order.
+        patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+        return run_series(commands, folder)
+
+
+# As coarse is half precision: fairseq's own steps end as far from each other if the initial weights
+# differ by a ten thousandth.
+TOLERANCES = {"masked": 0.1, "ctc": 0.01}
 
 
 @pytest.mark.gpu
@@ -169,4 +178,7 @@ def test_the_same_is_learnt_in_200_updates_on_a_gpu(outcomes_on_gpu, stage, prec
     assert "no CUDA graph" not in ours.output
     assert len(losses[0]) == 10 and losses[0][-1] < losses[0][0]
     # Rounding in another order grows with every update.
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3 if precision == "fp32" else 1e-2)
+    tolerance = 1e-3 if precision == "fp32" else TOLERANCES[stage]
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+    # Half-way it has not grown yet.
+    assert losses[1][:4] == pytest.approx(losses[0][:4], rel=1e-3 if precision == "fp32" else 1e-2)
