@@ -7,7 +7,7 @@ what is logged is read every --log-interval.
 
     GraphTrainer.train_step
       task.begin_step                what changes with the update's number
-      task.host_batch, each batch    what the host adds to it, if the task has that
+      task.host_batch, each batch    what the host adds to it, if the task has that; then its copy
       SplitBatches.run, each batch   in as many parts as the memory demands (split_batches.py)
         StepGraphs.run, each part    replayed, or run as it is (step_graphs.py)
       all-reduce                     of all gradients, in one row
@@ -29,7 +29,7 @@ from cress_svcd.errors import ConfigError
 from cress_svcd.training import device_layerdrop, device_update
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.split_batches import SplitBatches
-from cress_svcd.training.step_graphs import StepGraphs
+from cress_svcd.training.step_graphs import Done, StepGraphs
 from cress_svcd.training.step_rows import StepRows
 
 logger = logging.getLogger(__name__)
@@ -130,45 +130,54 @@ class GraphTrainer(Trainer):
     @metrics.aggregate("train")
     def train_step(self, samples, raise_oom=False):
         """Forward, backward and update; what is logged comes later, see ``_log``."""
+        metrics.log_start_time("train_wall", priority=800, round=0)
         self.update  # noqa: B018 - made on the stream on which the model was
-        with self._graphs.capture.on_stream():
-            self._train_step(samples)
-        return {}
-
-    def _train_step(self, samples) -> None:
         self._set_seed()
         self.model.train()
         self.criterion.train()
-        metrics.log_start_time("train_wall", priority=800, round=0)
-        update, number = self.update, self.get_num_updates()
-        inner = update.inner
-        if hasattr(inner, "set_num_updates"):
-            inner.set_num_updates(number)
-        self.task.begin_step(self.model, self.criterion, number)
-        self._graphs.begin_step()
-        update.zero_gradients()
-        size, plain, row, keys = 0.0, {}, None, ()
+        self.task.begin_step(self.model, self.criterion, self.get_num_updates())
+        on_stream = self._graphs.capture.on_stream
+        with on_stream():
+            self._begin()
+        done = []
         for sample in samples:
+            # Not on the stream of captures.  A loader's thread may drop its pinned batch at any
+            # time, whose memory then marks the streams that have read it: a mark on one that is
+            # being captured cannot be asked for, which the thread dies of.
             sample, is_dummy = self._prepare_sample(self._on_host(sample))
-            if is_dummy:
-                continue
-            done = self._batches.run(sample)
-            size += float(done.size)
-            row = done.row if row is None else row + done.row
-            plain = {key: plain.get(key, 0) + value for key, value in done.plain.items()}
-            keys = done.keys
-        if row is None:  # the other processes have one batch more in this epoch
+            if not is_dummy:
+                with on_stream():
+                    done.append(self._batches.run(sample))
+        with on_stream():
+            self._end(done)
+        metrics.log_stop_time("train_wall")
+        return {}
+
+    def _begin(self) -> None:
+        inner = self.update.inner
+        if hasattr(inner, "set_num_updates"):
+            inner.set_num_updates(self.get_num_updates())
+        self._graphs.begin_step()
+        self.update.zero_gradients()
+
+    def _end(self, done: list[Done]) -> None:
+        """Update the weights, and keep what is to be logged."""
+        if done:
+            row = torch.stack([each.row for each in done]).sum(0)
+            plain = {key: sum(each.plain[key] for each in done) for key in done[-1].plain}
+            keys = done[-1].keys
+        else:  # the other processes have one batch more in this epoch
             row, plain, keys = self._nothing()
         self._latest = row, plain, keys
-        total = self._sum_over_processes(update, size)
-        norm = update.step(1 / total)
+        size = float(sum(each.size for each in done))
+        total = self._sum_over_processes(self.update, size)
+        norm = self.update.step(1 / total)
         self._rows.add(
             (*keys, "gnorm"), torch.cat([row, norm.double().view(1)]), plain | {"sample_size": size}
         )
-        self.set_num_updates(number + 1)
+        self.set_num_updates(self.get_num_updates() + 1)
         if self._is_read_now():
             self._log()
-        metrics.log_stop_time("train_wall")
 
     def _nothing(self) -> tuple[torch.Tensor, dict[str, float], tuple[str, ...]]:
         """What an update without a batch logs: as before, of nothing.

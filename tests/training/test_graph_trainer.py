@@ -1,5 +1,6 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
+import contextlib
 import weakref
 from pathlib import Path
 
@@ -136,6 +137,30 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts(commands, monkeypatch):
 def test_a_step_asks_the_device_for_nothing(commands, outcomes, monkeypatch, name):
     assert not outcomes[name].failed
     assert reads_of_a_step(commands[name], monkeypatch) == []
+
+
+def test_no_batch_is_copied_on_the_stream_of_captures(commands, monkeypatch):
+    """Else a loader's thread that drops a pinned batch during a capture would die."""
+    trainer, batch = begun(commands["plain, graphs"])
+    trainer.train_step([batch])
+    inside: list[bool] = []
+    copied: list[bool] = []
+    prepare = trainer._prepare_sample
+
+    @contextlib.contextmanager
+    def on_stream():
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def prepared(sample):
+        copied.append(bool(inside))
+        return prepare(sample)
+
+    monkeypatch.setattr(trainer._graphs.capture, "on_stream", on_stream)
+    monkeypatch.setattr(trainer, "_prepare_sample", prepared)
+    trainer.train_step([batch, batch])
+    assert copied == [False, False]
 
 
 def test_a_longer_batch_leaves_captured_steps_their_masks(commands):
