@@ -62,7 +62,10 @@ def calibrate(
     for module in full.modules():
         if isinstance(module, MultiheadAttention):
             call_projections(module)
-    inputs = [move_to_cuda(each) if on_gpu else each for each in batches_of(dataset, count)]
+    padding = task.target_dictionary.pad()
+    inputs = [
+        move_to_cuda(each) if on_gpu else each for each in batches_of(dataset, count, padding)
+    ]
     training = model.training
     model.to(device).eval()
     runs = len(quantized_layers(model)) + 1 if fit is fit_model else 1
@@ -84,29 +87,33 @@ def calibrate(
     logger.info("fitted the scales of %d layers to %d examples", len(fitted), count)
 
 
-def batches_of(dataset, count: int) -> list[dict]:
-    """What a model is called with for ``count`` examples; speech with its transcripts."""
+def batches_of(dataset, count: int, padding: int) -> list[dict]:
+    """What a model is called with for ``count`` examples: speech with its transcripts, or text
+    where a training has no speech."""
     dataset = getattr(dataset, "datasets", [dataset])[0]
-    padding = dataset.dictionary.pad()
     rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    examples = sorted((dataset[int(row)] for row in rows), key=lambda each: len(each["audio"]))
+    examples = sorted((dataset[int(row)] for row in rows), key=_length)
     inputs = []
     for first in range(0, len(examples), TOGETHER):
         batch = dataset.collater(examples[first : first + TOGETHER])
-        speech, text = batch["net_input"], batch.get("source_text") or {}
-        frames = int(speech["src_lengths"].min())
+        source, text = batch["net_input"], batch.get("source_text") or {}
+        length = int(source["src_lengths"].min())
         words = _without_padding(text.get("src_tokens"), padding)
         lengths = None if words is None else torch.full((len(words),), words.size(1))
         inputs.append(
             {
-                "src_tokens": speech["src_tokens"][:, :frames],
-                "src_lengths": torch.full_like(speech["src_lengths"], frames),
-                "prev_output_tokens": _without_padding(speech["prev_output_tokens"], padding),
+                "src_tokens": source["src_tokens"][:, :length],
+                "src_lengths": torch.full_like(source["src_lengths"], length),
+                "prev_output_tokens": _without_padding(source["prev_output_tokens"], padding),
                 "text_tokens": words,
                 "text_lengths": lengths,
             }
         )
     return inputs
+
+
+def _length(example: dict) -> int:
+    return len(example["audio"] if "audio" in example else example["source"])
 
 
 def _without_padding(tokens: torch.Tensor | None, padding: int) -> torch.Tensor | None:

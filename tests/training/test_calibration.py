@@ -47,7 +47,7 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
 def test_examples_are_cut_rather_than_padded(prepared):
     task = make_task(prepared, *MODES, "--batch-shapes", "2")
     task.load_dataset("train")
-    batches = calibration.batches_of(task.dataset("train"), 20)
+    batches = calibration.batches_of(task.dataset("train"), 20, task.target_dictionary.pad())
     assert [len(batch["src_tokens"]) for batch in batches] == [8, 8, 4]
     lengths = [batch["src_tokens"].size(1) for batch in batches]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
@@ -57,6 +57,20 @@ def test_examples_are_cut_rather_than_padded(prepared):
         assert (batch["text_lengths"] == batch["text_tokens"].size(1)).all()
         for words in (batch["prev_output_tokens"], batch["text_tokens"]):
             assert words.size(1) > 1 and not (words == padding).any()
+
+
+def test_a_training_on_text_alone_is_fitted_to_text(prepared, start, tmp_path):
+    task_flags = ["--mt-finetune", *NO_DROPOUT, "--save-dir", tmp_path, "--quant-calibrate"]
+    model_flags = ["--finetuned-st-model", start[1], "--quant-policy", "decoder"]
+    fitted, plain = (
+        make_model(
+            parse(prepared, *model_flags, *task_flags, count, arch="quant_transformer"),
+            make_task(prepared, *task_flags, count),
+        )
+        for count in ("12", "0")
+    )
+    scales = [quantized_layers(each)["decoder.layers.0.fc1"].g for each in (fitted, plain)]
+    assert not torch.equal(*scales) and scales[0].isfinite().all()
 
 
 def test_a_start_that_knows_its_inputs_needs_no_fitting(prepared, start, tmp_path):
