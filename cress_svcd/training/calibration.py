@@ -21,8 +21,9 @@ from cress_svcd.quantization.calibration import fit_model
 logger = logging.getLogger(__name__)
 
 TOGETHER = 8
-"""Examples in a batch.  Neighbours in length are cut to the shortest of them: in padding a layer
-would be fitted to what nobody hears."""
+"""Examples in a batch, which are cut to the shortest of them: in padding a layer would be fitted to
+what nobody hears.  Neighbours in the length of their translation, since frames are plenty and words
+are few."""
 
 
 def is_resumed(save_dir: str, restore_file: str) -> bool:
@@ -84,15 +85,19 @@ def calibrate(
                 "HuBERT its layers do not run"
             ) from None
     model.to("cpu").train(training)
-    logger.info("fitted the scales of %d layers to %d examples", len(fitted), count)
+    examples = sum(len(each["src_tokens"]) for each in inputs)
+    logger.info("fitted the scales of %d layers to %d examples", len(fitted), examples)
 
 
 def batches_of(dataset, count: int, padding: int) -> list[dict]:
     """What a model is called with for ``count`` examples: speech with its transcripts, or text
-    where a training has no speech."""
+    where a training has no speech.
+
+    The batches come in random order: of a layer's inputs the first some thousand are kept.
+    """
     dataset = getattr(dataset, "datasets", [dataset])[0]
     rows = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    examples = sorted((dataset[int(row)] for row in rows), key=_length)
+    examples = sorted((dataset[int(row)] for row in rows), key=lambda each: len(each["target"]))
     inputs = []
     for first in range(0, len(examples), TOGETHER):
         batch = dataset.collater(examples[first : first + TOGETHER])
@@ -109,11 +114,7 @@ def batches_of(dataset, count: int, padding: int) -> list[dict]:
                 "text_lengths": lengths,
             }
         )
-    return inputs
-
-
-def _length(example: dict) -> int:
-    return len(example["audio"] if "audio" in example else example["source"])
+    return [inputs[place] for place in np.random.default_rng(0).permutation(len(inputs))]
 
 
 def _without_padding(tokens: torch.Tensor | None, padding: int) -> torch.Tensor | None:

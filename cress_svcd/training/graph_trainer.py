@@ -141,9 +141,9 @@ class GraphTrainer(Trainer):
             self._begin()
         done = []
         for sample in samples:
-            # Not on the stream of captures.  A loader's thread may drop its pinned batch at any
-            # time, whose memory then marks the streams that have read it: a mark on one that is
-            # being captured cannot be asked for, which the thread dies of.
+            # Not on the stream of captures.  When a loader's thread drops a pinned batch, torch
+            # records an event on each stream that has read it, and asks for it later.  One that
+            # was recorded on a stream in capture cannot be asked for: the thread would die.
             sample, is_dummy = self._prepare_sample(self._on_host(sample))
             if not is_dummy:
                 with on_stream():

@@ -160,8 +160,7 @@ def outcomes_on_gpu(tmp_path_factory) -> dict[str, Outcome]:
         return run_series(commands, folder)
 
 
-# As coarse is half precision: fairseq's own steps end as far from each other if the initial weights
-# differ by a ten thousandth.
+# Half precision rounds more coarsely than TF32, with which it ended up to four percent apart.
 TOLERANCES = {"masked": 0.1, "ctc": 0.01}
 
 
@@ -176,9 +175,10 @@ def test_the_same_is_learnt_in_200_updates_on_a_gpu(outcomes_on_gpu, stage, prec
         losses.append([record["loss"] for record in plain_numbers(outcome)])
     assert "captured step" in ours.output and "captured step" not in theirs.output
     assert "no CUDA graph" not in ours.output
-    assert len(losses[0]) == 10 and losses[0][-1] < losses[0][0]
+    assert all(len(each) == 10 and each[-1] < 0.8 * each[0] for each in losses)
     # Rounding in another order grows with every update.
-    tolerance = 1e-3 if precision == "fp32" else TOLERANCES[stage]
-    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
-    # Half-way it has not grown yet.
-    assert losses[1][:4] == pytest.approx(losses[0][:4], rel=1e-3 if precision == "fp32" else 1e-2)
+    if precision == "fp32":
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    else:
+        assert losses[1][:4] == pytest.approx(losses[0][:4], rel=1e-2)
+        assert losses[1] == pytest.approx(losses[0], rel=TOLERANCES[stage])

@@ -44,19 +44,24 @@ def test_a_fitted_model_is_nearer_to_full_precision(prepared, start, tmp_path):
     assert next(fitted.parameters()).grad is None
 
 
-def test_examples_are_cut_rather_than_padded(prepared):
-    task = make_task(prepared, *MODES, "--batch-shapes", "2")
+@pytest.mark.parametrize("modes", [MODES, ["--mt-finetune"]], ids=["speech", "text"])
+def test_examples_are_cut_rather_than_padded(prepared, modes):
+    task = make_task(prepared, *modes, "--batch-shapes", "2")
     task.load_dataset("train")
-    batches = calibration.batches_of(task.dataset("train"), 20, task.target_dictionary.pad())
-    assert [len(batch["src_tokens"]) for batch in batches] == [8, 8, 4]
-    lengths = [batch["src_tokens"].size(1) for batch in batches]
-    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
     padding = task.target_dictionary.pad()
+    batches = calibration.batches_of(task.dataset("train"), 20, padding)
+    assert sorted(len(batch["src_tokens"]) for batch in batches) == [4, 8, 8]
+    words = [batch["prev_output_tokens"].size(1) for batch in batches]
+    assert len(set(words)) > 1 and words != sorted(words)  # the first are not the shortest
     for batch in batches:
         assert (batch["src_lengths"] == batch["src_tokens"].size(1)).all()
-        assert (batch["text_lengths"] == batch["text_tokens"].size(1)).all()
-        for words in (batch["prev_output_tokens"], batch["text_tokens"]):
-            assert words.size(1) > 1 and not (words == padding).any()
+        texts = [batch["prev_output_tokens"]]
+        if modes == MODES:
+            assert (batch["text_lengths"] == batch["text_tokens"].size(1)).all()
+            texts.append(batch["text_tokens"])
+        else:
+            texts.append(batch["src_tokens"])
+        assert all(text.size(1) > 1 and not (text == padding).any() for text in texts)
 
 
 def test_a_training_on_text_alone_is_fitted_to_text(prepared, start, tmp_path):

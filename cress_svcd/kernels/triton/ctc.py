@@ -167,7 +167,7 @@ if triton is not None:
         utterance = tl.program_id(0).to(tl.int64)
         frame = tl.program_id(1) * frame_tile + tl.arange(0, frame_tile)
         place = tl.program_id(2) * place_tile + tl.arange(0, place_tile)
-        count = tl.load(frame_counts + utterance).to(tl.int32)
+        count = tl.minimum(tl.load(frame_counts + utterance).to(tl.int32), frames)
         labels = tl.load(token_counts + utterance).to(tl.int32)
         inside = place < 2 * labels + 1
         targets += utterance * tokens
@@ -176,11 +176,11 @@ if triton is not None:
         sums = tl.zeros((frame_tile, place_tile), tl.float32)
         for first in range(0, 2 * labels + 1, place_tile):
             other = first + tl.arange(0, place_tile)
-            counts = other < 2 * labels + 1
-            named = (other % 2 == 1) & counts
+            present = other < 2 * labels + 1
+            named = (other % 2 == 1) & present
             other_label = tl.load(targets + other // 2, named, blank).to(tl.int64)
             of_other = tl.load(
-                shares + other[None, :], (frame < count)[:, None] & counts[None, :], 0.0
+                shares + other[None, :], (frame < count)[:, None] & present[None, :], 0.0
             )
             same = (other_label[:, None] == label[None, :]).to(tl.float32)
             sums = tl.dot(of_other, same, sums, input_precision="ieee")
