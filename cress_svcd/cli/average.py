@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from cress_svcd.cli.arguments import positive
+from cress_svcd.cli.quick_imports import import_models
 from cress_svcd.errors import CheckpointError
 
 EPOCH = re.compile(r"checkpoint(\d+)\.pt")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.atomic_files import refuse_overwriting, write_checkpoint
     from cress_svcd.models.averaging import average, list_numbered, pick_best, pick_last
 

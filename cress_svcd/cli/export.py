@@ -15,6 +15,8 @@ It needs the package safetensors: pip install 'cress_svcd[export]'.
 import argparse
 from pathlib import Path
 
+from cress_svcd.cli.quick_imports import import_models
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("packed", type=Path, metavar="PACKED", help="a file of 'cress-svcd pack'")
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.inference.cress_file import write_cress
     from cress_svcd.inference.engine_plan import make_plan, token_tensors
     from cress_svcd.inference.low_bits import widen_state

@@ -33,6 +33,7 @@ import argparse
 from pathlib import Path
 
 from cress_svcd.cli.arguments import positive, thread_count_or_none
+from cress_svcd.cli.quick_imports import import_models
 from cress_svcd.errors import ConfigError
 
 
@@ -95,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
     from cress_svcd.data.corpus.manifest import read_manifest
     from cress_svcd.data.corpus.prepared import audio_folder, read_config

@@ -22,6 +22,8 @@ in cress_svcd/inference/packed_checkpoint.py.
 import argparse
 from pathlib import Path
 
+from cress_svcd.cli.quick_imports import import_models
+
 DTYPES = ("fp32", "fp16", "bf16")
 LOW_BITS = {
     "embedding": "embeddings and output projection",
@@ -89,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.atomic_files import write_json
     from cress_svcd.inference.pack_checkpoint import pack_checkpoint
     from cress_svcd.inference.packed_tensors import Precision

@@ -24,6 +24,7 @@ shows where it is large.  In a model that was fine-tuned on the corpus it is nex
 import argparse
 from pathlib import Path
 
+from cress_svcd.cli.quick_imports import import_models
 from cress_svcd.errors import CheckpointError, ConfigError
 
 
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.atomic_files import write_checkpoint
     from cress_svcd.data.config import dictionary_digest, load_dictionary
     from cress_svcd.data.corpus.vocabulary_pruning import prune

@@ -69,6 +69,12 @@ def quick_imports() -> Iterator[None]:
         yield
 
 
+def import_models() -> None:
+    """Import fairseq and our models so, for a command that imports parts of them next."""
+    with quick_imports():
+        importlib.import_module("cress_svcd.models")
+
+
 @contextlib.contextmanager
 def without_collections() -> Iterator[None]:
     """Context without garbage collections; what was made in it is never looked at again.

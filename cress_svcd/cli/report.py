@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 from cress_svcd.cli.arguments import add_sensitivity_arguments, positive
+from cress_svcd.cli.quick_imports import import_models
 from cress_svcd.errors import ConfigError
 
 SENTENCES = 16
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check(args)
+    import_models()
     from cress_svcd.evaluation.likelihood import load_for_measuring
     from cress_svcd.translation.options import choose_device
     from cress_svcd.translation.translator import load_model

@@ -16,6 +16,7 @@ import logging
 from pathlib import Path
 
 from cress_svcd.cli.arguments import positive
+from cress_svcd.cli.quick_imports import import_models
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.errors import CressError
     from cress_svcd.translation.options import choose_device
     from cress_svcd.translation.segmentation import learnt_training

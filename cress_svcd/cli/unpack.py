@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from cress_svcd.cli.quick_imports import import_models
 from cress_svcd.errors import CheckpointError
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import_models()
     from cress_svcd.atomic_files import write_checkpoint
     from cress_svcd.inference.packed_checkpoint import read_packed
     from cress_svcd.inference.packed_structure import read_description
