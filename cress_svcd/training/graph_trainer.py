@@ -89,7 +89,7 @@ class GraphTrainer(Trainer):
 
     _update: DeviceUpdate | None = None
     _rows: StepRows
-    _latest: tuple[torch.Tensor, dict[str, float], tuple[str, ...]] | None = None
+    _latest: Done | None = None
     _epoch_iterator = None
 
     @property
@@ -132,10 +132,6 @@ class GraphTrainer(Trainer):
         """Forward, backward and update; what is logged comes later, see ``_log``."""
         metrics.log_start_time("train_wall", priority=800, round=0)
         self.update  # noqa: B018 - made on the stream on which the model was
-        self._set_seed()
-        self.model.train()
-        self.criterion.train()
-        self.task.begin_step(self.model, self.criterion, self.get_num_updates())
         on_stream = self._graphs.capture.on_stream
         with on_stream():
             self._begin()
@@ -149,37 +145,37 @@ class GraphTrainer(Trainer):
                 with on_stream():
                     done.append(self._batches.run(sample))
         with on_stream():
-            self._end(done)
+            # The other processes may have one batch more in this epoch.
+            self._end(Done.all_of(done) if done else self._nothing())
         metrics.log_stop_time("train_wall")
         return {}
 
     def _begin(self) -> None:
-        inner = self.update.inner
+        self._set_seed()
+        self.model.train()
+        self.criterion.train()
+        inner, number = self.update.inner, self.get_num_updates()
         if hasattr(inner, "set_num_updates"):
-            inner.set_num_updates(self.get_num_updates())
+            inner.set_num_updates(number)
+        self.task.begin_step(self.model, self.criterion, number)
         self._graphs.begin_step()
         self.update.zero_gradients()
 
-    def _end(self, done: list[Done]) -> None:
+    def _end(self, done: Done) -> None:
         """Update the weights, and keep what is to be logged."""
-        if done:
-            row = torch.stack([each.row for each in done]).sum(0)
-            plain = {key: sum(each.plain[key] for each in done) for key in done[-1].plain}
-            keys = done[-1].keys
-        else:  # the other processes have one batch more in this epoch
-            row, plain, keys = self._nothing()
-        self._latest = row, plain, keys
-        size = float(sum(each.size for each in done))
-        total = self._sum_over_processes(self.update, size)
+        self._latest = done
+        total = self._sum_over_processes(self.update, float(done.size))
         norm = self.update.step(1 / total)
         self._rows.add(
-            (*keys, "gnorm"), torch.cat([row, norm.double().view(1)]), plain | {"sample_size": size}
+            (*done.keys, "gnorm"),
+            torch.cat([done.row, norm.double().view(1)]),
+            done.plain | {"sample_size": float(done.size)},
         )
         self.set_num_updates(self.get_num_updates() + 1)
         if self._is_read_now():
             self._log()
 
-    def _nothing(self) -> tuple[torch.Tensor, dict[str, float], tuple[str, ...]]:
+    def _nothing(self) -> Done:
         """What an update without a batch logs: as before, of nothing.
 
         Raises:
@@ -190,8 +186,8 @@ class GraphTrainer(Trainer):
                 "an epoch has fewer batches than there are processes: give smaller batches "
                 "(--max-tokens, --batch-size) or fewer processes"
             )
-        row, plain, keys = self._latest
-        return torch.zeros_like(row), dict.fromkeys(plain, 0), keys
+        last = self._latest
+        return Done(0.0, last.keys, torch.zeros_like(last.row), dict.fromkeys(last.plain, 0))
 
     def _on_host(self, sample: dict | None) -> dict | None:
         """The batch with what the task adds before it goes to the device."""

@@ -51,12 +51,7 @@ class SplitBatches:
             logger.info(
                 "a batch does not fit the memory; in %d parts from now on: %s", parts, shapes
             )
-        first = done[0]
-        for other in done[1:]:
-            first.size += other.size
-            first.row = first.row + other.row
-            first.plain = {key: value + other.plain[key] for key, value in first.plain.items()}
-        return first
+        return Done.all_of(done)
 
 
 def split(sample: dict, parts: int) -> list[dict]:

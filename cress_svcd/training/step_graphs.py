@@ -40,6 +40,17 @@ class Done:
     row: Tensor
     plain: dict[str, float]
 
+    @classmethod
+    def all_of(cls, parts: list["Done"]) -> "Done":
+        """What several batches gave together."""
+        first, *others = parts
+        return cls(
+            sum(part.size for part in parts),
+            first.keys,
+            sum((part.row for part in others), first.row),
+            {key: sum(part.plain[key] for part in parts) for key in first.plain},
+        )
+
 
 class _Graph:
     """A captured step: where its batch is copied to, what it logs, and what else it reads."""
