@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from-stage", default="1", metavar="N", help="number or name")
     parser.add_argument("--to-stage", metavar="N", help="number or name")
     parser.add_argument("--force", action="store_true", help="run also what is done already")
+    parser.add_argument(
+        "--take-turns",
+        action="store_true",
+        help="let commands that share a GPU take turns on it, where NVIDIA's multi-process service "
+        "would run them at the same time",
+    )
     parser.add_argument("--list", action="store_true", help="list settings and stages")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
 
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         return
     # So that the commands are stopped with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    runner = Runner(recipe)
+    runner = Runner(recipe, take_turns=args.take_turns)
     runner.run(first, last, force=args.force)
     print(f"\n{format_report(runner.write_report())}")
     print(f"\nreport       {recipe.folder / 'report.json'}\nall the rest {recipe.folder}")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cress_svcd.atomic_files import is_number, read_json, read_text, write_json, write_text
 from cress_svcd.errors import CressError
+from cress_svcd.recipes import gpu_sharing
 from cress_svcd.recipes.children import Child, alone_in
 from cress_svcd.recipes.extras import missing_extras
 from cress_svcd.recipes.recipe_file import Recipe, Stage
@@ -63,12 +64,21 @@ class Runner:
 
     Next to the results, in ``out``: ``logs/NN-stage.log``, ``.stages/stage.json`` (digest of the
     commands; seconds) and ``report.json``.
+
+    Args:
+        take_turns: commands that share a GPU take turns on it, whatever could let them run at the
+            same time (``gpu_sharing.py``).
     """
 
-    def __init__(self, recipe: Recipe, environment: dict[str, str] | None = None):
+    def __init__(
+        self, recipe: Recipe, environment: dict[str, str] | None = None, take_turns: bool = False
+    ):
         self.recipe = recipe
+        self.take_turns = take_turns
         self.stamps = StageStamps(recipe.folder / ".stages", recipe.stages)
         self._locks: Sequence[int] = ()
+        self._until_end = contextlib.ExitStack()
+        self._service: dict[str, str] | None = None
         self.environment = child_environment(environment)
 
     def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
@@ -83,7 +93,9 @@ class Runner:
         stages = self.recipe.stages
         folder = self.recipe.folder
         # Commands inherit the lock: they have ended when another run gets it.
-        with alone_in(folder, folder / ".stages" / "lock", "run of a recipe") as self._locks:
+        lock = alone_in(folder, folder / ".stages" / "lock", "run of a recipe")
+        with lock as self._locks, contextlib.ExitStack() as self._until_end:
+            self._service = None
             self._check_outside(stages[first - 1 : last])
             for number, stage in enumerate(stages, start=1):
                 if not first <= number <= (last or len(stages)):
@@ -165,7 +177,7 @@ class Runner:
         """Run commands side by side, each writing to the end of its log; one failure ends all."""
         with contextlib.ExitStack() as stack:
             processes = []
-            cards = visible_gpus(self.environment) if len(commands) > 1 else []
+            cards = self._cards(len(commands))
             for place, (command, log) in enumerate(commands):
                 sink = stack.enter_context(
                     log.open(
@@ -190,16 +202,36 @@ class Runner:
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
                     )
 
-    def _share(self, place: int, together: int, cards: list[str]) -> dict[str, str]:
+    def _cards(self, together: int) -> list[dict[str, str]]:
+        """For each GPU, the variables of a command that is to use it, one of ``together`` that run
+        at once."""
+        if together == 1:
+            return []
+        cards = visible_gpus(self.environment)
+        shared = together > len(cards) and not self.take_turns
+        return gpu_sharing.variables(cards, self._shared(cards) if shared else {})
+
+    def _shared(self, cards: list[str]) -> dict[str, str]:
+        """The variables of commands that share ``cards`` at the same time, from now until the run
+        ends; none where they have to take turns."""
+        if self._service is None:
+            self._service = {}
+            if gpu_sharing.is_at_hand(self.environment, cards):
+                try:
+                    started = gpu_sharing.started(self.environment, cards)
+                    self._service = self._until_end.enter_context(started)
+                except gpu_sharing.ServiceError as error:
+                    print(f"    commands take turns on a GPU: {error}", flush=True)
+        return self._service
+
+    def _share(self, place: int, together: int, cards: list[dict[str, str]]) -> dict[str, str]:
         """The environment of command ``place`` of ``together`` that run at once: its share of
         the cores, and one of the GPUs ``cards``."""
         if together == 1:
             return self.environment
         cores = max(1, len(os.sched_getaffinity(0)) // together)
-        environment = {"OMP_NUM_THREADS": str(cores), **self.environment}
-        if len(cards) > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = cards[place % len(cards)]
-        return environment
+        card = cards[place % len(cards)] if cards else {}
+        return {"OMP_NUM_THREADS": str(cores), **self.environment, **card}
 
     def _start(self, stage: Stage, command: list[str], sink, environment: dict[str, str]) -> Child:
         try:
