@@ -16,7 +16,8 @@ A recipe file holds
                are there only with a setting, in settings that are lists as well: an item with the
                keys words, and when or unless as below
     together:  true runs the commands side by side, each with a log of its own, its share of the
-               cores, and, where there are several GPUs, one of them
+               cores, and one of the GPUs.  Where these are fewer, commands run on them at the
+               same time by NVIDIA's multi-process service if it can be had, else in turns
     needs:     files that must exist before the stage starts; those outside of the setting out
                are looked for before anything is run
     makes:     files that exist when it has succeeded
