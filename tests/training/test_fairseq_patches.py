@@ -358,6 +358,27 @@ class TestLaunching:
         assert cfg.distributed_init_method is None and cfg.distributed_world_size == 1
 
 
+def note_how_processes_start(cfg, folder):
+    rank = str(cfg.distributed_training.distributed_rank)
+    (folder / rank).write_text(multiprocessing.get_start_method())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are spawned there")
+def test_what_fairseqs_process_of_a_gpu_starts_is_forked(tmp_path):
+    cfg = OmegaConf.structured(FairseqConfig)
+    cfg.distributed_training.distributed_init_method = f"file://{tmp_path}/meeting"
+    cfg.distributed_training.distributed_world_size = 2
+    cfg.distributed_training.distributed_backend = "gloo"
+    cfg.distributed_training.distributed_rank = None
+    cfg.common.cpu = True
+    cfg.model = {}
+    # As call_main starts them, where there are GPUs.
+    work = (note_how_processes_start, cfg, {"start_rank": 0, "folder": tmp_path})
+    torch.multiprocessing.spawn(distributed_utils.distributed_main, args=work, nprocs=2)
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["fork", "fork"]
+
+
 def test_attention_is_not_left_to_cudnn():
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
