@@ -1,8 +1,8 @@
 """NVIDIA's multi-process service: programs on one GPU run at the same time, not in turns.
 
 A training of a small model leaves most of a GPU idle at any moment; the kernels of another fill it
-only where the service puts both into one context.  That context is one for all: where a program
-breaks it, all end.  The programs of a recipe's stage stand and fall together anyway.
+only where the service lets both in.  A fatal error of one program on a GPU ends the others there;
+the commands of a recipe's stage that run side by side end together anyway.
 """
 
 import contextlib
@@ -23,14 +23,22 @@ CARDS = "CUDA_VISIBLE_DEVICES"
 USUAL_PIPES = Path("/tmp/nvidia-mps")
 START_SECONDS = 20
 PROBE_SECONDS = 120
-PROBE = "import torch; torch.zeros(1, device='cuda').add_(1).item()"
+# Uses each card; prints in one line what stood in the way, without torch's advice.
+PROBE = """
+import sys, torch
+try:
+    for card in range(int(sys.argv[1])):
+        torch.zeros(1, device=f"cuda:{card}").add_(1).item()
+except Exception as error:
+    sys.exit(str(error).strip().splitlines()[0])
+"""
 
 
 class ServiceError(Exception):
     """The service cannot be used; the message says why."""
 
 
-def variables(cards: Sequence[str], service: Mapping[str, str]) -> list[dict[str, str]]:
+def variables_by_card(cards: Sequence[str], service: Mapping[str, str]) -> list[dict[str, str]]:
     """What tells a program to use one of ``cards``, for each of them.
 
     Args:
@@ -41,49 +49,65 @@ def variables(cards: Sequence[str], service: Mapping[str, str]) -> list[dict[str
     return [{CARDS: card} for card in cards]
 
 
-def is_at_hand(environment: Mapping[str, str], cards: Sequence[str]) -> bool:
-    """Whether :func:`started` has something to start: not where a service is in use already, and
+def can_be_started(environment: Mapping[str, str], cards: Sequence[str]) -> bool:
+    """Whether :func:`started` has something to start: not where a service is at work already, and
     not for parts of a card (MIG), each of which would take a service of its own."""
-    used = PIPES in environment or (USUAL_PIPES / "control").exists()
-    divided = any(card.startswith("MIG") for card in cards)
-    found = shutil.which(PROGRAM, path=environment.get("PATH"))
-    return bool(cards) and found is not None and not used and not divided
+    if not cards or any(card.startswith("MIG") for card in cards):
+        return False
+    return shutil.which(PROGRAM, path=environment.get("PATH")) is not None and not _is_at_work(
+        environment
+    )
+
+
+def _is_at_work(environment: Mapping[str, str]) -> bool:
+    """Whether a service that somebody else has started serves the programs of ``environment``."""
+    pipes = Path(environment.get(PIPES) or USUAL_PIPES)
+    return (pipes / "control").exists() and _ask("get_server_list", environment) is not None
 
 
 @contextlib.contextmanager
-def started(environment: Mapping[str, str], cards: Sequence[str]) -> Iterator[dict[str, str]]:
-    """A service of our own for ``cards`` while the block runs; it ends with this process.
+def started(
+    environment: Mapping[str, str], cards: Sequence[str], probe: bool = True
+) -> Iterator[dict[str, str]]:
+    """A service of our own for ``cards`` while the block runs.
 
     Yields the variables of programs that are to use it.  Such a program names the cards by their
-    places in ``cards``, in CUDA_VISIBLE_DEVICES.
+    places in ``cards``, in CUDA_VISIBLE_DEVICES.  The service ends with this process at the latest;
+    where that is killed, a folder of some kB stays among the temporary files.
+
+    Args:
+        probe: use each card through it first: where it cannot serve, every program would end.
 
     Raises:
-        ServiceError: it does not start, or a program cannot use a GPU through it.
+        ServiceError: it does not start, or a program cannot use the cards through it.
     """
-    # In the folder for temporary files: the path of a socket has 107 bytes at most.
-    with tempfile.TemporaryDirectory(prefix="mps") as folder:
-        service = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        own = {**environment, **service, CARDS: ",".join(cards)}
-        with open(Path(folder) / "printed", "wb") as printed:
-            try:
-                # In the foreground: so it is this process's child, and ends with it.
-                control = Child(
-                    [PROGRAM, "-f"],
-                    own,
-                    stdin=subprocess.DEVNULL,
-                    stdout=printed,
-                    stderr=subprocess.STDOUT,
-                )
-            except OSError as error:
-                raise ServiceError(f"{PROGRAM}: {error.strerror}") from None
-            try:
-                _wait_for(control, Path(folder))
-                _probe({**environment, **service, CARDS: "0"}, Path(folder))
-                yield service
-            finally:
-                if control.poll() is None:
-                    _say("quit -t 10", own)
-                control.stop()
+    with contextlib.ExitStack() as stack:
+        try:
+            # Among the temporary files: the path of a socket has 107 bytes at most.
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="cress-svcd-mps-", ignore_cleanup_errors=True)
+            )
+            service = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+            own = {**environment, **service, CARDS: ",".join(cards)}
+            printed = stack.enter_context(open(Path(folder) / "printed", "wb"))
+            # In the foreground: so it is this process's child, and ends with it.
+            control = Child(
+                [PROGRAM, "-f"],
+                own,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+            )
+            stack.callback(control.stop)
+            _wait_for(control, Path(folder))
+            stack.callback(_ask, "quit -t 10", own)
+            if probe:
+                numbers = ",".join(map(str, range(len(cards))))
+                _probe({**environment, **service, CARDS: numbers}, len(cards))
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise ServiceError(reason) from None
+        yield service
 
 
 def _wait_for(control: Child, folder: Path) -> None:
@@ -98,33 +122,44 @@ def _wait_for(control: Child, folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _probe(environment: Mapping[str, str], folder: Path) -> None:
-    """Use a GPU through it once: where it cannot serve, every program would end."""
+def _probe(environment: Mapping[str, str], cards: int) -> None:
+    """Use each of ``cards`` cards through the service once."""
+    program = Child(
+        [sys.executable, "-c", PROBE, str(cards)],
+        environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
     try:
-        subprocess.run(
-            [sys.executable, "-c", PROBE],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=PROBE_SECONDS,
-        )
+        _, said = program.communicate(timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         raise ServiceError(f"no use of a GPU through it within {PROBE_SECONDS} s") from None
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or [f"status {error.returncode}"])[-1]
-        raise ServiceError(f"a GPU cannot be used through it: {last}") from None
-    if not _say("get_server_list", environment).strip():
+    finally:
+        program.stop()
+    if program.returncode:
+        last = (said.strip().splitlines() or [f"status {program.returncode}"])[-1]
+        raise ServiceError(f"a GPU cannot be used through it: {last}")
+    # Without one that it finds, a program uses the GPU all the same, alone.
+    if not _ask("get_server_list", environment):
         raise ServiceError("programs do not use it")
 
 
-def _say(command: str, environment: Mapping[str, str]) -> str:
-    """One command to the service; returns its answer, empty where there is none."""
+def _ask(command: str, environment: Mapping[str, str]) -> str | None:
+    """The answer of a service to one command; None where there is none."""
     try:
-        return subprocess.run(
-            [PROGRAM], env=environment, input=f"{command}\n", capture_output=True, text=True,
-            timeout=START_SECONDS, check=False,
-        ).stdout  # fmt: skip
+        answer = subprocess.run(
+            [PROGRAM],
+            env=environment,
+            input=f"{command}\n",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=START_SECONDS,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return None
+    return None if answer.returncode or "Cannot find" in answer.stdout else answer.stdout.strip()

@@ -4,6 +4,7 @@ What a recipe is: :mod:`cress_svcd.recipes.recipe_file`.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -74,11 +75,10 @@ class Runner:
         self, recipe: Recipe, environment: dict[str, str] | None = None, take_turns: bool = False
     ):
         self.recipe = recipe
-        self.take_turns = take_turns
         self.stamps = StageStamps(recipe.folder / ".stages", recipe.stages)
         self._locks: Sequence[int] = ()
-        self._until_end = contextlib.ExitStack()
-        self._service: dict[str, str] | None = None
+        # Whether commands can share a GPU at the same time; None: that has not been tried yet.
+        self._can_share: bool | None = False if take_turns else None
         self.environment = child_environment(environment)
 
     def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
@@ -93,9 +93,7 @@ class Runner:
         stages = self.recipe.stages
         folder = self.recipe.folder
         # Commands inherit the lock: they have ended when another run gets it.
-        lock = alone_in(folder, folder / ".stages" / "lock", "run of a recipe")
-        with lock as self._locks, contextlib.ExitStack() as self._until_end:
-            self._service = None
+        with alone_in(folder, folder / ".stages" / "lock", "run of a recipe") as self._locks:
             self._check_outside(stages[first - 1 : last])
             for number, stage in enumerate(stages, start=1):
                 if not first <= number <= (last or len(stages)):
@@ -177,7 +175,7 @@ class Runner:
         """Run commands side by side, each writing to the end of its log; one failure ends all."""
         with contextlib.ExitStack() as stack:
             processes = []
-            cards = self._cards(len(commands))
+            gpus = self._gpu_variables(len(commands), stack)
             for place, (command, log) in enumerate(commands):
                 sink = stack.enter_context(
                     log.open(
@@ -186,7 +184,7 @@ class Runner:
                 )
                 sink.write(f"$ {shlex.join(command)}\n")
                 sink.flush()
-                environment = self._share(place, len(commands), cards)
+                environment = self._command_environment(place, len(commands), gpus)
                 process = self._start(stage, command, sink, environment)
                 stack.callback(process.stop)
                 processes.append((command, log, process))
@@ -202,36 +200,40 @@ class Runner:
                         f"{process.returncode}; the end of {log}:\n{_tail(log)}"
                     )
 
-    def _cards(self, together: int) -> list[dict[str, str]]:
+    def _gpu_variables(self, together: int, stack: contextlib.ExitStack) -> list[dict[str, str]]:
         """For each GPU, the variables of a command that is to use it, one of ``together`` that run
-        at once."""
+        at once; ``stack`` ends with them."""
         if together == 1:
             return []
         cards = visible_gpus(self.environment)
-        shared = together > len(cards) and not self.take_turns
-        return gpu_sharing.variables(cards, self._shared(cards) if shared else {})
+        service = self._service_variables(cards, stack) if together > len(cards) else {}
+        return gpu_sharing.variables_by_card(cards, service)
 
-    def _shared(self, cards: list[str]) -> dict[str, str]:
-        """The variables of commands that share ``cards`` at the same time, from now until the run
-        ends; none where they have to take turns."""
-        if self._service is None:
-            self._service = {}
-            if gpu_sharing.is_at_hand(self.environment, cards):
-                try:
-                    started = gpu_sharing.started(self.environment, cards)
-                    self._service = self._until_end.enter_context(started)
-                except gpu_sharing.ServiceError as error:
-                    print(f"    commands take turns on a GPU: {error}", flush=True)
-        return self._service
+    def _service_variables(self, cards: list[str], stack: contextlib.ExitStack) -> dict[str, str]:
+        """The variables of commands that share ``cards`` at the same time, until ``stack`` ends;
+        none where they have to take turns."""
+        if self._can_share is False or not gpu_sharing.can_be_started(self.environment, cards):
+            return {}
+        try:
+            started = gpu_sharing.started(self.environment, cards, probe=not self._can_share)
+            service = stack.enter_context(started)
+        except gpu_sharing.ServiceError as error:
+            print(f"    commands take turns on a GPU: {error}", flush=True)
+            self._can_share = False
+            return {}
+        self._can_share = True
+        return service
 
-    def _share(self, place: int, together: int, cards: list[dict[str, str]]) -> dict[str, str]:
-        """The environment of command ``place`` of ``together`` that run at once: its share of
-        the cores, and one of the GPUs ``cards``."""
+    def _command_environment(
+        self, place: int, together: int, gpus: list[dict[str, str]]
+    ) -> dict[str, str]:
+        """That of command ``place`` of ``together`` that run at once: its share of the cores, and
+        the variables of one of the GPUs."""
         if together == 1:
             return self.environment
         cores = max(1, len(os.sched_getaffinity(0)) // together)
-        card = cards[place % len(cards)] if cards else {}
-        return {"OMP_NUM_THREADS": str(cores), **self.environment, **card}
+        gpu = gpus[place % len(gpus)] if gpus else {}
+        return {"OMP_NUM_THREADS": str(cores), **self.environment, **gpu}
 
     def _start(self, stage: Stage, command: list[str], sink, environment: dict[str, str]) -> Child:
         try:
@@ -333,7 +335,9 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     found."""
     given = environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [card.strip() for card in given.split(",") if card.strip()]
+        named = [card.strip() for card in given.split(",") if card.strip()]
+        # As CUDA reads it: -1 hides all that follow.
+        return list(itertools.takewhile(lambda card: not card.startswith("-"), named))
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

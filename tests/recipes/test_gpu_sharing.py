@@ -1,4 +1,8 @@
-"""Programs that share a GPU: at the same time where the service can be had, else in turns."""
+"""Programs that share a GPU: at the same time where the service can be had, else in turns.
+
+The service itself needs a GPU.  Elsewhere a small program stands in for it, which is as broken as
+the real one can be, or notes what it is told.
+"""
 
 import os
 import shutil
@@ -10,40 +14,101 @@ import yaml
 
 from cress_svcd.cli.main import main
 from cress_svcd.recipes import gpu_sharing
-from cress_svcd.recipes.gpu_sharing import ServiceError, is_at_hand, started, variables
+from cress_svcd.recipes.gpu_sharing import (
+    PIPES,
+    PROGRAM,
+    ServiceError,
+    can_be_started,
+    started,
+    variables_by_card,
+)
+from cress_svcd.recipes.recipe_file import load_recipe
+from cress_svcd.recipes.runner import Runner, visible_gpus
 
 SHOW = (
-    "import os; e = os.environ;print(e.get('CUDA_MPS_PIPE_DIRECTORY'), e['CUDA_VISIBLE_DEVICES'])"
+    "import os; e = os.environ;"
+    "print(e.get('CUDA_MPS_PIPE_DIRECTORY', 'turns'), e['CUDA_VISIBLE_DEVICES'])"
 )
 USE = (
     "import os, subprocess, time, torch;"
     "torch.zeros(1, device='cuda'); time.sleep(5);"
     "servers = subprocess.run(['nvidia-cuda-mps-control'], input='get_server_list\\n',"
     " capture_output=True, text=True).stdout.split();"
-    "print('cards', torch.cuda.device_count(), 'servers', len(servers))"
+    "print(torch.cuda.device_count(), os.environ['CUDA_MPS_PIPE_DIRECTORY'], *servers)"
 )
+# Says what it is told to, listens, answers, and ends when it is told to quit.
+STAND_IN = """
+pipes="$CUDA_MPS_PIPE_DIRECTORY"
+if [ "$1" = -f ]; then
+    echo "start $CUDA_VISIBLE_DEVICES" >> {notes}
+    echo $$ > "$pipes/process"; echo $$ >> {processes}; touch "$pipes/control"
+    exec sleep 600
+fi
+read command
+if ! kill -0 $(cat "$pipes/process") 2> /dev/null; then
+    echo "Cannot find MPS control daemon process"; exit 1
+fi
+echo "$command" >> {notes}
+case "$command" in
+    get_server_list) echo 4711;;
+    quit*) kill $(cat "$pipes/process");;
+esac
+"""
 
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Puts a program of the service's name on the PATH, where nobody else's service is in use."""
+    """Puts a program of the service's name on the PATH, where nobody else's service is at work."""
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.delenv(gpu_sharing.PIPES, raising=False)
+    monkeypatch.delenv(PIPES, raising=False)
     monkeypatch.setattr(gpu_sharing, "USUAL_PIPES", tmp_path / "none")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
 
     def write(text: str) -> Path:
-        file = folder / gpu_sharing.PROGRAM
+        file = folder / PROGRAM
         file.write_text(f"#!/bin/sh\n{text}\n")
         file.chmod(0o755)
         return file
 
-    return write
+    yield write
+    assert list(temporary.iterdir()) == [], "a folder was left"
 
 
-def run_recipe(folder: Path, code: str, *flags: str, commands: int = 3) -> list[str]:
-    """What each of several commands prints that run side by side."""
+class StandIn:
+    """The program that notes what it is told, where every card can be used."""
+
+    def __init__(self, folder: Path):
+        self.notes_file, self.processes_file = folder / "notes", folder / "processes"
+
+    @property
+    def notes(self) -> list[str]:
+        return self.notes_file.read_text().splitlines() if self.notes_file.exists() else []
+
+    def is_running(self) -> bool:
+        """Whether any that was started still is."""
+        for process in self.processes_file.read_text().split():
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                continue
+            return True
+        return False
+
+
+@pytest.fixture
+def stand_in(program, tmp_path, monkeypatch) -> StandIn:
+    one = StandIn(tmp_path)
+    program(STAND_IN.format(notes=one.notes_file, processes=one.processes_file))
+    monkeypatch.setattr(gpu_sharing, "PROBE", "import sys; sys.argv[1]")
+    return one
+
+
+def write_recipe(folder: Path, code: str, groups: tuple[int, ...]) -> Path:
+    """A recipe of a stage for each of ``groups``, of so many commands side by side."""
     command = ["{python}", "-c", code]
     content = {
         "name": "test",
@@ -51,56 +116,106 @@ def run_recipe(folder: Path, code: str, *flags: str, commands: int = 3) -> list[
         "settings": {"out": str(folder / "out"), "python": sys.executable},
         "stages": [
             {
-                "name": "all",
+                "name": f"group-{number}",
                 "does": "show",
                 "together": True,
                 "commands": [command] * commands,
-                "output": "{out}/all.txt",
+                "output": f"{{out}}/{number}.txt",
             }
+            for number, commands in enumerate(groups)
         ],
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert main(["recipe", str(path), *flags]) == 0
-    printed = (folder / "out" / "all.txt").read_text().splitlines()
-    return [line for line in printed if not line.startswith("$")]
+    return path
+
+
+def printed(folder: Path, group: int = 0) -> list[list[str]]:
+    """The words that each command of a group has printed."""
+    lines = (folder / "out" / f"{group}.txt").read_text().splitlines()
+    return [line.split() for line in lines if not line.startswith("$")]
+
+
+def run_recipe(folder: Path, code: str, *flags: str, groups: tuple[int, ...] = (3,)) -> None:
+    assert main(["recipe", str(write_recipe(folder, code, groups)), *flags]) == 0
 
 
 class TestWhatProgramsAreTold:
     def test_without_service_cards_keep_their_names(self):
-        told = variables(["4", "6"], {})
+        told = variables_by_card(["4", "6"], {})
         assert told == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
 
     def test_the_service_numbers_its_cards_anew(self):
-        told = variables(["4", "6"], {gpu_sharing.PIPES: "/p"})
+        told = variables_by_card(["4", "6"], {PIPES: "/p"})
         assert [each["CUDA_VISIBLE_DEVICES"] for each in told] == ["0", "1"]
-        assert [each[gpu_sharing.PIPES] for each in told] == ["/p", "/p"]
+        assert [each[PIPES] for each in told] == ["/p", "/p"]
+
+    @pytest.mark.parametrize("given, seen", [("-1", []), ("4,-1,6", ["4"]), ("", [])])
+    def test_cards_that_are_hidden(self, given, seen):
+        assert visible_gpus({"CUDA_VISIBLE_DEVICES": given}) == seen
 
 
 class TestWhetherThereIsOneToStart:
     def test_where_it_is_installed(self, program):
         program("exit 0")
-        assert is_at_hand(os.environ, ["0"])
-        assert not is_at_hand(os.environ, [])
+        assert can_be_started(os.environ, ["0"])
+        assert not can_be_started(os.environ, [])
 
-    def test_where_it_is_not(self, program, tmp_path):
-        assert not is_at_hand({"PATH": str(tmp_path)}, ["0"])
+    def test_where_it_is_not(self, tmp_path):
+        assert not can_be_started({"PATH": str(tmp_path)}, ["0"])
 
-    def test_not_where_one_is_in_use(self, program, tmp_path, monkeypatch):
-        program("exit 0")
-        assert not is_at_hand({**os.environ, gpu_sharing.PIPES: "/somewhere"}, ["0"])
+    def test_not_where_one_is_at_work(self, stand_in):
+        with started(os.environ, ["0"]) as service:
+            assert not can_be_started({**os.environ, **service}, ["0"])
+
+    def test_where_one_has_left_its_traces(self, stand_in, tmp_path, monkeypatch):
         (tmp_path / "control").touch()
+        (tmp_path / "process").write_text("4194305")  # no process has that number
+        assert can_be_started({**os.environ, PIPES: str(tmp_path)}, ["0"])
         monkeypatch.setattr(gpu_sharing, "USUAL_PIPES", tmp_path)
-        assert not is_at_hand(os.environ, ["0"])
+        assert can_be_started({**os.environ, PIPES: str(tmp_path)}, ["0"])
 
     def test_not_for_parts_of_a_card(self, program):
         program("exit 0")
-        assert not is_at_hand(os.environ, ["MIG-1"])
+        assert not can_be_started(os.environ, ["MIG-1"])
+
+
+class TestOneThatServes:
+    def test_commands_that_outnumber_the_cards_use_it(self, stand_in, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+        run_recipe(tmp_path, SHOW, groups=(3, 2, 1, 4))
+        pipes, cards = zip(*printed(tmp_path), strict=True)
+        assert cards == ("0", "1", "0")
+        assert len({*pipes}) == 1 and Path(pipes[0]).name.startswith("cress-svcd-mps-")
+        # The others have the cards for themselves.
+        assert printed(tmp_path, 1) == [["turns", "4"], ["turns", "6"]]
+        assert printed(tmp_path, 2) == [["turns", "4,6"]]
+        assert [card for _, card in printed(tmp_path, 3)] == ["0", "1", "0", "1"]
+        # Each group of commands has one of its own; the first was tried before.
+        assert stand_in.notes == [
+            *("start 4,6", "get_server_list", "quit -t 10"),
+            *("start 4,6", "quit -t 10"),
+        ]
+        assert not stand_in.is_running()
+
+    def test_it_ends_with_a_command_that_fails(self, stand_in, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+        assert main(["recipe", str(write_recipe(tmp_path, "raise SystemExit(3)", (2,)))]) == 2
+        assert "failed with status 3" in capsys.readouterr().err
+        assert stand_in.notes[-1] == "quit -t 10"
+        assert not stand_in.is_running()
+
+    def test_a_second_run_starts_another(self, stand_in, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+        runner = Runner(load_recipe(write_recipe(tmp_path, SHOW, (2,))))
+        runner.run()
+        first = printed(tmp_path)
+        runner.run(force=True)
+        assert first[0][0] != printed(tmp_path)[0][0]
+        assert not stand_in.is_running()
 
 
 class TestOneThatCannotServe:
-    """The programs here are as broken as the real one can be."""
-
     def test_it_ends_at_once(self, program):
         program("echo 'An instance of this daemon is already running' >&2; exit 1")
         with pytest.raises(ServiceError, match="already running"):
@@ -114,49 +229,64 @@ class TestOneThatCannotServe:
             with started(os.environ, ["0"]):
                 pass
 
-    def test_no_gpu_can_be_used_through_it_and_nothing_is_left(
-        self, program, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr(gpu_sharing, "START_SECONDS", 5)
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-        (tmp_path / "temporary").mkdir()
-        # Answers at once, and serves as long as it is not stopped.
-        program(
-            f'[ "$1" = -f ] || exit 0; echo $$ > {tmp_path}/process;'
-            'touch "$CUDA_MPS_PIPE_DIRECTORY/control"; exec sleep 600'
-        )
-        with pytest.raises(ServiceError, match="cannot be used|do not use"):
+    def test_no_folder_can_be_made_for_it(self, program, tmp_path, monkeypatch):
+        program("exit 0")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+        with pytest.raises(ServiceError, match="missing.*No such file"):
             with started(os.environ, ["0"]):
                 pass
-        process = int((tmp_path / "process").read_text())
-        with pytest.raises(ProcessLookupError):
-            os.kill(process, 0)
-        assert list((tmp_path / "temporary").iterdir()) == []
 
-    def test_a_recipe_goes_on_in_turns_and_says_why(self, program, tmp_path, monkeypatch, capsys):
-        program("echo 'no permission' >&2; exit 1")
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-        assert run_recipe(tmp_path, SHOW) == ["None 5"] * 3
-        assert "commands take turns on a GPU: no permission" in capsys.readouterr().out
+    def test_the_reason_of_a_program_is_told_and_nothing_runs_on(self, stand_in, monkeypatch):
+        monkeypatch.setattr(gpu_sharing, "PROBE", "import sys; sys.exit('busy')")
+        with pytest.raises(ServiceError, match="cannot be used through it: busy$"):
+            with started(os.environ, ["0"]):
+                pass
+        assert not stand_in.is_running()
 
-    def test_it_is_left_alone_where_not_asked_for_or_needed(
+    def test_a_program_that_does_not_find_it(self, stand_in, program, tmp_path):
+        quiet = STAND_IN.replace("echo 4711", "true")
+        program(quiet.format(notes=stand_in.notes_file, processes=stand_in.processes_file))
+        with pytest.raises(ServiceError, match="do not use it"):
+            with started(os.environ, ["0"]):
+                pass
+        assert not stand_in.is_running()
+
+    @pytest.mark.slow
+    def test_the_probe_tells_the_first_line_of_what_torch_says(self, program, monkeypatch):
+        program('[ "$1" = -f ] || exit 1; touch "$CUDA_MPS_PIPE_DIRECTORY/control"; exec sleep 600')
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        with pytest.raises(ServiceError, match="cannot be used through it: .*(CUDA|NVIDIA)"):
+            with started(os.environ, ["0", "1"] * 40):  # more than any machine has
+                pass
+
+    def test_a_recipe_goes_on_in_turns_and_says_why_once(
         self, program, tmp_path, monkeypatch, capsys
     ):
-        program(f"touch {tmp_path}/called; exit 1")
+        program("echo 'no permission' >&2; exit 1")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-        assert run_recipe(tmp_path, SHOW, "--take-turns") == ["None 5"] * 3
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-        assert run_recipe(tmp_path, SHOW, "--force") == ["None 5", "None 6", "None 7"]
-        assert not (tmp_path / "called").exists()
+        run_recipe(tmp_path, SHOW, groups=(3, 3))
+        assert printed(tmp_path) == printed(tmp_path, 1) == [["turns", "5"]] * 3
+        said = capsys.readouterr().out
+        assert said.count("commands take turns on a GPU: no permission") == 1
+
+    def test_it_is_left_alone_where_not_wanted(self, stand_in, tmp_path, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+        run_recipe(tmp_path, SHOW, "--take-turns")
+        assert printed(tmp_path) == [["turns", "5"]] * 3
+        assert stand_in.notes == []
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not shutil.which(gpu_sharing.PROGRAM), reason="no multi-process service here")
+@pytest.mark.skipif(not shutil.which(PROGRAM), reason="no multi-process service here")
 class TestTheRealOne:
-    def test_commands_use_it_and_it_ends_with_the_run(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.delenv(gpu_sharing.PIPES, raising=False)
+    def test_commands_use_it_and_it_ends_with_them(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.delenv(PIPES, raising=False)
+        monkeypatch.setattr(gpu_sharing, "USUAL_PIPES", tmp_path / "none")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-        assert run_recipe(tmp_path, USE) == ["cards 1 servers 1"] * 3
+        run_recipe(tmp_path, USE)
         assert "take turns" not in capsys.readouterr().out
-        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
-        assert not [command for command in commands if gpu_sharing.PROGRAM.encode() in command]
+        (cards, pipes, server), *others = printed(tmp_path)
+        assert cards == "1" and others == [[cards, pipes, server]] * 2
+        assert not Path(pipes).exists()
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(server), 0)
