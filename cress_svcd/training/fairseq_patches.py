@@ -425,7 +425,7 @@ def fork_workers() -> None:
 
     fairseq-train spawns a process for each GPU of a machine, and what a spawned process starts is
     spawned as well: worker after worker imports everything anew.  With 8 for training and 8 for
-    validation two GPUs waited 90 seconds for their first batch.  The process of a single GPU, and
+    validation two GPUs waited 110 to 130 seconds for their first batch.  The process of a single GPU, and
     those of torchrun, fork.
     """
     from fairseq.distributed import utils as distributed_utils
