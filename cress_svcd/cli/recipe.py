@@ -67,8 +67,10 @@ def run(args: argparse.Namespace) -> None:
         for line in script(recipe, first, last):
             print(line)
         return
-    # So that the commands are stopped with it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # So that the commands are stopped with it, also where its terminal is closed.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, lambda number, _: sys.exit(128 + number))
     runner = Runner(recipe, take_turns=args.take_turns)
     runner.run(first, last, force=args.force)
     print(f"\n{format_report(runner.write_report())}")

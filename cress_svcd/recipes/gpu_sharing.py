@@ -6,6 +6,7 @@ the commands of a recipe's stage that run side by side end together anyway.
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ CARDS = "CUDA_VISIBLE_DEVICES"
 USUAL_PIPES = Path("/tmp/nvidia-mps")
 START_SECONDS = 20
 PROBE_SECONDS = 120
+QUIT_SECONDS = 5
 # Uses each card; prints in one line what stood in the way, without torch's advice.
 PROBE = """
 import sys, torch
@@ -30,7 +32,7 @@ try:
     for card in range(int(sys.argv[1])):
         torch.zeros(1, device=f"cuda:{card}").add_(1).item()
 except Exception as error:
-    sys.exit(str(error).strip().splitlines()[0])
+    sys.exit((str(error).strip() or repr(error)).splitlines()[0])
 """
 
 
@@ -62,21 +64,18 @@ def can_be_started(environment: Mapping[str, str], cards: Sequence[str]) -> bool
 def _is_at_work(environment: Mapping[str, str]) -> bool:
     """Whether a service that somebody else has started serves the programs of ``environment``."""
     pipes = Path(environment.get(PIPES) or USUAL_PIPES)
-    return (pipes / "control").exists() and _ask("get_server_list", environment) is not None
+    # Not by Path, which raises an error for a folder that is closed to us.
+    return os.path.exists(pipes / "control") and _ask("get_server_list", environment) is not None
 
 
 @contextlib.contextmanager
-def started(
-    environment: Mapping[str, str], cards: Sequence[str], probe: bool = True
-) -> Iterator[dict[str, str]]:
+def started(environment: Mapping[str, str], cards: Sequence[str]) -> Iterator[dict[str, str]]:
     """A service of our own for ``cards`` while the block runs.
 
     Yields the variables of programs that are to use it.  Such a program names the cards by their
-    places in ``cards``, in CUDA_VISIBLE_DEVICES.  The service ends with this process at the latest;
+    places in ``cards``, in CUDA_VISIBLE_DEVICES.  Each card has been used through it by then: where
+    it cannot serve, every program would end.  The service ends with this process at the latest;
     where that is killed, a folder of some kB stays among the temporary files.
-
-    Args:
-        probe: use each card through it first: where it cannot serve, every program would end.
 
     Raises:
         ServiceError: it does not start, or a program cannot use the cards through it.
@@ -100,14 +99,14 @@ def started(
             )
             stack.callback(control.stop)
             _wait_for(control, Path(folder))
-            stack.callback(_ask, "quit -t 10", own)
-            if probe:
-                numbers = ",".join(map(str, range(len(cards))))
-                _probe({**environment, **service, CARDS: numbers}, len(cards))
+            numbers = ",".join(map(str, range(len(cards))))
+            _probe({**environment, **service, CARDS: numbers}, len(cards))
         except OSError as error:
             reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             raise ServiceError(reason) from None
         yield service
+        # Where an error ends the block, the service is stopped without a word.
+        _ask(f"quit -t {QUIT_SECONDS}", own, seconds=2 * QUIT_SECONDS)
 
 
 def _wait_for(control: Child, folder: Path) -> None:
@@ -147,19 +146,24 @@ def _probe(environment: Mapping[str, str], cards: int) -> None:
         raise ServiceError("programs do not use it")
 
 
-def _ask(command: str, environment: Mapping[str, str]) -> str | None:
-    """The answer of a service to one command; None where there is none."""
+def _ask(command: str, environment: Mapping[str, str], seconds: float = 20) -> str | None:
+    """The answer of a service to one command; None where there is none within so many seconds."""
     try:
-        answer = subprocess.run(
+        program = Child(
             [PROGRAM],
-            env=environment,
-            input=f"{command}\n",
-            capture_output=True,
+            environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             encoding="utf-8",
             errors="replace",
-            timeout=START_SECONDS,
-            check=False,
         )
+    except OSError:
+        return None
+    try:
+        answer, _ = program.communicate(f"{command}\n", timeout=seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return None if answer.returncode or "Cannot find" in answer.stdout else answer.stdout.strip()
+    finally:
+        program.stop()
+    return None if program.returncode or "Cannot find" in answer else answer.strip()

@@ -77,8 +77,7 @@ class Runner:
         self.recipe = recipe
         self.stamps = StageStamps(recipe.folder / ".stages", recipe.stages)
         self._locks: Sequence[int] = ()
-        # Whether commands can share a GPU at the same time; None: that has not been tried yet.
-        self._can_share: bool | None = False if take_turns else None
+        self.take_turns = take_turns
         self.environment = child_environment(environment)
 
     def run(self, first: int = 1, last: int | None = None, force: bool = False) -> None:
@@ -193,12 +192,14 @@ class Runner:
                 failed = [_failed(stage, log, process) for _, log, process in processes]
                 if all(code is not None for code in codes) or any(failed):
                     break
-            for command, log, process in processes:
-                if _failed(stage, log, process):
-                    raise StageError(
-                        f"stage {stage.name}: {' '.join(command[:2])} failed with status "
-                        f"{process.returncode}; the end of {log}:\n{_tail(log)}"
-                    )
+            failures = [
+                f"{' '.join(command[:2])} failed with status {process.returncode}; the end of "
+                f"{log}:\n{_tail(log)}"
+                for command, log, process in processes
+                if _failed(stage, log, process)
+            ]
+            if failures:
+                raise StageError(f"stage {stage.name}: " + "\n".join(failures))
 
     def _gpu_variables(self, together: int, stack: contextlib.ExitStack) -> list[dict[str, str]]:
         """For each GPU, the variables of a command that is to use it, one of ``together`` that run
@@ -211,18 +212,14 @@ class Runner:
 
     def _service_variables(self, cards: list[str], stack: contextlib.ExitStack) -> dict[str, str]:
         """The variables of commands that share ``cards`` at the same time, until ``stack`` ends;
-        none where they have to take turns."""
-        if self._can_share is False or not gpu_sharing.can_be_started(self.environment, cards):
-            return {}
-        try:
-            started = gpu_sharing.started(self.environment, cards, probe=not self._can_share)
-            service = stack.enter_context(started)
-        except gpu_sharing.ServiceError as error:
-            print(f"    commands take turns on a GPU: {error}", flush=True)
-            self._can_share = False
-            return {}
-        self._can_share = True
-        return service
+        none where they have to take turns, as they do from then on."""
+        if not self.take_turns and gpu_sharing.can_be_started(self.environment, cards):
+            try:
+                return stack.enter_context(gpu_sharing.started(self.environment, cards))
+            except gpu_sharing.ServiceError as error:
+                print(f"    commands take turns on a GPU: {error}", flush=True)
+        self.take_turns = True
+        return {}
 
     def _command_environment(
         self, place: int, together: int, gpus: list[dict[str, str]]

@@ -320,11 +320,32 @@ def choose_trainer() -> None:
             module.fsdp_enable_wrap = contextlib.nullcontext
 
     def __new__(cls, cfg, *args, **kwargs):
+        settle_workers()
         if cls is Trainer:
             cls = _trainer(cfg)
         return object.__new__(cls)
 
     Trainer.__new__ = staticmethod(__new__)
+
+
+def settle_workers() -> None:
+    """Start the workers that load data for a training, and let them go, in no time.
+
+    They are forked, also on several GPUs.  fairseq-train spawns a process for each GPU of a
+    machine, and what a spawned process starts is spawned as well: worker after worker imports
+    everything anew.  With 8 for training and 8 for validation two GPUs waited 110 to 130 seconds
+    for their first batch.  The process of a single GPU, and those of torchrun, fork.
+
+    At the end torch waits a moment, not five seconds, for each.  Seen with torch 2.11 on CUDA: the
+    workers of a training that ended within an epoch do not leave by themselves, and torch waits for
+    one after the other before it ends them; with 8 and 8 the process stayed 79 seconds, at half a
+    second each 24 to 65 with 14 and 14.  These workers only read, so nothing is lost with them.
+    """
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.05
+    is_spawned = multiprocessing.parent_process() is not None
+    if is_spawned and torch.distributed.is_initialized() and sys.platform == "linux":
+        if multiprocessing.get_start_method() == "spawn":
+            multiprocessing.set_start_method("fork", force=True)
 
 
 def _trainer(cfg) -> type:
@@ -409,42 +430,6 @@ def send_checkpoints_as_plain_data() -> None:
     distributed_utils.broadcast_object = broadcast_object
 
 
-def let_workers_go() -> None:
-    """Wait a moment, not five seconds, for each worker that loads data when a training has ended.
-
-    Seen with torch 2.11 on CUDA: the workers of a training that ended within an epoch do not leave
-    by themselves, and torch waits five seconds for one after the other before it ends them; with 8
-    for training and 8 for validation the process stayed 79 seconds.  At half a second each it
-    stayed 24 to 65 seconds with 14 and 14.  A worker only reads, so nothing is lost with it.
-    """
-    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.05
-
-
-def fork_workers() -> None:
-    """Fork the workers that load data, also on several GPUs.
-
-    fairseq-train spawns a process for each GPU of a machine, and what a spawned process starts is
-    spawned as well: worker after worker imports everything anew.  With 8 for training and 8 for
-    validation two GPUs waited 110 to 130 seconds for their first batch.  The process of a single GPU, and
-    those of torchrun, fork.
-    """
-    from fairseq.distributed import utils as distributed_utils
-
-    init = distributed_utils.distributed_init
-    if getattr(init, "forks_workers", False):
-        return
-
-    @functools.wraps(init)
-    def distributed_init(cfg):
-        spawned = multiprocessing.parent_process() is not None
-        if spawned and multiprocessing.get_start_method() == "spawn" and sys.platform == "linux":
-            multiprocessing.set_start_method("fork", force=True)
-        return init(cfg)
-
-    distributed_init.forks_workers = True
-    distributed_utils.distributed_init = distributed_init
-
-
 def attend_without_cudnn() -> None:
     """Keep torch from computing attention by cuDNN.
 
@@ -476,6 +461,4 @@ def apply() -> None:
     send_checkpoints_as_plain_data()
     choose_trainer()
     check_before_resuming()
-    let_workers_go()
-    fork_workers()
     attend_without_cudnn()

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fairseq.file_io import PathManager
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 
+import cress_svcd
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
 from cress_svcd.models import checkpoint_files
 from cress_svcd.training import fairseq_patches
@@ -358,25 +360,49 @@ class TestLaunching:
         assert cfg.distributed_init_method is None and cfg.distributed_world_size == 1
 
 
-def note_how_processes_start(cfg, folder):
+# As call_main starts a process for each GPU; nothing of ours is imported before fairseq does it.
+RANKS = """
+import multiprocessing, pathlib, sys
+import torch
+from fairseq import options, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed import utils as distributed_utils
+from fairseq.trainer import Trainer
+
+
+def main(cfg, folder):
+    utils.import_user_module(cfg.common)
+    before = multiprocessing.get_start_method()
+    try:
+        Trainer(cfg, None, None, None)
+    except AttributeError:
+        pass  # there is no model
     rank = str(cfg.distributed_training.distributed_rank)
-    (folder / rank).write_text(multiprocessing.get_start_method())
+    pathlib.Path(folder, rank).write_text(f"{before} {multiprocessing.get_start_method()}")
+
+
+if __name__ == "__main__":
+    user_dir, folder = sys.argv[1:]
+    words = [folder, "--user-dir", user_dir, "--cpu"]
+    words += ["--task", "translation", "--arch", "transformer"]
+    parser = options.get_training_parser()
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
+    distributed = cfg.distributed_training
+    distributed.distributed_init_method = f"file://{folder}/meeting"
+    distributed.distributed_world_size, distributed.distributed_backend = 2, "gloo"
+    distributed.distributed_rank = None
+    work = (main, cfg, {"start_rank": 0, "folder": folder})
+    torch.multiprocessing.spawn(distributed_utils.distributed_main, args=work, nprocs=2)
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are spawned there")
-def test_what_fairseqs_process_of_a_gpu_starts_is_forked(tmp_path):
-    cfg = OmegaConf.structured(FairseqConfig)
-    cfg.distributed_training.distributed_init_method = f"file://{tmp_path}/meeting"
-    cfg.distributed_training.distributed_world_size = 2
-    cfg.distributed_training.distributed_backend = "gloo"
-    cfg.distributed_training.distributed_rank = None
-    cfg.common.cpu = True
-    cfg.model = {}
-    # As call_main starts them, where there are GPUs.
-    work = (note_how_processes_start, cfg, {"start_rank": 0, "folder": tmp_path})
-    torch.multiprocessing.spawn(distributed_utils.distributed_main, args=work, nprocs=2)
-    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["fork", "fork"]
+def test_the_workers_of_each_gpus_process_are_forked(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    subprocess.run([sys.executable, script, Path(cress_svcd.__file__).parent, tmp_path], check=True)
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["spawn fork"] * 2
 
 
 def test_attention_is_not_left_to_cudnn():
