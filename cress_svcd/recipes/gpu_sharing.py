@@ -123,23 +123,13 @@ def _wait_for(control: Child, folder: Path) -> None:
 
 def _probe(environment: Mapping[str, str], cards: int) -> None:
     """Use each of ``cards`` cards through the service once."""
-    program = Child(
-        [sys.executable, "-c", PROBE, str(cards)],
-        environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    )
     try:
-        _, said = program.communicate(timeout=PROBE_SECONDS)
+        probe = [sys.executable, "-c", PROBE, str(cards)]
+        status, _, said = _run(probe, environment, PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         raise ServiceError(f"no use of a GPU through it within {PROBE_SECONDS} s") from None
-    finally:
-        program.stop()
-    if program.returncode:
-        last = (said.strip().splitlines() or [f"status {program.returncode}"])[-1]
+    if status:
+        last = (said.strip().splitlines() or [f"status {status}"])[-1]
         raise ServiceError(f"a GPU cannot be used through it: {last}")
     # Without one that it finds, a program uses the GPU all the same, alone.
     if not _ask("get_server_list", environment):
@@ -149,21 +139,32 @@ def _probe(environment: Mapping[str, str], cards: int) -> None:
 def _ask(command: str, environment: Mapping[str, str], seconds: float = 20) -> str | None:
     """The answer of a service to one command; None where there is none within so many seconds."""
     try:
-        program = Child(
-            [PROGRAM],
-            environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except OSError:
-        return None
-    try:
-        answer, _ = program.communicate(f"{command}\n", timeout=seconds)
+        status, answer, _ = _run([PROGRAM], environment, seconds, f"{command}\n")
     except (OSError, subprocess.TimeoutExpired):
         return None
+    return None if status or "Cannot find" in answer else answer.strip()
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], seconds: float, told: str = ""
+) -> tuple[int, str, str]:
+    """Status, output and errors of a program that reads ``told``; nothing of it runs on.
+
+    Raises:
+        OSError: it cannot be started, or does not read.
+        subprocess.TimeoutExpired: it has not ended within so many seconds.
+    """
+    program = Child(
+        command,
+        environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        output, errors = program.communicate(told, timeout=seconds)
     finally:
         program.stop()
-    return None if program.returncode or "Cannot find" in answer else answer.strip()
+    return program.returncode, output, errors
