@@ -7,13 +7,15 @@ the real one can be, or notes what it is told.
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from cress_svcd.cli.main import main
-from cress_svcd.recipes import gpu_sharing
+from cress_svcd.recipes import children, gpu_sharing, runner
 from cress_svcd.recipes.gpu_sharing import (
     PIPES,
     PROGRAM,
@@ -213,10 +215,10 @@ class TestOneThatServes:
 
     def test_a_second_run_starts_another(self, stand_in, tmp_path, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-        runner = Runner(load_recipe(write_recipe(tmp_path, SHOW, (2,))))
-        runner.run()
+        one = Runner(load_recipe(write_recipe(tmp_path, SHOW, (2,))))
+        one.run()
         first = printed(tmp_path)
-        runner.run(force=True)
+        one.run(force=True)
         assert first[0][0] != printed(tmp_path)[0][0]
         assert not stand_in.is_running()
 
@@ -277,6 +279,24 @@ touch {once}
 
     def test_all_commands_that_broke_are_named(self, stand_in, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+        statuses = []
+
+        def heartbeat(log):
+            """Lets the runner look when both have ended."""
+            deadline = time.monotonic() + 60
+            while len(statuses) < 2:
+                assert time.monotonic() < deadline, "they did not end"
+                time.sleep(0.05)
+            yield
+
+        class Noted(children.Child):
+            def __init__(self, command, *args, **options):
+                super().__init__(command, *args, **options)
+                if "raise SystemExit(3)" in command:
+                    threading.Thread(target=lambda: statuses.append(self.wait())).start()
+
+        monkeypatch.setattr(runner, "_heartbeat", heartbeat)
+        monkeypatch.setattr(runner, "Child", Noted)
         assert main(["recipe", str(write_recipe(tmp_path, "raise SystemExit(3)", (2,)))]) == 2
         logs = [f"01-group-0-{number}.log" for number in (1, 2)]
         said = capsys.readouterr().err
