@@ -15,9 +15,9 @@ scores, sizes and seconds, and a table is printed.
 
 import argparse
 import signal
-import sys
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.recipes.children import ending_in_order
 from cress_svcd.recipes.recipe_file import Stage, load_recipe
 from cress_svcd.recipes.runner import Runner, format_report
 from cress_svcd.recipes.shell import script
@@ -67,12 +67,9 @@ def run(args: argparse.Namespace) -> None:
         for line in script(recipe, first, last):
             print(line)
         return
-    # So that the commands are stopped with it, also where its terminal is closed.
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) != signal.SIG_IGN:
-            signal.signal(ending, lambda number, _: sys.exit(128 + number))
     runner = Runner(recipe, take_turns=args.take_turns)
-    runner.run(first, last, force=args.force)
+    with ending_in_order((signal.SIGTERM, signal.SIGHUP)):  # SIGHUP: of a terminal that is closed
+        runner.run(first, last, force=args.force)
     print(f"\n{format_report(runner.write_report())}")
     print(f"\nreport       {recipe.folder / 'report.json'}\nall the rest {recipe.folder}")
 

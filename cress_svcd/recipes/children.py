@@ -140,20 +140,18 @@ def _inherited_locks() -> list[int]:
 
 
 @contextlib.contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that children are stopped and temporary
-    files removed."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def ending_in_order(signals: Sequence[signal.Signals] = (signal.SIGTERM,)) -> Iterator[None]:
+    """Let ``signals`` end the block as an exception does, so that children are stopped and
+    temporary files removed."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in signals if is_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def serve_parent() -> None:
