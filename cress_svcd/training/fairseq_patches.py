@@ -328,6 +328,28 @@ def choose_trainer() -> None:
     Trainer.__new__ = staticmethod(__new__)
 
 
+def end_workers_of_the_last_epoch() -> None:
+    """End the workers that loaded an epoch before those of the next are started.
+
+    Where each epoch cuts the segments otherwise, it has batches of its own, and fairseq an iterator
+    with workers of its own.  That iterator is part of a cycle, so the workers stay until Python
+    happens to collect it: up to 84 of them, with 14 asked for.
+    """
+    from fairseq.trainer import Trainer
+
+    get_train_iterator = Trainer.get_train_iterator
+
+    @functools.wraps(get_train_iterator)
+    def get(self, *args, **kwargs):
+        last = getattr(self, "last_epoch_iterator", None)
+        iterator = self.last_epoch_iterator = get_train_iterator(self, *args, **kwargs)
+        if last is not None and last is not iterator:
+            last.dataloader = last._cur_epoch_itr = None  # what the workers hang on
+        return iterator
+
+    Trainer.get_train_iterator = get
+
+
 def settle_workers() -> None:
     """Start the workers that load data for a training, and let them go, in no time.
 
@@ -460,5 +482,6 @@ def apply() -> None:
     launch_without_gpus()
     send_checkpoints_as_plain_data()
     choose_trainer()
+    end_workers_of_the_last_epoch()
     check_before_resuming()
     attend_without_cudnn()

@@ -25,6 +25,7 @@ import cress_svcd
 from cress_svcd.errors import CheckpointError, ConfigError, OutputError
 from cress_svcd.models import checkpoint_files
 from cress_svcd.training import fairseq_patches
+from tests.helpers.fairseq_commands import train_command
 from tests.helpers.training_options import make_model, make_task, parse, save_checkpoint
 
 
@@ -403,6 +404,42 @@ def test_the_workers_of_each_gpus_process_are_forked(tmp_path):
     script.write_text(RANKS)
     subprocess.run([sys.executable, script, Path(cress_svcd.__file__).parent, tmp_path], check=True)
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["spawn fork"] * 2
+
+
+# Python's collections would end the workers now and then.
+EPOCHS = """
+import gc, multiprocessing
+gc.disable()
+from fairseq.trainer import Trainer
+from fairseq_cli.train import cli_main
+
+begin_epoch = Trainer.begin_epoch
+
+
+def counted(self, epoch):
+    print("workers", len(multiprocessing.active_children()), flush=True)
+    begin_epoch(self, epoch)
+
+
+Trainer.begin_epoch = counted
+cli_main()
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_epoch(prepared, hubert, tmp_path):
+    """Cut otherwise in each epoch, the segments are loaded by workers of the epoch."""
+    script = tmp_path / "epochs.py"
+    script.write_text(EPOCHS)
+    flags = ["--hubert-model-path", hubert, "--vary-cuts", "0.5", "--num-workers", "1"]
+    flags += ["--disable-validation", "--no-save", "--max-epoch", "3"]
+    words = train_command(prepared, tmp_path / "save", *flags)[1:]
+    training = subprocess.run(
+        [sys.executable, script, *map(str, words)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert training.returncode == 0, training.stderr
+    seen = [line for line in training.stdout.splitlines() if line.startswith("workers")]
+    assert seen == ["workers 0"] * 3
 
 
 def test_attention_is_not_left_to_cudnn():
