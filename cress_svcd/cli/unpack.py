@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> None:
         options["quantization_map"] = json.dumps(layers)
     write_checkpoint(
         args.output,
-        {key: value for key, value in state.items() if key not in (PACKED_HEADER, "vocabulary")},
+        {key: value for key, value in state.items() if key != PACKED_HEADER},
     )
     print(f"{args.output}: {len(layers)} layers unpacked")

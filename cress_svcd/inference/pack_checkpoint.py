@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 
 # Of a checkpoint, besides its model: what cuts recordings as its corpus is cut.
 CARRIED = ("segmenter",)
-# Options that name files of the training, which no packed model needs.
+# Options that name files of the training, which no packed model needs: of the model, and of the
+# task.  A path would tell where it was trained, and make the file as much longer.
 FILES = (
     "finetuned_st_model",
     "hubert_model_path",
     "load_pretrained_mt_encoder_decoder_from",
     "deltalm_model_path",
 )
+TASK_FILES = ("data", "feature_cache", "save_dir", "restore_file")
 
 
 def pack_checkpoint(
@@ -71,7 +73,8 @@ def pack_checkpoint(
         tensors, description = pack_tensors(state["model"], layers, precision)
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{checkpoint}: {error}") from None
-    vocabulary, task = vocabulary_of(state, checkpoint, data), plain(state["cfg"].get("task"))
+    vocabulary = vocabulary_of(state, checkpoint, data)
+    task = task_options(state["cfg"].get("task"), bool(vocabulary))
     history = {
         "criterion_name": "",
         "optimizer_name": "",
@@ -133,9 +136,18 @@ def options(model: dict, description: dict, ctc_head: bool) -> dict:
     """The model's options in the packed file."""
     kept = {name: None if name in FILES else value for name, value in model.items()}
     kept["ctc_head"] = ctc_head
+    if "quant_policy" in kept:
+        kept["quant_policy"] = ""  # a file's name, perhaps; the description has what it said
     if "quantization_map" in kept:
         kept["quantization_map"] = ""
     return plain({**kept, "packed": json.dumps(description)})
+
+
+def task_options(task: dict | None, has_vocabulary: bool) -> dict | None:
+    """The task's options in the packed file: with a vocabulary of its own, it needs no folder."""
+    dropped = {name for name in TASK_FILES if has_vocabulary or name != "data"}
+    kept = {name: "" if name in dropped else value for name, value in (task or {}).items()}
+    return plain(kept) if task else None
 
 
 def digest_in(state: dict) -> str | None:
@@ -143,12 +155,15 @@ def digest_in(state: dict) -> str | None:
 
 
 def vocabulary_of(state: dict, checkpoint: Path, given: Path | None) -> dict[str, Tensor]:
-    """The files that the task reads from its data folder, as bytes; empty if there are none.
+    """The files that the task reads from its data folder, as bytes; empty if there are none.  An
+    unpacked model has them still.
 
     Raises:
         ConfigError: the ``given`` folder lacks them.
         CheckpointError: they are not those of the checkpoint.
     """
+    if state.get("vocabulary") and not given:
+        return state["vocabulary"]
     task = state["cfg"].get("task") or {}
     name = task.get("config_yaml") or "config.yaml"
     try:
