@@ -16,6 +16,7 @@ from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.inference.packed_checkpoint import write_packed
 from cress_svcd.inference.packed_tensors import Precision, pack_tensors
 from cress_svcd.inference.size_report import size_report
+from cress_svcd.models.binary_attention import require_softmax
 from cress_svcd.models.checkpoints import read_checkpoint
 from cress_svcd.models.low_bit_options import trained_bits
 from cress_svcd.quantization.low_bit_grid import LowBits
@@ -59,8 +60,7 @@ def pack_checkpoint(
             f"{checkpoint}: holds no 'model' with its options ('cfg.model'); expected a "
             "checkpoint of fairseq-train"
         )
-    if precision.keep_ctc_head:
-        require_ctc_head(model, checkpoint)
+    require_packable(model, precision, checkpoint)
     layers = json.loads(model.get("quantization_map") or "{}")
     if not layers and not allow_full:
         raise CheckpointError(
@@ -119,12 +119,17 @@ def with_trained_bits(precision: Precision, model: dict, checkpoint: Path) -> Pr
     return dataclasses.replace(precision, low_bits=LowBits(**found))
 
 
-def require_ctc_head(model: dict, checkpoint: Path) -> None:
-    if not model.get("ctc_head"):
+def require_packable(model: dict, precision: Precision, checkpoint: Path) -> None:
+    """Raise CheckpointError or ConfigError for what no packed model can do, or this one cannot."""
+    if precision.keep_ctc_head and not model.get("ctc_head"):
         raise CheckpointError(
             f"{checkpoint}: has no CTC head to keep; expected a training with --ctc-head, or leave "
             "--keep-ctc-head out"
         )
+    try:
+        require_softmax(model)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint}: {error}") from None
 
 
 def plain(value: Any) -> Any:

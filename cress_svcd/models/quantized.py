@@ -26,6 +26,13 @@ from torch import Tensor, nn
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.attention import call_quantized_projections
+from cress_svcd.models.binary_attention import (
+    NONE,
+    BinaryAttentionOptions,
+    binarize_attention,
+    form_in,
+    require_same_form,
+)
 from cress_svcd.models.checkpoints import (
     model_options,
     options_in,
@@ -87,7 +94,7 @@ UNUSED_TENSORS = (*OPTIONAL_TENSORS, "encoder.ctc_head.")
 
 
 @dataclass
-class QuantizationOptions(LowBitOptions):
+class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
     """Options of a quantised model, next to those of its base."""
 
     finetuned_st_model: Optional[str] = field(
@@ -182,6 +189,7 @@ class Quantized:
         schedule, schedule_updates: in training, the way to few bits and the updates it counts;
             without a schedule the model is fully quantised.
         low_bits: in training, of what the policy does not name.
+        attention_form: in training, of attention weights in 1 bit, or "none".
         quantization_stage: the schedule's state at the present update of the training.
     """
 
@@ -190,6 +198,7 @@ class Quantized:
     schedule: Schedule | None = None
     schedule_updates: int = 1
     low_bits: LowBits = LowBits()
+    attention_form: str = NONE
     quantization_stage: Stage | None = None
 
     @classmethod
@@ -227,6 +236,7 @@ class Quantized:
             rebuild(model, json.loads(cfg.quantization_map))
             convert_trained(model, cfg, fit=False)
             call_quantized_projections(model)
+            binarize_attention(model, cfg)
         return model
 
     def load_pretrained(self, cfg, dictionary_digest: str) -> None:
@@ -251,6 +261,8 @@ class Quantized:
         convert_trained(self, cfg, fit=True)
         self.low_bits = trained_bits(cfg)
         call_quantized_projections(self)
+        binarize_attention(self, cfg)
+        self.attention_form = form_in(cfg)
         cfg.quantization_map = json.dumps(quantization_map(self))
         for kind, parameters in parameters_by_kind(self).items():
             for parameter in parameters:
@@ -297,6 +309,7 @@ class Quantized:
         try:
             require_same_map(json.loads(saved), quantization_map(self))
             require_same_bits(options_in(state, path), self.low_bits)
+            require_same_form(options_in(state, path), self.attention_form)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
