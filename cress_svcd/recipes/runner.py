@@ -391,7 +391,7 @@ def _report_row(row: dict[str, str]) -> dict:
         if "system" in row:
             content = _system(content, row["system"], scores)
         if not isinstance(content, dict) or not all(
-            is_number(content.get(key, 0)) for key in COLUMNS
+            is_number(content.get(key, 0)) for key in (*COLUMNS, "exact_match", "reference_4grams")
         ):
             raise StageError(f"{scores}: expected the JSON of 'cress-svcd score' of one output")
         result.update({**content, "name": row["name"]})
@@ -422,17 +422,39 @@ def _system(comparison: Any, name: str, path: Path) -> dict:
 COLUMNS = {"bleu": "BLEU", "chrf": "chrF", "megabytes": "MB", "seconds": "seconds"}
 
 
+def _without_4grams(row: dict) -> bool:
+    """Whether no reference has four tokens: BLEU is 0 for a perfect translation, too."""
+    return row.get("reference_4grams") == 0
+
+
 def format_report(report: dict) -> str:
-    """The table for people.  ``share``: of the first row's BLEU; ``seconds``: of translating."""
-    lines = []
-    if report["results"]:
-        lines.append(f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in COLUMNS.values()))
-    best = next((row["bleu"] for row in report["results"] if row.get("bleu")), None)
-    for row in report["results"]:
-        share = f"{row['bleu'] / best:.1%}" if best and "bleu" in row else ""
-        numbers = [row.get(key) for key in COLUMNS]
+    """The table for people.  ``share``: of the first row's BLEU; ``seconds``: of translating.
+
+    Rows whose references have no four tokens share the exact match of the first of them, or its
+    chrF where it has none, and the table gets a column of exact match, in percent.
+    """
+    lines, results = [], report["results"]
+    short = [row for row in results if _without_4grams(row)]
+    columns = {"exact_match": "exact %", **COLUMNS} if short else COLUMNS
+    if results:
+        lines.append(f"{'':<38}{'share':>8}" + "".join(f"{name:>9}" for name in columns.values()))
+    others = [row for row in results if not _without_4grams(row)]
+    best = next((row["bleu"] for row in others if row.get("bleu")), None)
+    share_of = "exact_match" if short and short[0].get("exact_match") else "chrf"
+    for row in results:
+        key, full = "bleu", best
+        if _without_4grams(row):
+            key, full = share_of, short[0].get(share_of)
+        share = f"{row[key] / full:.1%}" if full and key in row else ""
+        numbers = [row.get(column) for column in columns]
         cells = "".join(f"{'' if number is None else f'{number:g}':>9}" for number in numbers)
         lines.append(f"{row['name']:<38}{share:>8}{cells}")
+    if short:
+        chrf = "chrF, as the first of them has no exact match"
+        lines.append(
+            "BLEU means nothing where no reference has four tokens; share is of "
+            + ("exact match" if share_of == "exact_match" else chrf)
+        )
     if lines:
         lines.append("")
     lines += [f"{name:<44}{seconds:>7.0f} s" for name, seconds in report["seconds"].items()]

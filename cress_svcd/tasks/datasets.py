@@ -10,6 +10,7 @@ import torch
 from fairseq.data import ConcatDataset, FairseqDataset, LanguagePairDataset
 from fairseq.data.audio.multi_modality_dataset import ModalityDatasetItem
 from fairseq.tasks.translation import TranslationTask, load_langpair_dataset
+from sacrebleu.metrics import BLEU
 
 from cress_svcd.data.audio_shards import is_sharded, warn_of_shards
 from cress_svcd.data.augmentation.transforms import AudioTransforms
@@ -161,6 +162,8 @@ class DataTask(TranslationTask):
         sources = None
         if wants_sources and has_sources:
             sources = self._encode(frame["src_text"], f"{split}, src_text")
+        if not training and self.cfg.eval_bleu and self.cfg.best_checkpoint_metric == "bleu":
+            report_without_4grams(frame["tgt_text"], split)
         if mode == SPEECH:
             report_short(frame, split)
         if mode == TEXT:
@@ -382,6 +385,17 @@ class DataTask(TranslationTask):
                 f"({type(error).__name__}): make the text again (prepare-mustc --text-data, or "
                 "fairseq-preprocess)"
             ) from error
+
+
+def report_without_4grams(texts: "pandas.Series", split: str) -> None:
+    """Log if checkpoints cannot be compared by BLEU, as none of the references has four tokens."""
+    if not BLEU().corpus_score(list(texts), [list(texts)]).totals[3]:
+        logger.warning(
+            "%s: no reference has four tokens: BLEU is 0 for a perfect translation, too, and above "
+            "it for some that are too long; compare checkpoints by st_nll_loss "
+            "(--best-checkpoint-metric)",
+            split,
+        )
 
 
 def report_short(frame: "pandas.DataFrame", split: str) -> None:

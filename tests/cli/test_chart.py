@@ -145,6 +145,79 @@ def test_many_systems_are_named_next_to_the_picture(files, tmp_path, drawn):
     assert not panel.texts and panel.get_ylabel() == "BLEU"
 
 
+DIGITS = ["eins", "zwei", "drei", "vier"]
+
+
+def compared(path, **systems: list[str]):
+    """The file of 'cress-svcd compare' over translations of DIGITS."""
+    for name, hypotheses in systems.items():
+        lines = [
+            f"T-{number}\t{reference}\nD-{number}\t-1\t{hypothesis}\n"
+            for number, (reference, hypothesis) in enumerate(zip(DIGITS, hypotheses))
+        ]
+        path.with_name(f"{name}.txt").write_text("".join(lines))
+    outputs = [str(path.with_name(f"{name}.txt")) for name in systems]
+    assert main(["compare", *outputs, "--resamples", "20", "--json", str(path)]) == 0
+    return path
+
+
+WHY = "BLEU means nothing here, as no reference has four tokens; share is of "
+
+
+@pytest.mark.parametrize("against_bits", [False, True])
+def test_of_single_words_exact_match_is_shown(files, tmp_path, capsys, drawn, against_bits):
+    """The second system says more than it should: of the two its BLEU is the higher one."""
+    long = ["zwei drei vier eins", "zwei", "zwei", "vier"]
+    one = compared(tmp_path / "one.json", a=DIGITS, b=long)
+    two = compared(tmp_path / "two.json", a=DIGITS, b=[*DIGITS[:3], "fier"])
+    sizes = ("--sizes", f"b={files['size']}") if against_bits else ()
+    capsys.readouterr()
+    first, second = chart(tmp_path, f"a={one}", f"b={one}", f"b={two}", *sizes)
+    assert float(first["bleu"]) == 0 < float(second["bleu"])
+    assert [first[key] for key in ("exact_match", "share", "share_of")] == [
+        "100.0",
+        "100.0",
+        "exact_match",
+    ]
+    assert (second["exact_match"], second["share"]) == ("62.5", "62.5")
+    assert float(second["exact_match_deviation"]) == pytest.approx(25 / 2**0.5, abs=0.01)
+    assert "bleu_interval" not in first
+    head, *_, b, why = capsys.readouterr().out.splitlines()
+    assert why == WHY + "exact match"
+    assert "exact %" in head and "62.50  17.68   62.5 %" in b
+    (panel,) = drawn
+    assert panel.get_ylabel() == "exact match, % ± standard deviation of the runs"
+    if against_bits:
+        heights = [float(container.lines[0].get_ydata()[0]) for container in panel.containers]
+    else:
+        heights = [bar.get_height() for bar in panel.patches]
+        assert [text.get_text() for text in panel.texts] == ["100.0", "62.5"]
+    assert heights == [100, 62.5]
+
+
+def test_where_the_first_has_no_exact_match_the_share_is_of_chrf(tmp_path, capsys):
+    near = [f"{word}s" for word in DIGITS]
+    path = compared(tmp_path / "c.json", a=near, b=DIGITS)
+    capsys.readouterr()
+    first, second = chart(tmp_path, path)
+    assert (first["exact_match"], second["exact_match"]) == ("0.0", "100.0")
+    assert first["share_of"] == second["share_of"] == "chrf"
+    kept = 100 * float(second["chrf"]) / float(first["chrf"])
+    assert float(second["share"]) == pytest.approx(kept, abs=0.06) and kept > 100
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"{WHY}chrF, as the first system has no exact match"
+    )
+
+
+def test_one_reference_of_four_tokens_leaves_all_as_it_was(files, tmp_path, capsys, drawn):
+    rows = chart(tmp_path, files["full"], files["one"])
+    assert list(rows[0]) == ["name", "runs", "bleu", "bleu_deviation", "chrf", "share"]
+    out = capsys.readouterr().out
+    assert "exact" not in out and "nothing" not in out and len(out.splitlines()) == 3
+    assert drawn[0].get_ylabel() == "BLEU"
+
+
 def ends(panel) -> list[list[float]]:
     """Where the error bars of a picture, or of a container of it, begin and end."""
     container = panel.containers[0] if hasattr(panel, "containers") else panel
@@ -184,6 +257,7 @@ def test_bad_input(files, capsys, arguments, message):
         '{"systems": [{"bleu": 1, "chrf": 1}]}',
         '{"systems": [{"name": "a", "bleu": 1, "chrf": 1, "bleu_interval": "x"}]}',
         '[{"bleu": 1, "chrf": 1}]',
+        '{"bleu": 0, "chrf": 1, "reference_4grams": 0}',
     ],
 )
 def test_scores_that_are_none(tmp_path, capsys, content):

@@ -22,6 +22,8 @@ from tests.helpers.dry_run import printed_commands
 # Appends its arguments as a line to a file.
 NOTE = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + '\\n')"
 
+DIGITS = ["eins", "zwei", "drei", "vier"]
+
 
 def note(*words) -> list[str]:
     return ["{python}", "-c", NOTE, "{out}/notes", *words]
@@ -585,6 +587,76 @@ class TestPrinting:
         assert ["share", "BLEU", "chrF", "MB", "seconds"] in rows
         assert ["speech", "100.0%", "93.1", "95.5", "2.5", "7.25"] in rows
         assert ["compared", "50.0%", "46.55"] in rows
+
+    def reported(self, kitchen, capsys, *systems: list[str], references=DIGITS) -> list[list[str]]:
+        """What is printed of a recipe that compares outputs a, b, …, by line and word."""
+        names = "abc"[: len(systems)]
+        for name, hypotheses in zip(names, systems):
+            lines = [
+                f"T-{number}\t{reference}\nD-{number}\t-1\t{hypothesis}\n"
+                for number, (reference, hypothesis) in enumerate(zip(references, hypotheses))
+            ]
+            (kitchen.out / f"{name}.txt").write_text("".join(lines))
+        outputs = [f"{{out}}/{name}.txt" for name in names]
+        flags = ["--resamples", "20", "--json", "{out}/scores.json"]
+        kitchen.write(
+            stage("compare", ["cress-svcd", "compare", *outputs, *flags]),
+            report=[
+                {"name": f"row-{name}", "scores": "{out}/scores.json", "system": name}
+                for name in names
+            ],
+        )
+        assert kitchen.run() == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    def test_of_single_words_shares_are_of_exact_match(self, kitchen, capsys):
+        """The second output says more than it should, and has the only BLEU above 0."""
+        rows = self.reported(kitchen, capsys, DIGITS, ["zwei drei vier eins", *DIGITS[1:]])
+        head = rows.index(["share", "exact", "%", "BLEU", "chrF", "MB", "seconds"])
+        assert rows[head + 1] == ["row-a", "100.0%", "100", "0", "100"]
+        assert rows[head + 2][:3] == ["row-b", "75.0%", "75"] and float(rows[head + 2][3]) > 0
+        assert " ".join(rows[head + 3]) == (
+            "BLEU means nothing where no reference has four tokens; share is of exact match"
+        )
+        results = json.loads((kitchen.out / "report.json").read_text())["results"]
+        assert [row["exact_match"] for row in results] == [100, 75]
+
+    def test_of_single_words_shares_may_be_of_chrf(self, kitchen, capsys):
+        near = [f"{word}s" for word in DIGITS]
+        rows = self.reported(kitchen, capsys, near, DIGITS)
+        head = rows.index(["share", "exact", "%", "BLEU", "chrF", "MB", "seconds"])
+        first, second, why = rows[head + 1 : head + 4]
+        assert first[1:3] == ["100.0%", "0"] and second[2] == "100"
+        assert float(second[1][:-1]) == pytest.approx(100 * 100 / float(first[-1]), abs=0.06)
+        assert " ".join(why).endswith("share is of chrF, as the first of them has no exact match")
+
+    def test_one_reference_of_four_tokens_leaves_the_table_as_it_was(self, kitchen, capsys):
+        references = ["eins", "zwei drei vier fünf"]
+        rows = self.reported(kitchen, capsys, references, ["eins", "zwei"], references=references)
+        head = rows.index(["share", "BLEU", "chrF", "MB", "seconds"])
+        assert rows[head + 1] == ["row-a", "100.0%", "100", "100"] and rows[head + 3] == []
+
+    def test_rows_of_several_test_sets(self, kitchen, capsys):
+        """Each takes its share of the first that is measured as it is."""
+        scores = {
+            "long": {"bleu": 40, "chrf": 50, "exact_match": 10, "reference_4grams": 9},
+            "worse": {"bleu": 30, "chrf": 40, "exact_match": 1, "reference_4grams": 9},
+            "short": {"bleu": 0, "chrf": 90, "exact_match": 80, "reference_4grams": 0},
+            "shorter": {"bleu": 0.5, "chrf": 45, "exact_match": 60, "reference_4grams": 0},
+        }
+        systems = [{"name": name, **each} for name, each in scores.items()]
+        (kitchen.out / "scores.json").write_text(json.dumps({"systems": systems}))
+        order = ["short", "long", "shorter", "worse"]
+        kitchen.write(
+            stage("a", note("a")),
+            report=[
+                {"name": name, "scores": "{out}/scores.json", "system": name} for name in order
+            ],
+        )
+        assert kitchen.run() == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        shares = {row[0]: row[1] for row in rows if row and row[0] in order}
+        assert shares == {"short": "100.0%", "long": "100.0%", "shorter": "75.0%", "worse": "75.0%"}
 
     def test_without_scores_there_is_no_table_of_them(self, kitchen, capsys):
         kitchen.write(stage("a", note("a")))

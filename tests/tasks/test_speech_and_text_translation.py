@@ -620,6 +620,20 @@ class TestErrors:
         make_criterion(prepared, *metric, "--disable-validation")
         make_criterion(prepared)
 
+    @pytest.mark.parametrize("mode", [["--st-training"], ["--mt-finetune"]])
+    def test_checkpoints_compared_by_a_bleu_that_means_nothing(self, data, caplog, mode):
+        def warned(split, *flags) -> int:
+            caplog.clear()
+            make_task(data, *mode, *flags).load_dataset(split)
+            return caplog.text.count(f"{split}: no reference has four tokens")
+
+        by_bleu = ("--eval-bleu", "--best-checkpoint-metric", "bleu")
+        assert not warned("dev", *by_bleu)
+        for split in ("train", "dev"):
+            change_manifest(data, split, lambda number, row: {**row, "tgt_text": "ein Haus."})
+        assert warned("dev", *by_bleu) == 1
+        assert not warned("train", *by_bleu) and not warned("dev", "--eval-bleu")
+
     def test_a_checkpoint_of_another_dictionary(self, data, prepared):
         state = make_task(prepared).state_dict()
         make_task(prepared).load_state_dict(state)
