@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 RELATIONS = {"softmax": relation_loss, "direction": direction_loss}
 TERMS = ("kl", "hidden", "relation")
+TOKENS = ("alike", "entropy")
 LOGGED = tuple(f"distill_{term}" for term in TERMS)
 
 
@@ -62,6 +63,14 @@ class DistillationOptions(InterventionOptions):
     )
     distill_temperature: float = field(
         default=1.0, metadata={"help": "temperature of both distributions"}
+    )
+    distill_kl_tokens: ChoiceEnum(TOKENS) = field(
+        default="alike",
+        metadata={
+            "help": "how tokens count in --distill-kl-weight: alike, or by the entropies of "
+            "teacher and student, where both are in doubt more (DB-LLM's deviation-aware "
+            "distillation)"
+        },
     )
     distill_kl_warmup: int = field(
         default=0, metadata={"help": "updates in which --distill-kl-weight grows from 0"}
@@ -231,9 +240,10 @@ class Distillation:
         ntokens = (~padding).sum()
         options = self.options
         terms = {}
+        by_entropy = str(options.distill_kl_tokens) == "entropy"
         if options.distill_kl_weight > 0:
             terms["kl"] = sum(
-                token_kl(own, their, padding, options.distill_temperature)
+                token_kl(own, their, padding, options.distill_temperature, by_entropy)
                 for own, their in zip(outputs, theirs, strict=True)
             )
         if options.distill_hidden_weight > 0:

@@ -38,6 +38,29 @@ class TestTokenKL:
         expected = (p * (np.log(p) - np.log(q))).sum(-1)[~padding.numpy()].sum() * temperature**2
         assert token_kl(student, teacher, padding, temperature).item() == pytest.approx(expected)
 
+    def test_by_entropy_it_is_the_formula(self, padding):
+        student, teacher = pair(2, 4, 11)
+        p, q = softmax(teacher.detach().numpy() / 2), softmax(student.detach().numpy() / 2)
+        divergence = (p * (np.log(p) - np.log(q))).sum(-1)[~padding.numpy()]
+        entropies = (p * np.log(p)).sum(-1) * (q * np.log(q)).sum(-1)
+        doubt = entropies[~padding.numpy()]
+        expected = (doubt / doubt.mean() * divergence).sum() * 4
+        found = token_kl(student, teacher, padding, 2.0, by_entropy=True)
+        assert found.item() == pytest.approx(expected)
+        # The weights are no way to a lower loss.
+        found.backward()
+        weights = torch.zeros(2, 4, dtype=torch.float64)
+        weights[~padding] = torch.tensor(doubt / doubt.mean())
+        plain = student.detach().clone().requires_grad_()
+        token_kl(plain, teacher, padding, 2.0).backward()
+        torch.testing.assert_close(student.grad, plain.grad * weights.unsqueeze(-1))
+        assert teacher.grad is None
+
+    def test_by_entropy_tokens_without_doubt_count_alike(self):
+        student, teacher = torch.tensor([[0.0, 2e4]]), torch.tensor([[2e4, 0.0]])
+        alike = token_kl(student, teacher)
+        assert 0 < alike < math.inf and token_kl(student, teacher, by_entropy=True) == alike
+
     def test_is_zero_for_the_teacher_itself(self):
         logits = torch.randn(3, 7)
         assert token_kl(logits, logits.clone()).item() == pytest.approx(0, abs=1e-6)

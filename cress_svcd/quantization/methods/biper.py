@@ -34,16 +34,16 @@ class _SquareWave(torch.autograd.Function):
 class BiPerLinear(RowScaleLinear):
     """y = h * (sign(sin(f W)) Q(x)) + b with a trained scale h a row.
 
-    As in the paper, a square wave forward and the sine of the same period backward, so that the
-    surrogate gradient f cos(f W) turns round where a weight is far from 0.  The paper trains with
-    sin(f W) itself at first and draws h; here h begins at a row's mean magnitude, and a trained
-    checkpoint takes the place of that first stage.  Activations are rounded to 8 bits per token
-    (the paper: to their sign).
+    As in the paper, a square wave forward and the sine of the same period backward: the surrogate
+    gradient f cos(f W) turns round where a weight is beyond a quarter of the wave.  The paper
+    trains with sin(f W) itself at first and draws h; here h begins at a row's mean magnitude, and a
+    trained checkpoint takes the place of that first stage.  Activations are rounded to 8 bits per
+    token (the paper: to their sign).
 
     Options:
         frequency: f; the paper has 20, for weights it drew itself.  None takes pi / (2 max |W|) of
-            the present weights: no trained weight changes its sign, and f W is within the quarter
-            of the wave where it rises.
+            the present weights, at every step: no trained weight changes its sign, f W stays within
+            the quarter of the wave where it rises, and forward this is the sign.
 
     Parameters: ``h`` (out).
     """
