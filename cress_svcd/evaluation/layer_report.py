@@ -12,6 +12,7 @@ from cress_svcd.models.attention import call_quantized_projections
 from cress_svcd.models.quantized import chosen_policy
 from cress_svcd.models.trained import load_trained
 from cress_svcd.quantization import apply_policy, quantized_layers
+from cress_svcd.quantization.low_bit_modules import convert
 from cress_svcd.quantization.report import capture_inputs, layer_rows, summary
 
 
@@ -22,7 +23,9 @@ def describe(args: argparse.Namespace, model, task, device: torch.device) -> dic
             raise ConfigError(
                 f"{args.checkpoint}: is quantised already; --quant-policy is for full precision"
             )
-        apply_policy(model, chosen_policy(args))
+        policy = chosen_policy(args)
+        apply_policy(model, policy)
+        convert(model, policy.low_bits)
         call_quantized_projections(model)
     if not quantized_layers(model):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Options of a quantised model for what its policy does not name: embeddings and convolutions."""
+"""Options of a quantised model for what no pattern names: embeddings and convolutions."""
 
 import logging
 from collections.abc import Mapping
@@ -8,12 +8,16 @@ from typing import Any, Optional
 from torch import nn
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.quantization.low_bit_grid import CHOICES, LowBits
+from cress_svcd.quantization.low_bit_grid import KINDS, LowBits, require_bits
 from cress_svcd.quantization.low_bit_modules import convert
+from cress_svcd.quantization.policy import Policy
 
 logger = logging.getLogger(__name__)
 
-_ALSO = ": 4, 3, 2 or 1; trained, as the policy's layers are, and stored so by 'cress-svcd pack'"
+_ALSO = (
+    ": 4, 3, 2 or 1, instead of the policy's; trained, as the policy's layers are, and stored so "
+    "by 'cress-svcd pack'"
+)
 
 
 @dataclass
@@ -40,26 +44,36 @@ def trained_bits(options: Any) -> LowBits:
     """What the ``options`` of a model, of ours or of a checkpoint, ask for.
 
     Raises:
-        ConfigError: a number that is none of CHOICES.
+        ConfigError: a number that is not 1 to 4.
     """
     found = {}
-    for kind in ("embedding", "hubert", "subsampler"):
+    for kind in KINDS:
         name = f"quant_{kind}_bits"
         is_plain = isinstance(options, Mapping)
         bits = options.get(name) if is_plain else getattr(options, name, None)
-        if bits is not None and bits not in CHOICES:
-            option = "--" + name.replace("_", "-")
-            raise ConfigError(f"{option} {bits}: expected 1, 2, 3 or 4, or leave it out")
-        found[kind] = bits
+        found[kind] = require_bits("--" + name.replace("_", "-"), bits)
     return LowBits(**found)
 
 
-def check_options(cfg: Any) -> None:
-    """Raise ConfigError unless what is to be trained at few bits is trained."""
+def complete_options(cfg: Any, policy: Policy) -> None:
+    """Write the bits of ``policy`` into the options ``cfg`` that are not given: checkpoints store
+    options.
+
+    Raises:
+        ConfigError: what is to be trained at few bits is not trained.
+    """
+    given = trained_bits(cfg)
+    for kind in KINDS:
+        if getattr(given, kind) is None:
+            cfg[f"quant_{kind}_bits"] = getattr(policy.low_bits, kind)
     if trained_bits(cfg).hubert and (cfg.freeze_hubert or cfg.freeze_hubert_convolutions):
+        who, otherwise = "--quant-hubert-bits", "leave it out"
+        if given.hubert is None:
+            who = f"policy {cfg.quant_policy}: hubert_bits"
+            otherwise = "take a policy without it"
         raise ConfigError(
-            "--quant-hubert-bits trains HuBERT's convolutions: leave out --freeze-hubert, "
-            "--freeze-hubert-convolutions and --feature-cache, or leave it out and give "
+            f"{who} trains HuBERT's convolutions: leave out --freeze-hubert, "
+            f"--freeze-hubert-convolutions and --feature-cache, or {otherwise} and give "
             "'cress-svcd pack' --hubert-bits, which rounds them without training"
         )
 
@@ -77,5 +91,6 @@ def require_same_bits(saved: Any, current: LowBits) -> None:
         raise ConfigError(
             f"it was trained with {trained_bits(saved)}, and the options ask for {current}: "
             "resume with the same --quant-embedding-bits, --quant-hubert-bits and "
-            "--quant-subsampler-bits, or start again in another --save-dir"
+            "--quant-subsampler-bits, or the same --quant-policy where that says them, or start "
+            "again in another --save-dir"
         )

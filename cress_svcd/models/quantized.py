@@ -44,7 +44,7 @@ from cress_svcd.models.checkpoints import (
 from cress_svcd.models.hubert_checkpoint import read_hubert
 from cress_svcd.models.low_bit_options import (
     LowBitOptions,
-    check_options,
+    complete_options,
     convert_trained,
     require_same_bits,
     trained_bits,
@@ -107,8 +107,8 @@ class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
     quant_policy: str = field(
         default="cross_attention",
         metadata={
-            "help": "which layers are quantised and how: a policy file, or the name of one in "
-            "configs/quant"
+            "help": "which layers are quantised and how, and at how many bits embeddings and "
+            "convolutions are trained: a policy file, or the name of one in configs/quant"
         },
     )
     quant_method: Optional[str] = field(
@@ -188,7 +188,7 @@ class Quantized:
         start_archs: archs whose checkpoints this model can start from.
         schedule, schedule_updates: in training, the way to few bits and the updates it counts;
             without a schedule the model is fully quantised.
-        low_bits: in training, of what the policy does not name.
+        low_bits: in training, of what no pattern of the policy names.
         attention_form: in training, of attention weights in 1 bit, or "none".
         quantization_stage: the schedule's state at the present update of the training.
     """
@@ -203,7 +203,8 @@ class Quantized:
 
     @classmethod
     def complete_config(cls, cfg) -> None:
-        """Write into ``cfg`` what makes the model, from the initial checkpoint or the defaults.
+        """Write into ``cfg`` what makes the model, from the initial checkpoint, the policy or the
+        defaults.
 
         Raises:
             CheckpointError: the initial checkpoint is damaged, or of another arch.
@@ -211,9 +212,9 @@ class Quantized:
         """
         if cfg.quantization_map:
             raise ConfigError("--quantization-map is filled in by training: leave it out")
-        chosen_policy(cfg)
+        policy = chosen_policy(cfg)
         schedule_of(cfg)
-        check_options(cfg)
+        complete_options(cfg, policy)
         if cfg.finetuned_st_model:
             take_structure(cls, cfg)
         else:

@@ -5,10 +5,12 @@ one of the 2^b odd numbers from -(2^b - 1) to 2^b - 1.  A step of ``midrise_grid
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.midrise_grid import SMALLEST_STEP, midrise_q
 
 CHOICES = (1, 2, 3, 4)
@@ -24,7 +26,7 @@ _FITS = 4
 
 @dataclasses.dataclass(frozen=True)
 class LowBits:
-    """Bits a weight of what no policy names; None: as it is.
+    """Bits a weight of what no pattern of a policy names; None: as it is.
 
     Attributes:
         embedding: of embeddings, output projection and CTC head.
@@ -46,6 +48,19 @@ class LowBits:
         if last == FRONT_END_PROJECTION:
             return self.hubert
         return self.embedding if last in TABLES else None
+
+
+KINDS = tuple(field.name for field in dataclasses.fields(LowBits))
+
+
+def require_bits(where: str, bits: Any) -> int | None:
+    """``bits`` as a number, or None; ConfigError, which begins with ``where``, unless it is of
+    CHOICES.  ``True`` is no 1."""
+    if bits is None:
+        return None
+    if isinstance(bits, bool) or bits not in CHOICES:
+        raise ConfigError(f"{where} {bits!r}: expected 1, 2, 3 or 4, or leave it out")
+    return int(bits)
 
 
 def quantize_low(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,9 @@ As YAML (or the same as a dictionary, which is what a checkpoint stores):
         activation_bits: 8
         options: {init: svid}
     exclude: [decoder.layers.0.*]
+    hubert_bits: 2
+    subsampler_bits: 1
+    embedding_bits: 1
 
 Patterns are those of ``fnmatch`` (``*`` crosses dots) over the names of ``model.named_modules()``;
 ``match`` and ``exclude`` take one or a list.  Every pattern must reach a layer, a rule's exclude
@@ -22,9 +25,11 @@ one of its own match, and no two rules may name the same layer, alike or not.  O
 precision unless a pattern ends in their name.  Method ``full`` (or ``bits: full``) names layers
 that stay as they are.
 
-Embeddings and convolutions cannot be named: ``--quant-embedding-bits``, ``--quant-hubert-bits``
-and ``--quant-subsampler-bits`` train them at few bits, and ``cress-svcd pack`` stores them in int8
-where ``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
+No pattern names embeddings and convolutions.  ``embedding_bits``, ``hubert_bits`` and
+``subsampler_bits`` train them at 1 to 4 bits a weight, as the options ``--quant-embedding-bits``,
+``--quant-hubert-bits`` and ``--quant-subsampler-bits`` do, which come before the policy.  Without
+either they stay as they are, and ``cress-svcd pack`` stores them in int8 where
+``--int8-embeddings`` and ``--int8-convolutions`` ask for it.
 """
 
 import dataclasses
@@ -40,6 +45,7 @@ from torch import nn
 from cress_svcd import atomic_files
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization.base import QuantLinear, option_names
+from cress_svcd.quantization.low_bit_grid import KINDS, LowBits, require_bits
 from cress_svcd.quantization.methods import METHODS
 from cress_svcd.quantization.validation import near, require_choice, require_keys
 
@@ -48,11 +54,11 @@ FULL = "full"
 # Layers that turn states into a distribution over symbols.  A wildcard does not reach them.
 HEADS = ("output_projection", "lm_head", "final_proj", "ctc_head")
 
-# What no policy names, the option that trains it at few bits, and the one of 'cress-svcd pack' that
-# stores it in int8.
-_OTHER_OPTIONS = {
-    nn.Embedding: ("--quant-embedding-bits", "--int8-embeddings"),
-    nn.Conv1d: ("--quant-hubert-bits or --quant-subsampler-bits", "--int8-convolutions"),
+# What no pattern names, the key that trains it at few bits, and the option of 'cress-svcd pack'
+# that stores it in int8.
+_OTHER_KEYS = {
+    nn.Embedding: ("embedding_bits", "--int8-embeddings"),
+    nn.Conv1d: ("hubert_bits or subsampler_bits", "--int8-convolutions"),
 }
 
 _COMMON = ("bits", "activation_bits")
@@ -170,18 +176,21 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Rules, and patterns of layers that no rule may touch."""
+    """Rules, patterns of layers that no rule may touch, and the bits of what no pattern names."""
 
     rules: tuple[Rule, ...]
     exclude: tuple[str, ...] = ()
     description: str = ""
+    low_bits: LowBits = LowBits()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what a checkpoint stores and ``from_dict`` reads."""
+        low_bits = dataclasses.asdict(self.low_bits)
         return {
             "description": self.description,
             "rules": [rule.to_dict() for rule in self.rules],
             "exclude": list(self.exclude),
+            **{f"{kind}_bits": bits for kind, bits in low_bits.items() if bits is not None},
         }
 
     @classmethod
@@ -193,7 +202,8 @@ class Policy:
                 and the key's path.
         """
         _require_type(where, data, Mapping, "a mapping with the key rules")
-        require_keys(where, data, ("description", "rules", "exclude"))
+        low_bits = {kind: f"{kind}_bits" for kind in KINDS}
+        require_keys(where, data, ("description", "rules", "exclude", *low_bits.values()))
         rules = data.get("rules")
         if not isinstance(rules, Sequence) or isinstance(rules, str) or not rules:
             raise ConfigError(f"{where}: rules: found {rules!r}, expected a list of rules")
@@ -203,6 +213,12 @@ class Policy:
             ),
             _patterns(f"{where}: exclude", data.get("exclude", [])),
             str(data.get("description", "")),
+            LowBits(
+                **{
+                    kind: require_bits(f"{where}: {key}", _as_number(data.get(key)))
+                    for kind, key in low_bits.items()
+                }
+            ),
         )
 
     @classmethod
@@ -356,13 +372,13 @@ def _hint(pattern: str, names: Mapping[str, list[str]], model: nn.Module) -> str
         if any(layer.startswith(f"{name}.") for layer in names):
             return f"; {name} is a {kind}: write '{name}.*' for the layers in it"
         module = model.get_submodule(name)
-        options = (_OTHER_OPTIONS[t] for t in _OTHER_OPTIONS if isinstance(module, t))
-        trained, packed = next(options, (None, None))
+        keys = (_OTHER_KEYS[t] for t in _OTHER_KEYS if isinstance(module, t))
+        trained, packed = next(keys, (None, None))
         if trained:
             return (
-                f"; it matches {name}, of type {kind}: embeddings and convolutions are not "
-                f"quantised by a policy, but by {trained} in training, and stored in int8 by "
-                f"'cress-svcd pack {packed}'"
+                f"; it matches {name}, of type {kind}: patterns do not reach embeddings and "
+                f"convolutions; the policy's key {trained} trains them at few bits, and "
+                f"'cress-svcd pack {packed}' stores them in int8"
             )
         return f"; it matches {name}, a {kind}, which is not replaced"
     # Comparing patterns with patterns: numbers hide that two names are of one kind.

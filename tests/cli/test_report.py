@@ -124,6 +124,14 @@ def test_what_a_policy_would_make_of_a_full_precision_checkpoint(report):
     assert planted["relative_error"] > 0.1
 
 
+def test_a_policys_bits_of_embeddings_and_convolutions_count(report):
+    everything, _ = report("full.pt", "--quant-policy", "everything")
+    whole, _ = report("full.pt", "--quant-policy", "whole_model")
+    assert whole["layers"] == everything["layers"]
+    assert whole["summary"]["full_bits"] == everything["summary"]["full_bits"]
+    assert whole["summary"]["bits"] < everything["summary"]["bits"] / 2
+
+
 @pytest.mark.slow
 def test_the_sensitive_layer_is_found_and_spared(report, tmp_path):
     policy = tmp_path / "policy.yaml"

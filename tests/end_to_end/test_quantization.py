@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cress_svcd.cli.main import main
+from cress_svcd.inference.packed_checkpoint import read_packed
 from cress_svcd.quantization import Policy
 from tests.helpers.fairseq_commands import (
     USER_DIR,
@@ -22,7 +23,7 @@ from tests.helpers.fairseq_commands import (
 POLICY = {"rules": [{"match": "decoder.layers.*.encoder_attn.*"}, {"match": "*.fc1", "bits": 1.58}]}
 PROGRESSIVE = [
     "--quant-policy",
-    "transformer",
+    "whole_model",
     "--quant-schedule",
     "ternary",
     "--quant-warmup",
@@ -169,6 +170,19 @@ def test_a_resumed_run_goes_on_exactly(trained):
         for name in ("whole", "stopped")
     ]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_a_policys_bits_are_options_of_the_checkpoint_and_packed_so(trained, tmp_path):
+    path, packed = trained[0] / "stopped" / "checkpoint_last.pt", tmp_path / "packed.pt"
+    options = torch.load(path, weights_only=True)["cfg"]["model"]
+    bits = {kind: options[f"quant_{kind}_bits"] for kind in ("hubert", "subsampler", "embedding")}
+    assert bits == {"hubert": 2, "subsampler": 1, "embedding": 1}
+    assert main(["pack", str(path), "-o", str(packed)]) == 0
+    described = json.loads(read_packed(packed)["cfg"]["model"]["packed"])["low_bits"]
+    for name, how in described.items():
+        kind = name.split(".")[1]
+        assert how["trained"] and how["bits"] == bits.get(kind, bits["embedding"])
+    assert {name.split(".")[1] for name in described} > {"hubert", "subsampler"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.quantization import Policy, count_calls, quantization_map, quantized_layers
+from cress_svcd.quantization.low_bit_grid import LowBits
 from cress_svcd.shipped import shipped_files
 from cress_svcd.training.fairseq_patches import read_mapped
 from tests.helpers.training_options import TINY_MODEL, make_task
@@ -186,11 +187,11 @@ class TestPolicies:
         "transformer": {"decoder.layers", "encoder.layers", "encoder.hubert.encoder.layers"},
     }
 
-    @pytest.mark.parametrize("name", [*LINEAR, "everything"])
+    @pytest.mark.parametrize("name", [*LINEAR, "everything", "whole_model"])
     def test_cover_every_linear_layer_of_their_parts(self, task, starts, arch, name):
         full = starts[BASES[arch]][1]
         linear = {n for n, m in full.named_modules() if type(m) is torch.nn.Linear}
-        if name == "everything":
+        if name in ("everything", "whole_model"):
             wanted = linear - {"decoder.output_projection", "encoder.ctc_head"}
             assert "encoder.hubert.post_extract_proj" in wanted
         else:
@@ -223,6 +224,93 @@ class TestPolicies:
         model, _ = quantize(task, starts, quant_policy=str(path), quant_activation_bits="off")
         assert {layer.METHOD for layer in quantized_layers(model).values()} == {"onebit"}
         assert {layer.activation_bits for layer in quantized_layers(model).values()} == {None}
+
+
+WHOLE = {"quant_hubert_bits": 2, "quant_subsampler_bits": 1, "quant_embedding_bits": 1}
+
+
+def modules_of(model):
+    """What every module is, with its bits."""
+    return {name: (type(m), getattr(m, "bits", None)) for name, m in model.named_modules()}
+
+
+class TestBitsOfThePolicy:
+    """Of embeddings and convolutions: as by the options of the same names."""
+
+    def test_make_the_modules_of_the_options(self, task, starts, arch, batch):
+        by_policy, cfg = quantize(task, starts, arch, quant_policy="whole_model")
+        by_options, other = quantize(task, starts, arch, quant_policy="everything", **WHOLE)
+        assert modules_of(by_policy) == modules_of(by_options)
+        plain, _ = quantize(task, starts, arch, quant_policy="everything")
+        changed = dict(modules_of(by_policy).items() - modules_of(plain).items())
+        assert {name.split(".")[-1] for name in changed} >= {"embed_tokens", "output_projection"}
+        assert {bits for _, bits in changed.values()} == {1, 2}
+        assert by_policy.low_bits == by_options.low_bits == LowBits(1, 2, 1)
+        own, expected = by_policy.state_dict(), by_options.state_dict()
+        assert own.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in own.items())
+        assert {**cfg, "quant_policy": 0} == {**other, "quant_policy": 0}
+        assert {name: cfg[name] for name in WHOLE} == WHOLE
+        with torch.no_grad():
+            logits = [m.eval()(**batch["net_input"])[0] for m in (by_policy, by_options)]
+        assert torch.equal(*logits)
+
+    def test_an_option_wins(self, task, starts):
+        model, cfg = quantize(task, starts, quant_policy="whole_model", quant_embedding_bits=3)
+        assert model.low_bits == LowBits(embedding=3, hubert=2, subsampler=1)
+        assert model.encoder.embed_tokens.bits == model.decoder.output_projection.bits == 3
+        assert cfg.quant_embedding_bits == 3
+        model, _ = quantize(task, starts, quant_policy="decoder", quant_hubert_bits=4)
+        assert model.low_bits == LowBits(hubert=4)
+
+    def test_are_those_of_the_checkpoint_without_the_policy(self, task, starts, batch):
+        model, cfg = quantize(task, starts, quant_policy="whole_model")
+        cfg.finetuned_st_model, cfg.quant_policy = "/gone/start.pt", "/gone/policy.yaml"
+        again = TestCheckpoint().rebuilt(task, cfg)
+        again.load_state_dict(model.state_dict())
+        assert modules_of(again) == modules_of(model)
+        with torch.no_grad():
+            expected = model.eval()(**batch["net_input"])[0]
+            assert torch.equal(again.eval()(**batch["net_input"])[0], expected)
+
+    def test_a_training_resumes_by_policy_or_options_and_no_others(self, task, starts, tmp_path):
+        path = tmp_path / "checkpoint_last.pt"
+        model, cfg = quantize(task, starts, quant_policy="whole_model")
+        save(path, model, cfg, task.state_dict())
+        state = read_mapped(path)
+        model.check_resumable(state, path)
+        quantize(task, starts, quant_policy="everything", **WHOLE)[0].check_resumable(state, path)
+        for options in (
+            {"quant_policy": "everything"},
+            {"quant_policy": "whole_model", "quant_hubert_bits": 3},
+        ):
+            other, _ = quantize(task, starts, **options)
+            with pytest.raises(ConfigError, match="or the same --quant-policy") as caught:
+                other.check_resumable(state, path)
+            assert str(path) in str(caught.value)
+
+    @pytest.mark.parametrize("flag", ["freeze_hubert", "freeze_hubert_convolutions"])
+    def test_those_of_hubert_need_audio(self, task, starts, flag):
+        told = "trains HuBERT's convolutions: leave out --freeze-hubert, .* and --feature-cache"
+        with pytest.raises(ConfigError, match=f"^policy whole_model: hubert_bits {told}"):
+            quantize(task, starts, quant_policy="whole_model", **{flag: True})
+        options = {"quant_hubert_bits": 2, flag: True}
+        with pytest.raises(ConfigError, match=f"^--quant-hubert-bits {told}"):
+            quantize(task, starts, quant_policy="whole_model", **options)
+
+    def test_of_a_part_that_the_model_lacks_do_nothing(self, prepared):
+        """As the options do: here without a speech encoder."""
+        text = make_task(prepared, "--mt-finetune")
+        models = [
+            text.build_model(config("quant_transformer", max_update=0, **SIZES, **options))
+            for options in (
+                {"quant_policy": "whole_model"},
+                {"quant_policy": "everything", **WHOLE},
+            )
+        ]
+        assert models[0].encoder.hubert is None
+        assert modules_of(models[0]) == modules_of(models[1])
+        assert models[0].encoder.embed_tokens.bits == 1
 
 
 class TestInvariance:
@@ -413,6 +501,7 @@ class TestCheckpoint:
         "options, message",
         [
             ({"quant_policy": "decoder"}, r"decoder.layers.0.self_attn\S+ was full precision"),
+            ({"quant_policy": "whole_model"}, "was full precision"),
             ({"quant_activation_bits": "16"}, "differs from the one that the checkpoint was"),
             ({"quant_method": "onebit"}, "differs"),
             ({"quant_embedding_bits": 3}, "the same --quant-embedding-bits"),

@@ -6,7 +6,9 @@ from torch import nn
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import LayerSpec, Policy
+from cress_svcd.quantization.low_bit_grid import LowBits
 
+PAIR = ("whole_model", "everything")
 READY = sorted((Path(__file__).parents[2] / "configs" / "quant").glob("*.yaml"))
 PUBLISHED = sorted((READY[0].parent / "published").glob("*.yaml"))
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -47,6 +49,7 @@ NAMED = {
     "hubert": HUBERT,
     "transformer": DECODER | ENCODER | HUBERT,
     "everything": DECODER | ENCODER | HUBERT | {"encoder.hubert.post_extract_proj"},
+    "whole_model": DECODER | ENCODER | HUBERT | {"encoder.hubert.post_extract_proj"},
 }
 
 
@@ -76,6 +79,16 @@ class TestReadyPolicies:
         assert spec.settings()["variant"] == "paper"
         assert not spec.keep_weight
 
+    @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+    def test_one_alone_has_bits_for_what_no_pattern_names(self, path):
+        bits = LowBits(embedding=1, hubert=2, subsampler=1)
+        expected = bits if path.stem == "whole_model" else LowBits()
+        assert Policy.load(path).low_bits == expected
+
+    def test_the_whole_model_has_the_layers_of_everything(self):
+        whole, everything = (Policy.load(READY[0].parent / f"{name}.yaml") for name in PAIR)
+        assert (whole.rules, whole.exclude) == (everything.rules, everything.exclude)
+
 
 class TestReading:
     def test_file_and_dictionary_round_trip(self, tmp_path):
@@ -92,12 +105,31 @@ class TestReading:
             {"match": "d", "method": "full"},
             exclude=["e"],
             description="für Tests",
+            hubert_bits=3,
+            embedding_bits=1,
         )
         path = tmp_path / "policy.yaml"
         original.save(path)
         assert Policy.load(path) == original
         assert Policy.from_dict(original.to_dict()) == original
         assert yaml.safe_load(path.read_text(encoding="utf-8")) == original.to_dict()
+
+    def test_a_policy_without_bits_is_stored_as_ever(self):
+        """Earlier versions, and files that they wrote, have no such keys."""
+        stored = {"description": "", "rules": [{"match": ["a"], "method": "svcd"}], "exclude": []}
+        loaded = Policy.from_dict(stored)
+        assert loaded.to_dict() == stored and loaded.low_bits == LowBits()
+
+    @pytest.mark.parametrize(
+        "text, bits", [("3", 3), ("1.0", 1), ("2e0", 2), ("null", None), ("~", None)]
+    )
+    @pytest.mark.parametrize("kind", ["embedding", "hubert", "subsampler"])
+    def test_bits_of_what_no_pattern_names(self, kind, text, bits, tmp_path):
+        path = tmp_path / "policy.yaml"
+        path.write_text(f"rules: [{{match: x}}]\n{kind}_bits: {text}", encoding="utf-8")
+        found = getattr(Policy.load(path).low_bits, kind)
+        assert found == bits and type(found) is type(bits)
+        assert Policy.load(path).low_bits == LowBits(**{kind: bits})
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
     def test_a_file_with_a_byte_order_mark(self, tmp_path, encoding):
@@ -143,6 +175,15 @@ class TestReading:
             ("rules: []", "expected a list of rules"),
             ("rules: decoder", "expected a list of rules"),
             ("rule: []", "unknown key 'rule'.*did you mean 'rules'"),
+            ("rules: [{match: x}]\nhubert_bit: 2", "key 'hubert_bit'.*did you mean 'hubert_bits'"),
+            ("rules: [{match: x}]\nhubert_bits: 5", ": hubert_bits 5: expected 1, 2, 3 or 4, or"),
+            ("rules: [{match: x}]\nsubsampler_bits: 0", ": subsampler_bits 0: expected 1, 2"),
+            ("rules: [{match: x}]\nembedding_bits: '2'", ": embedding_bits '2': expected 1, 2"),
+            ("rules: [{match: x}]\nembedding_bits: 1.58", ": embedding_bits 1.58: expected 1, 2"),
+            ("rules: [{match: x}]\nembedding_bits: true", ": embedding_bits True: expected 1, 2"),
+            ("rules: [{match: x}]\nhubert_bits: [2]", r": hubert_bits \[2\]: expected 1, 2"),
+            ("rules: [{match: x}]\nhubert_bits: 010", ":2: YAML takes 010 for 8"),
+            ("hubert_bits: 2", "expected a list of rules"),
             ("- x", "expected a mapping"),
             ("", "expected a mapping"),
             ("rules: [{match: x}]\nexclude: {a: b}", "exclude: found"),
@@ -216,7 +257,7 @@ class TestMatching:
             ("decoder.layers.*.enc_attn.*", r"near names: decoder.layers.0.encoder_attn"),
             ("decoder.layers.*.fc3", r"near names: decoder.layers.0.fc"),
             ("decoder.layers.0", r"'decoder.layers.0\.\*'"),
-            ("decoder.embed_tokens", "of type Embedding: .*in int8 by .*pack --int8-embeddings"),
+            ("decoder.embed_tokens", "Embedding: .* key embedding_bits .*pack --int8-embeddings'"),
             ("*norm", "LayerNorm, which is not replaced"),
             ("decoder.output*", "decoder.output_projection stays in full precision"),
             ("qqq", "lie under: decoder, encoder"),
@@ -233,9 +274,9 @@ class TestMatching:
             rules[where].resolve(translator)
         assert repr(pattern) in str(caught.value)
 
-    def test_a_convolution_is_stored_in_int8_by_packing(self, translator):
+    def test_a_convolution_has_a_key_and_is_stored_in_int8_by_packing(self, translator):
         translator.encoder.hubert.conv = nn.Conv1d(1, 2, 3)
-        with pytest.raises(ConfigError, match="hubert.conv, .*in int8 by .*--int8-convolutions"):
+        with pytest.raises(ConfigError, match="hubert.conv, .*hubert_bits.*--int8-convolutions"):
             policy({"match": "*.conv"}).resolve(translator)
 
     def test_a_layer_named_twice_differently_is_an_error(self, translator):
@@ -292,6 +333,10 @@ class TestReplacing:
     def test_one_setting_keeps_the_others(self):
         changed = policy({"match": "a", "options": {"init": "row"}}).replaced(bits=1.58)
         assert changed.rules[0].spec == LayerSpec("svcd", {"bits": 1.58, "init": "row"})
+
+    def test_bits_of_what_no_pattern_names_stay(self):
+        changed = policy({"match": "a"}, hubert_bits=3).replaced(bits=1.58)
+        assert changed.low_bits == LowBits(hubert=3)
 
     def test_what_the_method_does_not_have_is_refused(self):
         with pytest.raises(ConfigError, match="bits of method onebit"):
