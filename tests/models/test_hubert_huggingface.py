@@ -20,6 +20,7 @@ from cress_svcd.pretraining.hubert_features import HubertFeatures
 
 STORED = Path(__file__).parents[1] / "fixtures" / "hubert_huggingface"
 CLOSE = {"rtol": 0, "atol": 3e-5}  # processors add in different orders
+NEEDS_TRANSFORMERS = "pip install 'cress_svcd[test-huggingface]'"
 
 
 def load(folder, **options) -> HubertEncoder:
@@ -87,9 +88,7 @@ def test_the_digest_is_that_of_both_files(folder):
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("safe", [False, True])
 def test_hidden_states_are_those_of_transformers(tmp_path, large, safe):
-    transformers = pytest.importorskip(
-        "transformers", reason="pip install 'cress_svcd[test-huggingface]'"
-    )
+    transformers = pytest.importorskip("transformers", reason=NEEDS_TRANSFORMERS)
     form = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if large else {}
     torch.manual_seed(5)
     config = transformers.HubertConfig(
@@ -115,6 +114,20 @@ def test_hidden_states_are_those_of_transformers(tmp_path, large, safe):
         expected = model(wave).last_hidden_state
         features, _ = load(tmp_path)(wave, torch.tensor([7000, 7000]))
     torch.testing.assert_close(features, expected, **CLOSE)
+
+
+def test_in_the_shape_of_base_too(tmp_path):
+    """94 million random parameters."""
+    transformers = pytest.importorskip("transformers", reason=NEEDS_TRANSFORMERS)
+    torch.manual_seed(5)
+    model = transformers.HubertModel(transformers.HubertConfig()).eval()
+    model.save_pretrained(tmp_path)
+    wave = torch.randn(1, 8000)
+    with torch.inference_mode():
+        expected = model(wave).last_hidden_state
+        features, _ = load(tmp_path)(wave, torch.tensor([8000]))
+    assert features.shape[2] == 768
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
 
 
 class TestFoldersOfNoUse:
