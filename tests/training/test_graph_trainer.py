@@ -1,6 +1,7 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
 import contextlib
+import logging
 import weakref
 from pathlib import Path
 
@@ -92,7 +93,10 @@ def test_the_same_is_logged_and_learnt(outcomes, name):
 def test_layers_that_are_led_in_are_captured_too(outcomes):
     """The schedule ends with the training: the shapes of the first epoch come again before."""
     output = outcomes["svcd, graphs"].output
-    assert "captured step 3" in output and plain_numbers(outcomes["svcd"])[-1]["quant_mix"] < 1
+    assert (
+        "step 3 as a captured one" in output
+        and plain_numbers(outcomes["svcd"])[-1]["quant_mix"] < 1
+    )
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
@@ -161,6 +165,23 @@ def test_no_batch_is_copied_on_the_stream_of_captures(commands, monkeypatch):
     monkeypatch.setattr(trainer, "_prepare_sample", prepared)
     trainer.train_step([batch, batch])
     assert copied == [False, False]
+
+
+def test_a_step_for_whose_graph_there_is_no_memory_says_so_once(commands, monkeypatch, caplog):
+    """It runs by itself, and is not counted among the captured ones."""
+    trainer, batch = begun(commands["plain, graphs"])
+    trainer.train_step([batch])
+    capture = trainer._graphs.capture
+    monkeypatch.setattr(capture, "captures", True)  # as on a GPU
+    monkeypatch.setattr(capture, "capture", lambda function, warmed=False: function)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            trainer.train_step([batch])
+    (warning,) = [record for record in caplog.records if "captured" in record.getMessage()]
+    shape = str(tuple(batch["net_input"]["src_tokens"].shape))
+    assert warning.levelname == "WARNING" and shape in warning.getMessage()
+    assert "not captured for want of memory" in warning.getMessage()
+    assert not trainer._graphs._graphs and trainer.get_num_updates() == 4
 
 
 def test_a_longer_batch_leaves_captured_steps_their_masks(commands):
