@@ -48,6 +48,7 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
         )
 
     ctc = ("--ctc-head", "--ctc-weight", "0.3", "--hubert-mask-prob", "0.3", "--dropout", "0.2")
+    half = ("--fp16", "--fp16-init-scale", "64", "--fp16-scale-window", UPDATES // 4)
     start = folder / "plain" / "checkpoint_last.pt"
     learning = [
         *("--quant-policy", "decoder", "--optimizer", "quant_adam", "--weight-decay", "0.01"),
@@ -74,6 +75,11 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
         "shapes, graphs": command(
             "shapes-graphs", "--batch-shapes", "3", "--max-tokens", "200000", GRAPHS
         ),
+        # Of whose scale the window ends where the training is stopped, as fairseq counts anew then.
+        "fp16": command("fp16", *half),
+        "fp16, graphs": command("fp16-graphs", *half, GRAPHS),
+        "fp16, stopped": command("fp16-resumed", *half, GRAPHS, "--max-update", UPDATES // 2),
+        "fp16, resumed": command("fp16-resumed", *half, GRAPHS),
         "stopped": command("resumed", *ctc, GRAPHS, "--max-update", UPDATES // 2),
         "resumed": command("resumed", *ctc, GRAPHS),
     }
@@ -85,7 +91,7 @@ def outcomes(commands, folder) -> dict[str, Outcome]:
     return run_series(commands, folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes"])
+@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes", "fp16"])
 def test_the_same_is_logged_and_learnt(outcomes, name):
     require_same_training(outcomes[name], outcomes[f"{name}, graphs"], UPDATES // 4)
 
@@ -101,6 +107,12 @@ def test_layers_that_are_led_in_are_captured_too(outcomes):
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
     assert plain_numbers(outcomes["resumed"])[-1] == rounded(outcomes["ctc, graphs"])[-1]
+
+
+def test_a_stopped_training_goes_on_with_its_loss_scale(outcomes):
+    last = plain_numbers(outcomes["fp16, resumed"])[-1]
+    assert last == rounded(outcomes["fp16, graphs"])[-1]
+    assert last["loss_scale"] == 64 * 2 ** (UPDATES // (UPDATES // 4))
 
 
 @pytest.mark.parametrize(
