@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.training import graph_trainer
 from cress_svcd.training.graph_trainer import is_wanted
 from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
 from tests.helpers.graph_training import (
@@ -133,6 +134,28 @@ def test_when_it_trains(prepared, hubert, tmp_path, monkeypatch, flags, wanted):
     command = train_command(prepared, tmp_path, *COMMON, "--hubert-model-path", hubert, *flags)
     given = [part for part in command[1:] if part != "--cpu" or "--cpu" in flags]
     assert is_wanted(configuration(given)) == wanted
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [([], False), (["--use-old-adam"], True), (["--optimizer", "quant_adam"], True)],
+)
+def test_with_apex_it_trains_by_fairseqs_steps(
+    prepared, hubert, tmp_path, monkeypatch, caplog, flags, wanted
+):
+    """fairseq's adam is then apex's, which no captured step can do."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(graph_trainer, "get_fused_adam_class", lambda: torch.optim.AdamW)
+    command = train_command(
+        *(prepared, tmp_path, *COMMON, "--hubert-model-path", hubert, "--batch-shapes", "3"), *flags
+    )
+    command.remove("--cpu")
+    with caplog.at_level(logging.INFO):
+        assert is_wanted(configuration(command[1:])) == wanted
+    assert ("does not go with the FusedAdam of apex" in caplog.text) != wanted
+    if not wanted:
+        with pytest.raises(ConfigError, match="FusedAdam of apex .--use-old-adam: without it"):
+            is_wanted(configuration([*command[1:], GRAPHS]))
 
 
 def test_what_it_does_not_do_is_an_error_where_it_is_asked_for(prepared, hubert, tmp_path):
