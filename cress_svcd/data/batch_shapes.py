@@ -72,10 +72,11 @@ class BatchShapes:
         max_tokens: int,
         max_sentences: int | None,
     ) -> list[np.ndarray]:
-        """Batches of ``indices``, all but the last of a length with as many segments as fit.
+        """Batches of ``indices``, most of them with as many segments as fit.
 
-        Segments that do not fill a batch of their length go to the next longer one.  Within a
-        length, batches are made of segments with similar numbers of tokens.
+        Segments that do not fill a batch of their length go to the next longer one, unless that
+        would make small batches of them (``_is_too_long``).  Within a length, batches are made of
+        segments with similar numbers of tokens.
 
         Args:
             indices: of segments, in the order in which equal ones are to be taken.
@@ -87,9 +88,12 @@ class BatchShapes:
         places = np.searchsorted(self.lengths, lengths[order])
         batches: list[np.ndarray] = []
         waiting = order[:0]
-        for place, length in enumerate(self.lengths):
-            size = max(1, max_tokens // int(length))
-            size = min(size, max_sentences or size)
+        sizes = [max(1, max_tokens // int(length)) for length in self.lengths]
+        sizes = [min(size, max_sentences or size) for size in sizes]
+        for place, size in enumerate(sizes):
+            if len(waiting) and _is_too_long(size, sizes[place - 1], len(waiting)):
+                batches.append(waiting)
+                waiting = order[:0]
             members = np.concatenate([waiting, order[places == place]])
             full = len(members) // size * size
             members, waiting = members[:full], members[full:]
@@ -101,6 +105,19 @@ class BatchShapes:
         beyond = order[places == len(self.lengths)]
         batches += list(beyond[np.argsort(tokens[beyond], kind="stable")].reshape(-1, 1))
         return [indices[batch] for batch in batches]
+
+
+def _is_too_long(size: int, size_before: int, waiting: int) -> bool:
+    """Whether segments that wait for a batch are better one of their own than go on.
+
+    As is where a few segments are far longer than all others: a length that takes at most half as
+    many segments as the one before, of which those that wait would fill more than one batch.
+
+    Args:
+        size, size_before: segments in a batch of the next length, and of theirs.
+        waiting: segments that wait.
+    """
+    return 2 * size <= size_before and waiting > size
 
 
 class ShapedBatches:

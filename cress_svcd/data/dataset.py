@@ -166,6 +166,8 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
             segments one behind the other.
         features: read in place of audio; of varied cuts the epochs take the variants in turn.
         transforms: make the segments sound otherwise in each epoch; not of ``features``.
+        limits: samples, and tokens of translation, beyond which segments will be left out of the
+            batches; ``batch_shapes`` are chosen from the others.
 
     Indexing raises AudioError for audio that cannot be read, and ManifestError where it is not as
     long as ``n_frames`` says, by which batches are filled.
@@ -190,6 +192,7 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
         neighbours: bool = True,
         batch_shapes: int = 0,
         transforms: "AudioTransforms | None" = None,
+        limits: tuple[int | None, int | None] = (None, None),
     ):
         self.features = features
         self.cuts, self.longest, self.transforms = cuts, longest, transforms
@@ -209,8 +212,9 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
         self.set_epoch(1)
         if batch_shapes:
             # Those of the first epoch's cuts, whichever epoch training goes on in.
+            kept, _ = self.filter_indices_by_size(np.arange(len(self)), limits)
             self.shapes = BatchShapes.choose(
-                self.lengths, self.token_counts, batch_shapes, SHAPE_MULTIPLE
+                self.lengths[kept], self.token_counts[kept], batch_shapes, SHAPE_MULTIPLE
             )
 
     def set_epoch(self, epoch: int) -> None:

@@ -7,7 +7,7 @@ from fairseq.data import FairseqDataset, LanguagePairDataset, iterators
 
 from cress_svcd.data.dataset import OneModeBatches, SpeechTranslationDataset
 from cress_svcd.errors import ConfigError
-from cress_svcd.tasks.datasets import DataTask
+from cress_svcd.tasks.datasets import DataTask, capped
 from cress_svcd.tasks.options import EXTERNAL, SPEECH
 
 logger = logging.getLogger(__name__)
@@ -40,10 +40,8 @@ class BatchingTask(DataTask):
             max_tokens, limits = self._speech_of_any_length(dataset, max_tokens), None
         if isinstance(dataset, LanguagePairDataset):
             max_tokens, max_sentences = self._text_batch_size(max_tokens, max_sentences)
-        if limits is not None and max_tokens is not None:
-            limits = tuple(
-                max_tokens if limit is None else min(limit, max_tokens) for limit in limits
-            )
+        if limits is not None:
+            limits = capped(limits, max_tokens)
         self._refuse_if_none_fits(dataset, dataset, limits)
         reused = dataset in self.dataset_to_epoch_iter
         # fairseq draws the batches once, in the epoch that it starts with, and keeps them: resumed
@@ -139,7 +137,7 @@ class BatchingTask(DataTask):
             for mode in dataset.id_to_mode
         ]
         dataset.max_positions = [
-            tuple(min(limit, tokens) if tokens else limit for limit in limits)
+            capped(limits, tokens)
             for limits, tokens in zip(dataset.max_positions, dataset.max_tokens)
         ]
         for part, limits in zip(dataset.datasets, dataset.max_positions):

@@ -111,6 +111,11 @@ class DataTask(TranslationTask):
             source = self.cfg.max_audio_positions if training else None
         return source, self.cfg.max_target_positions
 
+    def _limits_of_shapes(self) -> tuple:
+        """Samples and tokens of the longest speech that training takes."""
+        # A checkpoint's options of some time ago have no max_tokens.
+        return capped(self._size_limits(SPEECH, True), getattr(self.cfg, "max_tokens", None))
+
     def _load_mode(self, split: str, mode: str, training: bool) -> FairseqDataset:
         if mode == EXTERNAL:
             return self._load_external(split)
@@ -190,6 +195,7 @@ class DataTask(TranslationTask):
             batch_shapes=self.cfg.batch_shapes if training else 0,
             neighbours=neighbours,
             transforms=transforms,
+            limits=self._limits_of_shapes(),
         )
         self._tag(speech, languages, frame["n_frames"], training)
         return speech
@@ -396,6 +402,13 @@ def report_without_4grams(texts: "pandas.Series", split: str) -> None:
             "(--best-checkpoint-metric)",
             split,
         )
+
+
+def capped(limits: tuple, max_tokens: int | None) -> tuple:
+    """Limits of the sizes of examples, which also have to fit a batch of ``max_tokens``."""
+    if not max_tokens:
+        return limits
+    return tuple(max_tokens if limit is None else min(limit, max_tokens) for limit in limits)
 
 
 def report_short(frame: "pandas.DataFrame", split: str) -> None:

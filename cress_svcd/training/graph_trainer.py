@@ -22,6 +22,7 @@ import logging
 
 import torch
 from fairseq.logging import metrics
+from fairseq.optim.fused_adam import get_fused_adam_class
 from fairseq.trainer import Trainer
 from torch import distributed
 
@@ -76,8 +77,20 @@ def why_not_captured(cfg) -> str | None:
         "--store-ema": cfg.ema.store_ema,
         "--zero-sharding": parallel.zero_sharding != "none",
         f"--optimizer {optimizer}": optimizer not in OPTIMIZERS,
+        "the FusedAdam of apex (--use-old-adam: without it)": _takes_apex(cfg.optimizer),
     }
     return next((name for name, given in reasons.items() if given), None)
+
+
+def _takes_apex(optimizer) -> bool:
+    """Whether fairseq's ``adam`` of this configuration is apex's, as it is where that is
+    installed."""
+    return (
+        getattr(optimizer, "_name", None) == "adam"
+        and not getattr(optimizer, "use_old_adam", False)
+        and torch.cuda.is_available()
+        and get_fused_adam_class() is not None
+    )
 
 
 class GraphTrainer(Trainer):

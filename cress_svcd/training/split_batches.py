@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cress_svcd.data.audio import SAMPLE_RATE
+from cress_svcd.data.dataset import SAMPLES_A_FRAME
+from cress_svcd.errors import ConfigError
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.step_graphs import Done, StepGraphs, shapes_of
 
@@ -30,18 +33,20 @@ class SplitBatches:
         """Add the gradients of ``sample`` to those of the parameters.
 
         Raises:
-            torch.OutOfMemoryError: a segment alone does not fit.
+            ConfigError: a segment alone does not fit.
         """
         shapes = shapes_of(sample)
         parts = self._parts.get(shapes, 1)
         self._before.copy_(self.update.gradients)
         while True:
             try:
-                done = [self.graphs.run(part) for part in split(sample, parts)]
+                done = []
+                for part in split(sample, parts):
+                    done.append(self.graphs.run(part))
                 break
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if parts >= len(sample["id"]):
-                    raise
+                    raise ConfigError(_too_long(part)) from error
             # Outside of the except clause, whose traceback holds what filled the memory.
             self.update.gradients.copy_(self._before)
             if self.update.gradients.is_cuda:
@@ -52,6 +57,25 @@ class SplitBatches:
                 "a batch does not fit the memory; in %d parts from now on: %s", parts, shapes
             )
         return Done.all_of(done)
+
+
+def _too_long(part: dict) -> str:
+    """What is wrong where ``part``, of one segment, does not fit the memory."""
+    inputs = part["net_input"]
+    source = inputs["src_tokens"] if "src_tokens" in inputs else inputs["source"]
+    length = source.size(1)
+    if source.is_floating_point():
+        if source.dim() > 2:  # features
+            length *= SAMPLES_A_FRAME
+        what = f"segment, padded to {length} samples ({length / SAMPLE_RATE:.1f} s)"
+        option = "--max-audio-positions; of pretraining: task.max_sample_size"
+    else:
+        what = f"sentence pair, padded to {length} tokens,"
+        option = "--max-source-positions, --max-target-positions"
+    return (
+        f"a single {what} does not fit the memory of the device: leave out the longest (a lower "
+        f"{option}), or save memory (--fp16, --checkpoint-activations)"
+    )
 
 
 def split(sample: dict, parts: int) -> list[dict]:

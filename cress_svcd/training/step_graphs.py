@@ -74,6 +74,7 @@ class StepGraphs:
         self.capture = GraphCapture(trainer.device)
         self._graphs: dict[tuple, tuple[_Graph, Any]] = {}
         self._seen: dict[tuple, int] = {}
+        self._too_large: set[tuple] = set()  # shapes whose capture found no memory
         self.captures = True
         self._mix = torch.ones((), device=trainer.device)
         for layer in quantized_layers(trainer.model).values():
@@ -92,7 +93,7 @@ class StepGraphs:
         key = (state, sample.get("mode"), shapes_of(sample))
         found = self._graphs.get(key)
         if found is None and self._is_worth(key, sample):
-            found = self._graphs[key] = self._captured(sample)
+            found = self._captured(key, sample)
         if found is None:
             return self._run(sample)
         graph, replay = found
@@ -103,7 +104,7 @@ class StepGraphs:
 
     def _is_worth(self, key: tuple, sample: dict) -> bool:
         """Whether to capture this shape now."""
-        if not self.captures or len(self._graphs) >= MAX_GRAPHS:
+        if not self.captures or len(self._graphs) >= MAX_GRAPHS or key in self._too_large:
             return False
         if len(self._seen) >= MAX_SEEN:
             self._seen.clear()
@@ -122,8 +123,9 @@ class StepGraphs:
         tensors, plain = StepRows.split(logged)
         return Done(float(size), tuple(sorted(tensors)), StepRows.as_row(tensors), plain)
 
-    def _captured(self, sample: dict) -> tuple[_Graph, Any]:
-        """A graph of the step for batches like ``sample``, which is not run here."""
+    def _captured(self, key: tuple, sample: dict) -> tuple[_Graph, Any] | None:
+        """A graph of the step for batches like ``sample``, which is not run here; None where there
+        can be none.  A device without graphs has the step itself in its place."""
         graph = _Graph(sample)
 
         def step() -> None:
@@ -133,12 +135,25 @@ class StepGraphs:
         state = torch.get_rng_state()
         replay = self.capture.capture(step, warmed=True)
         torch.set_rng_state(state)  # of which a replay draws nothing
+        shapes = " ".join(map(str, shapes_of(sample)))
+        if replay is not step:
+            logger.info("captured step %d: %s", len(self._graphs) + 1, shapes)
+        elif self.capture.captures:
+            self._too_large.add(key)
+            logger.warning(
+                "a step is not captured for want of memory, and runs kernel by kernel: %s", shapes
+            )
+            return None
+        elif self.trainer.device.type == "cuda":  # its warning says why
+            self.captures = False
+            return None
+        else:
+            logger.info(
+                "step %d as a captured one, without a graph: %s", len(self._graphs) + 1, shapes
+            )
         graph.held = self._beside_parameters()
-        self.captures = self.capture.captures or self.trainer.device.type != "cuda"
-        logger.info(
-            "captured step %d: %s", len(self._graphs) + 1, " ".join(map(str, shapes_of(sample)))
-        )
-        return graph, replay
+        found = self._graphs[key] = graph, replay
+        return found
 
     def _beside_parameters(self) -> list[Tensor]:
         """Tensors that modules have made for themselves, such as masks and positions.

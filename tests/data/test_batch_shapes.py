@@ -69,6 +69,43 @@ def test_every_segment_is_in_one_batch_within_the_limits(corpus):
     assert len(sizes) <= 2 * len(by_length)
 
 
+@pytest.mark.parametrize("count", [8, 24, 48])
+@pytest.mark.parametrize("seconds", [190, 1200])
+def test_all_batches_of_a_corpus_of_talks_but_the_last_are_full(corpus, count, seconds):
+    """Left-over segments go on from length to length, as they always did."""
+    lengths, tokens = corpus
+    shapes = BatchShapes.choose(lengths, tokens, count, 1600)
+    batches = shapes.batches(np.arange(len(lengths)), lengths, tokens, seconds * RATE, None)
+    full = seconds * RATE // shapes.lengths
+    assert {len(batch) for batch in batches[:-1]} <= set(full)
+
+
+@pytest.mark.parametrize("added", [[600], [1190], [35, 60, 180], [40, 60, 90, 120, 240]])
+def test_a_few_long_segments_make_no_small_batches_of_the_others(corpus, added):
+    random, size = np.random.default_rng(5), 1200 * RATE
+    lengths, tokens = corpus
+
+    def batches(lengths, tokens):
+        shapes = BatchShapes.choose(lengths, tokens, 24, 1600)
+        order = random.permutation(len(lengths))
+        found = shapes.batches(order, lengths[order], tokens[order], size, None)
+        assert sorted(np.concatenate(found)) == list(range(len(lengths)))
+        padded = [len(one) * shape_of(shapes, one, lengths, tokens)[0] for one in found]
+        return found, sum(padded) / lengths.sum()
+
+    longer = np.append(lengths, np.array(added) * RATE)
+    ordinary, padded = batches(lengths, tokens)
+    found, padded_longer = batches(longer, np.append(tokens, np.array(added) * 4))
+    assert len(found) <= len(ordinary) + 2 and padded_longer < padded + 0.015
+    assert sum(longer[batch].sum() < size / 10 for batch in found) == 0
+
+
+def test_a_corpus_without_segments_has_no_shapes():
+    nothing = np.zeros(0, dtype=np.int64)
+    shapes = BatchShapes.choose(nothing, nothing, 4, 1600)
+    assert len(shapes.lengths) == 0 and shapes.shape(300, 9) == (300, 9)
+
+
 def test_longer_segments_than_were_known_are_batches_of_their_own():
     shapes = BatchShapes(np.array([100, 200]), [np.array([4]), np.array([4, 8])])
     lengths, tokens = np.array([90, 250, 150, 300]), np.array([3, 9, 7, 5])

@@ -171,6 +171,28 @@ class TestBatchSizes:
         assert sorted(int(i) for batch in found for i in batch["id"]) == list(range(12))
 
 
+@pytest.mark.parametrize("flags", [["--st-training"], MIXED], ids=["st", "mixed"])
+def test_the_lengths_of_batches_are_those_of_segments_within_the_limits(data, flags):
+    """Else one long segment, which is left out, would take a length and make small batches."""
+    lengths = sorted(read_manifest(data / "train.tsv")["n_frames"])
+
+    def long(number, row):
+        return row | {"n_frames": 1_000_000, "id": "long"} if number == 0 else row
+
+    change_manifest(data, "train", long)
+    options = [*flags, "--text-data", data / "binary", "--batch-shapes", "2", "--max-tokens"]
+    for size in (2_000_000, 900_000):  # beyond --max-audio-positions, and beyond a batch
+        longest = ["--max-audio-positions", "2000000"] if size < 1_000_000 else []
+        task = make_task(data, *options, size, *longest)
+        found = batches(task, max_tokens=size, ignore_invalid_inputs=True)
+        speech = [batch for batch in found if mode_of(batch) == "st"]
+        assert sum(len(batch["id"]) for batch in speech) == len(lengths) - 1
+        padded = {batch["net_input"]["src_tokens"].size(1) for batch in speech}
+        dataset = task.dataset("train")
+        shapes = getattr(dataset, "datasets", [dataset])[0].shapes
+        assert set(shapes.lengths) >= padded and shapes.lengths[-1] < lengths[-1] + 1600
+
+
 class TestOrder:
     def test_two_shards_take_the_same_mode_at_each_step(self, prepared):
         flags = ("--max-tokens-text", "100")

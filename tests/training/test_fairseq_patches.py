@@ -408,7 +408,7 @@ def test_the_workers_of_each_gpus_process_are_forked(tmp_path):
 
 # Python's collections would end the workers now and then.
 EPOCHS = """
-import gc, multiprocessing
+import gc, multiprocessing, time
 gc.disable()
 from fairseq.trainer import Trainer
 from fairseq_cli.train import cli_main
@@ -417,6 +417,9 @@ begin_epoch = Trainer.begin_epoch
 
 
 def counted(self, epoch):
+    until = time.monotonic() + 10  # a busy machine takes a while to end one
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.05)
     print("workers", len(multiprocessing.active_children()), flush=True)
     begin_epoch(self, epoch)
 

@@ -1,6 +1,7 @@
 """Training without waiting for the device gives what fairseq's trainer gives."""
 
 import contextlib
+import logging
 import weakref
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.training import graph_trainer
 from cress_svcd.training.graph_trainer import is_wanted
 from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
 from tests.helpers.graph_training import (
@@ -47,6 +49,7 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
         )
 
     ctc = ("--ctc-head", "--ctc-weight", "0.3", "--hubert-mask-prob", "0.3", "--dropout", "0.2")
+    half = ("--fp16", "--fp16-init-scale", "64", "--fp16-scale-window", UPDATES // 4)
     start = folder / "plain" / "checkpoint_last.pt"
     learning = [
         *("--quant-policy", "decoder", "--optimizer", "quant_adam", "--weight-decay", "0.01"),
@@ -73,6 +76,11 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
         "shapes, graphs": command(
             "shapes-graphs", "--batch-shapes", "3", "--max-tokens", "200000", GRAPHS
         ),
+        # Of whose scale the window ends where the training is stopped, as fairseq counts anew then.
+        "fp16": command("fp16", *half),
+        "fp16, graphs": command("fp16-graphs", *half, GRAPHS),
+        "fp16, stopped": command("fp16-resumed", *half, GRAPHS, "--max-update", UPDATES // 2),
+        "fp16, resumed": command("fp16-resumed", *half, GRAPHS),
         "stopped": command("resumed", *ctc, GRAPHS, "--max-update", UPDATES // 2),
         "resumed": command("resumed", *ctc, GRAPHS),
     }
@@ -84,7 +92,7 @@ def outcomes(commands, folder) -> dict[str, Outcome]:
     return run_series(commands, folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes"])
+@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes", "fp16"])
 def test_the_same_is_logged_and_learnt(outcomes, name):
     require_same_training(outcomes[name], outcomes[f"{name}, graphs"], UPDATES // 4)
 
@@ -92,11 +100,20 @@ def test_the_same_is_logged_and_learnt(outcomes, name):
 def test_layers_that_are_led_in_are_captured_too(outcomes):
     """The schedule ends with the training: the shapes of the first epoch come again before."""
     output = outcomes["svcd, graphs"].output
-    assert "captured step 3" in output and plain_numbers(outcomes["svcd"])[-1]["quant_mix"] < 1
+    assert (
+        "step 3 as a captured one" in output
+        and plain_numbers(outcomes["svcd"])[-1]["quant_mix"] < 1
+    )
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(outcomes):
     assert plain_numbers(outcomes["resumed"])[-1] == rounded(outcomes["ctc, graphs"])[-1]
+
+
+def test_a_stopped_training_goes_on_with_its_loss_scale(outcomes):
+    last = plain_numbers(outcomes["fp16, resumed"])[-1]
+    assert last == rounded(outcomes["fp16, graphs"])[-1]
+    assert last["loss_scale"] == 64 * 2 ** (UPDATES // (UPDATES // 4))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +134,28 @@ def test_when_it_trains(prepared, hubert, tmp_path, monkeypatch, flags, wanted):
     command = train_command(prepared, tmp_path, *COMMON, "--hubert-model-path", hubert, *flags)
     given = [part for part in command[1:] if part != "--cpu" or "--cpu" in flags]
     assert is_wanted(configuration(given)) == wanted
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [([], False), (["--use-old-adam"], True), (["--optimizer", "quant_adam"], True)],
+)
+def test_with_apex_it_trains_by_fairseqs_steps(
+    prepared, hubert, tmp_path, monkeypatch, caplog, flags, wanted
+):
+    """fairseq's adam is then apex's, which no captured step can do."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(graph_trainer, "get_fused_adam_class", lambda: torch.optim.AdamW)
+    command = train_command(
+        *(prepared, tmp_path, *COMMON, "--hubert-model-path", hubert, "--batch-shapes", "3"), *flags
+    )
+    command.remove("--cpu")
+    with caplog.at_level(logging.INFO):
+        assert is_wanted(configuration(command[1:])) == wanted
+    assert ("does not go with the FusedAdam of apex" in caplog.text) != wanted
+    if not wanted:
+        with pytest.raises(ConfigError, match="FusedAdam of apex .--use-old-adam: without it"):
+            is_wanted(configuration([*command[1:], GRAPHS]))
 
 
 def test_what_it_does_not_do_is_an_error_where_it_is_asked_for(prepared, hubert, tmp_path):
@@ -161,6 +200,23 @@ def test_no_batch_is_copied_on_the_stream_of_captures(commands, monkeypatch):
     monkeypatch.setattr(trainer, "_prepare_sample", prepared)
     trainer.train_step([batch, batch])
     assert copied == [False, False]
+
+
+def test_a_step_for_whose_graph_there_is_no_memory_says_so_once(commands, monkeypatch, caplog):
+    """It runs by itself, and is not counted among the captured ones."""
+    trainer, batch = begun(commands["plain, graphs"])
+    trainer.train_step([batch])
+    capture = trainer._graphs.capture
+    monkeypatch.setattr(capture, "captures", True)  # as on a GPU
+    monkeypatch.setattr(capture, "capture", lambda function, warmed=False: function)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            trainer.train_step([batch])
+    (warning,) = [record for record in caplog.records if "captured" in record.getMessage()]
+    shape = str(tuple(batch["net_input"]["src_tokens"].shape))
+    assert warning.levelname == "WARNING" and shape in warning.getMessage()
+    assert "not captured for want of memory" in warning.getMessage()
+    assert not trainer._graphs._graphs and trainer.get_num_updates() == 4
 
 
 def test_a_longer_batch_leaves_captured_steps_their_masks(commands):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cress_svcd.errors import ConfigError
 from cress_svcd.training.split_batches import SplitBatches, split
 from cress_svcd.training.step_graphs import Done
 
@@ -60,10 +61,25 @@ def test_the_sums_are_those_of_the_whole(rows, fits, parts):
         assert done.plain == {"ntokens": rows * 3, "nsentences": rows}
 
 
-def test_one_segment_that_does_not_fit_is_an_error():
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        (
+            {"src_tokens": torch.zeros(4, 48_000)},
+            r"segment, padded to 48000 samples \(3.0 s\) does not fit .*a lower --max-audio",
+        ),
+        ({"src_tokens": torch.zeros(4, 150, 8)}, r"segment, padded to 48000 samples \(3.0 s\)"),
+        ({"source": torch.zeros(4, 8_000)}, r"padded to 8000 samples .*task.max_sample_size"),
+        (
+            {"src_tokens": torch.zeros(4, 9, dtype=torch.long)},
+            "sentence pair, padded to 9 tokens, does not fit .*lower --max-source-positions",
+        ),
+    ],
+)
+def test_one_segment_that_does_not_fit_is_named(inputs, message):
     update = Update()
-    with pytest.raises(torch.OutOfMemoryError):
-        SplitBatches(Steps(update, 0), update).run(batch(4))
+    with pytest.raises(ConfigError, match=message):
+        SplitBatches(Steps(update, 0), update).run(batch(4) | {"net_input": inputs})
 
 
 def test_parts_are_alike():
