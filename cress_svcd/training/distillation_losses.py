@@ -25,8 +25,9 @@ def token_kl(
     """T^2 * KL(teacher || student) of the distributions at temperature T, summed over tokens.
 
     With ``by_entropy`` a token counts by the product of the teacher's and the student's entropy,
-    over the mean of these products: where both are in doubt, more.  So deviation-aware distillation
-    has it (DB-LLM, Chen et al. 2024, arXiv:2402.11960), whose exponents are left at 1.
+    over the mean of these products: where both are in doubt, more.  After the deviation-aware
+    distillation of DB-LLM (Chen et al. 2024, arXiv:2402.11960), which takes the pair of entropies
+    for a token's difficulty; how the paper joins them was not at hand.
 
     Args:
         student_logits, teacher_logits: ... x vocabulary, of the same shape.

@@ -31,9 +31,8 @@ class BiBERTLinear(QuantLinear):
 
     As in the authors' code, the gradient is that of W - m clipped to [-1, 1], and that of a is left
     out.  Taking the mean off makes both signs equally frequent, which holds the most information
-    (the paper's section 3).  Its attention without a softmax is for 1-bit activations between the
-    layers, which this project does not have; its distillation of directions is
-    ``--distill-relation-form direction``.
+    (the paper's section 3).  Its attention without a softmax is ``--quant-attention bi_attention``,
+    its distillation of directions ``--distill-relation-form direction``.
 
     Options:
         activation_bits: 1 (the input's sign, as in the paper), 8, 16 or None.

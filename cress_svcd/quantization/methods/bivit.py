@@ -13,8 +13,7 @@ class BiViTLinear(RowScaleLinear):
 
     The paper's parameterised weight scales, which train beside the weights instead of following
     them at every step as XNOR-Net's do (``tbt``); the weights' gradient passes where |W| <= 1.  Its
-    softmax-aware binarisation is of attention weights, which stay in floating point here: no packed
-    kernel multiplies them.
+    softmax-aware binarisation of attention weights is ``--quant-attention softmax_aware``.
 
     Parameters: ``h`` (out).
     """
