@@ -9,6 +9,7 @@ import contextlib
 import copyreg
 import enum
 import functools
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -331,9 +332,10 @@ def choose_trainer() -> None:
 def end_workers_of_the_last_epoch() -> None:
     """End the workers that loaded an epoch before those of the next are started.
 
-    Where each epoch cuts the segments otherwise, it has batches of its own, and fairseq an iterator
-    with workers of its own.  That iterator is part of a cycle, so the workers stay until Python
-    happens to collect it: up to 84 of them, with 14 asked for.
+    Where each epoch has batches of its own (varied cuts, transforms, external text), fairseq has an
+    iterator with workers of its own for each.  That iterator is part of a cycle, and the frame of
+    ``train()``, which has it too, of another wherever a checkpoint was saved.  So the workers stayed
+    until Python happened to collect both: 81 of them, with 14 asked for.
     """
     from fairseq.trainer import Trainer
 
@@ -345,6 +347,7 @@ def end_workers_of_the_last_epoch() -> None:
         iterator = self.last_epoch_iterator = get_train_iterator(self, *args, **kwargs)
         if last is not None and last is not iterator:
             last.dataloader = last._cur_epoch_itr = None  # what the workers hang on
+            gc.collect()
         return iterator
 
     Trainer.get_train_iterator = get

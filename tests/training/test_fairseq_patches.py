@@ -435,7 +435,7 @@ def test_workers_end_with_their_epoch(prepared, hubert, tmp_path):
     script = tmp_path / "epochs.py"
     script.write_text(EPOCHS)
     flags = ["--hubert-model-path", hubert, "--vary-cuts", "0.5", "--num-workers", "1"]
-    flags += ["--disable-validation", "--no-save", "--max-epoch", "3"]
+    flags += ["--disable-validation", "--max-epoch", "3"]
     words = train_command(prepared, tmp_path / "save", *flags)[1:]
     training = subprocess.run(
         [sys.executable, script, *map(str, words)], cwd=tmp_path, capture_output=True, text=True
