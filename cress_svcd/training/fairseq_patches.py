@@ -334,7 +334,7 @@ def end_workers_of_the_last_epoch() -> None:
 
     Where each epoch has batches of its own (varied cuts, transforms, external text), fairseq has an
     iterator with workers of its own for each.  That iterator is part of a cycle, and the frame of
-    ``train()``, which has it too, of another wherever a checkpoint was saved.  So the workers stayed
+    ``train()``, which has it too, of another where a checkpoint was saved.  So the workers stayed
     until Python happened to collect both: 81 of them, with 14 asked for.
     """
     from fairseq.trainer import Trainer
