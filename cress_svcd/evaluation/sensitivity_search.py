@@ -1,6 +1,7 @@
 """The search of 'cress-svcd report --sensitivity': each group quantised alone, kept as it goes."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import logging
@@ -129,7 +130,8 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
             f"{args.checkpoint}: is quantised already; --sensitivity starts from a "
             "full-precision checkpoint"
         )
-    specs = chosen_policy(args).resolve(model)
+    policy = chosen_policy(args)
+    specs = policy.resolve(model)
     sentences = Sentences(task, args.split, args.sentences, args.seed)
     groups = find_groups(model, specs, args.by)
     if args.budget_bits is not None:
@@ -148,6 +150,9 @@ def search(args: argparse.Namespace, model: nn.Module, task, device) -> dict[str
     proposal = None
     if args.budget_bits is not None or args.keep_loss is not None:
         proposal = propose(groups, losses, specs, args.budget_bits, args.keep_loss)
+        # What no pattern names is not measured, and stays as the policy has it.
+        kept = dataclasses.replace(proposal.policy, low_bits=policy.low_bits)
+        proposal = dataclasses.replace(proposal, policy=kept)
         if args.output:
             proposal.policy.save(args.output)
             logger.info("policy: %s", args.output)

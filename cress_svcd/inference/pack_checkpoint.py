@@ -152,6 +152,8 @@ def task_options(task: dict | None, has_vocabulary: bool) -> dict | None:
     """The task's options in the packed file: with a vocabulary of its own, it needs no folder."""
     dropped = {name for name in TASK_FILES if has_vocabulary or name != "data"}
     kept = {name: "" if name in dropped else value for name, value in (task or {}).items()}
+    if kept.get("text_data"):
+        kept["text_data"] = "."  # --ext-mt-training needs one
     return plain(kept) if task else None
 
 

@@ -88,7 +88,8 @@ class BinaryAttentionOptions:
         metadata={
             "help": "weights of attention in 1 bit, wherever its projections are quantised: "
             "bi_attention (scores that are not negative) or softmax_aware (at least a quarter of "
-            "the row's largest weight). Such a model cannot be packed"
+            "the row's largest weight), from the first update, whatever --quant-schedule says. "
+            "Such a model cannot be packed"
         },
     )
 
@@ -149,10 +150,15 @@ def form_in(options: Any) -> str:
 
 
 def binarize_attention(model: nn.Module, options: Any) -> None:
-    """Give every attention with a quantised projection the weights that ``options`` ask for."""
+    """Give every attention with a quantised projection the weights that ``options`` ask for.
+
+    Raises:
+        ConfigError: there is none.
+    """
     form = form_in(options)
     if form == NONE:
         return
+    found = False
     for module in model.modules():
         if isinstance(module, MultiheadAttention) and any(
             isinstance(child, QuantLinear) for child in module.children()
@@ -160,7 +166,12 @@ def binarize_attention(model: nn.Module, options: Any) -> None:
             call_projections(module)
             # Not a new module: names, parameters and hooks stay.
             module.__class__ = BinaryAttention
-            module.form = form
+            module.form, found = form, True
+    if not found:
+        raise ConfigError(
+            f"--quant-attention {form}: the policy quantises no projection of an attention: take "
+            "another --quant-policy, or leave it out"
+        )
 
 
 def require_same_form(saved: Any, current: str) -> None:

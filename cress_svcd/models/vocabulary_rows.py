@@ -68,7 +68,9 @@ def select_rows(
             selected[identity] = table[torch.tensor(indices)]
         pruned[name] = selected[identity]
     _tie_equal(pruned, names)
-    result = {name: value for name, value in checkpoint.items() if name != "last_optimizer_state"}
+    # The vocabulary is one that an unpacked model has: of all the rows.
+    dropped = ("last_optimizer_state", "vocabulary")
+    result = {name: value for name, value in checkpoint.items() if name not in dropped}
     return {**result, key: pruned}
 
 

@@ -195,7 +195,7 @@ class DataTask(TranslationTask):
             batch_shapes=self.cfg.batch_shapes if training else 0,
             neighbours=neighbours,
             transforms=transforms,
-            limits=self._limits_of_shapes(),
+            limits=self._limits_of_shapes() if training else (None, None),
         )
         self._tag(speech, languages, frame["n_frames"], training)
         return speech

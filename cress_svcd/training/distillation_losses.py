@@ -27,7 +27,8 @@ def token_kl(
     With ``by_entropy`` a token counts by the product of the teacher's and the student's entropy,
     over the mean of these products: where both are in doubt, more.  After the deviation-aware
     distillation of DB-LLM (Chen et al. 2024, arXiv:2402.11960), which takes the pair of entropies
-    for a token's difficulty; how the paper joins them was not at hand.
+    for a token's difficulty; how the paper joins them was not at hand.  The mean is of one call:
+    parts of a batch have each their own.
 
     Args:
         student_logits, teacher_logits: ... x vocabulary, of the same shape.

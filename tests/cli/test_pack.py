@@ -301,7 +301,9 @@ def test_planes_of_another_shape_are_refused(packed, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--int8-embeddings"], ["--dtype", "fp32"], LOW_BITS])
-def test_its_size_does_not_depend_on_how_the_checkpoint_was_made(quantized, tmp_path, options):
+def test_its_size_does_not_depend_on_how_the_checkpoint_was_made(
+    quantized, prepared, tmp_path, options
+):
     """A tied table in clones, as an average or another program leaves it; views of one memory."""
     state = read_checkpoint(quantized("svcd"))
     clones = {name: tensor.clone() for name, tensor in state["model"].items()}
@@ -316,6 +318,7 @@ def test_its_size_does_not_depend_on_how_the_checkpoint_was_made(quantized, tmp_
     # Trained by files of long names.
     state["cfg"]["model"]["quant_policy"] = str(tmp_path / ("policy" * 20))
     state["cfg"]["task"] |= {"save_dir": "s" * 99, "feature_cache": str(tmp_path)}
+    state["cfg"]["task"]["data"] = str(shutil.copytree(prepared, tmp_path / ("data" * 30)))
     torch.save(state, tmp_path / "p")
     paths = [quantized("svcd"), *(tmp_path / name for name in "cvpa")]
     packed = []

@@ -10,6 +10,7 @@ from fairseq.modules import MultiheadAttention
 from cress_svcd.cli.main import main
 from cress_svcd.data.audio import read_audio
 from cress_svcd.data.corpus.manifest import read_manifest
+from cress_svcd.errors import ConfigError
 from cress_svcd.models.binary_attention import (
     FORMS,
     BinaryAttention,
@@ -116,6 +117,12 @@ def test_it_is_not_packed(checkpoint, tmp_path, capsys):
     assert main(["pack", str(checkpoint), "-o", str(tmp_path / "packed.pt")]) == 2
     assert "no kernel multiplies attention weights in 1 bit" in capsys.readouterr().err
     assert not (tmp_path / "packed.pt").exists()
+
+
+def test_a_policy_without_attention_is_refused(full, prepared, tmp_path):
+    rules = [{"match": "decoder.layers.*.fc1"}]
+    with pytest.raises(ConfigError, match="quantises no projection of an attention"):
+        quantize(tmp_path / "m.pt", prepared, full, rules, "--quant-attention", "bi_attention")
 
 
 def test_without_the_option_nothing_changes(full, prepared, tmp_path):
