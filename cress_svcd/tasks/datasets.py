@@ -178,6 +178,7 @@ class DataTask(TranslationTask):
         features = self._cached_features(split, frame, training, join_segments)
         cuts = self._cuts(features) if training else None
         transforms = self._transforms(features) if training else None
+        shapes = self.cfg.batch_shapes if training else 0
         speech = SpeechTranslationDataset(
             frame["audio"],
             frame["n_frames"],
@@ -192,10 +193,10 @@ class DataTask(TranslationTask):
             places=Places(manifests),
             cuts=cuts,
             longest=self._longest(features) if cuts or transforms else None,
-            batch_shapes=self.cfg.batch_shapes if training else 0,
+            batch_shapes=shapes,
             neighbours=neighbours,
             transforms=transforms,
-            limits=self._limits_of_shapes() if training else (None, None),
+            limits=self._limits_of_shapes() if shapes else (None, None),
         )
         self._tag(speech, languages, frame["n_frames"], training)
         return speech
