@@ -180,8 +180,15 @@ def call_projections(attention: MultiheadAttention) -> None:
 
 def call_quantized_projections(model: nn.Module) -> None:
     """``call_projections`` wherever a projection of ``model`` is quantised or packed."""
-    for module in model.modules():
-        if isinstance(module, MultiheadAttention) and any(
-            isinstance(child, QuantLinear | PackedLinear) for child in module.children()
-        ):
-            call_projections(module)
+    for attention in quantized_attentions(model):
+        call_projections(attention)
+
+
+def quantized_attentions(model: nn.Module) -> list[MultiheadAttention]:
+    """The attentions of ``model`` of which a projection is quantised or packed."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, MultiheadAttention)
+        and any(isinstance(child, QuantLinear | PackedLinear) for child in module.children())
+    ]

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.models.attention import CallingAttention, call_projections
-from cress_svcd.quantization import QuantLinear
+from cress_svcd.models.attention import (
+    CallingAttention,
+    call_projections,
+    quantized_attentions,
+)
 
 NONE = "none"
 SHARE_OF_LARGEST = 0.25  # of softmax-aware binarisation, as in the authors' code
@@ -158,16 +161,13 @@ def binarize_attention(model: nn.Module, options: Any) -> None:
     form = form_in(options)
     if form == NONE:
         return
-    found = False
-    for module in model.modules():
-        if isinstance(module, MultiheadAttention) and any(
-            isinstance(child, QuantLinear) for child in module.children()
-        ):
-            call_projections(module)
-            # Not a new module: names, parameters and hooks stay.
-            module.__class__ = BinaryAttention
-            module.form, found = form, True
-    if not found:
+    attentions = quantized_attentions(model)
+    for attention in attentions:
+        call_projections(attention)
+        # Not a new module: names, parameters and hooks stay.
+        attention.__class__ = BinaryAttention
+        attention.form = form
+    if not attentions:
         raise ConfigError(
             f"--quant-attention {form}: the policy quantises no projection of an attention: take "
             "another --quant-policy, or leave it out"
