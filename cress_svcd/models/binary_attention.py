@@ -4,7 +4,7 @@ A layer's product of weights and values then only adds values up: no kernel of t
 hence such a model is trained and translated, and never packed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from cress_svcd.models.attention import (
     call_projections,
     quantized_attentions,
 )
+from cress_svcd.models.checkpoints import option_of
 
 NONE = "none"
 SHARE_OF_LARGEST = 0.25  # of softmax-aware binarisation, as in the authors' code
@@ -145,11 +146,7 @@ class BinaryAttention(CallingAttention):
 
 def form_in(options: Any) -> str:
     """What the options of a model ask for; those of an older checkpoint ask for nothing."""
-    is_plain = isinstance(options, Mapping)
-    found = (
-        options.get("quant_attention") if is_plain else getattr(options, "quant_attention", None)
-    )
-    return str(found or NONE)
+    return str(option_of(options, "quant_attention") or NONE)
 
 
 def binarize_attention(model: nn.Module, options: Any) -> None:

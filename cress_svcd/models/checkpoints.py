@@ -53,6 +53,14 @@ def model_options(path: str | os.PathLike) -> dict[str, Any]:
     return options_in(read_mapped(path), path)
 
 
+def option_of(options: Any, name: str) -> Any:
+    """One of the ``options`` of a model, of ours or of a checkpoint; None where older ones lack
+    it."""
+    if isinstance(options, Mapping):
+        return options.get(name)
+    return getattr(options, name, None)
+
+
 def options_in(state: Any, path: str | os.PathLike) -> dict[str, Any]:
     """The model's options in ``state``, a checkpoint of fairseq-train that was read from ``path``.
 

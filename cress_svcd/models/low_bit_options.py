@@ -1,13 +1,13 @@
 """Options of a quantised model for what no pattern names: embeddings and convolutions."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from torch import nn
 
 from cress_svcd.errors import ConfigError
+from cress_svcd.models.checkpoints import option_of
 from cress_svcd.quantization.low_bit_grid import KINDS, LowBits, require_bits
 from cress_svcd.quantization.low_bit_modules import convert
 from cress_svcd.quantization.policy import Policy
@@ -49,9 +49,7 @@ def trained_bits(options: Any) -> LowBits:
     found = {}
     for kind in KINDS:
         name = f"quant_{kind}_bits"
-        is_plain = isinstance(options, Mapping)
-        bits = options.get(name) if is_plain else getattr(options, name, None)
-        found[kind] = require_bits("--" + name.replace("_", "-"), bits)
+        found[kind] = require_bits("--" + name.replace("_", "-"), option_of(options, name))
     return LowBits(**found)
 
 
