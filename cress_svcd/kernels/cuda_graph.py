@@ -89,11 +89,16 @@ class GraphCapture:
         if self.device.type != "cuda":
             yield
             return
-        current, side = torch.cuda.current_stream(self.device), _stream(self.device)
+        current, side = torch.cuda.current_stream(self.device), self.stream
         side.wait_stream(current)
         with torch.cuda.stream(side):
             yield
         current.wait_stream(side)
+
+    @property
+    def stream(self) -> "torch.cuda.Stream":
+        """The one on which functions of this device are captured."""
+        return _stream(self.device)
 
     def _prepare(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()

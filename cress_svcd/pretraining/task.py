@@ -162,10 +162,7 @@ class SegmentHubertPretrainingTask(HubertPretrainingTask):
         draw = getattr(model, "draw_masks", None)
         if draw is None:
             return sample
-        drawn = draw(sample)
-        if torch.cuda.is_available():  # as the rest of the batch: else its copy waits for the GPU
-            drawn["masks"] = {name: mask.pin_memory() for name, mask in drawn["masks"].items()}
-        return {**sample, **drawn}
+        return {**sample, **draw(sample)}
 
     def _transforms(self, split: str) -> AudioTransforms | None:
         """How the split that is trained on is made to sound otherwise."""

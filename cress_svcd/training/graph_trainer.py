@@ -7,7 +7,8 @@ what is logged is read every --log-interval.
 
     GraphTrainer.train_step
       task.begin_step                what changes with the update's number
-      task.host_batch, each batch    what the host adds to it, if the task has that; then its copy
+      task.host_batch, each batch    what the host adds to it, if the task has that
+      CopiedBatches.copied           while the steps before it run (copied_batches.py)
       SplitBatches.run, each batch   in as many parts as the memory demands (split_batches.py)
         StepGraphs.run, each part    replayed, or run as it is (step_graphs.py)
       all-reduce                     of all gradients, in one row
@@ -28,6 +29,7 @@ from torch import distributed
 
 from cress_svcd.errors import ConfigError
 from cress_svcd.training import device_layerdrop, device_update
+from cress_svcd.training.copied_batches import CopiedBatches
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.split_batches import SplitBatches
 from cress_svcd.training.step_graphs import Done, StepGraphs
@@ -134,6 +136,7 @@ class GraphTrainer(Trainer):
             self._rows = StepRows()
             device_layerdrop.install(self.model)
             self._graphs = StepGraphs(self, self._update)
+            self._copies = CopiedBatches(self._graphs.capture)
             self._batches = SplitBatches(self._graphs, self._update)
             if self.data_parallel_world_size > 1:
                 for leaf in self._update.leaves:
@@ -150,10 +153,7 @@ class GraphTrainer(Trainer):
             self._begin()
         done = []
         for sample in samples:
-            # Not on the stream of captures.  When a loader's thread drops a pinned batch, torch
-            # records an event on each stream that has read it, and asks for it later.  One that
-            # was recorded on a stream in capture cannot be asked for: the thread would die.
-            sample, is_dummy = self._prepare_sample(self._on_host(sample))
+            sample, is_dummy = self._copies.copied(self._prepare_sample, self._on_host(sample))
             if not is_dummy:
                 with on_stream():
                     done.append(self._batches.run(sample))

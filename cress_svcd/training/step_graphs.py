@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from fairseq import utils
-from torch import Tensor
+from torch import Tensor, nn
 
 from cress_svcd.kernels.cuda_graph import GraphCapture
 from cress_svcd.quantization import quantized_layers
+from cress_svcd.training import captured_attention
 from cress_svcd.training.device_update import DeviceUpdate
 from cress_svcd.training.step_rows import StepRows
 
@@ -62,7 +63,7 @@ class _Graph:
         self.held: list[Tensor] = []
 
     def fill(self, sample: dict) -> None:
-        for own, new in zip(_tensors(self.sample), _tensors(sample), strict=True):
+        for own, new in zip(tensors_of(self.sample), tensors_of(sample), strict=True):
             own.copy_(new, non_blocking=True)
 
 
@@ -79,6 +80,8 @@ class StepGraphs:
         self._mix = torch.ones((), device=trainer.device)
         for layer in quantized_layers(trainer.model).values():
             layer.mix_on_device = self._mix
+        for model in self._models():
+            captured_attention.install(model)
 
     def begin_step(self) -> None:
         """Read what the schedule of quantised layers says of this update."""
@@ -160,29 +163,31 @@ class StepGraphs:
 
         fairseq replaces them when a longer batch comes; a graph still reads those of its capture.
         """
-        models = [self.trainer.model, self.trainer.criterion]
-        distillation = getattr(self.trainer.criterion, "distillation", None)
-        if distillation is not None:
-            models.append(distillation.teacher)
         return [
             value
-            for model in models
+            for model in self._models()
             for module in model.modules()
             for value in (*vars(module).values(), *module.buffers(recurse=False))
             if isinstance(value, Tensor)
         ]
 
+    def _models(self) -> list[nn.Module]:
+        """All that a step runs through."""
+        models = [self.trainer.model, self.trainer.criterion]
+        distillation = getattr(self.trainer.criterion, "distillation", None)
+        return models if distillation is None else [*models, distillation.teacher]
 
-def _tensors(sample: Any) -> list[Tensor]:
+
+def tensors_of(sample: Any) -> list[Tensor]:
     """All tensors of a batch, in the order of its keys and lists."""
     if isinstance(sample, Tensor):
         return [sample]
     if isinstance(sample, dict):
-        return [tensor for key in sorted(sample) for tensor in _tensors(sample[key])]
+        return [tensor for key in sorted(sample) for tensor in tensors_of(sample[key])]
     if isinstance(sample, list):
-        return [tensor for part in sample for tensor in _tensors(part)]
+        return [tensor for part in sample for tensor in tensors_of(part)]
     return []
 
 
 def shapes_of(sample: dict) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(tensor.shape) for tensor in _tensors(sample))
+    return tuple(tuple(tensor.shape) for tensor in tensors_of(sample))
