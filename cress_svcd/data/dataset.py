@@ -17,7 +17,7 @@ from fairseq.data.audio.multi_modality_dataset import MultiModalityDataset
 from torch import Tensor
 
 from cress_svcd.data.audio import standardize
-from cress_svcd.data.batch_shapes import BatchShapes, ShapedBatches
+from cress_svcd.data.batch_shapes import TOKEN_MULTIPLE, BatchShapes, ShapedBatches
 from cress_svcd.data.cut_variation import CutSegments, CutVariation, Surroundings
 from cress_svcd.data.feature_cache import FeatureCache
 from cress_svcd.data.target_languages import BeginsWithTag
@@ -349,13 +349,42 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
         )
 
 
-class TextTranslationDataset(BeginsWithTag, LanguagePairDataset):
-    """fairseq's pairs, whose translations may begin with a tag."""
+class TextTranslationDataset(BeginsWithTag, ShapedBatches, LanguagePairDataset):
+    """fairseq's pairs, whose translations may begin with a tag, and whose batches may have few
+    shapes."""
+
+    def choose_shapes(self, count: int, limits: tuple[int | None, int | None]) -> None:
+        """Pad batches to ``count`` lengths.
+
+        Args:
+            limits: tokens of a source and a target beyond which pairs will be left out.
+        """
+        longest = [np.inf if limit is None else limit for limit in limits]
+        kept = (self.src_sizes <= longest[0]) & (self.tgt_sizes <= longest[1])
+        self.shapes = BatchShapes.choose(
+            self.lengths[kept], self.token_counts[kept], count, TOKEN_MULTIPLE
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair's source or target, whichever has more, as ``--max-tokens`` counts:
+        what targets are padded to."""
+        return np.maximum(self.src_sizes, self.tgt_sizes)
+
+    @property
+    def token_counts(self) -> np.ndarray:
+        """Tokens of each source."""
+        return self.src_sizes
 
     def ordered_indices(self) -> np.ndarray:
         return self.repeated(super().ordered_indices())
 
     def collater(self, samples: list, pad_to_length: dict | None = None) -> dict:
+        if samples and self.shapes is not None:
+            sources = max(len(sample["source"]) for sample in samples)
+            targets = max(len(sample["target"]) for sample in samples)
+            length, tokens = self.shapes.shape(max(sources, targets), sources)
+            pad_to_length = {"source": tokens, "target": length}
         return self.with_starts(super().collater(samples, pad_to_length))
 
 

@@ -89,6 +89,8 @@ class DataTask(TranslationTask):
             dataset = self._load_mode(split, mode, training)
             # What fairseq calls a positions limit differs between modes; the dataset keeps its own.
             dataset.size_limits = self._size_limits(mode, training)
+            if training and mode != SPEECH and self.cfg.batch_shapes:
+                dataset.choose_shapes(self.cfg.batch_shapes, dataset.size_limits)
             items.append((mode, dataset))
             logger.info("%s: %d examples of mode %s", split, len(dataset), mode)
         if len(items) == 1:
@@ -332,11 +334,9 @@ class DataTask(TranslationTask):
         """The target languages that are read."""
         return [self.cfg.target_lang] if self.cfg.target_lang else list(self.languages)
 
-    def _load_external(self, split: str) -> LanguagePairDataset:
+    def _load_external(self, split: str) -> TextTranslationDataset:
         training = split == self.cfg.train_subset
         pairs = [self._load_pair(split, target, training) for target in self._targets]
-        if not self.languages:
-            return pairs[0]
         # One after the other; each sentence's language says how its translation begins.
         text = TextTranslationDataset(
             ConcatDataset([pair.src for pair in pairs]),

@@ -22,8 +22,8 @@ class GraphTrainingOptions(FairseqDataclass):
     batch_shapes: int = field(
         default=0,
         metadata={
-            "help": "pad batches of speech to so many lengths, chosen from the corpus, each with a "
-            "number of segments of its own, so that few shapes come again and again; 0: each "
-            "batch is as long as its longest segment"
+            "help": "pad batches to so many lengths, chosen from the corpus, each with a number of "
+            "segments of its own, so that few shapes come again and again; 0: each batch is as "
+            "long as its longest segment"
         },
     )

@@ -314,3 +314,33 @@ class TestLanguages:
         message = rf"train.tsv: column {column} holds {found}.*fr.*{flag} {found}"
         with pytest.raises(ConfigError, match=message):
             check_language(self.frame, column, "fr", "train.tsv")
+
+
+def test_batches_of_text_have_few_shapes_and_lose_nothing(dictionary):
+    draw = np.random.default_rng(2)
+    sources, targets = (
+        [" ".join(draw.choice(WORDS, size)) for size in draw.integers(1, 40, 300)] for _ in range(2)
+    )
+    long = 90
+    sources.append(" ".join(["dog"] * long))
+    targets.append("house")
+    pair = encoded(sources, dictionary), encoded(targets, dictionary)
+    dataset = text_dataset(*pair, dictionary, dictionary, True)
+    plain = text_dataset(*pair, dictionary, dictionary, False)
+    dataset.choose_shapes(3, (long, long))  # its end is one more
+    batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens=400)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(301))
+    shapes = set()
+    for indices in batches:
+        batch = dataset.collater([dataset[index] for index in indices])
+        source, target = batch["net_input"]["src_tokens"], batch["target"]
+        if 300 not in indices:
+            assert max(source.numel(), target.numel()) <= 400
+            shapes.add((*source.shape[1:], *target.shape[1:]))
+        for row, index in enumerate(batch["id"].tolist()):
+            assert words(dictionary, source[row]) == sources[index]
+            assert words(dictionary, target[row]) == targets[index]
+        wanted = plain.collater([plain[index] for index in batch["id"].tolist()])
+        assert batch["ntokens"] == wanted["ntokens"]
+        assert batch["net_input"]["prev_output_tokens"].shape == target.shape
+    assert len(shapes) <= 3 * 4

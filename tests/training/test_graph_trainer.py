@@ -61,7 +61,15 @@ def commands(prepared, hubert, folder) -> dict[str, list]:
     def svcd(name: str, *flags) -> list:
         return svcd_command(prepared, folder / name, start, *COMMON, *learning, *flags)
 
+    def text(name: str, *flags) -> list:
+        options = ("--text-data", prepared / "binary", "--batch-shapes", "2", "--dropout", "0.1")
+        mode = ["--ext-mt-training"]
+        size = ["--batch-size", "12", "--max-tokens", "160"]
+        return train_command(prepared, folder / name, *COMMON, *options, *size, *flags, mode=mode)
+
     return {
+        "text": text("text"),
+        "text, graphs": text("text-graphs", GRAPHS),
         "plain": command("plain"),
         "plain, graphs": command("plain-graphs", GRAPHS),
         "ctc": command("ctc", *ctc),
@@ -92,7 +100,7 @@ def outcomes(commands, folder) -> dict[str, Outcome]:
     return run_series(commands, folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "ctc", "accumulated", "svcd", "shapes", "fp16"])
+@pytest.mark.parametrize("name", ["plain", "text", "ctc", "accumulated", "svcd", "shapes", "fp16"])
 def test_the_same_is_logged_and_learnt(outcomes, name):
     require_same_training(outcomes[name], outcomes[f"{name}, graphs"], UPDATES // 4)
 
