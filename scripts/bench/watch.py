@@ -5,12 +5,14 @@
 The command's output passes through.  Every second nvidia-smi tells the share of time in which the
 GPU was busy (it counts a GPU as busy while any kernel runs); the updates are read from fairseq's
 json log, from the second epoch on, when the data is in the page cache and kernels are chosen (of a
-run within one epoch, from the first log on).  A run that is stopped (SIGTERM, SIGINT) is measured
+run within one epoch, from the first log on).  Of a command that logs no updates, such as a recipe,
+the GPU is measured from its start to its end.  A run that is stopped (SIGTERM, SIGINT) is measured
 as far as it came.  Of several GPUs the mean is given, of those alone that
 CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -84,20 +86,22 @@ def main() -> int:
 
 
 def summarize(samples: list, updates: list, seconds: float) -> dict:
-    """Figures of the steady state: from the first log of the second epoch to the last log."""
+    """Figures of the steady state: from the first log of the second epoch to the last log; without
+    logs the GPU's of the whole run."""
     steady = [entry for entry in updates if entry[2] >= 2]
     if len(steady) < 2:
         steady = updates
     result: dict = {"seconds": round(seconds, 1)}
+    start, end = -math.inf, math.inf
     if len(steady) > 1:
         (start, first, _, begun), (end, last, _, passed) = steady[0], steady[-1]
         result["updates"] = int(last)
         result["updates_per_second"] = round((last - first) / (end - start), 2)
         result["epochs_per_second"] = round((passed - begun) / (end - start), 6)
-        busy = [use for moment, use, _ in samples if start <= moment <= end]
-        if busy:
-            result["gpu_busy_percent"] = round(statistics.mean(busy), 1)
-            result["gpu_idle_percent"] = round(100 - statistics.mean(busy), 1)
+    busy = [use for moment, use, _ in samples if start <= moment <= end]
+    if busy:
+        result["gpu_busy_percent"] = round(statistics.mean(busy), 1)
+        result["gpu_idle_percent"] = round(100 - statistics.mean(busy), 1)
     if samples:
         result["gpu_memory_mib"] = max(memory for _, _, memory in samples)
     return result
