@@ -1,9 +1,13 @@
-"""Few shapes for all batches of speech: ``--batch-shapes``.
+"""Few shapes for all batches: ``--batch-shapes``.
 
 A batch that is as long as its longest segment has a shape of its own, and nothing that was made for
 a shape (a CUDA graph, cuDNN's plans, the allocator's blocks) is of use again.  Here a corpus gets
 some lengths to which batches are padded, each with as many segments as --max-tokens allows, and for
 each length a few numbers of tokens.
+
+Lengths are what --max-tokens counts: samples of speech; of text the tokens of source or target,
+whichever has more.  Numbers of tokens are those of transcript or translation, whichever has more,
+next to speech; of text those of the source.
 """
 
 import dataclasses
@@ -17,11 +21,11 @@ CANDIDATES = 256  # among which lengths are chosen: the search takes their squar
 
 @dataclasses.dataclass(frozen=True)
 class BatchShapes:
-    """The lengths and the numbers of tokens to which batches are padded, ascending.
+    """The lengths and the numbers of tokens to which batches are padded.
 
     Attributes:
-        lengths: of speech, in samples.
-        tokens: for each length, of translations and transcripts, whichever are more.
+        lengths: ascending.
+        tokens: numbers of tokens for each length, ascending.
     """
 
     lengths: np.ndarray
@@ -39,10 +43,10 @@ class BatchShapes:
         """Those of a corpus that pad least.
 
         Args:
-            lengths: of its segments, in samples.
+            lengths: of its segments.
             tokens: of its segments.
             count: lengths to choose.
-            multiple: of samples that each length is to be.
+            multiple: what each length is to be a multiple of.
             token_shapes: numbers of tokens for each length.
         """
         chosen = least_padding(lengths, count, multiple)
@@ -54,8 +58,8 @@ class BatchShapes:
         return cls(chosen, of_each)
 
     def shape(self, longest: int, tokens: int) -> tuple[int, int]:
-        """Samples and tokens to which a batch with a segment of ``longest`` samples, and one of so
-        many tokens, is padded; beyond what is known, not at all."""
+        """Length and tokens to which a batch is padded whose longest segment has the length
+        ``longest``, and one of which has so many tokens; beyond what is known, not at all."""
         place = int(np.searchsorted(self.lengths, longest))
         if place == len(self.lengths):
             return longest, tokens
@@ -81,7 +85,7 @@ class BatchShapes:
         Args:
             indices: of segments, in the order in which equal ones are to be taken.
             lengths, tokens: of these segments.
-            max_tokens: samples in a batch, padding included.
+            max_tokens: the sum of lengths in a batch, padding included.
             max_sentences: segments in a batch.
         """
         order = np.argsort(lengths, kind="stable")
@@ -125,7 +129,7 @@ class ShapedBatches:
 
     Attributes:
         shapes: None: batches are fairseq's.
-        lengths: of the segments, in samples.
+        lengths: of the segments.
         token_counts: of the segments.
     """
 

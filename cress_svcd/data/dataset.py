@@ -350,19 +350,24 @@ class SpeechTranslationDataset(BeginsWithTag, CutSegments, ShapedBatches, Fairse
 
 
 class TextTranslationDataset(BeginsWithTag, ShapedBatches, LanguagePairDataset):
-    """fairseq's pairs, whose translations may begin with a tag, and whose batches may have few
-    shapes."""
+    """fairseq's pairs, whose translations may begin with a tag.
 
-    def choose_shapes(self, count: int, limits: tuple[int | None, int | None]) -> None:
-        """Pad batches to ``count`` lengths.
+    Attributes:
+        batch_shapes: lengths to which targets are padded (:class:`BatchShapes`), sources to up to
+            TOKEN_SHAPES numbers of tokens within each; 0: batches are as long as their longest.
+    """
 
-        Args:
-            limits: tokens of a source and a target beyond which pairs will be left out.
-        """
-        longest = [np.inf if limit is None else limit for limit in limits]
-        kept = (self.src_sizes <= longest[0]) & (self.tgt_sizes <= longest[1])
-        self.shapes = BatchShapes.choose(
-            self.lengths[kept], self.token_counts[kept], count, TOKEN_MULTIPLE
+    batch_shapes = 0
+
+    def batch_by_size(
+        self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
+    ):
+        """fairseq's, or few shapes, chosen from the pairs that the first batches are made of."""
+        if self.batch_shapes and self.shapes is None:
+            lengths, tokens = self.lengths[indices], self.token_counts[indices]
+            self.shapes = BatchShapes.choose(lengths, tokens, self.batch_shapes, TOKEN_MULTIPLE)
+        return super().batch_by_size(
+            indices, max_tokens, max_sentences, required_batch_size_multiple
         )
 
     @property

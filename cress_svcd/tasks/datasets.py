@@ -89,8 +89,8 @@ class DataTask(TranslationTask):
             dataset = self._load_mode(split, mode, training)
             # What fairseq calls a positions limit differs between modes; the dataset keeps its own.
             dataset.size_limits = self._size_limits(mode, training)
-            if training and mode != SPEECH and self.cfg.batch_shapes:
-                dataset.choose_shapes(self.cfg.batch_shapes, dataset.size_limits)
+            if training and mode != SPEECH:
+                dataset.batch_shapes = self.cfg.batch_shapes
             items.append((mode, dataset))
             logger.info("%s: %d examples of mode %s", split, len(dataset), mode)
         if len(items) == 1:

@@ -21,7 +21,7 @@ class CopiedBatches:
     def __init__(self, capture: GraphCapture):
         self.capture = capture
         on_device = capture.device.type == "cuda"
-        # Nor is it the stream of captures.  When a loader's thread drops a pinned batch, torch
+        # Not the stream of captures, either.  When a loader's thread drops a pinned batch, torch
         # records an event on each stream that has read it, and asks for it later.  One that was
         # recorded on a stream in capture cannot be asked for: the thread would die.
         self._stream = torch.cuda.Stream(capture.device) if on_device else None
@@ -29,7 +29,16 @@ class CopiedBatches:
     def copied(
         self, prepare: Callable[[dict | None], tuple[dict, bool]], sample: dict | None
     ) -> tuple[dict, bool]:
-        """What ``prepare`` makes of a batch on the device, for what is launched after this."""
+        """Run ``prepare``, which brings a batch to the device, on a stream of its own; what is
+        launched after this waits for it.
+
+        Args:
+            prepare: fairseq's ``Trainer._prepare_sample``.
+            sample: on the host; None: ``prepare`` gives the dummy batch.
+
+        Returns:
+            the batch on the device, and whether it is the dummy batch.
+        """
         if self._stream is None:
             return prepare(sample)
         with torch.cuda.stream(self._stream):

@@ -193,6 +193,35 @@ def test_the_lengths_of_batches_are_those_of_segments_within_the_limits(data, fl
         assert set(shapes.lengths) >= padded and shapes.lengths[-1] < lengths[-1] + 1600
 
 
+TEXT_MODES = {
+    "external": ["--ext-mt-training"],
+    "transcripts": ["--mt-finetune"],
+    "mixed": MIXED,
+}
+
+
+@pytest.mark.parametrize("flags", TEXT_MODES.values(), ids=TEXT_MODES)
+def test_batches_of_text_have_few_shapes_in_training_alone(prepared, flags):
+    options = [*flags, "--text-data", prepared / "binary", "--max-tokens-text", "200"]
+    shaped, plain = (
+        make_task(prepared, *options, *more) for more in ([], ["--batch-shapes", "2"])[::-1]
+    )
+    found, others = (
+        [batch for batch in batches(task, max_tokens=200_000) if mode_of(batch) != "st"]
+        for task in (shaped, plain)
+    )
+    dataset = shaped.dataset("train")
+    lengths = set(getattr(dataset, "datasets", [dataset])[-1].shapes.lengths.tolist())
+    assert len(lengths) == 2
+    assert {batch["target"].size(1) for batch in found} <= lengths
+    assert not {batch["target"].size(1) for batch in others} <= lengths
+    for text in (found, others):
+        assert len({int(i) for batch in text for i in batch["id"]}) == 40
+    wanted = batches(plain, "dev")
+    for batch, same in zip(batches(shaped, "dev"), wanted, strict=True):
+        assert batch["target"].shape == same["target"].shape
+
+
 class TestOrder:
     def test_two_shards_take_the_same_mode_at_each_step(self, prepared):
         flags = ("--max-tokens-text", "100")

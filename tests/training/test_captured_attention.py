@@ -1,5 +1,7 @@
 """HuBERT's attention is cuDNN's in captured steps on Hopper, and gives the same."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,14 +35,14 @@ def encoder(tmp_path) -> HubertEncoder:
     description, state = read_hubert(tmp_path / "hubert.pt")
     encoder = HubertEncoder(description, NO_DROPOUT)
     encoder.load_pretrained(state, "")
-    captured_attention.install(encoder)
-    return encoder.train()
+    return encoder.eval()  # without dropout
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_captured_step_is_computed_by_cudnn_and_gives_the_same(encoder, dtype):
     encoder.to("cuda", dtype)
+    captured_attention.install(encoder)
     features = torch.randn(3, 40, 32, device="cuda", dtype=dtype)
     padding = torch.arange(40, device="cuda") >= torch.tensor([[40], [31], [22]], device="cuda")
     result = torch.zeros_like(features)
@@ -48,7 +50,7 @@ def test_a_captured_step_is_computed_by_cudnn_and_gives_the_same(encoder, dtype)
 
     def step() -> None:
         inputs = features.clone().requires_grad_()
-        states, _ = encoder.encoder(inputs, padding_mask=padding)
+        states, _ = encoder.encoder(inputs * 1, padding_mask=padding)  # it writes into its input
         states = states.masked_fill(padding.unsqueeze(2), 0)
         result.copy_(states)
         (found,) = torch.autograd.grad(states.float().square().sum(), inputs)
@@ -74,7 +76,36 @@ def test_a_captured_step_is_computed_by_cudnn_and_gives_the_same(encoder, dtype)
     torch.testing.assert_close(gradient / scale, wanted_gradient / scale, **close)
 
 
-def test_without_a_gpu_nothing_changes(encoder):
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    assert "forward" not in vars(encoder.encoder)
+class TestWhere:
+    """On any machine: what is asked for, and when."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch) -> list[str]:
+        """What is asked of torch's choice, on a machine that says that it has a Hopper."""
+        found: list[str] = []
+
+        @contextlib.contextmanager
+        def choice(order, set_priority):
+            found.append(order[0].name if set_priority else "")
+            yield
+
+        monkeypatch.setattr(captured_attention, "sdpa_kernel", choice)
+        monkeypatch.setattr(captured_attention, "is_capturing", lambda: False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+        return found
+
+    def test_in_captures_alone(self, encoder, asked, monkeypatch):
+        captured_attention.install(encoder)
+        captured_attention.install(encoder)  # twice changes nothing
+        features = torch.randn(2, 20, 32)
+        wanted, _ = encoder.encoder(features)
+        assert not asked
+        monkeypatch.setattr(captured_attention, "is_capturing", lambda: True)
+        found, _ = encoder.encoder(features)
+        assert asked == ["CUDNN_ATTENTION"] and torch.equal(found, wanted)
+
+    def test_from_hopper_on(self, encoder, asked, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+        captured_attention.install(encoder)
+        assert "forward" not in vars(encoder.encoder)

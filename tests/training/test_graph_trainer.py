@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cress_svcd.errors import ConfigError
-from cress_svcd.training import graph_trainer
+from cress_svcd.training import captured_attention, graph_trainer
 from cress_svcd.training.graph_trainer import is_wanted
 from tests.helpers.fairseq_commands import Outcome, run_series, svcd_command, train_command
 from tests.helpers.graph_training import (
@@ -204,10 +204,26 @@ def test_no_batch_is_copied_on_the_stream_of_captures(commands, monkeypatch):
         copied.append(bool(inside))
         return prepare(sample)
 
+    ahead = trainer._copies.copied
+    calls = []
+
+    def counted(*given):
+        calls.append(len(copied))
+        return ahead(*given)
+
     monkeypatch.setattr(trainer._graphs.capture, "on_stream", on_stream)
     monkeypatch.setattr(trainer, "_prepare_sample", prepared)
+    monkeypatch.setattr(trainer._copies, "copied", counted)
     trainer.train_step([batch, batch])
-    assert copied == [False, False]
+    assert copied == [False, False] and calls == [0, 1]
+
+
+def test_attention_is_chosen_for_all_that_a_step_runs_through(commands, outcomes, monkeypatch):
+    given = []
+    monkeypatch.setattr(captured_attention, "install", given.append)
+    trainer, batch = begun(commands["svcd, graphs"])
+    trainer.train_step([batch])
+    assert given == [trainer.model, trainer.criterion, trainer.criterion.distillation.teacher]
 
 
 def test_a_step_for_whose_graph_there_is_no_memory_says_so_once(commands, monkeypatch, caplog):
