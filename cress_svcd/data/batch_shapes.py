@@ -141,7 +141,7 @@ class ShapedBatches:
         self, indices, max_tokens=None, max_sentences=None, required_batch_size_multiple=1
     ):
         """fairseq's, or those of :class:`BatchShapes`."""
-        if self.shapes is None or max_tokens is None:
+        if self.shapes is None or not max_tokens:
             return super().batch_by_size(
                 indices, max_tokens, max_sentences, required_batch_size_multiple
             )

@@ -6,11 +6,12 @@ so, which pays where a shape comes again: in a graph, and for the longest attent
 all layers of HuBERT share.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cress_svcd.kernels.cuda_graph import is_capturing
@@ -23,25 +24,50 @@ ORDER = [
     SDPBackend.MATH,
 ]
 HOPPER = (9, 0)  # compute capability, the only one on which it has been measured
+# The oldest version that has been measured.  Up to 9.15 it reads what is not its own where a length
+# is no multiple of 128, which breaks captures (https://github.com/pytorch/pytorch/issues/169849).
+CUDNN = 91_900
 
 
 def install(model: nn.Module) -> None:
-    """Have cuDNN compute the attention of every HuBERT in ``model`` while a step is captured, on
-    Hopper and later."""
+    """Have cuDNN compute the attention of every HuBERT in ``model`` while a step is captured, where
+    it does so well."""
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < HOPPER:
         return
-    for module in model.modules():
-        if isinstance(module, TransformerEncoder) and "forward" not in vars(module):
-            _by_cudnn(module)
+    if (torch.backends.cudnn.version() or 0) < CUDNN:
+        return
+    for encoder in _encoders([model]):
+        if "forward" not in vars(encoder):
+            _by_cudnn(encoder)
+
+
+def leave_out(models: Iterable[nn.Module]) -> bool:
+    """Undo ``install``; whether there was anything to undo."""
+    installed = [encoder for encoder in _encoders(models) if "forward" in vars(encoder)]
+    for encoder in installed:
+        del encoder.forward
+    return bool(installed)
+
+
+def _encoders(models: Iterable[nn.Module]) -> list[TransformerEncoder]:
+    modules = (module for model in models for module in model.modules())
+    return [module for module in modules if isinstance(module, TransformerEncoder)]
 
 
 def _by_cudnn(encoder: TransformerEncoder) -> None:
     forward = encoder.forward
 
-    def captured(*args: Any, **options: Any) -> Any:
-        if not is_capturing():
-            return forward(*args, **options)
+    def captured(x: Tensor, *args: Any, **options: Any) -> Any:
+        multiple = encoder.required_seq_len_multiple
+        if not is_capturing() or not _is_safe(-(-x.size(1) // multiple) * multiple):
+            return forward(x, *args, **options)
         with sdpa_kernel(ORDER, set_priority=True):
-            return forward(*args, **options)
+            return forward(x, *args, **options)
 
     encoder.forward = captured
+
+
+def _is_safe(frames: int) -> bool:
+    """Whether all gradients are numbers: of such a length, with a mask, those of a row whose scores
+    are all below -88 are none in cuDNN 9.20 (https://github.com/pytorch/pytorch/issues/196678)."""
+    return frames % 128 != 64

@@ -7,6 +7,7 @@ whose seed a replay reads anew: a replay is no repetition.
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ class StepGraphs:
             graph.keys, graph.row = done.keys, done.row.detach()
 
         state = torch.get_rng_state()
-        replay = self.capture.capture(step, warmed=True)
+        replay = self._replay_of(step)
         torch.set_rng_state(state)  # of which a replay draws nothing
         shapes = " ".join(map(str, shapes_of(sample)))
         if replay is not step:
@@ -157,6 +158,17 @@ class StepGraphs:
         graph.held = self._beside_parameters()
         found = self._graphs[key] = graph, replay
         return found
+
+    def _replay_of(self, step: Callable[[], None]) -> Callable[[], None]:
+        """``step`` captured; where that fails with attention by cuDNN, without it."""
+        has_graphs = self.capture.captures
+        replay = self.capture.capture(step, warmed=True)
+        failed = has_graphs and not self.capture.captures
+        if failed and captured_attention.leave_out(self._models()):
+            logger.warning("the same once more, with attention as torch chooses it")
+            self.capture.captures = True
+            replay = self.capture.capture(step, warmed=True)
+        return replay
 
     def _beside_parameters(self) -> list[Tensor]:
         """Tensors that modules have made for themselves, such as masks and positions.

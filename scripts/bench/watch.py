@@ -7,7 +7,7 @@ GPU was busy (it counts a GPU as busy while any kernel runs); the updates are re
 json log, from the second epoch on, when the data is in the page cache and kernels are chosen (of a
 run within one epoch, from the first log on).  Of a command that logs no updates, such as a recipe,
 the GPU is measured from its start to its end.  A run that is stopped (SIGTERM, SIGINT) is measured
-as far as it came.  Of several GPUs the mean is given, of those alone that
+as far as it came, and of several trainings the last.  Of several GPUs the mean is given, of those alone that
 CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
 """
 
@@ -65,24 +65,38 @@ def main() -> int:
     updates: list[tuple[float, ...]] = []
     started = time.monotonic()
     process = subprocess.Popen(
-        resolve(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        resolve(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         # The command may not be in the process group that the signal was sent to.
         signal.signal(number, lambda sent, _: process.send_signal(sent))
     for line in process.stdout:
         print(line, end="", flush=True)
-        match = LOG_LINE.search(line)
-        if match:
-            logged = json.loads(match[1])
-            fields = (float(logged[name]) for name in ("num_updates", "epoch", "update"))
-            updates.append((time.monotonic(), *fields))
+        logged = numbers_of(line)
+        if logged:
+            if updates and logged[0] < updates[-1][1]:
+                updates.clear()  # another training has begun
+            updates.append((time.monotonic(), *logged))
     code = process.wait()
     if monitor is not None:
         monitor.terminate()
         monitor.wait()
     write_json(output, summarize(samples, updates, time.monotonic() - started))
     return code
+
+
+def numbers_of(line: str) -> tuple[float, ...] | None:
+    """Updates, epoch and update within it, of a line of a training's log."""
+    match = LOG_LINE.search(line)
+    try:
+        logged = json.loads(match[1]) if match else {}
+        return tuple(float(logged[name]) for name in ("num_updates", "epoch", "update"))
+    except (ValueError, KeyError):
+        return None
 
 
 def summarize(samples: list, updates: list, seconds: float) -> dict:

@@ -43,11 +43,16 @@ def test_what_is_watched(tmp_path):
     found = summarize(samples, updates, 3.0)
     assert (found["updates_per_second"], found["gpu_busy_percent"]) == (20.0, 75)
     assert summarize(samples, [], 3.0)["gpu_busy_percent"] == 37.5
-    log = "".join(f"x | INFO | train_inner | {RECORD % entry[1:]}\n" for entry in updates)
+    before = [(0.0, 900.0, 7.0, 6.5)]  # of another training
+    log = "".join(
+        f"x | INFO | train_inner | {RECORD % entry[1:]}\n" for entry in [*before, *updates]
+    )
+    log = 'x | INFO | train_inner | {"epoch": 1}\nx | INFO | train_inner | {...}\n' + log
     told = f"import sys, time\nfor line in {log.splitlines()!r}: print(line); time.sleep(0.1)\n"
     command = [sys.executable, BENCH / "watch.py", tmp_path / "found.json", "--"]
     done = subprocess.run(
         [*command, sys.executable, "-uc", told], capture_output=True, text=True, check=True
     )
     assert done.stdout == log
-    assert json.loads((tmp_path / "found.json").read_text())["updates"] == 40
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert written["updates"] == 40 and written["updates_per_second"] > 0

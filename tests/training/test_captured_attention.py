@@ -66,8 +66,7 @@ def test_a_captured_step_is_computed_by_cudnn_and_gives_the_same(encoder, dtype)
     result.zero_()
     gradient.zero_()
     replay()
-    hopper = torch.cuda.get_device_capability() >= captured_attention.HOPPER
-    by_cudnn = hopper and dtype != torch.float32
+    by_cudnn = "forward" in vars(encoder.encoder) and dtype != torch.float32
     assert ("cudnn_attention" in captured.found) == by_cudnn
     assert "cudnn_attention" not in eager.found and eager.found
     close = {"rtol": 2e-2, "atol": 2e-2} if dtype != torch.float32 else {"rtol": 1e-4, "atol": 1e-4}
@@ -93,6 +92,7 @@ class TestWhere:
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: captured_attention.CUDNN)
         return found
 
     def test_in_captures_alone(self, encoder, asked, monkeypatch):
@@ -104,8 +104,26 @@ class TestWhere:
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: True)
         found, _ = encoder.encoder(features)
         assert asked == ["CUDNN_ATTENTION"] and torch.equal(found, wanted)
+        assert captured_attention.leave_out([encoder])
+        assert not captured_attention.leave_out([encoder])
+        encoder.encoder(features)
+        assert len(asked) == 1
 
-    def test_from_hopper_on(self, encoder, asked, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    @pytest.mark.parametrize("frames, safe", [(62, True), (63, False), (64, False), (128, True)])
+    def test_not_of_lengths_whose_gradients_may_be_no_numbers(
+        self, encoder, asked, monkeypatch, frames, safe
+    ):
+        """HuBERT makes a length even."""
+        captured_attention.install(encoder)
+        monkeypatch.setattr(captured_attention, "is_capturing", lambda: True)
+        encoder.encoder(torch.randn(1, frames, 32))
+        assert bool(asked) == safe
+
+    @pytest.mark.parametrize("capability, version", [((8, 0), 92_000), ((9, 0), 91_500)])
+    def test_only_where_it_has_been_measured(
+        self, encoder, asked, monkeypatch, capability, version
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
         captured_attention.install(encoder)
         assert "forward" not in vars(encoder.encoder)

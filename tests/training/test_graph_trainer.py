@@ -226,6 +226,28 @@ def test_attention_is_chosen_for_all_that_a_step_runs_through(commands, outcomes
     assert given == [trainer.model, trainer.criterion, trainer.criterion.distillation.teacher]
 
 
+def test_a_capture_that_fails_with_attention_by_cudnn_is_made_without(commands, monkeypatch):
+    """Else no step of the training would be captured."""
+    trainer, batch = begun(commands["plain, graphs"])
+    trainer.train_step([batch])
+    capture, installed, tried = trainer._graphs.capture, [True], []
+
+    def fails_at_first(step, warmed):
+        tried.append(bool(installed))
+        capture.captures = not installed
+        return step if installed else lambda: step()
+
+    def leave_out(models):
+        return bool(installed) and installed.pop()
+
+    monkeypatch.setattr(capture, "captures", True)  # as on a GPU
+    monkeypatch.setattr(capture, "capture", fails_at_first)
+    monkeypatch.setattr(captured_attention, "leave_out", leave_out)
+    for _ in range(2):
+        trainer.train_step([batch])
+    assert tried == [True, False] and len(trainer._graphs._graphs) == 1 and capture.captures
+
+
 def test_a_step_for_whose_graph_there_is_no_memory_says_so_once(commands, monkeypatch, caplog):
     """It runs by itself, and is not counted among the captured ones."""
     trainer, batch = begun(commands["plain, graphs"])
