@@ -7,8 +7,8 @@ GPU was busy (it counts a GPU as busy while any kernel runs); the updates are re
 json log, from the second epoch on, when the data is in the page cache and kernels are chosen (of a
 run within one epoch, from the first log on).  Of a command that logs no updates, such as a recipe,
 the GPU is measured from its start to its end.  A run that is stopped (SIGTERM, SIGINT) is measured
-as far as it came, and of several trainings the last.  Of several GPUs the mean is given, of those alone that
-CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
+as far as it came, and of several trainings the last.  Of several GPUs the mean is given, of those
+alone that CUDA_VISIBLE_DEVICES names.  Without nvidia-smi only the updates are measured.
 """
 
 import json
