@@ -127,7 +127,7 @@ class GraphCapture:
         free, total = torch.cuda.mem_get_info()
         if free < SCARCE * total:
             torch.cuda.empty_cache()
-        with torch.cuda.stream(_stream(self.device)):
+        with torch.cuda.stream(self.stream):
             # Other threads, such as those that pin memory, may go on.
             graph.capture_begin(self._pool, capture_error_mode="thread_local")
             try:
@@ -142,7 +142,7 @@ class GraphCapture:
         It is the stream of the capture, so that workspaces that libraries keep for each stream
         are allocated here and not in the pool.
         """
-        current, side = torch.cuda.current_stream(), _stream(self.device)
+        current, side = torch.cuda.current_stream(), self.stream
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARMING):

@@ -14,6 +14,7 @@ from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cress_svcd.data.dataset import round_up
 from cress_svcd.kernels.cuda_graph import is_capturing
 
 # What cuDNN does not compute, such as float32, goes to the next.
@@ -29,14 +30,14 @@ HOPPER = (9, 0)  # compute capability, the only one on which it has been measure
 CUDNN = 91_900
 
 
-def install(model: nn.Module) -> None:
-    """Have cuDNN compute the attention of every HuBERT in ``model`` while a step is captured, where
-    it does so well."""
+def install(models: Iterable[nn.Module]) -> None:
+    """Have cuDNN compute the attention of every HuBERT in ``models`` while a step is captured,
+    where it does so well."""
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < HOPPER:
         return
     if (torch.backends.cudnn.version() or 0) < CUDNN:
         return
-    for encoder in _encoders([model]):
+    for encoder in _encoders(models):
         if "forward" not in vars(encoder):
             _by_cudnn(encoder)
 
@@ -58,8 +59,8 @@ def _by_cudnn(encoder: TransformerEncoder) -> None:
     forward = encoder.forward
 
     def captured(x: Tensor, *args: Any, **options: Any) -> Any:
-        multiple = encoder.required_seq_len_multiple
-        if not is_capturing() or not _is_safe(-(-x.size(1) // multiple) * multiple):
+        frames = round_up(x.size(1), encoder.required_seq_len_multiple)
+        if not is_capturing() or not _is_safe(frames):
             return forward(x, *args, **options)
         with sdpa_kernel(ORDER, set_priority=True):
             return forward(x, *args, **options)

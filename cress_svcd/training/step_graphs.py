@@ -81,8 +81,7 @@ class StepGraphs:
         self._mix = torch.ones((), device=trainer.device)
         for layer in quantized_layers(trainer.model).values():
             layer.mix_on_device = self._mix
-        for model in self._models():
-            captured_attention.install(model)
+        captured_attention.install(self._models())
 
     def begin_step(self) -> None:
         """Read what the schedule of quantised layers says of this update."""

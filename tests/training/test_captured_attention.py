@@ -42,7 +42,7 @@ def encoder(tmp_path) -> HubertEncoder:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_captured_step_is_computed_by_cudnn_and_gives_the_same(encoder, dtype):
     encoder.to("cuda", dtype)
-    captured_attention.install(encoder)
+    captured_attention.install([encoder])
     features = torch.randn(3, 40, 32, device="cuda", dtype=dtype)
     padding = torch.arange(40, device="cuda") >= torch.tensor([[40], [31], [22]], device="cuda")
     result = torch.zeros_like(features)
@@ -96,8 +96,8 @@ class TestWhere:
         return found
 
     def test_in_captures_alone(self, encoder, asked, monkeypatch):
-        captured_attention.install(encoder)
-        captured_attention.install(encoder)  # twice changes nothing
+        captured_attention.install([encoder])
+        captured_attention.install([encoder])  # twice changes nothing
         features = torch.randn(2, 20, 32)
         wanted, _ = encoder.encoder(features)
         assert not asked
@@ -114,7 +114,7 @@ class TestWhere:
         self, encoder, asked, monkeypatch, frames, safe
     ):
         """HuBERT makes a length even."""
-        captured_attention.install(encoder)
+        captured_attention.install([encoder])
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: True)
         encoder.encoder(torch.randn(1, frames, 32))
         assert bool(asked) == safe
@@ -125,5 +125,5 @@ class TestWhere:
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
-        captured_attention.install(encoder)
+        captured_attention.install([encoder])
         assert "forward" not in vars(encoder.encoder)

@@ -220,7 +220,7 @@ def test_no_batch_is_copied_on_the_stream_of_captures(commands, monkeypatch):
 
 def test_attention_is_chosen_for_all_that_a_step_runs_through(commands, outcomes, monkeypatch):
     given = []
-    monkeypatch.setattr(captured_attention, "install", given.append)
+    monkeypatch.setattr(captured_attention, "install", given.extend)
     trainer, batch = begun(commands["svcd, graphs"])
     trainer.train_step([batch])
     assert given == [trainer.model, trainer.criterion, trainer.criterion.distillation.teacher]
