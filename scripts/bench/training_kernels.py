@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from gpu_kernels import CALLS, graph_of, microseconds
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -33,7 +34,7 @@ from cress_svcd.atomic_files import write_json
 
 DROPOUT, SMOOTHING = 0.1, 0.1
 PADDED = 0.15  # of a segment at most
-ROUNDS, CALLS = 7, 10
+ROUNDS = 7
 
 
 class Shape(NamedTuple):
@@ -127,31 +128,13 @@ KERNELS = {
 }
 
 
-def captured(step: Callable[[], None]) -> "torch.cuda.CUDAGraph":
-    """``step`` as a graph; the current stream is not the default one."""
-    for _ in range(3):
-        step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    graph.capture_begin()
-    step()
-    graph.capture_end()
-    return graph
-
-
 def milliseconds(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
     """Medians of the steps as graphs, which take turns."""
-    graphs = {name: captured(step) for name, step in steps.items()}
+    graphs = {name: graph_of(step) for name, step in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(ROUNDS):
         for name, graph in graphs.items():
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            for _ in range(CALLS):
-                graph.replay()
-            end.record()
-            end.synchronize()
-            times[name].append(begin.elapsed_time(end) / CALLS)
+            times[name].append(microseconds(graph.replay, CALLS) / 1000)
     return {name: round(statistics.median(found), 3) for name, found in times.items()}
 
 
@@ -197,9 +180,8 @@ def main() -> int:
         parser.error("torch finds no CUDA device; these kernels are a GPU's")
     torch.manual_seed(0)
     report = {"machine": torch.cuda.get_device_name(), "torch": torch.__version__}
-    with torch.cuda.stream(torch.cuda.Stream()):
-        report["attention_ms"] = {name: attention(shape) for name, shape in ATTENTION.items()}
-        report["losses_ms"] = {name: losses(*sizes) for name, sizes in LOSSES.items()}
+    report["attention_ms"] = {name: attention(shape) for name, shape in ATTENTION.items()}
+    report["losses_ms"] = {name: losses(*sizes) for name, sizes in LOSSES.items()}
     if args.json:
         write_json(args.json, report)
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
