@@ -13,6 +13,7 @@ import torch
 from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from cress_svcd.data.dataset import round_up
 from cress_svcd.kernels.cuda_graph import is_capturing
@@ -37,9 +38,11 @@ def install(models: Iterable[nn.Module]) -> None:
         return
     if (torch.backends.cudnn.version() or 0) < CUDNN:
         return
-    for encoder in _encoders(models):
-        if "forward" not in vars(encoder):
-            _by_cudnn(encoder)
+    encoders = [encoder for encoder in _encoders(models) if "forward" not in vars(encoder)]
+    if encoders:
+        _allocate()
+    for encoder in encoders:
+        _by_cudnn(encoder)
 
 
 def leave_out(models: Iterable[nn.Module]) -> bool:
@@ -48,6 +51,17 @@ def leave_out(models: Iterable[nn.Module]) -> bool:
     for encoder in installed:
         del encoder.forward
     return bool(installed)
+
+
+def _allocate() -> None:
+    """Have cuDNN allocate what it needs in each thread that calls it, that of the backward pass
+    included.  In a capture it cannot, and convolutions, which it computes before, may be cached."""
+    shape = 1, 1, 128, 64
+    inputs = [
+        torch.zeros(shape, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3)
+    ]
+    with sdpa_kernel(ORDER, set_priority=True):
+        scaled_dot_product_attention(*inputs).sum().backward()
 
 
 def _encoders(models: Iterable[nn.Module]) -> list[TransformerEncoder]:

@@ -90,6 +90,7 @@ class TestWhere:
 
         monkeypatch.setattr(captured_attention, "sdpa_kernel", choice)
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: False)
+        monkeypatch.setattr(captured_attention, "_allocate", lambda: None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda: captured_attention.CUDNN)
