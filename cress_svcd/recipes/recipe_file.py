@@ -23,7 +23,8 @@ A recipe file holds
     makes:     files that exist when it has succeeded
     when:      "{key}"; the stage is left out where this is empty, false, no, off, 0 or 0.0
     unless:    "{key}"; the stage is left out where this is anything else
-    output:    file that receives what the commands print
+    output:    file that receives what the commands print; with together also a list of files, one
+               for each command
     accepts:   a command that fails after printing this has done what it was run for, such as a
                training that is to show how it diverges
     clears:    files and folders to remove before the stage runs again; they stay where the same
@@ -96,9 +97,10 @@ _AsWritten.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.constr
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, all settings filled in; ``output`` receives what the commands print.
+    """One stage, all settings filled in.
 
-    A command whose log holds ``accepts`` (if that is not empty) may fail.
+    What the commands print goes to ``outputs``: none, one, or one for each.  A command whose log
+    holds ``accepts`` (if that is not empty) may fail.
     """
 
     name: str
@@ -108,7 +110,7 @@ class Stage:
     makes: list[str] = field(default_factory=list)
     clears: list[str] = field(default_factory=list)
     together: bool = False
-    output: str = ""
+    outputs: list[str] = field(default_factory=list)
     accepts: str = ""
     formerly: list[list[str]] = field(default_factory=list)
 
@@ -377,6 +379,7 @@ def _chosen(path, raw: dict, settings: dict) -> bool:
 def _stage(path, raw: dict, settings: dict) -> Stage | None:
     if not _chosen(path, raw, settings):
         return None
+    together = str(raw.get("together") or "").lower() not in _NOT_SET
     return Stage(
         name=raw["name"],
         does=_fill(path, raw.get("does", ""), settings),
@@ -384,8 +387,19 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
         needs=_filled_list(path, raw.get("needs") or [], settings),
         makes=_filled_list(path, raw.get("makes") or [], settings),
         clears=_filled_list(path, raw.get("clears") or [], settings),
-        together=str(raw.get("together") or "").lower() not in _NOT_SET,
-        output=_fill(path, raw.get("output", ""), settings),
+        together=together,
+        outputs=_outputs(path, raw, settings, len(raw["commands"]) if together else 1),
         accepts=_fill(path, raw.get("accepts", ""), settings),
         formerly=[_filled_list(path, command, settings) for command in raw.get("formerly") or []],
     )
+
+
+def _outputs(path, raw: dict, settings: dict, most: int) -> list[str]:
+    given = raw.get("output") or []
+    outputs = _filled_list(path, given if isinstance(given, list) else [given], settings)
+    if len(outputs) not in (0, 1, most):
+        raise ConfigError(
+            f"{path}: stage {raw['name']}: output: expected one file, or with together one for "
+            f"each command; found {len(outputs)}"
+        )
+    return outputs

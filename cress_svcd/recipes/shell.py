@@ -21,8 +21,10 @@ def script(recipe: Recipe, first: int, last: int) -> Iterator[str]:
     for number, stage in enumerate(recipe.stages[first - 1 : last], start=first):
         yield f"# {number} {stage.name}: {stage.does}"
         written: set[Path] = set()
-        for command, log in zip(stage.commands, recipe.logs(number), strict=True):
-            file = Path(stage.output) if stage.output else log
+        files = [Path(output) for output in stage.outputs] or recipe.logs(number)
+        if len(files) == 1:
+            files *= len(stage.commands)
+        for command, file in zip(stage.commands, files, strict=True):
             if file.parent not in folders:
                 yield f"mkdir -p {shlex.quote(str(file.parent))}"
             folders.add(file.parent)

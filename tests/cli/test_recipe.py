@@ -331,6 +331,13 @@ class TestTogether:
         logs = [kitchen.out / "logs" / f"01-both-{i}.log" for i in (1, 2)]
         assert (kitchen.out / "all.txt").read_text() == "".join(log.read_text() for log in logs)
 
+    def test_the_output_of_each_is_kept(self, kitchen):
+        commands = [["{python}", "-c", f"print('said {word}')"] for word in "ab"]
+        kitchen.write(stage("both", *commands, together=True, output=["{out}/a", "{out}/b"]))
+        assert kitchen.run() == 0
+        for word in "ab":
+            assert (kitchen.out / word).read_text().splitlines()[1:] == [f"said {word}"]
+
     def test_they_share_the_cores(self, kitchen, monkeypatch):
         show = ["{python}", "-c", "import os; print('threads', os.environ.get('OMP_NUM_THREADS'))"]
         cores = len(os.sched_getaffinity(0))

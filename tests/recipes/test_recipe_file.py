@@ -171,6 +171,13 @@ def test_words_for_yes_and_no(plain, word, is_set):
     assert len(load_recipe(path, {"key": "false"}).stages) == 1
 
 
+@pytest.mark.parametrize("together", ["true", "false"])
+def test_one_output_or_one_for_each_command(plain, together):
+    text = "settings: {out: o}\nstages:\n- {name: a, commands: [[x], [y], [z]], output: [p, q], "
+    with pytest.raises(ConfigError, match="stage a: output: expected one file, or .* found 2"):
+        load_recipe(plain(f"{text}together: {together}}}\n"))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig"])
 def test_byte_order_mark(plain, encoding):
     path = plain("settings: {out: o}\nstages: [{name: a, commands: [[x, \u00e9]]}]\n")

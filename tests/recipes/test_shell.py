@@ -43,6 +43,13 @@ def recipe(tmp_path, monkeypatch):
             "commands": [["echo", "e"], ["ls", "none"]],
         },
         {"name": "kept", "does": "y", "commands": [["echo", "f"]], "output": "{out}/results/f.txt"},
+        {
+            "name": "each",
+            "does": "z",
+            "together": True,
+            "commands": [["echo", "g"], ["echo", "h"]],
+            "output": ["{out}/results/g.txt", "{out}/results/h.txt"],
+        },
     ]
     content = {"settings": {"out": "my runs/out"}, "stages": stages}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -59,7 +66,7 @@ def test_many_values_take_several_lines():
 
 def test_the_lines_of_a_recipe(recipe):
     logs = "'my runs/out/logs"
-    assert list(script(recipe, 1, 3)) == [
+    assert list(script(recipe, 1, 4)) == [
         "# 1 one: say two things",
         "mkdir -p 'my runs/out/logs'",
         f"echo 'a b' \\\n  > {logs}/01-one.log' 2>&1",
@@ -70,12 +77,15 @@ def test_the_lines_of_a_recipe(recipe):
         "# 3 kept: y",
         "mkdir -p 'my runs/out/results'",
         "echo f \\\n  > 'my runs/out/results/f.txt' 2>&1",
+        "# 4 each: z",
+        "echo g \\\n  > 'my runs/out/results/g.txt' 2>&1",
+        "echo h \\\n  > 'my runs/out/results/h.txt' 2>&1",
     ]
     assert list(script(recipe, 3, 3))[0] == "# 3 kept: y"
 
 
 def test_a_shell_runs_them(recipe, tmp_path):
-    subprocess.run(["bash", "-c", "\n".join(script(recipe, 1, 3))], check=True)
+    subprocess.run(["bash", "-c", "\n".join(script(recipe, 1, 4))], check=True)
     folder = tmp_path / "my runs" / "out"
     found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.*")}
     assert "none" in found.pop("logs/02-both-2.log")
@@ -83,4 +93,6 @@ def test_a_shell_runs_them(recipe, tmp_path):
         "logs/01-one.log": "a b\n--c d\n",
         "logs/02-both-1.log": "e\n",
         "results/f.txt": "f\n",
+        "results/g.txt": "g\n",
+        "results/h.txt": "h\n",
     }
