@@ -388,18 +388,20 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
         makes=_filled_list(path, raw.get("makes") or [], settings),
         clears=_filled_list(path, raw.get("clears") or [], settings),
         together=together,
-        outputs=_outputs(path, raw, settings, len(raw["commands"]) if together else 1),
+        outputs=_outputs(path, raw, settings, together),
         accepts=_fill(path, raw.get("accepts", ""), settings),
         formerly=[_filled_list(path, command, settings) for command in raw.get("formerly") or []],
     )
 
 
-def _outputs(path, raw: dict, settings: dict, most: int) -> list[str]:
-    given = raw.get("output") or []
-    outputs = _filled_list(path, given if isinstance(given, list) else [given], settings)
-    if len(outputs) not in (0, 1, most):
+def _outputs(path, raw: dict, settings: dict, together: bool) -> list[str]:
+    given = raw.get("output") or ""
+    if not isinstance(given, list):
+        return [file for file in [_fill(path, given, settings)] if file]
+    outputs, commands = _filled_list(path, given, settings), len(raw["commands"])
+    if not together or len(set(outputs) - {""}) != commands:
         raise ConfigError(
-            f"{path}: stage {raw['name']}: output: expected one file, or with together one for "
-            f"each command; found {len(outputs)}"
+            f"{path}: stage {raw['name']}: output: expected one file, or of commands that run "
+            f"together a list of as many files as there are commands, {commands}; found {outputs}"
         )
     return outputs

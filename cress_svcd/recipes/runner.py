@@ -146,11 +146,12 @@ class Runner:
     def _work(self, number: int, stage: Stage) -> None:
         started = time.monotonic()
         logs = self._run_commands(number, stage)
-        printed = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
-        if len(stage.outputs) == 1:
-            printed = ["".join(printed)]
-        for output, text in zip(stage.outputs, printed):
-            write_text(output, text)
+        if stage.outputs:
+            printed = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+            if len(stage.outputs) == 1:
+                printed = ["".join(printed)]
+            for output, text in zip(stage.outputs, printed, strict=True):
+                write_text(output, text)
         absent = [file for file in stage.makes if not Path(file).exists()]
         if absent:
             raise StageError(

@@ -171,11 +171,29 @@ def test_words_for_yes_and_no(plain, word, is_set):
     assert len(load_recipe(path, {"key": "false"}).stages) == 1
 
 
-@pytest.mark.parametrize("together", ["true", "false"])
-def test_one_output_or_one_for_each_command(plain, together):
-    text = "settings: {out: o}\nstages:\n- {name: a, commands: [[x], [y], [z]], output: [p, q], "
-    with pytest.raises(ConfigError, match="stage a: output: expected one file, or .* found 2"):
-        load_recipe(plain(f"{text}together: {together}}}\n"))
+class TestOutput:
+    text = "settings: {{out: o, none: ''}}\nstages:\n- {{name: a, commands: [[x], [y]], {}}}\n"
+
+    @pytest.mark.parametrize(
+        "given, found",
+        [("p", ["p"]), ("'{none}'", []), ("[p, q]", ["p", "q"]), ("[]", [])],
+    )
+    def test_one_file_or_one_for_each_command(self, plain, given, found):
+        path = plain(self.text.format(f"together: true, output: {given}"))
+        assert load_recipe(path).stages[0].outputs == found
+
+    @pytest.mark.parametrize(
+        "given",
+        ["[p]", "[p, p]", "[p, q, r]", "[p, '{none}']", "[p, {when: '{none}', words: [q]}]"],
+    )
+    def test_no_other_number(self, plain, given):
+        path = plain(self.text.format(f"together: true, output: {given}"))
+        with pytest.raises(ConfigError, match="stage a: output: expected .* commands, 2; found"):
+            load_recipe(path)
+
+    def test_commands_one_after_the_other_have_one(self, plain):
+        with pytest.raises(ConfigError, match="stage a: output: expected one file"):
+            load_recipe(plain(self.text.format("output: [p, q]")))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig"])
