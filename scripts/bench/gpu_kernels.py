@@ -15,12 +15,12 @@ in turn; medians over the rounds, ratios within a round.  Writes gpu_kernels.jso
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from cuda_graphs import CALLS, graph_of, microseconds
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -34,7 +34,6 @@ from cress_svcd.kernels.triton import (
     sign_gemm_fused,
 )
 
-CALLS = 20
 # Candidates of --tiles: rows, outputs, warps.
 FUSED_TILES = {(16, 16, 4), (16, 16, 8), (16, 32, 8), (16, 64, 4), (16, 64, 8), (32, 64, 8)}
 BITPLANE_TILES = {
@@ -91,24 +90,6 @@ def positions(batch: int, tiles: bool) -> dict[str, Callable]:
         )
     chosen["convolution"] = lambda: conv1d.convolve(x, weight, bias, GROUPS, KERNEL_SIZE // 2)
     return chosen
-
-
-def graph_of(call: Callable) -> torch.cuda.CUDAGraph:
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            call()
-    return graph
-
-
-def microseconds(run: Callable, calls: int) -> float:
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - started) / calls * 1e6
 
 
 def measure(rows: int, shape: str, args: argparse.Namespace) -> dict:

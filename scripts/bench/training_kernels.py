@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from gpu_kernels import CALLS, graph_of, microseconds
+from cuda_graphs import CALLS, graph_of, microseconds
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
