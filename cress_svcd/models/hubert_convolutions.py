@@ -34,7 +34,7 @@ def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> T
         source: waveforms (batch, samples), zeros in the padding.
         frames: of each utterance after each block, (batch).
     Returns:
-        (batch, channels, time), with contiguous channels.
+        (batch, channels, time); with contiguous channels if the convolutions are not packed ones.
     """
     x = source.unsqueeze(1)
     for block, count in zip(blocks, frames):
@@ -54,8 +54,8 @@ def run_blocks(blocks: nn.ModuleList, source: Tensor, frames: list[Tensor]) -> T
 
 def _convolve_frames(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """``conv`` (without padding) of (batch, channels, time), whose channels lie together
-    before and after: what cuDNN and oneDNN compute as it is, and else copy to and fro.  On a CPU
-    HuBERT-Base's blocks take 0.5 to 0.7 times as long so."""
+    before and after: what cuDNN and oneDNN compute as it is, and else copy to and fro.  On an
+    AMD EPYC (Zen 5) HuBERT-Base's blocks take 0.5 to 0.7 times as long so."""
     x = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight_of(conv).unsqueeze(2), conv.bias, (1, *conv.stride)).squeeze(2)
 

@@ -54,8 +54,12 @@ def leave_out(models: Iterable[nn.Module]) -> bool:
 
 
 def _allocate() -> None:
-    """Have cuDNN allocate what it needs in each thread that calls it, that of the backward pass
-    included.  In a capture it cannot, and convolutions, which it computes before, may be cached."""
+    """Compute one small attention, forward and backward, for which cuDNN makes a handle in the
+    threads of both.
+
+    It cannot make one during a capture.  HuBERT's convolutions have it made earlier, but not where
+    their features are cached.
+    """
     shape = 1, 1, 128, 64
     inputs = [
         torch.zeros(shape, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3)

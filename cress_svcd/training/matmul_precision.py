@@ -14,8 +14,8 @@ class MatmulOptions:
         default=FLOAT32,
         metadata={
             "help": "in which precision a CPU multiplies float32 matrices in training; bfloat16 is "
-            "twice as fast where the processor has instructions for it; elsewhere it stays "
-            "float32, by a library that may be the faster one"
+            "twice as fast where the processor has instructions for it; elsewhere oneDNN "
+            "multiplies in float32, on some processors faster than MKL. Attention is slower with it"
         },
     )
 
@@ -25,8 +25,8 @@ def set_matmul_precision(precision: str) -> None:
 
     With bfloat16 the factors are rounded to it and their products summed in float32, twice as fast
     or more where the processor has instructions that oneDNN takes for that, such as AMX.  Elsewhere
-    oneDNN multiplies in float32: on an AMD EPYC (Zen 5) twice as fast as MKL, which torch takes for
-    float32.  All else, weights and optimizer among it, stays float32, and so does CUDA.
+    oneDNN multiplies in float32, a product on an AMD EPYC (Zen 5) twice as fast as MKL, which torch
+    takes for float32.  All else, weights and optimizer among it, stays float32, and so does CUDA.
     """
     backends = torch.backends.mkldnn
     if precision == BFLOAT16 and hasattr(backends, "matmul") and not torch.cuda.is_available():
