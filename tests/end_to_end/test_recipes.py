@@ -116,6 +116,17 @@ def test_deltalm_takes_the_place_of_the_transformer():
     assert made[0] < made[1]
 
 
+@pytest.mark.parametrize("name", ["demo", "demo-2"])
+def test_what_the_demo_averages_ends_with_its_last_update(name):
+    settings = load_recipe(SCRIPTS / "recipes" / f"{name}.yaml").settings
+    for updates, interval in [
+        ("st_updates", "save_interval"),
+        ("decoder_updates", "svcd_save_interval"),
+        ("everything_updates", "svcd_save_interval"),
+    ]:
+        assert int(settings[updates]) % int(settings[interval]) == 0, updates
+
+
 @pytest.mark.parametrize("path", [SCRIPTS / "recipes" / "demo.yaml", *PAIRS[:2]])
 @pytest.mark.parametrize("deltalm", ["", "deltalm"])
 def test_the_segmenter_comes_after_all_trainings_and_into_the_packed_model(path, deltalm):
