@@ -69,7 +69,7 @@ def test_constraint_against_none(prepared, averaged, tmp_path):
     outcomes = run_series({stage.name: stage.commands[0] for stage in trainings}, USER_DIR.parent)
     for stage in trainings:
         assert not outcomes[stage.name].failed, outcomes[stage.name].output[-3000:]
-        write_text(stage.output, outcomes[stage.name].output)
+        write_text(*stage.outputs, outcomes[stage.name].output)
     assert main(last.commands[0][1:]) == 0
     with (out / "constraint.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -236,10 +236,10 @@ def run_stages(stages: list[Stage], cwd: Path) -> None:
         for name, outcome in outcomes.items():
             assert not outcome.failed, f"{name}: {outcome.output[-3000:]}"
         for stage in begun:
-            if stage.output:
-                assert len(stage.commands) == 1
-                Path(stage.output).parent.mkdir(exist_ok=True)
-                Path(stage.output).write_text(outcomes[f"{stage.name} 1"].output, encoding="utf-8")
+            assert len(stage.outputs) in (0, len(stage.commands))
+            for number, file in enumerate(map(Path, stage.outputs), start=1):
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(outcomes[f"{stage.name} {number}"].output, encoding="utf-8")
             assert all(Path(file).exists() for file in stage.makes), stage.name
         waiting.clear()
         begun.clear()
