@@ -397,7 +397,8 @@ def _stage(path, raw: dict, settings: dict) -> Stage | None:
 def _outputs(path, raw: dict, settings: dict, together: bool) -> list[str]:
     given = raw.get("output") or ""
     if not isinstance(given, list):
-        return [file for file in [_fill(path, given, settings)] if file]
+        file = _fill(path, given, settings)
+        return [file] if file else []
     outputs, commands = _filled_list(path, given, settings), len(raw["commands"])
     if not together or len(set(outputs) - {""}) != commands:
         raise ConfigError(

@@ -40,7 +40,7 @@ def install(models: Iterable[nn.Module]) -> None:
         return
     encoders = [encoder for encoder in _encoders(models) if "forward" not in vars(encoder)]
     if encoders:
-        _allocate()
+        _make_handles()
     for encoder in encoders:
         _by_cudnn(encoder)
 
@@ -53,7 +53,7 @@ def leave_out(models: Iterable[nn.Module]) -> bool:
     return bool(installed)
 
 
-def _allocate() -> None:
+def _make_handles() -> None:
     """Compute one small attention, forward and backward, for which cuDNN makes a handle in the
     threads of both.
 

@@ -90,7 +90,7 @@ class TestWhere:
 
         monkeypatch.setattr(captured_attention, "sdpa_kernel", choice)
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: False)
-        monkeypatch.setattr(captured_attention, "_allocate", lambda: found.append("allocated"))
+        monkeypatch.setattr(captured_attention, "_make_handles", lambda: found.append("handles"))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda: captured_attention.CUDNN)
@@ -101,10 +101,10 @@ class TestWhere:
         captured_attention.install([encoder])  # twice changes nothing
         features = torch.randn(2, 20, 32)
         wanted, _ = encoder.encoder(features)
-        assert asked == ["allocated"]
+        assert asked == ["handles"]
         monkeypatch.setattr(captured_attention, "is_capturing", lambda: True)
         found, _ = encoder.encoder(features)
-        assert asked == ["allocated", "CUDNN_ATTENTION"] and torch.equal(found, wanted)
+        assert asked == ["handles", "CUDNN_ATTENTION"] and torch.equal(found, wanted)
         assert captured_attention.leave_out([encoder])
         assert not captured_attention.leave_out([encoder])
         encoder.encoder(features)
