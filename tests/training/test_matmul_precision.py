@@ -3,6 +3,7 @@
 In processes of their own: the precision is that of the whole process.
 """
 
+import os
 import subprocess
 import sys
 
@@ -34,6 +35,35 @@ def test_products_are_rounded_as_much_as_the_precision_says(precision, error):
     script = PRODUCTS.format(precision)
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert all(float(found) <= error for found in ran.stdout.split())
+
+
+CONVOLUTIONS = """
+import torch
+from cress_svcd.training.matmul_precision import set_matmul_precision
+
+torch.set_num_threads(1)
+set_matmul_precision("float32")
+weight = torch.randn(64, 32, 5)
+for turn in ("first", "second"):
+    print(turn, flush=True)
+    for length in range(8, 1208):
+        torch.nn.functional.conv1d(torch.randn(1, 32, length), weight)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_what_is_prepared_for_a_shape_is_kept():
+    environment = {**os.environ, "ONEDNN_VERBOSE": "profile_create"}
+    ran = subprocess.run(
+        [sys.executable, "-c", CONVOLUTIONS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    first, second = ran.stdout.split("second\n")
+    assert first.count("cache_miss") > 1024  # what oneDNN keeps by itself
+    assert "cache_miss" not in second and second.count("cache_hit") >= 1200
 
 
 @pytest.fixture
