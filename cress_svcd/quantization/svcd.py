@@ -299,10 +299,12 @@ class _SvcdProduct(torch.autograd.Function):
         surrogate: Callable[[Tensor], Tensor | None],
         after_backward: Callable[[], None] | None,
     ) -> Tensor:
+        ctx.fused = fused = dispatch.training_kernels(x, weight)
+        if fused is None:
+            x = x.contiguous()  # what attention permutes, torch would multiply batch by batch
         ctx.save_for_backward(x, weight, g, h, signs)
         ctx.surrogate, ctx.after_backward = surrogate, after_backward
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.fused = fused = dispatch.training_kernels(x, weight)
         # Keep x unflattened: fairseq's attention scales the output in place, which autograd forbids
         # on a view that a function made.
         if fused is not None:
@@ -325,6 +327,7 @@ class _SvcdProduct(torch.autograd.Function):
         if ctx.fused is not None:
             dx, dweight, dg, dh = _fused_gradients(ctx.fused, dy, x, weight, g, h, signs, needs)
         else:
+            dy = dy.contiguous()
             is_small = SMALL_BATCH * (x.numel() // x.shape[-1]) < min(signs.shape)
             gradients = _small_batch_gradients if is_small else _gradients
             dx, dweight, dg, dh = gradients(dy, x, weight, g.to(exact), h.to(exact), signs, needs)
