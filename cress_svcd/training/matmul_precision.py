@@ -1,17 +1,21 @@
 """In which precision a CPU multiplies float32 matrices in training."""
 
+import functools
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from fairseq.dataclass import ChoiceEnum
+from torch import Tensor
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
+IEEE, BF16 = "ieee", "bf16"  # as torch calls them
 
 # oneDNN prepares a product or a convolution for its shape, which takes milliseconds, and keeps so
 # many of them.  Its own 1,024 are fewer than two dozen shapes of batches need: those of the first
 # would be gone whenever they come again.
-PREPARED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+PREPARED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 @dataclass
@@ -21,7 +25,7 @@ class MatmulOptions:
         metadata={
             "help": "in which precision a CPU multiplies float32 matrices in training; bfloat16 is "
             "twice as fast where the processor has instructions for it; elsewhere oneDNN "
-            "multiplies in float32, on some processors faster than MKL. Attention is slower with it"
+            "multiplies in float32, on some processors faster than MKL"
         },
     )
 
@@ -40,6 +44,32 @@ def set_matmul_precision(precision: str) -> None:
     os.environ.setdefault(*PREPARED)
     backends = torch.backends.mkldnn
     if precision == BFLOAT16 and hasattr(backends, "matmul") and not torch.cuda.is_available():
-        backends.matmul.fp32_precision = backends.conv.fp32_precision = "bf16"
-        # Its many small products are slower in this precision, twenty times as slow.
-        torch.backends.cuda.enable_flash_sdp(False)
+        backends.matmul.fp32_precision = backends.conv.fp32_precision = BF16
+        _attend_in_float32()
+
+
+def _attend_in_float32() -> None:
+    """Leave attention to torch's own kernel: oneDNN would prepare each of its many small products,
+    and take twenty times as long."""
+    functional = torch.nn.functional
+    attend = functional.scaled_dot_product_attention
+    if hasattr(attend, "__wrapped__"):
+        return
+
+    @functools.wraps(attend)
+    def in_float32(*args: Any, **options: Any) -> Tensor:
+        _multiply_in(IEEE)
+        try:
+            attended = attend(*args, **options)
+        finally:
+            _multiply_in(BF16)
+        if attended.grad_fn is not None:
+            attended.grad_fn.register_prehook(lambda *_: _multiply_in(IEEE))
+            attended.grad_fn.register_hook(lambda *_: _multiply_in(BF16))
+        return attended
+
+    functional.scaled_dot_product_attention = in_float32
+
+
+def _multiply_in(precision: str) -> None:
+    torch.backends.mkldnn.matmul.fp32_precision = precision
