@@ -72,6 +72,7 @@ def report(tmp_path_factory) -> dict:
         "mt_warmup": 40,
         "st_updates": 100,
         "st_warmup": 40,
+        "st_frozen": 10,
         "st_samples": 960_000,
         "save_interval": 11,
         "averaged": 2,
