@@ -88,6 +88,20 @@ def test_gradient_of_input_scales_and_bias_is_the_numerical_one():
     assert torch.autograd.gradcheck(function, (x, g, h, bias))
 
 
+def test_what_attention_permutes_is_multiplied_as_one_matrix():
+    """torch would multiply a permuted input batch by batch, with a copy of the weight for each."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 4, 20, requires_grad=True)
+    weight, g, h = torch.randn(30, 20), torch.rand(20), torch.rand(30)
+    weight.requires_grad_()
+    with torch.profiler.profile() as profile:
+        signs = weight.detach().sign()
+        y = svcd_product(x.transpose(0, 1), weight, g, h, None, signs, 8, lambda weight: None)
+        y.transpose(0, 1).backward(torch.ones(50, 4, 30))
+    names = [event.key for event in profile.key_averages()]
+    assert "aten::mm" in names and "aten::bmm" not in names
+
+
 def test_eight_bit_products_are_exact_in_float32():
     """Sums of integers below 2^24: the same in any order, so the same in any batch or kernel."""
     torch.manual_seed(0)
