@@ -205,11 +205,14 @@ class SpeechAndTextTranslationCriterion(LabelSmoothedCrossEntropyCriterion):
     def compute_accuracy(self, model, net_output, sample) -> tuple[Tensor, Tensor]:
         """Tokens that are most probable where they stand, and all tokens.
 
-        fairseq's picks them out of the batch, for which the host waits for the GPU.
+        fairseq's picks them out of the batch, for which the host waits for the GPU, and takes the
+        softmax over the vocabulary once more.
         """
-        lprobs, target = self.get_lprobs_and_target(model, net_output, sample)
+        after_prefix = slice(self.ignore_prefix_size, None)
+        best = net_output[0][:, after_prefix].argmax(-1)
+        target = model.get_targets(sample, net_output)[:, after_prefix]
         counted = target.ne(self.padding_idx)
-        return (lprobs.argmax(1).eq(target) & counted).sum(), counted.sum()
+        return (best.eq(target) & counted).sum(), counted.sum()
 
     def ctc_loss(self, net_output: tuple, text: dict) -> Tensor:
         """CTC loss of the transcripts, summed over the batch.
