@@ -32,7 +32,7 @@ from cress_svcd.quantization.calibration import fit_model, start_from_inputs
 from cress_svcd.tasks.batching import BatchingTask
 from cress_svcd.tasks.options import SPEECH, SpeechAndTextTranslationConfig
 from cress_svcd.training.calibration import calibrate, is_resumed
-from cress_svcd.training.matmul_precision import set_matmul_precision
+from cress_svcd.training.matmul_precision import keep_prepared, set_matmul_precision
 from cress_svcd.training.selection import train_only
 
 logger = logging.getLogger(__name__)
@@ -204,6 +204,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
     def _calibrate(self, model, cfg) -> None:
         if is_resumed(self.cfg.save_dir, self.cfg.restore_file):
             return  # the checkpoint's scales take the place of fitted ones
+        keep_prepared()
         split = self.cfg.train_subset
         self.load_dataset(split)
         start = getattr(cfg, "finetuned_st_model", None)

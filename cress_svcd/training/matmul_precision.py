@@ -1,7 +1,7 @@
 """In which precision a CPU multiplies float32 matrices in training."""
 
-import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,12 @@ from fairseq.dataclass import ChoiceEnum
 from torch import Tensor
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
-IEEE, BF16 = "ieee", "bf16"  # as torch calls them
+IEEE = "ieee"  # float32, as torch calls it
 
-# oneDNN prepares a product or a convolution for its shape, which takes milliseconds, and keeps so
-# many of them.  Its own 1,024 are fewer than two dozen shapes of batches need: those of the first
-# would be gone whenever they come again.
-PREPARED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+# oneDNN prepares a product or a convolution for its shape, which takes a millisecond or two, and
+# keeps so many of them.  By itself it keeps 1,024, fewer than the shapes of an epoch need: whatever
+# comes again would be prepared again.
+KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
 @dataclass
@@ -38,38 +38,53 @@ def set_matmul_precision(precision: str) -> None:
     oneDNN multiplies in float32, a product on an AMD EPYC (Zen 5) twice as fast as MKL, which torch
     takes for float32.  All else, weights and optimizer among it, stays float32, and so does CUDA.
 
-    In every precision, oneDNN is told how much of what it prepares it is to keep: it asks once, at
-    its first product or convolution.
+    Attention by torch's own kernel stays in float32: its many small products, each prepared by
+    oneDNN, would take far longer.  Attention with dropout is not by that kernel.
     """
-    os.environ.setdefault(*PREPARED)
+    keep_prepared()
     backends = torch.backends.mkldnn
     if precision == BFLOAT16 and hasattr(backends, "matmul") and not torch.cuda.is_available():
-        backends.matmul.fp32_precision = backends.conv.fp32_precision = BF16
-        _attend_in_float32()
+        backends.matmul.fp32_precision = backends.conv.fp32_precision = "bf16"
+        functional = torch.nn.functional
+        if not isinstance(functional.scaled_dot_product_attention, Float32Attention):
+            functional.scaled_dot_product_attention = Float32Attention()
 
 
-def _attend_in_float32() -> None:
-    """Leave attention to torch's own kernel: oneDNN would prepare each of its many small products,
-    and take twenty times as long."""
-    functional = torch.nn.functional
-    attend = functional.scaled_dot_product_attention
-    if hasattr(attend, "__wrapped__"):
-        return
+def keep_prepared() -> None:
+    """Have oneDNN keep ``KEPT``, unless the environment says otherwise; it asks once, at its first
+    product or convolution."""
+    os.environ.setdefault(*KEPT)
 
-    @functools.wraps(attend)
-    def in_float32(*args: Any, **options: Any) -> Tensor:
-        _multiply_in(IEEE)
+
+class Float32Attention:
+    """torch's ``scaled_dot_product_attention``, whose kernel multiplies in float32."""
+
+    def __init__(self) -> None:
+        self.attend = torch.nn.functional.scaled_dot_product_attention
+
+    def __call__(self, *args: Any, **options: Any) -> Tensor:
+        around = _multiply_in(IEEE)
         try:
-            attended = attend(*args, **options)
+            attended = self.attend(*args, **options)
         finally:
-            _multiply_in(BF16)
+            _multiply_in(around)
         if attended.grad_fn is not None:
-            attended.grad_fn.register_prehook(lambda *_: _multiply_in(IEEE))
-            attended.grad_fn.register_hook(lambda *_: _multiply_in(BF16))
+            attended.grad_fn.register_prehook(_multiplying_in(IEEE))
+            attended.grad_fn.register_hook(_multiplying_in(around))
         return attended
 
-    functional.scaled_dot_product_attention = in_float32
+
+def _multiply_in(precision: str) -> str:
+    """Have float32 matrices multiplied so; returns how they were."""
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    return before
 
 
-def _multiply_in(precision: str) -> None:
-    torch.backends.mkldnn.matmul.fp32_precision = precision
+def _multiplying_in(precision: str) -> Callable[..., None]:
+    """The same as a hook, which must return nothing: it would take the place of gradients."""
+
+    def hook(*_: Any) -> None:
+        _multiply_in(precision)
+
+    return hook

@@ -51,7 +51,9 @@ def attend():
 matmul = torch.backends.mkldnn.matmul
 before = attend()
 set_matmul_precision("bfloat16")
+once = functional.scaled_dot_product_attention
 set_matmul_precision("bfloat16")
+assert functional.scaled_dot_product_attention is once
 after = attend()
 assert matmul.fp32_precision == "bf16"
 assert all(map(torch.equal, before[:2], after[:2]))
@@ -82,6 +84,7 @@ for turn in ("first", "second"):
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_what_is_prepared_for_a_shape_is_kept():
     environment = {**os.environ, "ONEDNN_VERBOSE": "profile_create"}
+    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
     ran = subprocess.run(
         [sys.executable, "-c", CONVOLUTIONS],
         capture_output=True,
