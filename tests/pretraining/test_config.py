@@ -34,10 +34,17 @@ def load(tmp_path, content=None, **changes):
     return load_pretraining_config(path, {k.replace("__", "."): v for k, v in changes.items()})
 
 
-@pytest.mark.parametrize("name", ["hubert_demo", "hubert_bench", "hubert_base"])
-def test_shipped_configurations_are_valid(name):
-    config = load_pretraining_config(CONFIGS / f"{name}.yaml")
-    assert MASKED_PREDICTION in config.stages
+@pytest.mark.parametrize(
+    "name, stages",
+    [
+        ("hubert_demo", [CTC]),
+        ("hubert_voices", [CTC]),
+        ("hubert_bench", [MASKED_PREDICTION, CTC]),
+        ("hubert_base", [MASKED_PREDICTION]),
+    ],
+)
+def test_shipped_configurations_are_valid(name, stages):
+    assert list(load_pretraining_config(CONFIGS / f"{name}.yaml").stages) == stages
 
 
 def test_hubert_base_is_the_published_model():
