@@ -65,7 +65,8 @@ def report(tmp_path_factory) -> dict:
         "train": "[fairseq-train]",  # two processes, and what starts them, take longer to start
         "voices": "[en-us]",
         "vocab_size": 70,
-        "hubert_options": "[--set, ctc.optimization.max_update=150, --set, ctc.lr_scheduler.warmup_updates=40, "
+        "hubert_options": "[--set, ctc.optimization.max_update=150, "
+        "--set, ctc.lr_scheduler.warmup_updates=40, "
         "--set, dataset.max_tokens=120000, --set, task.max_sample_size=120000]",
         "mt_updates": 200,
         "mt_warmup": 40,
