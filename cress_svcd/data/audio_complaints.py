@@ -43,6 +43,24 @@ class _Ear:
         libc.setvbuf.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
         libc.setvbuf(self._stream, None, _UNBUFFERED, 0)
         self._true: int | None = None
+        self._file = self._file_now()
+
+    def _file_now(self) -> tuple[int, int] | None:
+        """Device and inode behind the descriptor."""
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the descriptor is still of the file that it was made for.
+
+        Once, on a machine with a GPU, something in the process had closed it between two trainings,
+        and the number was another file's.
+        """
+        return self._file_now() == self._file
 
     def open(self) -> None:
         self._true = self._variable.value
@@ -51,6 +69,8 @@ class _Ear:
     def close(self) -> list[bytes]:
         """Lines of decoders; what others printed is passed on."""
         self._variable.value = self._true
+        if not self.is_whole:
+            return []
         text = os.pread(self._descriptor, _MOST_BYTES, 0)
         if not text:
             return []
@@ -101,6 +121,8 @@ def complaints() -> Iterator[list[bytes]]:
     heard: list[bytes] = []
     state = _state
     with state.lock:
+        if state.users == 0 and not all(ear.is_whole for ear in state.ears or ()):
+            state.ears = None
         if state.ears is None:
             try:
                 state.ears = [_Ear("stdout", 1), _Ear("stderr", 2)]

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 
+from cress_svcd.data import audio_complaints
 from cress_svcd.data.audio import read_audio, read_blocks
 from cress_svcd.data.audio_complaints import complaints
 from tests.helpers.odd_audio import encoded, sweep
@@ -128,6 +129,29 @@ def test_several_at_a_time():
     with complaints() as lines:
         libc.fputs(b"[src/libmpg123/x.c] error: mine\n", ctypes.c_void_p(stream.value))
     assert lines == [b"[src/libmpg123/x.c] error: mine\n"]
+
+
+def test_a_descriptor_that_others_have_closed_and_taken(tmp_path):
+    """Their file is neither read nor cut short, and the next complaint is heard again."""
+    libc = ctypes.CDLL(None)
+    stream = ctypes.c_void_p.in_dll(libc, "stderr")
+    before = stream.value
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"[src/libmpg123/x.c] error: not a complaint\n")
+    with complaints():
+        pass
+    descriptors = [ear._descriptor for ear in audio_complaints._state.ears]
+    with open(theirs, "rb") as file:
+        with complaints() as heard:
+            for number in descriptors:
+                os.dup2(file.fileno(), number)
+        assert heard == [] and stream.value == before
+        with complaints() as heard:
+            libc.fputs(b"[src/libmpg123/x.c] error: mine\n", ctypes.c_void_p(stream.value))
+    assert heard == [b"[src/libmpg123/x.c] error: mine\n"]
+    assert theirs.read_bytes() == b"[src/libmpg123/x.c] error: not a complaint\n"
+    for number in descriptors:
+        os.close(number)
 
 
 def test_a_reader_that_has_gone_leaves_all_in_order():
