@@ -16,7 +16,7 @@ To quantise another base model:
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -49,6 +49,7 @@ from cress_svcd.models.low_bit_options import (
     require_same_bits,
     trained_bits,
 )
+from cress_svcd.models.quantized_start import layers_in, take_layers
 from cress_svcd.quantization import (
     Policy,
     Schedule,
@@ -100,8 +101,9 @@ class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
     finetuned_st_model: Optional[str] = field(
         default=None,
         metadata={
-            "help": "trained full-precision checkpoint to start from. Its dimensions and its "
-            "speech encoder are read from it and need not be given again"
+            "help": "trained checkpoint to start from: in full precision, or of this arch with "
+            "fewer layers quantised, which then go on as they are. Its dimensions and its speech "
+            "encoder are read from it and need not be given again"
         },
     )
     quant_policy: str = field(
@@ -191,6 +193,8 @@ class Quantized:
         low_bits: in training, of what no pattern of the policy names.
         attention_form: in training, of attention weights in 1 bit, or "none".
         quantization_stage: the schedule's state at the present update of the training.
+        begun_quantized: in training, names of the layers that the initial checkpoint had quantised,
+            which no schedule leads there any more.
     """
 
     base_config: type
@@ -200,6 +204,7 @@ class Quantized:
     low_bits: LowBits = LowBits()
     attention_form: str = NONE
     quantization_stage: Stage | None = None
+    begun_quantized: frozenset[str] = frozenset()
 
     @classmethod
     def complete_config(cls, cfg) -> None:
@@ -247,8 +252,10 @@ class Quantized:
             CheckpointError: a file is damaged or does not fit.
             ConfigError: the policy does not fit.
         """
-        if cfg.finetuned_st_model:
-            load_start(self, cfg.finetuned_st_model, dictionary_digest)
+        start, weights, layers = cfg.finetuned_st_model, {}, {}
+        if start:
+            layers = layers_in(model_options(start), start)
+            weights = load_start(self, start, dictionary_digest, layers)
         else:
             super().load_pretrained(cfg, dictionary_digest)
         for layer in apply_policy(self, chosen_policy(cfg)):
@@ -259,6 +266,9 @@ class Quantized:
                 layer.weight_bits,
                 layer.activation_bits or "off",
             )
+        if layers:
+            take_layers(self, weights, layers, start)
+            self.begun_quantized = frozenset(layers)
         convert_trained(self, cfg, fit=True)
         self.low_bits = trained_bits(cfg)
         call_quantized_projections(self)
@@ -297,7 +307,8 @@ class Quantized:
 
     def _enter_stage(self) -> None:
         if self.quantization_stage is not None:
-            set_stage(self, self.quantization_stage if self.training else Stage())
+            stage = self.quantization_stage if self.training else Stage()
+            set_stage(self, stage, but=self.begun_quantized)
 
     def check_resumable(self, state: Mapping[str, Any], path: str) -> None:
         """Raise ConfigError unless ``state``, the checkpoint at ``path``, is of the same policy."""
@@ -393,7 +404,8 @@ def take_structure(model: type[Quantized], cfg) -> None:
             "text encoder and the decoder their weights: leave one of them out"
         )
     saved = model_options(path)
-    _check_arch(path, saved.get("_name"), model.start_archs)
+    own = (cfg._name,) if saved.get("quantization_map") else ()
+    _check_arch(path, saved.get("_name"), (*model.start_archs, *own))
     contradictions = []
     for item in _of_the_model(model.base_config):
         theirs, ours = saved.get(item.name, item.default), cfg[item.name]
@@ -425,15 +437,20 @@ def _check_arch(path: str, found: str | None, expected: tuple[str, ...]) -> None
         return
     what = f"is of arch {found}" if found else "does not name its arch"
     raise CheckpointError(
-        f"{path}: {what}; --finetuned-st-model expects a full-precision checkpoint of "
-        f"{' or '.join(expected)}. Give such a one, or the --arch that belongs to it (a quantised "
-        "training is resumed from its own --save-dir)"
+        f"{path}: {what}; --finetuned-st-model expects a checkpoint of "
+        f"{' or '.join(expected)}. Give such a one, or the --arch that belongs to it"
     )
 
 
-def load_start(model: nn.Module, path: str, dictionary_digest: str) -> None:
-    """Copy all weights of the full-precision checkpoint at ``path`` into ``model``.
+def load_start(
+    model: nn.Module, path: str, dictionary_digest: str, layers: Collection[str]
+) -> dict[str, Tensor]:
+    """Copy all weights of the checkpoint at ``path`` into ``model``, which is in full precision.
 
+    Args:
+        layers: what is quantised in the checkpoint.
+    Returns:
+        Its tensors.
     Raises:
         CheckpointError: damaged, trained with another dictionary, or not of this model.
     """
@@ -442,10 +459,12 @@ def load_start(model: nn.Module, path: str, dictionary_digest: str) -> None:
     weights: dict[str, Tensor] = state["model"]
     report = transfer(model, weights, path)
     report.missing = [name for name in report.missing if name not in OPTIONAL_TENSORS]
-    report.unused = [name for name in report.unused if not name.startswith(UNUSED_TENSORS)]
+    expected = (*UNUSED_TENSORS, *(f"{name}." for name in layers))
+    report.unused = [name for name in report.unused if not name.startswith(expected)]
     report.log(f"speech translation model from {path}")
     if report.missing or report.unused:
         raise CheckpointError(
             f"{path}: its tensors are not those that its options describe; missing: "
             f"{shorten(report.missing) or 'none'}; unknown: {shorten(report.unused) or 'none'}"
         )
+    return weights

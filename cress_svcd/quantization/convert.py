@@ -104,18 +104,24 @@ def require_same_map(
 
     The message lists up to three differences.
     """
+    if differences := map_differences(saved, current):
+        raise ConfigError(
+            "policy: it differs from the one that the checkpoint was trained under: "
+            f"{differences}.  Resume with the same policy, or start again from the weights alone"
+        )
+
+
+def map_differences(
+    saved: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """In which layers both maps differ, up to three of them in words; empty where in none."""
     differences = [
         f"{name} was {_describe(saved.get(name))}, is {_describe(current.get(name))}"
         for name in dict.fromkeys([*saved, *current])
         if not _same_layer(saved.get(name), current.get(name))
     ]
-    if differences:
-        shown = "; ".join(differences[:3])
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise ConfigError(
-            f"policy: it differs from the one that the checkpoint was trained under: {shown}{more}."
-            "  Resume with the same policy, or start again from the weights alone"
-        )
+    more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more
 
 
 def _same_layer(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

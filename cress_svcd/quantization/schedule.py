@@ -6,6 +6,7 @@ is stored.  Every schedule ends fully quantised.
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 from torch import nn
 
@@ -85,10 +86,15 @@ def set_progress(model: nn.Module, update: int, total: int, schedule: Schedule) 
     return stage
 
 
-def set_stage(model: nn.Module, stage: Stage) -> None:
-    """Put every quantised layer of ``model`` into this state; ``Stage()`` is fully quantised."""
-    for layer in quantized_layers(model).values():
-        layer.set_progress(stage.mix, stage.ternary)
+def set_stage(model: nn.Module, stage: Stage, but: Collection[str] = ()) -> None:
+    """Put every quantised layer of ``model`` into this state; ``Stage()`` is fully quantised.
+
+    Args:
+        but: names of layers that are left as they are.
+    """
+    for name, layer in quantized_layers(model).items():
+        if name not in but:
+            layer.set_progress(stage.mix, stage.ternary)
 
 
 def weight_decay_factor(update: int, total: int, off_from: float = 2 / 3) -> float:

@@ -367,10 +367,10 @@ class TestStart:
     def test_of_another_arch_is_refused(self, task, starts, tmp_path):
         with pytest.raises(CheckpointError, match="is of arch hubert_transformer_postln"):
             quantize(task, starts, base="hubert_transformer_postln")
-        model, cfg = quantize(task, starts)
+        model, cfg = quantize(task, starts, "quant_transformer_postln")
         save(tmp_path / "quantised.pt", model, cfg, task.state_dict())
         other = {"hubert_transformer": (tmp_path / "quantised.pt", None)}
-        with pytest.raises(CheckpointError, match="quantised.pt: is of arch quant_transformer"):
+        with pytest.raises(CheckpointError, match="quantised.pt: is of arch quant_transformer_pos"):
             quantize(task, other)
 
     def test_of_another_vocabulary_is_refused(self, task, starts, tmp_path):
@@ -421,6 +421,74 @@ class TestStart:
         assert "no --finetuned-st-model" in caplog.text
         assert len(quantized_layers(model)) == 8
         assert (cfg.encoder_layers, cfg.conv_kernel_sizes) == (2, "5,5")
+
+
+@pytest.fixture(scope="module")
+def first(task, starts, arch):
+    """(model, its configuration): the decoder quantised, its scales as training may leave them."""
+    model, cfg = quantize(task, starts, arch, quant_policy="decoder")
+    torch.manual_seed(4)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model, cfg
+
+
+class TestStartInFewBits:
+    """From a checkpoint whose decoder is quantised."""
+
+    @pytest.fixture
+    def go_on(self, task, arch, first, tmp_path):
+        """A function that quantises a model that starts from it."""
+
+        def quantized(change=lambda state: None, **options):
+            path = tmp_path / "first.pt"
+            save(path, *first, task.state_dict())
+            state = torch.load(path, weights_only=True)
+            change(state)
+            torch.save(state, path)
+            return quantize(task, {BASES[arch]: (path, None)}, arch, **options)[0]
+
+        return quantized
+
+    def test_its_layers_go_on_as_they_are(self, first, go_on, batch):
+        model = go_on(quant_policy="transformer")
+        begun, kept = quantized_layers(model), quantized_layers(first[0])
+        assert begun.keys() > kept.keys()
+        own, trained = model.state_dict(), first[0].state_dict()
+        assert all(torch.equal(own[name], value) for name, value in trained.items())
+        # The same policy adds nothing: the same model.
+        with torch.no_grad():
+            again = go_on(quant_policy="decoder").eval()
+            output, expected = again(**batch["net_input"])[0], first[0].eval()(**batch["net_input"])
+        assert torch.equal(output, expected[0])
+
+    def test_a_schedule_leads_the_others_alone(self, first, go_on):
+        model = go_on(quant_policy="transformer", quant_schedule="fade", quant_warmup=0.5)
+        model.train().set_num_updates(10)
+        mixes = {name: float(layer.mix) for name, layer in quantized_layers(model).items()}
+        assert {mixes.pop(name) for name in quantized_layers(first[0])} == {1.0}
+        assert mixes and all(mix == pytest.approx(0.2) for mix in mixes.values())
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"quant_policy": "cross_attention"}, {"quant_policy": "decoder", "quant_bits": 1.58}],
+    )
+    def test_a_policy_changes_none_of_them(self, go_on, options):
+        message = r"first.pt: the policy changes layers that are quantised there: decoder\.layers"
+        with pytest.raises(ConfigError, match=message):
+            go_on(**options)
+
+    def test_lost_scales_are_named(self, first, go_on):
+        name = next(iter(quantized_layers(first[0]))) + ".h"
+        with pytest.raises(CheckpointError, match=f"first.pt: is damaged: it lacks {name}"):
+            go_on(lambda state: state["model"].pop(name), quant_policy="decoder")
+
+    def test_embeddings_at_few_bits_are_no_start(self, go_on):
+        def change(state):
+            state["cfg"]["model"]["quant_embedding_bits"] = 2
+
+        with pytest.raises(ConfigError, match="first.pt: its embeddings, .* at few bits"):
+            go_on(change, quant_policy="decoder")
 
 
 class TestBadOptions:

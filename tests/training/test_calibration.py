@@ -7,6 +7,7 @@ from cress_svcd.cli.main import main as command
 from cress_svcd.errors import ConfigError
 from cress_svcd.quantization import quantized_layers
 from cress_svcd.training import calibration
+from tests.helpers.quantized_checkpoints import quantize as quantized_checkpoint
 from tests.helpers.training_options import NO_DROPOUT, make_model, make_task, parse, save_start
 
 MODES = ["--st-training", "--mt-finetune"]
@@ -124,6 +125,14 @@ def test_a_resumed_training_is_not_fitted(prepared, start, tmp_path):
 def test_it_needs_a_start(prepared, hubert, tmp_path):
     with pytest.raises(ConfigError, match="--quant-calibrate needs --finetuned-st-model"):
         quantize(prepared, None, tmp_path, "--quant-calibrate", "4", "--hubert-model-path", hubert)
+
+
+def test_it_needs_a_start_in_full_precision(prepared, start, tmp_path):
+    policy = [{"match": "decoder.layers.*.encoder_attn.*"}]
+    quantized_checkpoint(tmp_path / "first.pt", prepared, start[1], policy)
+    assert quantize(prepared, tmp_path / "first.pt", tmp_path)[0].begun_quantized
+    with pytest.raises(ConfigError, match="--quant-calibrate .*first.pt is quantised in part"):
+        quantize(prepared, tmp_path / "first.pt", tmp_path, "--quant-calibrate", "4")
 
 
 def test_it_takes_a_number_of_examples(prepared):
