@@ -143,8 +143,8 @@ def options(model: dict, description: dict, ctc_head: bool) -> dict:
     kept["ctc_head"] = ctc_head
     if "quant_policy" in kept:
         kept["quant_policy"] = ""  # a file's name, perhaps; the description has what it said
-    if "quantization_map" in kept:
-        kept["quantization_map"] = ""
+    for name in {"quantization_map", "quantization_begun"} & kept.keys():
+        kept[name] = ""
     return plain({**kept, "packed": json.dumps(description)})
 
 

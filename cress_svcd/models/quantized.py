@@ -49,7 +49,7 @@ from cress_svcd.models.low_bit_options import (
     require_same_bits,
     trained_bits,
 )
-from cress_svcd.models.quantized_start import layers_in, take_layers
+from cress_svcd.models.quantized_start import layers_in, take_weights
 from cress_svcd.quantization import (
     Policy,
     Schedule,
@@ -102,8 +102,8 @@ class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
         default=None,
         metadata={
             "help": "trained checkpoint to start from: in full precision, or of this arch with "
-            "fewer layers quantised, which then go on as they are. Its dimensions and its speech "
-            "encoder are read from it and need not be given again"
+            "some of the policy's layers quantised, which then go on as they are. Its dimensions "
+            "and its speech encoder are read from it and need not be given again"
         },
     )
     quant_policy: str = field(
@@ -139,8 +139,8 @@ class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
         metadata={
             "help": "how training goes from full precision to few bits: none is quantised from "
             "the first update; fade mixes full precision and quantised outputs; ternary fades "
-            "into ternary weights and then makes those binary. Validation and generation are "
-            "fully quantised throughout"
+            "into ternary weights and then makes those binary. Layers that --finetuned-st-model "
+            "had quantised stay so. Validation and generation are fully quantised throughout"
         },
     )
     quant_warmup: float = field(
@@ -156,6 +156,13 @@ class QuantizationOptions(LowBitOptions, BinaryAttentionOptions):
     quantization_map: str = field(
         default="",
         metadata={"help": "filled in by training and stored in the checkpoint; not to be set"},
+    )
+    quantization_begun: str = field(
+        default="",
+        metadata={
+            "help": "names of the layers that the initial checkpoint had quantised; filled in by "
+            "training and stored in the checkpoint; not to be set"
+        },
     )
     max_update: int = II("optimization.max_update")
 
@@ -215,8 +222,11 @@ class Quantized:
             CheckpointError: the initial checkpoint is damaged, or of another arch.
             ConfigError: options contradict it or each other.
         """
-        if cfg.quantization_map:
-            raise ConfigError("--quantization-map is filled in by training: leave it out")
+        if cfg.quantization_map or cfg.quantization_begun:
+            raise ConfigError(
+                "--quantization-map and --quantization-begun are filled in by training: leave them "
+                "out"
+            )
         policy = chosen_policy(cfg)
         schedule_of(cfg)
         complete_options(cfg, policy)
@@ -267,8 +277,9 @@ class Quantized:
                 layer.activation_bits or "off",
             )
         if layers:
-            take_layers(self, weights, layers, start)
+            take_weights(self, weights, layers, start)
             self.begun_quantized = frozenset(layers)
+        cfg.quantization_begun = ",".join(sorted(layers))
         convert_trained(self, cfg, fit=True)
         self.low_bits = trained_bits(cfg)
         call_quantized_projections(self)
@@ -312,7 +323,8 @@ class Quantized:
 
     def check_resumable(self, state: Mapping[str, Any], path: str) -> None:
         """Raise ConfigError unless ``state``, the checkpoint at ``path``, is of the same policy."""
-        saved = options_in(state, path).get("quantization_map")
+        options = options_in(state, path)
+        saved = options.get("quantization_map")
         if not saved:
             raise ConfigError(
                 f"{path}: is not quantised and cannot be resumed as a quantised model; to start "
@@ -320,10 +332,16 @@ class Quantized:
             )
         try:
             require_same_map(json.loads(saved), quantization_map(self))
-            require_same_bits(options_in(state, path), self.low_bits)
-            require_same_form(options_in(state, path), self.attention_form)
+            require_same_bits(options, self.low_bits)
+            require_same_form(options, self.attention_form)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        if (options.get("quantization_begun") or "") != ",".join(sorted(self.begun_quantized)):
+            raise ConfigError(
+                f"{path}: its training started from a checkpoint with other layers quantised than "
+                "--finetuned-st-model has: resume with the same, or start again in another "
+                "--save-dir"
+            )
 
 
 def chosen_policy(cfg) -> Policy:
@@ -445,10 +463,10 @@ def _check_arch(path: str, found: str | None, expected: tuple[str, ...]) -> None
 def load_start(
     model: nn.Module, path: str, dictionary_digest: str, layers: Collection[str]
 ) -> dict[str, Tensor]:
-    """Copy all weights of the checkpoint at ``path`` into ``model``, which is in full precision.
+    """Copy the weights of the checkpoint at ``path`` into ``model``, which is in full precision.
 
     Args:
-        layers: what is quantised in the checkpoint.
+        layers: what is quantised in the checkpoint.  Their scales are left to ``take_weights``.
     Returns:
         Its tensors.
     Raises:

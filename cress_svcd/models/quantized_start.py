@@ -1,6 +1,7 @@
 """What a quantised model takes from an initial checkpoint that is quantised itself, in part."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ from cress_svcd.errors import CheckpointError, ConfigError
 from cress_svcd.models.binary_attention import NONE, form_in
 from cress_svcd.models.checkpoints import shorten, transfer
 from cress_svcd.models.low_bit_options import trained_bits
-from cress_svcd.quantization import map_differences, quantization_map
+from cress_svcd.quantization import map_differences, quantization_map, quantized_layers
 from cress_svcd.quantization.low_bit_grid import LowBits
+
+logger = logging.getLogger(__name__)
 
 
 def layers_in(options: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
@@ -21,6 +24,7 @@ def layers_in(options: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]
     Args:
         options: of the model in the checkpoint at ``path``.
     Raises:
+        CheckpointError: its map is damaged.
         ConfigError: more than layers is quantised in it.
     """
     if trained_bits(options) != LowBits() or form_in(options) != NONE:
@@ -29,36 +33,69 @@ def layers_in(options: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]
             "trained at few bits, from which no other training starts; give the checkpoint that it "
             "started from"
         )
-    return json.loads(options.get("quantization_map") or "{}")
+    try:
+        return json.loads(options.get("quantization_map") or "{}")
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path}: is damaged: its quantization_map is no JSON ({error})"
+        ) from None
 
 
-def take_layers(
+def take_weights(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     layers: Mapping[str, Mapping[str, Any]],
     path: str,
 ) -> None:
-    """Give a converted ``model`` the ``layers`` of its initial checkpoint as they were trained.
+    """Copy all that an initial checkpoint with quantised layers holds into a converted ``model``.
 
     Args:
         weights: all tensors of the checkpoint at ``path``.
         layers: as ``layers_in`` gives them.
     Raises:
-        CheckpointError: the checkpoint lacks a tensor of them.
-        ConfigError: the policy makes one of them in another way, or leaves it in full precision.
+        CheckpointError: the checkpoint lacks a tensor of a layer, has one too many, or has nothing
+            left but the signs of its weights.
+        ConfigError: the policy makes one of the layers in another way, or leaves it as it is.
     """
-    today = quantization_map(model)
-    kept = {name: made for name, made in today.items() if name in layers}
-    if differences := map_differences(layers, kept):
-        raise ConfigError(
-            f"--finetuned-st-model {path}: the policy changes layers that are quantised there: "
-            f"{differences}. Take a policy that adds layers to them, or start from a "
-            "full-precision checkpoint"
-        )
-    # All of it: where output projection and embedding are tied in full precision, the one has
-    # been loaded into the other.
+    _require_layers(model, layers, path)
+    for name in layers:
+        weight = weights.get(f"{name}.weight")
+        if weight is not None and weight.numel() > 2 and len(weight.abs().unique()) <= 2:
+            raise CheckpointError(
+                f"--finetuned-st-model {path}: of the weights of {name} nothing is left but their "
+                "signs, from which no training goes on: the file was unpacked. Give the checkpoint "
+                "that was packed"
+            )
+    # The whole: where a quantised output projection had its weight from the embedding, both have
+    # been loaded into one tensor.
     report = transfer(model, weights, path)
     prefixes = tuple(f"{name}." for name in layers)
     lost = [name for name in report.missing if name.startswith(prefixes)]
-    if lost:
-        raise CheckpointError(f"{path}: is damaged: it lacks {shorten(lost)}")
+    unknown = [name for name in report.unused if name.startswith(prefixes)]
+    if lost or unknown:
+        raise CheckpointError(
+            f"{path}: is damaged: its quantised layers lack {shorten(lost) or 'nothing'}; unknown: "
+            f"{shorten(unknown) or 'none'}"
+        )
+    added = len(quantized_layers(model)) - len(layers)
+    logger.info("%d quantised layers go on as in %s, %d are new", len(layers), path, added)
+
+
+def _require_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Any]], path: str) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if absent := [name for name in layers if name not in modules]:
+        raise ConfigError(
+            f"--finetuned-st-model {path}: quantised there and absent here: {shorten(absent)}; "
+            "give the option that makes it (--ctc-head)"
+        )
+    kept = {name: made for name, made in quantization_map(model).items() if name in layers}
+    try:
+        differences = map_differences(layers, kept)
+    except ConfigError as error:
+        raise ConfigError(f"--finetuned-st-model {path}: {error}") from None
+    if differences:
+        raise ConfigError(
+            f"--finetuned-st-model {path}: the policy, or an option that overrides it, changes "
+            f"layers that are quantised there: {differences}. Take a policy that adds layers to "
+            "them, or start from a full-precision checkpoint"
+        )

@@ -107,7 +107,8 @@ def require_same_map(
     if differences := map_differences(saved, current):
         raise ConfigError(
             "policy: it differs from the one that the checkpoint was trained under: "
-            f"{differences}.  Resume with the same policy, or start again from the weights alone"
+            f"{differences}.  Resume with the same policy, or start another training from it: "
+            "--finetuned-st-model, and another --save-dir"
         )
 
 

@@ -362,7 +362,7 @@ def _heartbeat(log: Path) -> Iterator[None]:
         while True:
             yield
             time.sleep(pause)
-            pause = min(0.2, pause * 1.5)  # two dozen commands: seconds, if each waits for one
+            pause = min(0.2, pause * 1.5)  # a second would add up: a recipe has two dozen commands
             if not bar.disable:
                 width = max(20, shutil.get_terminal_size().columns - 14)
                 bar.set_description_str(_tail(log, 1)[:width])

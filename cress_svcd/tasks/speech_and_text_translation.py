@@ -208,7 +208,7 @@ class SpeechAndTextTranslationTask(BatchingTask):
         if getattr(model, "begun_quantized", ()):
             raise ConfigError(
                 "--quant-calibrate fits scales to a full-precision model, and "
-                f"--finetuned-st-model {start} is quantised in part: leave it out"
+                f"--finetuned-st-model {start} is quantised in part: leave --quant-calibrate out"
             )
         keep_prepared()
         split = self.cfg.train_subset

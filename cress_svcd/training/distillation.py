@@ -151,7 +151,7 @@ class Distillation:
         if count:
             raise ConfigError(
                 f"--teacher-model {options.teacher_model}: has {count} quantised layers; expected "
-                "the full-precision model, as that of --finetuned-st-model"
+                "a full-precision model, such as the one that the first training started from"
             )
         if options.teacher_fp16:
             self.teacher.half()

@@ -374,11 +374,13 @@ def settle_workers() -> None:
             multiprocessing.set_start_method("fork", force=True)
 
 
-def end_at_once() -> None:
-    """Let a process that ends leave its objects to the system.
+def collect_nothing_at_exit() -> None:
+    """Let a process end without a search for garbage, also a program that imports the plug-in.
 
-    Python looks through all of them for garbage, three times.  What torch and fairseq import are
-    330,000: a program stayed for a second after its last word, and a training with its data longer.
+    Python goes through all objects for it, three times.  What torch and fairseq import are 330,000:
+    a program stayed for a second after its last word, and a training with its data longer.  Modules
+    are taken down as ever, and what is registered for the exit has its turn; what is lost are the
+    finalizers of objects in cycles.
     """
     atexit.register(gc.freeze)
 
@@ -498,4 +500,4 @@ def apply() -> None:
     end_workers_of_the_last_epoch()
     check_before_resuming()
     attend_without_cudnn()
-    end_at_once()
+    collect_nothing_at_exit()

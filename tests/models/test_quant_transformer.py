@@ -424,9 +424,19 @@ class TestStart:
 
 
 @pytest.fixture(scope="module")
-def first(task, starts, arch):
-    """(model, its configuration): the decoder quantised, its scales as training may leave them."""
-    model, cfg = quantize(task, starts, arch, quant_policy="decoder")
+def policies(tmp_path_factory):
+    """(decoder and output projection, these and the encoder), files."""
+    folder = tmp_path_factory.mktemp("policies")
+    patterns = ["decoder.layers.*", "decoder.output_projection"]
+    for name, match in (("few", patterns), ("more", [*patterns, "encoder.layers.*"])):
+        Policy.from_dict({"rules": [{"match": match}]}).save(folder / f"{name}.yaml")
+    return str(folder / "few.yaml"), str(folder / "more.yaml")
+
+
+@pytest.fixture(scope="module")
+def first(task, starts, arch, policies):
+    """(model, its configuration), its weights and scales as training may leave them."""
+    model, cfg = quantize(task, starts, arch, quant_policy=policies[0])
     torch.manual_seed(4)
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -434,7 +444,8 @@ def first(task, starts, arch):
 
 
 class TestStartInFewBits:
-    """From a checkpoint whose decoder is quantised."""
+    """From a checkpoint whose decoder is quantised, and its output projection, which has the
+    weight of the embedding in full precision."""
 
     @pytest.fixture
     def go_on(self, task, arch, first, tmp_path):
@@ -446,49 +457,75 @@ class TestStartInFewBits:
             state = torch.load(path, weights_only=True)
             change(state)
             torch.save(state, path)
-            return quantize(task, {BASES[arch]: (path, None)}, arch, **options)[0]
+            return quantize(task, {BASES[arch]: (path, None)}, arch, **options)
 
         return quantized
 
-    def test_its_layers_go_on_as_they_are(self, first, go_on, batch):
-        model = go_on(quant_policy="transformer")
-        begun, kept = quantized_layers(model), quantized_layers(first[0])
-        assert begun.keys() > kept.keys()
+    def test_its_layers_go_on_as_they_are(self, first, go_on, batch, policies):
+        model, _ = go_on(quant_policy=policies[1])
+        assert quantized_layers(model).keys() > quantized_layers(first[0]).keys()
         own, trained = model.state_dict(), first[0].state_dict()
         assert all(torch.equal(own[name], value) for name, value in trained.items())
+        tied = "decoder.embed_tokens.weight", "decoder.output_projection.weight"
+        assert not torch.equal(*(own[name] for name in tied))
         # The same policy adds nothing: the same model.
         with torch.no_grad():
-            again = go_on(quant_policy="decoder").eval()
+            again = go_on(quant_policy=policies[0])[0].eval()
             output, expected = again(**batch["net_input"])[0], first[0].eval()(**batch["net_input"])
         assert torch.equal(output, expected[0])
 
-    def test_a_schedule_leads_the_others_alone(self, first, go_on):
-        model = go_on(quant_policy="transformer", quant_schedule="fade", quant_warmup=0.5)
+    def test_a_schedule_leads_the_others_alone(self, first, go_on, policies):
+        model, _ = go_on(quant_policy=policies[1], quant_schedule="fade", quant_warmup=0.5)
         model.train().set_num_updates(10)
         mixes = {name: float(layer.mix) for name, layer in quantized_layers(model).items()}
         assert {mixes.pop(name) for name in quantized_layers(first[0])} == {1.0}
         assert mixes and all(mix == pytest.approx(0.2) for mix in mixes.values())
 
-    @pytest.mark.parametrize(
-        "options",
-        [{"quant_policy": "cross_attention"}, {"quant_policy": "decoder", "quant_bits": 1.58}],
-    )
-    def test_a_policy_changes_none_of_them(self, go_on, options):
-        message = r"first.pt: the policy changes layers that are quantised there: decoder\.layers"
+    def test_a_training_resumes_with_such_a_start_alone(
+        self, task, starts, arch, go_on, policies, tmp_path
+    ):
+        model, cfg = go_on(quant_policy=policies[1])
+        path = tmp_path / "checkpoint_last.pt"
+        save(path, model, cfg, task.state_dict())
+        model.check_resumable(read_mapped(path), path)
+        other, _ = quantize(task, starts, arch, quant_policy=policies[1])
+        with pytest.raises(ConfigError, match="checkpoint_last.pt: its training started from"):
+            other.check_resumable(read_mapped(path), path)
+
+    @pytest.mark.parametrize("options", [{"quant_policy": "cross_attention"}, {"quant_bits": 1.58}])
+    def test_a_policy_changes_none_of_them(self, go_on, policies, options):
+        message = "first.pt: the policy, .* changes layers that are quantised there: decoder"
         with pytest.raises(ConfigError, match=message):
-            go_on(**options)
+            go_on(**{"quant_policy": policies[0], **options})
 
-    def test_lost_scales_are_named(self, first, go_on):
-        name = next(iter(quantized_layers(first[0]))) + ".h"
-        with pytest.raises(CheckpointError, match=f"first.pt: is damaged: it lacks {name}"):
-            go_on(lambda state: state["model"].pop(name), quant_policy="decoder")
+    def test_lost_and_unknown_tensors_are_named(self, first, go_on, policies):
+        name = next(iter(quantized_layers(first[0])))
 
-    def test_embeddings_at_few_bits_are_no_start(self, go_on):
         def change(state):
-            state["cfg"]["model"]["quant_embedding_bits"] = 2
+            state["model"][f"{name}.other"] = state["model"].pop(f"{name}.h")
+
+        message = f"first.pt: is damaged: .* lack {name}.h; unknown: {name}.other"
+        with pytest.raises(CheckpointError, match=message):
+            go_on(change, quant_policy=policies[0])
+
+    def test_what_was_unpacked_is_no_start(self, first, go_on, policies):
+        name = next(iter(quantized_layers(first[0])))
+
+        def change(state):
+            state["model"][f"{name}.weight"].sign_()
+
+        with pytest.raises(CheckpointError, match=f"first.pt: of the weights of {name} nothing"):
+            go_on(change, quant_policy=policies[0])
+
+    @pytest.mark.parametrize(
+        "option, value", [("quant_embedding_bits", 2), ("quant_attention", "bi_attention")]
+    )
+    def test_other_parts_at_few_bits_are_no_start(self, go_on, policies, option, value):
+        def change(state):
+            state["cfg"]["model"][option] = value
 
         with pytest.raises(ConfigError, match="first.pt: its embeddings, .* at few bits"):
-            go_on(change, quant_policy="decoder")
+            go_on(change, quant_policy=policies[0])
 
 
 class TestBadOptions:
@@ -502,7 +539,8 @@ class TestBadOptions:
             ({"quant_activation_bits": "eight"}, "expected 8, 16 or off"),
             ({"quant_options": "{"}, "is not JSON"),
             ({"quant_options": '{"inti": "row"}'}, "init"),
-            ({"quantization_map": "{}"}, "leave it out"),
+            ({"quantization_map": "{}"}, "leave them out"),
+            ({"quantization_begun": "decoder"}, "leave them out"),
             ({"load_pretrained_mt_encoder_decoder_from": "mt.pt"}, "leave one of them out"),
             ({"quant_schedule": "fade", "quant_warmup": 0.0}, "--quant-warmup"),
             ({"quant_hubert_bits": 5}, "--quant-hubert-bits 5: expected 1, 2, 3 or 4"),

@@ -326,7 +326,7 @@ class TestBadOptions:
     def test_a_quantised_teacher(self, make, prepared, teacher, tmp_path):
         student = make(distill=False)
         path = save_checkpoint(tmp_path / "few.pt", student.cfg, student.task, student.model)
-        with pytest.raises(ConfigError, match="few.pt: has 16 quantised layers; expected the full"):
+        with pytest.raises(ConfigError, match="few.pt: has 16 quantised layers; expected a full"):
             Setting(prepared, teacher, "--teacher-model", path)
 
     def test_a_teacher_that_is_none(self, prepared, teacher, hubert):

@@ -463,3 +463,12 @@ def test_what_fairseqs_hubert_uses_is_not_warned_of():
         torch.nn.utils.weight_norm(torch.nn.Linear(2, 2))
         warnings.warn("another", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["another"]
+
+
+def test_a_process_that_ends_looks_for_no_garbage():
+    program = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); "
+        "import fairseq, cress_svcd"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert int(ended.stdout.split()[-1]) > 100_000
