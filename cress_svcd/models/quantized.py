@@ -16,7 +16,7 @@ To quantise another base model:
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -264,8 +264,7 @@ class Quantized:
         """
         start, weights, layers = cfg.finetuned_st_model, {}, {}
         if start:
-            layers = layers_in(model_options(start), start)
-            weights = load_start(self, start, dictionary_digest, layers)
+            weights, layers = load_start(self, start, dictionary_digest)
         else:
             super().load_pretrained(cfg, dictionary_digest)
         for layer in apply_policy(self, chosen_policy(cfg)):
@@ -461,19 +460,20 @@ def _check_arch(path: str, found: str | None, expected: tuple[str, ...]) -> None
 
 
 def load_start(
-    model: nn.Module, path: str, dictionary_digest: str, layers: Collection[str]
-) -> dict[str, Tensor]:
+    model: nn.Module, path: str, dictionary_digest: str
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Copy the weights of the checkpoint at ``path`` into ``model``, which is in full precision.
 
-    Args:
-        layers: what is quantised in the checkpoint.  Their scales are left to ``take_weights``.
     Returns:
-        Its tensors.
+        What ``take_weights`` needs where layers are quantised in the checkpoint: its tensors, and
+        how these layers are made.  Both empty for one of full precision, whose memory is free then.
     Raises:
         CheckpointError: damaged, trained with another dictionary, or not of this model.
+        ConfigError: see ``layers_in``.
     """
     state = read_checkpoint(path)
     require_dictionary(state, path, dictionary_digest)
+    layers = layers_in(options_in(state, path), path)
     weights: dict[str, Tensor] = state["model"]
     report = transfer(model, weights, path)
     report.missing = [name for name in report.missing if name not in OPTIONAL_TENSORS]
@@ -485,4 +485,4 @@ def load_start(
             f"{path}: its tensors are not those that its options describe; missing: "
             f"{shorten(report.missing) or 'none'}; unknown: {shorten(report.unused) or 'none'}"
         )
-    return weights
+    return (weights, layers) if layers else ({}, {})

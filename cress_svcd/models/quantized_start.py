@@ -60,7 +60,7 @@ def take_weights(
     _require_layers(model, layers, path)
     for name in layers:
         weight = weights.get(f"{name}.weight")
-        if weight is not None and weight.numel() > 2 and len(weight.abs().unique()) <= 2:
+        if weight is not None and weight.numel() > 2 and _is_signs(weight):
             raise CheckpointError(
                 f"--finetuned-st-model {path}: of the weights of {name} nothing is left but their "
                 "signs, from which no training goes on: the file was unpacked. Give the checkpoint "
@@ -79,6 +79,11 @@ def take_weights(
         )
     added = len(quantized_layers(model)) - len(layers)
     logger.info("%d quantised layers go on as in %s, %d are new", len(layers), path, added)
+
+
+def _is_signs(weight: Tensor) -> bool:
+    """Whether there are two magnitudes at most; the first row tells most weights apart at once."""
+    return all(len(part.abs().unique()) <= 2 for part in (weight[0], weight))
 
 
 def _require_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Any]], path: str) -> None:

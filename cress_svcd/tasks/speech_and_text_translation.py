@@ -204,15 +204,10 @@ class SpeechAndTextTranslationTask(BatchingTask):
     def _calibrate(self, model, cfg) -> None:
         if is_resumed(self.cfg.save_dir, self.cfg.restore_file):
             return  # the checkpoint's scales take the place of fitted ones
-        start = getattr(cfg, "finetuned_st_model", None)
-        if getattr(model, "begun_quantized", ()):
-            raise ConfigError(
-                "--quant-calibrate fits scales to a full-precision model, and "
-                f"--finetuned-st-model {start} is quantised in part: leave --quant-calibrate out"
-            )
         keep_prepared()
         split = self.cfg.train_subset
         self.load_dataset(split)
+        start = getattr(cfg, "finetuned_st_model", None)
         fit = start_from_inputs if str(self.cfg.quant_calibrate_by) == "inputs" else fit_model
         count, cpu = self.cfg.quant_calibrate, self.cfg.cpu
         calibrate(model, start, self, self.dataset(split), count, cpu, fit)

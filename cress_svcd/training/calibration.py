@@ -52,14 +52,13 @@ def calibrate(
         fit: ``fit_model``, or ``start_from_inputs``.
 
     Raises:
-        ConfigError: there is no initial checkpoint, or the examples do not run through a
-            quantised layer.
+        ConfigError: there is no initial checkpoint, it is quantised in part, or the examples do
+            not run through a quantised layer.
     """
-    if not start:
-        raise ConfigError("--quant-calibrate needs --finetuned-st-model, which it is to meet")
+    full = _full_model(model, start, task)
     on_gpu = torch.cuda.is_available() and not cpu
     device = torch.device("cuda" if on_gpu else "cpu")
-    full = load_trained(start, task).to(device)
+    full.to(device)
     for module in full.modules():
         if isinstance(module, MultiheadAttention):
             call_projections(module)
@@ -87,6 +86,17 @@ def calibrate(
     model.to("cpu").train(training)
     examples = sum(len(each["src_tokens"]) for each in inputs)
     logger.info("fitted the scales of %d layers to %d examples", len(fitted), examples)
+
+
+def _full_model(model: nn.Module, start: str | None, task: FairseqTask) -> nn.Module:
+    if not start:
+        raise ConfigError("--quant-calibrate needs --finetuned-st-model, which it is to meet")
+    if model.begun_quantized:
+        raise ConfigError(
+            "--quant-calibrate fits scales to a full-precision model, and --finetuned-st-model "
+            f"{start} is quantised in part: leave --quant-calibrate out"
+        )
+    return load_trained(start, task)
 
 
 def batches_of(dataset, count: int, padding: int) -> list[dict]:
